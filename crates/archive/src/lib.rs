@@ -6,6 +6,7 @@ mod apply;
 mod compression;
 mod error;
 mod hashing;
+mod tar;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
