@@ -10,8 +10,10 @@
 mod header;
 mod pax;
 mod reader;
+mod writer;
 
 pub(crate) use reader::Reader;
+pub(crate) use writer::Writer;
 
 /// Bytes in a header, and what content is padded to.
 pub(crate) const BLOCK: usize = 512;
@@ -38,6 +40,9 @@ pub(crate) struct Timestamp {
     pub(crate) nanoseconds: u32,
 }
 
+/// Name and value of an extended attribute.
+pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One entry, its extended headers already taken in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -55,8 +60,7 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     /// Major and minor number of a device.
     pub(crate) device: (u32, u32),
-    /// Names and values of extended attributes.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<Xattr>,
     /// Where the content goes, ascending and without overlap: offset and length. `None`: one piece from 0.
     pub(crate) sparse: Option<Vec<(u64, u64)>>,
 }

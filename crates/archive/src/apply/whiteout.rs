@@ -4,6 +4,7 @@ use super::metadata::os;
 use super::name::Name;
 use super::{Applier, Place, Whiteouts, at, io_at};
 use crate::Error;
+use crate::whiteout::{OPAQUE, PREFIX};
 use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -11,12 +12,6 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-/// Names that start so hide the rest of the name in lower layers.
-pub(crate) const PREFIX: &[u8] = b".wh.";
-
-/// Hides everything that lower layers have in the directory that holds it.
-pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// AUFS kept notes of its own under such names; old images carry them.
 const AUFS: &[u8] = b".wh..wh.";

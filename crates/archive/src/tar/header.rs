@@ -165,7 +165,7 @@ mod tests {
         check(b"77777777777\0", Some(0o77777777777));
         check(b"777777777777", Some(0o777777777777));
         check(b"0000689\0", None);
-        check(b"644\0644\0", None);
+        check(b"644\x00644\0", None);
         check(b"-644\0\0\0\0", None);
         check(b"\x80\0\0\0\0\0\0\0\0\0\x01\0", Some(256));
         check(b"\x80\0\0\x02\0\0\0\0", Some(2 << 32));

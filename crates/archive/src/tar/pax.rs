@@ -1,6 +1,6 @@
 //! PAX extended headers: records `LENGTH KEY=VALUE\n`.
 
-use super::{MAX_PATH, Timestamp};
+use super::{MAX_PATH, Timestamp, Xattr};
 use base64::Engine as _;
 
 /// Longest extended header read; 64 KiB is the kernel's limit for one extended attribute, and Go reads 1 MiB too.
@@ -18,7 +18,7 @@ pub(super) struct Pax {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Timestamp>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Vec<Xattr>,
     pub(super) sparse: Sparse,
 }
 
@@ -219,7 +219,7 @@ fn sparse_map(value: &[u8]) -> Result<Vec<u64>, String> {
 }
 
 /// Name (percent-encoded) and value (base64, padding optional) as libarchive writes them.
-fn libarchive_xattr(name: &[u8], value: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+fn libarchive_xattr(name: &[u8], value: &[u8]) -> Result<Xattr, String> {
     let broken = || "LIBARCHIVE.xattr record is malformed".to_string();
     let mut decoded = Vec::with_capacity(name.len());
     let mut rest = name;
