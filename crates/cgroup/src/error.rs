@@ -17,7 +17,7 @@ pub enum Error {
     NotMounted,
     /// A limit was asked for and nothing here can enforce it.
     #[error("set {limit}: cgroup controller {controller} is not available on this kernel ({kernel})")]
-    MissingController { controller: &'static str, limit: String, kernel: String },
+    MissingController { controller: String, limit: String, kernel: String },
     /// A value that cannot be meant.
     #[error("cgroup limit {limit} cannot be {value}: {reason}")]
     InvalidValue { limit: &'static str, value: String, reason: &'static str },

@@ -60,3 +60,7 @@ pub(crate) fn write(directory: BorrowedFd<'_>, name: &str, value: &str, shown: &
         source: e.into(),
     })
 }
+
+pub(crate) fn exists(directory: BorrowedFd<'_>, name: &str) -> bool {
+    rustix::fs::accessat(directory, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok()
+}
