@@ -1,0 +1,202 @@
+//! Which hierarchies are mounted, where, with which controllers. Read once for a process.
+
+use crate::Error;
+use crate::file;
+use rustix::fs::{AtFlags, Mode as FileMode, OFlags, StatxFlags};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+
+/// How this machine mounts cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One hierarchy for each controller or group of controllers.
+    V1,
+    /// One hierarchy for all.
+    V2,
+    /// v1 hierarchies with controllers, and v2 beside them, with those that v1 does not have, if any.
+    Hybrid,
+}
+
+/// How cgroups are mounted here.
+pub fn mode() -> Result<Mode, Error> {
+    layout().map(|layout| layout.mode)
+}
+
+/// One mounted hierarchy.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    /// The mount point.
+    pub(crate) directory: String,
+    pub(crate) v2: bool,
+    /// Controllers; for a named v1 hierarchy `name=systemd`.
+    pub(crate) controllers: Vec<String>,
+    pub(crate) root: OwnedFd,
+}
+
+impl Hierarchy {
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) mode: Mode,
+    pub(crate) hierarchies: Vec<Hierarchy>,
+}
+
+impl Layout {
+    pub(crate) fn index_of(&self, controller: &str) -> Option<usize> {
+        self.hierarchies.iter().position(|h| h.has(controller))
+    }
+}
+
+pub(crate) fn layout() -> Result<&'static Layout, Error> {
+    static LAYOUT: OnceLock<Layout> = OnceLock::new();
+    if let Some(layout) = LAYOUT.get() {
+        return Ok(layout);
+    }
+    let found = read()?;
+    Ok(LAYOUT.get_or_init(|| found))
+}
+
+fn read() -> Result<Layout, Error> {
+    let at = |operation, source| Error::File { operation, file: "/proc/self/mountinfo".into(), source };
+    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| at("read", e))?;
+    let mut hierarchies: Vec<Hierarchy> = Vec::new();
+    for mount in parse_mountinfo(&text) {
+        // One mount of a hierarchy is enough, and it must not be hidden under a later mount.
+        if hierarchies.iter().any(|h| h.v2 == mount.v2 && (h.v2 || h.controllers == mount.controllers)) {
+            continue;
+        }
+        let Some(root) = open_visible(&mount) else { continue };
+        let controllers = if mount.v2 { v2_controllers(&root, &mount.directory)? } else { mount.controllers };
+        hierarchies.push(Hierarchy { directory: mount.directory, v2: mount.v2, controllers, root });
+    }
+    let v1 = hierarchies.iter().any(|h| !h.v2);
+    let v2 = hierarchies.iter().any(|h| h.v2);
+    let mode = match (v1, v2) {
+        (true, true) => Mode::Hybrid,
+        (true, false) => Mode::V1,
+        (false, true) => Mode::V2,
+        (false, false) => return Err(Error::NotMounted),
+    };
+    Ok(Layout { mode, hierarchies })
+}
+
+fn v2_controllers(root: &OwnedFd, directory: &str) -> Result<Vec<String>, Error> {
+    let text = file::read(root.as_fd(), "cgroup.controllers", directory)?;
+    Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// Opens the mount point if that mount is the one seen there.
+fn open_visible(mount: &Mount) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(mount.directory.as_str(), flags, FileMode::empty()).ok()?;
+    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    // Before Linux 5.8 there is no mount id: then trust the table.
+    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+    (!known || stat.stx_mnt_id == mount.id).then_some(fd)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    id: u64,
+    directory: String,
+    v2: bool,
+    controllers: Vec<String>,
+}
+
+/// The cgroup mounts in the text of `/proc/PID/mountinfo`, those below `/sys/fs/cgroup` first.
+///
+/// Kernel: [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+fn parse_mountinfo(text: &str) -> Vec<Mount> {
+    // Super block options that are not controllers.
+    let options: BTreeSet<&str> =
+        ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"].into();
+    let mut mounts: Vec<Mount> = text
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let mut left = left.split(' ');
+            let id = left.next()?.parse().ok()?;
+            let directory = unescape(left.nth(3)?);
+            let mut right = right.split(' ');
+            let v2 = match right.next()? {
+                "cgroup" => false,
+                "cgroup2" => true,
+                _ => return None,
+            };
+            let supers = right.nth(1)?;
+            let controllers = supers
+                .split(',')
+                .filter(|o| !v2 && !options.contains(o) && !o.starts_with("release_agent="))
+                .map(str::to_owned)
+                .collect();
+            Some(Mount { id, directory, v2, controllers })
+        })
+        .collect();
+    mounts.sort_by_key(|m| !m.directory.starts_with("/sys/fs/cgroup"));
+    mounts
+}
+
+/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = &rest[at + 4..];
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_parsed() {
+        let text = "\
+23 1 0:22 / / rw shared:1 - ext4 /dev/vda rw
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+77 31 0:29 / /mnt/odd\\040name rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 master:1 - cgroup cgroup rw,cpu,cpuacct
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+bad line
+9 9 - cgroup";
+        let mount = |id, directory: &str, v2, controllers: &[&str]| Mount {
+            id,
+            directory: directory.into(),
+            v2,
+            controllers: controllers.iter().map(|&c| c.into()).collect(),
+        };
+        let expected = [
+            mount(32, "/sys/fs/cgroup/cpu,cpuacct", false, &["cpu", "cpuacct"]),
+            mount(41, "/sys/fs/cgroup/unified", true, &[]),
+            mount(77, "/mnt/odd name", false, &["name=systemd"]),
+        ];
+        assert_eq!(parse_mountinfo(text), expected);
+    }
+
+    #[test]
+    fn escapes() {
+        let check = |input, expected: &str| assert_eq!(unescape(input), expected);
+        check("a\\040b\\134", "a b\\");
+        check("\\", "\\");
+        check("x\\9é", "x\\9é");
+        check("\\04", "\\04");
+    }
+}

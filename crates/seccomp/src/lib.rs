@@ -1,0 +1,37 @@
+//! Seccomp profiles of the runtime specification compiled to classic BPF, and Docker's default profile.
+//!
+//! A program first tells the architectures apart (a 64-bit process can always enter the kernel through the 32-bit
+//! table), then finds the call by binary search over ranges of numbers that share an action, then checks arguments.
+//! libseccomp tests one number after the other; the search needs a tenth of the instructions, which the kernel must
+//! check and translate at each container start.
+
+mod compile;
+mod default_profile;
+mod error;
+mod profile;
+mod tables;
+
+pub use compile::compile;
+pub use default_profile::docker_default;
+pub use error::Error;
+
+/// One classic BPF instruction, `struct sock_filter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Instruction {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// A compiled filter and how to install it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// At most 4096, the kernel's limit.
+    pub instructions: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*` for seccomp(2), without `NEW_LISTENER`, which depends on `notify`.
+    pub flags: u32,
+    /// Some call is answered by `SCMP_ACT_NOTIFY`: install with a listener.
+    pub notify: bool,
+}
