@@ -1,30 +1,25 @@
 //! Paths below a directory handle. Whoever controls the tree below the handle (an image, a container) may put
 //! symlinks anywhere; resolution treats the handle as `/`, so none of them leads out.
 //!
+//! Every function takes a path from the root, absolute or relative (both mean the same), and holds what it resolved as
+//! a descriptor: nothing is looked up twice, so a rename between two steps changes nothing.
+//!
 //! Kernel: [openat2(2)](https://man7.org/linux/man-pages/man2/openat2.2.html), `RESOLVE_IN_ROOT`, Linux 5.6.
 
+mod create;
+mod error;
+mod read;
+mod remove;
+
+pub use create::make_dir;
+pub use error::Error;
+pub use remove::remove_all_at;
+
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-
-/// Why an operation below a root failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kernel refused to open or resolve the path.
-    #[error("open {path:?} in root")]
-    Open { path: PathBuf, source: std::io::Error },
-    /// The root itself could not be opened.
-    #[error("open root {path:?}")]
-    OpenRoot { path: PathBuf, source: std::io::Error },
-}
-
-impl errors::HasKind for Error {
-    fn kind(&self) -> errors::Kind {
-        match self {
-            Error::Open { source, .. } | Error::OpenRoot { source, .. } => errors::io_kind(source),
-        }
-    }
-}
+use std::path::{Component, Path};
 
 /// A directory that stands for `/`.
 #[derive(Debug)]
@@ -49,6 +44,14 @@ impl RootDir {
         RootDir { fd }
     }
 
+    /// A second handle on the same root.
+    pub fn try_clone(&self) -> Result<RootDir, Error> {
+        self.fd
+            .try_clone()
+            .map(RootDir::from_fd)
+            .map_err(|source| Error::OpenRoot { path: "/".into(), source })
+    }
+
     /// Opens `path` (absolute or relative, both from the root), following symlinks inside the root only.
     ///
     /// `mode` counts only with `CREATE`. Close-on-exec is always set. Magic links are never followed.
@@ -59,10 +62,40 @@ impl RootDir {
         loop {
             match rustix::fs::openat2(&self.fd, path_or_dot, flags | OFlags::CLOEXEC, mode, resolve) {
                 Ok(fd) => return Ok(fd),
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) if tries < MAX_RETRIES => tries += 1,
+                Err(Errno::AGAIN | Errno::INTR) if tries < MAX_RETRIES => tries += 1,
                 Err(e) => return Err(Error::Open { path: path.into(), source: e.into() }),
             }
         }
+    }
+
+    /// Opens the directory `path` as a place to work in (`O_PATH`), following symlinks inside the root.
+    pub fn open_dir(&self, path: &Path) -> Result<OwnedFd, Error> {
+        self.open_file(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    }
+
+    /// The directory `path`, as a root of its own.
+    pub fn subroot(&self, path: &Path) -> Result<RootDir, Error> {
+        self.open_dir(path).map(RootDir::from_fd)
+    }
+
+    /// Opens the directory that holds `path`, following symlinks inside the root, and gives the last name, on which
+    /// nothing is followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoName`] when `path` is the root, empty, or ends in `..`.
+    pub fn open_parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p OsStr), Error> {
+        let (parent, name) = split(path)?;
+        Ok((self.open_dir(parent)?, name))
+    }
+}
+
+/// Splits off the last name, which must be a real one.
+fn split(path: &Path) -> Result<(&Path, &OsStr), Error> {
+    let mut components = path.components();
+    match components.next_back() {
+        Some(Component::Normal(name)) => Ok((components.as_path(), name)),
+        _ => Err(Error::NoName { path: path.into() }),
     }
 }
 

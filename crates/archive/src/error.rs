@@ -1,0 +1,55 @@
+//! What goes wrong with an archive.
+
+use std::path::PathBuf;
+
+/// Why an archive could not be read, applied or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stream below failed, or holds compressed bytes that do not decompress.
+    #[error("read the archive")]
+    Read { source: std::io::Error },
+    /// The stream ended inside an entry.
+    #[error("archive is truncated: it ends {wanted} at byte {offset}")]
+    Truncated { wanted: &'static str, offset: u64 },
+    /// Bytes that are no tar archive, or one that readers would understand in different ways.
+    #[error("archive is malformed at byte {offset}: {what}")]
+    Malformed { what: String, offset: u64 },
+    /// A named maximum is passed.
+    #[error("archive has more {what} than the {max} allowed")]
+    TooLarge { what: &'static str, max: u64 },
+    /// A format or entry that this build does not know.
+    #[error("{what} is not supported")]
+    Unsupported { what: String },
+    /// An entry that only an attack explains.
+    #[error("entry {path:?} refused: {what}")]
+    Hostile { path: PathBuf, what: &'static str },
+    /// An entry that the caller's options forbid.
+    #[error("entry {path:?} refused: {what} is not allowed here")]
+    Forbidden { path: PathBuf, what: &'static str },
+    /// The kernel refused a step on one entry.
+    #[error("{operation} {path:?}")]
+    Entry { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// A path below the root could not be used.
+    #[error("entry {path:?}")]
+    Root { path: PathBuf, source: rootdir::Error },
+    /// The consumer of a written archive refused bytes.
+    #[error("write the archive")]
+    Write { source: std::io::Error },
+}
+
+impl errors::HasKind for Error {
+    fn kind(&self) -> errors::Kind {
+        use errors::Kind;
+        match self {
+            Error::Read { source } | Error::Write { source } | Error::Entry { source, .. } => {
+                errors::io_kind(source)
+            }
+            Error::Truncated { .. } | Error::Malformed { .. } => Kind::DataLoss,
+            Error::TooLarge { .. } => Kind::Exhausted,
+            Error::Unsupported { .. } => Kind::Unsupported,
+            Error::Hostile { .. } => Kind::Hostile,
+            Error::Forbidden { .. } => Kind::Denied,
+            Error::Root { source, .. } => source.kind(),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Tar layers. A layer's bytes come from a registry or a client and are hostile: our own reader is strict (what two
+//! readers would understand differently is refused), every length has a named maximum, and what is applied goes below
+//! a directory handle, by descriptors only.
+
+mod apply;
+mod compression;
+mod error;
+mod hashing;
+
+pub use apply::{Applied, Options, Whiteouts, apply};
+pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
+pub use error::Error;
+pub use hashing::Hashing;
