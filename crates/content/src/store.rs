@@ -55,8 +55,11 @@ impl ContentStore {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
         let mut ingest = self.ingest(Some(digest), Some(bytes.len() as u64))?;
-        io::Write::write_all(&mut ingest, bytes)
-            .map_err(|source| Error::Blob { what: "write", digest, source })?;
+        io::Write::write_all(&mut ingest, bytes).map_err(|source| Error::Blob {
+            what: "write",
+            digest,
+            source,
+        })?;
         ingest.commit()?;
         Ok(digest)
     }
@@ -156,11 +159,11 @@ impl ContentStore {
 
 fn make_dir(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| Error::File { what: "create directory", path: path.into(), source })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
+        what: "create directory",
+        path: path.into(),
+        source,
+    })
 }
 
 fn list_dir(path: &Path) -> Result<Vec<PathBuf>, Error> {

@@ -17,7 +17,9 @@ pub enum Error {
     #[error("data root {path:?} is in use by another process")]
     InUse { path: PathBuf },
     /// A later version of brig wrote this database.
-    #[error("database {path:?} has format version {found}, newer than {known}, the newest this program reads")]
+    #[error(
+        "database {path:?} has format version {found}, newer than {known}, the newest this program reads"
+    )]
     Newer { path: PathBuf, found: i64, known: i64 },
     /// The file is a SQLite database of some other program.
     #[error("{path:?} is not a brig database")]
@@ -64,7 +66,9 @@ fn sqlite_kind(error: &rusqlite::Error) -> Kind {
     let Some(failure) = error.sqlite_error() else { return Kind::Internal };
     match failure.code {
         Code::DiskFull | Code::OutOfMemory => Kind::Exhausted,
-        Code::SystemIoFailure if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Kind::Exhausted,
+        Code::SystemIoFailure if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
+            Kind::Exhausted
+        }
         Code::DatabaseCorrupt | Code::NotADatabase => Kind::DataLoss,
         Code::PermissionDenied | Code::ReadOnly => Kind::Denied,
         Code::DatabaseBusy | Code::DatabaseLocked => Kind::Unavailable,

@@ -36,7 +36,8 @@ pub struct ReferenceRow {
     pub image_id: Digest,
 }
 
-const IMAGE: &str = "SELECT id, manifest, target, chain_id, size_bytes, created, added_ms, tagged_ms FROM images";
+const IMAGE: &str =
+    "SELECT id, manifest, target, chain_id, size_bytes, created, added_ms, tagged_ms FROM images";
 
 impl ReadTx<'_> {
     /// The image with this id.
