@@ -50,7 +50,13 @@ impl Ingest {
     /// # Errors
     ///
     /// [`Error::SizeMismatch`] and [`Error::DigestMismatch`] when the bytes are not those promised. Nothing stays.
-    pub fn commit(mut self) -> Result<(Digest, u64), Error> {
+    pub fn commit(self) -> Result<(Digest, u64), Error> {
+        self.commit_kept(|_| {})
+    }
+
+    /// As [`Ingest::commit`]; calls `keep` with the digest before the blob can be seen, for those who do not know it
+    /// beforehand and must tell a collector.
+    pub fn commit_kept(mut self, keep: impl FnOnce(&Digest)) -> Result<(Digest, u64), Error> {
         if let Some(expected) = self.size.filter(|size| *size != self.written) {
             return Err(Error::SizeMismatch { expected, actual: self.written });
         }
@@ -58,6 +64,7 @@ impl Ingest {
         if let Some(expected) = self.expected.filter(|expected| *expected != actual) {
             return Err(Error::DigestMismatch { expected, actual });
         }
+        keep(&actual);
         let failed = |what| move |source| Error::Blob { what, digest: actual, source };
         self.file.sync_data().map_err(failed("sync"))?;
         std::fs::rename(&self.path, self.store.blob_path(&actual)).map_err(failed("commit"))?;

@@ -19,7 +19,7 @@ impl Lease {
         self.table.lock().held(self.number).blobs.insert(*digest);
     }
 
-    /// Keeps the layer `chain_id` and those below it, present or yet to come.
+    /// Keeps the layer `chain_id`, present or yet to come, and those below it that are present.
     pub fn keep_layer(&self, chain_id: &Digest) {
         self.table.lock().held(self.number).layers.insert(*chain_id);
     }

@@ -49,3 +49,4 @@ pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::Overlay;
 pub use snapshotter::{LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage};
+pub use tree::remove_tree;

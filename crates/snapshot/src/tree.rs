@@ -4,12 +4,15 @@
 //! holds one descriptor, goes down by name and up by `..`, and compares where it arrives with where it came from: a
 //! tree that is rearranged meanwhile ends the walk, it never leads out. Symlinks and mount points are not entered.
 
+use crate::Error;
 use crate::snapshotter::Usage;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What is done with a tree on the way.
 trait Visitor {
@@ -26,6 +29,21 @@ pub(crate) fn measure(root: OwnedFd) -> Result<Usage, Errno> {
     let mut measuring = Measuring { usage: Usage::default(), linked: HashSet::new() };
     walk(root, &mut measuring)?;
     Ok(measuring.usage)
+}
+
+/// Deletes the tree at `path`, whose parent the caller trusts, however deep it is. A missing one is no error.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    let failed = |source: Errno| Error::File { what: "delete", path: path.into(), source: source.into() };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(Errno::INVAL));
+    };
+    let name = CString::new(name.as_bytes()).map_err(|_| failed(Errno::INVAL))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(parent, flags, Mode::empty()) {
+        Ok(parent) => remove(&parent, &name).map_err(failed),
+        Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
 }
 
 /// Deletes the directory `name` in `parent` and all that is in it. A missing one is no error.
