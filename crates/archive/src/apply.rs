@@ -1,8 +1,24 @@
-//! Applies a tar stream below a root directory.
+//! Applies a tar stream below a root directory: by descriptors only, leaf operations never following a symlink.
+
+mod metadata;
+mod name;
+mod parents;
+mod whiteout;
 
 use crate::Error;
+use crate::tar::{Entry, EntryKind, Reader, Timestamp};
+use name::Name;
+use parents::Parents;
 use rootdir::RootDir;
-use std::io::Read;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 /// What a whiteout entry (`.wh.NAME`, `.wh..wh..opq`) becomes.
 ///
@@ -30,6 +46,9 @@ pub struct Options {
     pub max_entries: u64,
     /// The most bytes that are read from the tar stream, headers and padding included.
     pub max_bytes: u64,
+    /// The layers below this one, topmost first. Parents that the archive does not list get owner, mode and time from
+    /// there, so that a layer with `tmp/x` alone does not change `/tmp`. What none has is 0755, owned by root.
+    pub lowers: Vec<Arc<RootDir>>,
 }
 
 impl Default for Options {
@@ -40,14 +59,15 @@ impl Default for Options {
             keep_owner: true,
             max_entries: MAX_ENTRIES,
             max_bytes: MAX_BYTES,
+            lowers: Vec::new(),
         }
     }
 }
 
-/// The largest public images have about a million files; ten times that still fits a layer's inodes in memory.
+/// The largest public images have about a million files.
 const MAX_ENTRIES: u64 = 10_000_000;
 
-/// No layer on public registries comes near; a bomb of 1 MiB of gzip gives 1 GiB.
+/// No layer on public registries comes near; one MiB of gzip can hold a GiB.
 const MAX_BYTES: u64 = 256 << 30;
 
 /// What an archive amounted to.
@@ -63,7 +83,329 @@ pub struct Applied {
 
 /// Applies `tar`, an uncompressed tar stream, below `root`, and reads `tar` to its end, trailing bytes included, so
 /// that a hashing reader around it sees all of it.
+///
+/// Names are taken from the root, absolute or not; symlinks in the directories above an entry are followed inside the
+/// root. A later entry replaces an earlier one of the same name; a directory on a directory merges. Nothing is synced.
+/// After an error, what was applied so far stays: the caller removes it.
+///
+/// Owners and device nodes need root (`CAP_CHOWN`, `CAP_MKNOD`), overlay's opaque mark `CAP_SYS_ADMIN`. Uses `/proc`.
+///
+/// # Errors
+///
+/// [`Error::Hostile`] for names that climb out of the root and the like, [`Error::Malformed`], [`Error::Truncated`],
+/// [`Error::TooLarge`] when the options' or the format's maximums are passed, [`Error::Entry`] for what the kernel refused.
 pub fn apply<R: Read>(tar: R, root: &RootDir, options: &Options) -> Result<Applied, Error> {
-    drop((tar, root, options.clone()));
-    Err(Error::Unsupported { what: "applying".into() })
+    let mut reader = Reader::new(tar, options.max_bytes);
+    let mut applier = Applier::new(root, options)?;
+    while let Some(entry) = reader.next_entry()? {
+        if applier.applied.entries >= options.max_entries {
+            return Err(Error::TooLarge { what: "entries", max: options.max_entries });
+        }
+        applier.applied.entries += 1;
+        applier.entry(&entry, &mut reader)?;
+    }
+    applier.set_directory_times()?;
+    applier.applied.tar_bytes = reader.received();
+    Ok(applier.applied)
+}
+
+/// Device, inode of a directory, and a name in it.
+type Place = (u64, u64, Vec<u8>);
+
+struct Applier<'a> {
+    root: &'a RootDir,
+    options: &'a Options,
+    parents: Parents<'a>,
+    metadata: metadata::Setter,
+    /// Directories' times, set last because each entry made inside changes them.
+    times: BTreeMap<Vec<u8>, Timestamp>,
+    /// What this archive made, for [`Whiteouts::Remove`]: whiteouts are not for entries of their own layer.
+    made: HashSet<Place>,
+    applied: Applied,
+}
+
+impl<'a> Applier<'a> {
+    fn new(root: &'a RootDir, options: &'a Options) -> Result<Applier<'a>, Error> {
+        Ok(Applier {
+            root,
+            options,
+            parents: Parents::new(root, options),
+            metadata: metadata::Setter::new(root, options.keep_owner),
+            times: BTreeMap::new(),
+            made: HashSet::new(),
+            applied: Applied::default(),
+        })
+    }
+
+    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), Error> {
+        let name = Name::parse(&entry.path)?;
+        let Some((parent, leaf)) = name.split() else { return self.root_entry(entry) };
+        if self.options.whiteouts != Whiteouts::Keep {
+            match whiteout::classify(&name)? {
+                whiteout::Meaning::Ordinary => {}
+                whiteout::Meaning::Ignored => return Ok(()),
+                whiteout::Meaning::Whiteout(hidden) => return self.whiteout(&name, parent, hidden),
+                whiteout::Meaning::Opaque => return self.opaque(&name, parent),
+            }
+        }
+        match entry.kind {
+            EntryKind::Directory => self.directory(entry, &name, parent, leaf)?,
+            EntryKind::File => self.file(entry, &name, parent, leaf, reader)?,
+            EntryKind::Symlink => self.symlink(entry, &name, parent, leaf)?,
+            EntryKind::Hardlink => self.hardlink(entry, &name, parent, leaf)?,
+            EntryKind::CharDevice | EntryKind::BlockDevice | EntryKind::Fifo => {
+                self.node(entry, &name, parent, leaf)?;
+            }
+        }
+        self.remember(parent, leaf)
+    }
+
+    /// The entry `./`: the root's own owner, mode and time.
+    fn root_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        if entry.kind != EntryKind::Directory {
+            return Err(Error::Hostile { path: "/".into(), what: "it would replace the root itself" });
+        }
+        let path = Path::new("/");
+        let fd = self
+            .root
+            .open_file(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|source| Error::Root { path: path.into(), source })?;
+        self.metadata.set_open(fd.as_fd(), entry, true).map_err(|(operation, e)| at(operation, path, e))?;
+        self.times.insert(Vec::new(), entry.mtime);
+        Ok(())
+    }
+
+    fn directory(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        let path = name.path();
+        let dir = self.parents.get(parent)?.fd();
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let open = |dir: BorrowedFd<'_>| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(dir, leaf, flags, Mode::empty())
+        };
+        let (fd, is_new) = match rustix::fs::mkdirat(dir, leaf, mode) {
+            Ok(()) => (open(dir), true),
+            Err(Errno::EXIST) => match open(dir) {
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let was_whiteout = whiteout::is_whiteout(dir, leaf);
+                    self.displace(name, parent, leaf)?;
+                    let dir = self.parents.get(parent)?.fd();
+                    rustix::fs::mkdirat(dir, leaf, mode).map_err(|e| at("mkdirat", path, e))?;
+                    let fd = open(dir);
+                    if let (Ok(fd), true, Whiteouts::Overlay) = (&fd, was_whiteout, self.options.whiteouts) {
+                        // It was whited out before: what lower layers have in it must not show through.
+                        whiteout::set_opaque(fd.as_fd()).map_err(|e| at("setxattr", path, e))?;
+                    }
+                    (fd, true)
+                }
+                other => (other, false),
+            },
+            Err(e) => return Err(at("mkdirat", path, e)),
+        };
+        let fd = fd.map_err(|e| at("openat", path, e))?;
+        self.metadata
+            .set_open(fd.as_fd(), entry, !is_new)
+            .map_err(|(operation, e)| at(operation, path, e))?;
+        self.times.insert(name.bytes().to_vec(), entry.mtime);
+        self.parents.enter(name.bytes(), fd, entry.mode);
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        entry: &Entry,
+        name: &Name,
+        parent: &[u8],
+        leaf: &[u8],
+        reader: &mut Reader<R>,
+    ) -> Result<(), Error> {
+        let path = name.path();
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let fd = self.make(name, parent, leaf, "openat", |dir| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(dir, leaf, flags, mode)
+        })?;
+        let mut file = File::from(fd);
+        match &entry.sparse {
+            None => {
+                while let Some(piece) = reader.content()? {
+                    file.write_all(piece).map_err(|source| io_at("write", path, source))?;
+                    self.applied.bytes += u64::try_from(piece.len()).expect("usize fits in u64 on Linux");
+                }
+            }
+            Some(map) => {
+                let written = write_sparse(&file, map, path, reader)?;
+                file.set_len(entry.size).map_err(|source| io_at("ftruncate", path, source))?;
+                self.applied.bytes += written;
+            }
+        }
+        let inherits_group = self.parents.get(parent)?.inherits_group();
+        self.metadata
+            .set_open(file.as_fd(), entry, inherits_group)
+            .map_err(|(operation, e)| at(operation, path, e))?;
+        rustix::fs::futimens(&file, &metadata::times(entry.mtime)).map_err(|e| at("futimens", path, e))
+    }
+
+    fn symlink(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        if entry.link.contains(&0) {
+            return Err(Error::Hostile { path: name.path().into(), what: "its target has a NUL" });
+        }
+        self.make(name, parent, leaf, "symlinkat", |dir| rustix::fs::symlinkat(&entry.link[..], dir, leaf))?;
+        let dir = self.parents.get(parent)?;
+        self.metadata.set_at(dir.fd(), leaf, entry).map_err(|(operation, e)| at(operation, name.path(), e))
+    }
+
+    /// Gives what the archive calls `entry.link` one more name. Owner, mode and times are the inode's, which has them.
+    fn hardlink(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        let target = Name::parse(&entry.link)?;
+        let Some((target_parent, target_leaf)) = target.split() else {
+            return Err(Error::Hostile { path: name.path().into(), what: "hard link to the root" });
+        };
+        let from = self
+            .root
+            .open_dir(Path::new(metadata::os(target_parent)))
+            .map_err(|source| Error::Root { path: target.path().into(), source })?;
+        let stat = rustix::fs::statat(&from, target_leaf, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| at("statat", target.path(), e))?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(Error::Hostile { path: name.path().into(), what: "hard link to a directory" });
+        }
+        let dir = self.parents.get(parent)?.fd();
+        if let Ok(there) = rustix::fs::statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW)
+            && (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
+        {
+            // Replacing it would remove what it links to.
+            return Ok(());
+        }
+        self.make(name, parent, leaf, "linkat", |dir| {
+            rustix::fs::linkat(&from, target_leaf, dir, leaf, AtFlags::empty())
+        })
+    }
+
+    /// A device or FIFO.
+    fn node(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        let kind = match entry.kind {
+            EntryKind::CharDevice => FileType::CharacterDevice,
+            EntryKind::BlockDevice => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        if self.options.forbid_devices && kind != FileType::Fifo {
+            return Err(Error::Forbidden { path: name.path().into(), what: "a device node" });
+        }
+        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+        // No permissions until the owner is right.
+        self.make(name, parent, leaf, "mknodat", |dir| {
+            rustix::fs::mknodat(dir, leaf, kind, Mode::empty(), device)
+        })?;
+        let dir = self.parents.get(parent)?;
+        self.metadata.set_at(dir.fd(), leaf, entry).map_err(|(operation, e)| at(operation, name.path(), e))
+    }
+
+    /// Calls `create` in the parent directory; when something is there already, once more after removing that.
+    fn make<T>(
+        &mut self,
+        name: &Name,
+        parent: &[u8],
+        leaf: &[u8],
+        operation: &'static str,
+        create: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Error> {
+        match create(self.parents.get(parent)?.fd()) {
+            Err(Errno::EXIST) => {
+                self.displace(name, parent, leaf)?;
+                create(self.parents.get(parent)?.fd())
+            }
+            other => other,
+        }
+        .map_err(|e| at(operation, name.path(), e))
+    }
+
+    /// Removes what stands where an entry of another kind is to go.
+    fn displace(&mut self, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        let dir = self.parents.get(parent)?.fd();
+        rootdir::remove_all_at(dir, metadata::os(leaf))
+            .map_err(|source| io_at("remove", name.path(), source))?;
+        self.forget(name.bytes());
+        Ok(())
+    }
+
+    /// Forgets what was noted about `path` and what is below it, after it was removed.
+    fn forget(&mut self, path: &[u8]) {
+        // A directory held open may be gone, or be reached by another way now.
+        self.parents.clear();
+        self.times.remove(path);
+        let below = [path, b"/"].concat();
+        let gone: Vec<Vec<u8>> = self
+            .times
+            .range(below.clone()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.starts_with(&below))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.times.remove(&path);
+        }
+    }
+
+    /// Notes that this archive made `leaf`.
+    fn remember(&mut self, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        if self.options.whiteouts == Whiteouts::Remove {
+            for place in self.parents.places(parent, leaf)? {
+                self.made.insert(place);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_directory_times(&mut self) -> Result<(), Error> {
+        for (path, mtime) in std::mem::take(&mut self.times) {
+            let name = Name::parse(&path).unwrap_or_default();
+            let times = metadata::times(mtime);
+            let done = match name.split() {
+                None => rustix::fs::utimensat(self.root, ".", &times, AtFlags::SYMLINK_NOFOLLOW),
+                Some((parent, leaf)) => {
+                    let dir = self.parents.get(parent)?.fd();
+                    rustix::fs::utimensat(dir, leaf, &times, AtFlags::SYMLINK_NOFOLLOW)
+                }
+            };
+            done.map_err(|e| at("utimensat", name.path(), e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes each segment to its place; returns how many bytes.
+fn write_sparse<R: Read>(
+    file: &File,
+    map: &[(u64, u64)],
+    path: &Path,
+    reader: &mut Reader<R>,
+) -> Result<u64, Error> {
+    let mut segments = map.iter().copied().filter(|&(_, length)| length > 0);
+    let (mut offset, mut left) = (0, 0);
+    let mut written = 0;
+    while let Some(mut piece) = reader.content()? {
+        while !piece.is_empty() {
+            if left == 0 {
+                // The reader checked that segments and content are of one length.
+                let Some(next) = segments.next() else { return Ok(written) };
+                (offset, left) = next;
+            }
+            let n = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+            let (now, later) = piece.split_at(n);
+            file.write_all_at(now, offset).map_err(|source| io_at("pwrite", path, source))?;
+            let n = u64::try_from(n).expect("usize fits in u64 on Linux");
+            (offset, left, written) = (offset + n, left - n, written + n);
+            piece = later;
+        }
+    }
+    Ok(written)
+}
+
+fn at(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    io_at(operation, path, errno.into())
+}
+
+fn io_at(operation: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Entry { operation, path: path.into(), source }
 }

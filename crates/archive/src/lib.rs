@@ -6,8 +6,12 @@ mod apply;
 mod compression;
 mod error;
 mod hashing;
+mod pack;
+mod tar;
+mod whiteout;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
 pub use hashing::Hashing;
+pub use pack::{PackOptions, Packed, diff, pack};

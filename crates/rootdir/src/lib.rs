@@ -13,6 +13,7 @@ mod remove;
 
 pub use create::make_dir;
 pub use error::Error;
+pub use read::list_at;
 pub use remove::remove_all_at;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -89,18 +90,7 @@ impl RootDir {
     /// The names in the directory `path`, sorted by bytes, without `.` and `..`.
     pub fn list(&self, path: &Path) -> Result<Vec<OsString>, Error> {
         let fd = self.open_file(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-        let mut buffer = [MaybeUninit::uninit(); DIRECTORY_BUFFER];
-        let mut directory = RawDir::new(&fd, &mut buffer);
-        let mut names = Vec::new();
-        while let Some(entry) = directory.next() {
-            let entry = entry.map_err(|e| at("getdents64", path, e))?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(OsStr::from_bytes(name).to_owned());
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
+        list_at(fd.as_fd()).map_err(|source| Error::At { operation: "list", path: path.into(), source })
     }
 
     /// Removes the file or symlink `path`, not a directory. `false` when nothing was there.
@@ -115,6 +105,22 @@ impl RootDir {
             Err(e) => Err(at("unlinkat", path, e)),
         }
     }
+}
+
+/// The names in `directory`, which is open for reading, sorted by bytes, without `.` and `..`.
+pub fn list_at(directory: BorrowedFd<'_>) -> std::io::Result<Vec<OsString>> {
+    let mut buffer = [MaybeUninit::uninit(); DIRECTORY_BUFFER];
+    let mut directory = RawDir::new(directory, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = directory.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn at(operation: &'static str, path: &Path, errno: Errno) -> Error {
