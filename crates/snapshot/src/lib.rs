@@ -42,7 +42,6 @@
 mod error;
 mod overlay;
 mod snapshotter;
-pub mod suite;
 mod tree;
 
 pub use error::Error;

@@ -166,7 +166,7 @@ fn documents_that_lie_are_refused() {
     refuse(
         |f| {
             let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-            f.config["x"] = json!(deep);
+            f.config["config"]["Healthcheck"] = json!(deep);
             let text = f.config.to_string().replace(&format!("\"{deep}\""), &deep);
             // Not representable as a value: describe it by hand.
             f.layers.push(text.clone().into_bytes());
