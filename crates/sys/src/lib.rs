@@ -3,3 +3,4 @@
 //! crates use `rustix` for what it has.
 
 pub mod bpf;
+pub mod thread_fs;

@@ -1,0 +1,173 @@
+//! Opening the store; finding, reading, verifying and removing blobs.
+
+use crate::{Error, Ingest};
+use oci::Digest;
+use sha2::Digest as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes read at a time when hashing.
+const BUFFER: usize = 256 << 10;
+
+/// Blobs by digest. Cloning gives another handle on the same store.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    blobs: PathBuf,
+    ingests: PathBuf,
+    /// Open on `blobs`, for syncing it.
+    directory: File,
+    next: AtomicU64,
+}
+
+impl ContentStore {
+    /// Opens the store in `dir`, making it where it is missing, and removes ingests that were never committed.
+    ///
+    /// One process at a time; the lock of the data root (crate `metadata`) sees to it.
+    pub fn open(dir: &Path) -> Result<ContentStore, Error> {
+        let (blobs, ingests) = (dir.join("blobs/sha256"), dir.join("ingest"));
+        for path in [&blobs, &ingests] {
+            make_dir(path)?;
+        }
+        for path in list_dir(&ingests)? {
+            std::fs::remove_file(&path).map_err(|source| Error::File { what: "remove", path, source })?;
+        }
+        let directory =
+            File::open(&blobs).map_err(|source| Error::File { what: "open", path: blobs.clone(), source })?;
+        let inner = Inner { blobs, ingests, directory, next: AtomicU64::new(0) };
+        Ok(ContentStore { inner: Arc::new(inner) })
+    }
+
+    /// Begins a blob. `expected` and `size` (bytes) are what was promised, where something was.
+    pub fn ingest(&self, expected: Option<Digest>, size: Option<u64>) -> Result<Ingest, Error> {
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        Ingest::new(self.clone(), self.inner.ingests.join(number.to_string()), expected, size)
+    }
+
+    /// Stores `bytes` as a blob. Returns its digest.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        let mut ingest = self.ingest(Some(digest), Some(bytes.len() as u64))?;
+        io::Write::write_all(&mut ingest, bytes).map_err(|source| Error::Blob {
+            what: "write",
+            digest,
+            source,
+        })?;
+        ingest.commit()?;
+        Ok(digest)
+    }
+
+    /// Opens a blob for reading.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
+        File::open(self.blob_path(digest)).map_err(|source| self.failed("open", digest, source))
+    }
+
+    /// Whether there is such a blob.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.size(digest).is_ok()
+    }
+
+    /// Size of a blob in bytes.
+    pub fn size(&self, digest: &Digest) -> Result<u64, Error> {
+        std::fs::symlink_metadata(self.blob_path(digest))
+            .map(|m| m.len())
+            .map_err(|source| self.failed("stat", digest, source))
+    }
+
+    /// Reads a whole blob of at most `max` bytes and verifies it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] before anything is read; [`Error::DigestMismatch`] when the disk returns other bytes than
+    /// were stored.
+    pub fn read_bounded(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, Error> {
+        let size = self.size(digest)?;
+        if size > max {
+            return Err(Error::TooLarge { digest: *digest, size, max });
+        }
+        let mut bytes = Vec::new();
+        self.open_blob(digest)?
+            .take(max)
+            .read_to_end(&mut bytes)
+            .map_err(|source| self.failed("read", digest, source))?;
+        match Digest::of(&bytes) {
+            actual if actual == *digest => Ok(bytes),
+            actual => Err(Error::DigestMismatch { expected: *digest, actual }),
+        }
+    }
+
+    /// Removes a blob. Says whether there was one.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, Error> {
+        match std::fs::remove_file(self.blob_path(digest)) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(self.failed("remove", digest, source)),
+        }
+    }
+
+    /// The digests of all blobs, sorted. Files that are not named by a digest are not ours and are left out.
+    pub fn list(&self) -> Result<Vec<Digest>, Error> {
+        let mut digests: Vec<Digest> = list_dir(&self.inner.blobs)?
+            .iter()
+            .filter_map(|path| format!("sha256:{}", path.file_name()?.to_str()?).parse().ok())
+            .collect();
+        digests.sort_unstable();
+        Ok(digests)
+    }
+
+    /// Reads a blob and compares it with its digest.
+    pub fn verify(&self, digest: &Digest) -> Result<(), Error> {
+        let mut file = self.open_blob(digest)?;
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.failed("read", digest, source)),
+            }
+        }
+        match Digest::from_sha256(hasher.finalize().into()) {
+            actual if actual == *digest => Ok(()),
+            actual => Err(Error::DigestMismatch { expected: *digest, actual }),
+        }
+    }
+
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.inner.blobs.join(digest.hex())
+    }
+
+    pub(crate) fn sync_blobs(&self) -> io::Result<()> {
+        self.inner.directory.sync_all()
+    }
+
+    fn failed(&self, what: &'static str, digest: &Digest, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { digest: *digest },
+            _ => Error::Blob { what, digest: *digest, source },
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
+        what: "create directory",
+        path: path.into(),
+        source,
+    })
+}
+
+fn list_dir(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    std::fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
+        .map_err(|source| Error::File { what: "list", path: path.into(), source })
+}

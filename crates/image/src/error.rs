@@ -1,0 +1,103 @@
+//! Why an image operation failed.
+
+use crate::ImageId;
+use errors::Kind;
+use oci::{Digest, Platform};
+use std::io;
+use std::path::PathBuf;
+
+/// Why an image operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing has this name or id. Docker's words, which clients look for.
+    #[error("No such image: {name}")]
+    NoSuchImage { name: String },
+    /// Several ids start with these digits.
+    #[error("image id prefix {prefix:?} is ambiguous")]
+    Ambiguous { prefix: String },
+    /// The name cannot be one.
+    #[error(transparent)]
+    Reference(#[from] oci::reference::ParseReferenceError),
+    /// A tag is asked for and a digest was given.
+    #[error("refusing to create a tag with a digest reference")]
+    TagWithDigest,
+    /// Removal is in conflict with what uses the image. Docker's words, which clients look for.
+    #[error("conflict: {what}")]
+    Conflict { what: String },
+    /// A manifest, index or config is not what the specification says.
+    #[error("invalid {document} {digest}: {reason}")]
+    Document { document: &'static str, digest: Digest, reason: String },
+    /// The index has no manifest for the platform.
+    #[error("no matching manifest for {platform} in the manifest list entries")]
+    NoPlatform { platform: Platform },
+    /// The artifact is something else than a container image.
+    #[error("{digest} is not a container image: its config is of type {media_type:?}")]
+    NotAnImage { digest: Digest, media_type: String },
+    /// A layer is packed or encrypted in a way that this build does not know.
+    #[error("layer {digest} has unsupported type {media_type:?}")]
+    LayerType { digest: Digest, media_type: String },
+    /// The unpacked layer is not the one that the config names.
+    #[error("layer {layer} unpacks to {actual}, not to {expected} as the image's config says")]
+    DiffIdMismatch { layer: Digest, expected: Digest, actual: Digest },
+    /// A layer could not be unpacked.
+    #[error("unpack layer {layer}")]
+    Unpack { layer: Digest, source: archive::Error },
+    /// The archive to load is not an image archive, or a damaged one.
+    #[error("load image archive: {reason}")]
+    Archive { reason: String },
+    /// The archive to load could not be read.
+    #[error("read image archive")]
+    ReadArchive { source: archive::Error },
+    /// A file of the archive to load could not be read.
+    #[error("read {path:?} in image archive")]
+    ArchiveFile { path: PathBuf, source: io::Error },
+    /// The kernel refused an operation on a directory of ours.
+    #[error("{what} {path:?}")]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    /// The image has lost a layer or a blob.
+    #[error("image {id} is damaged")]
+    Damaged { id: ImageId, source: Box<Error> },
+    /// The content store failed.
+    #[error("content store")]
+    Content(#[from] content::Error),
+    /// The snapshotter failed.
+    #[error("snapshotter")]
+    Snapshot(#[from] snapshot::Error),
+    /// The record store failed.
+    #[error("record of images")]
+    Metadata(#[from] metadata::Error),
+}
+
+impl Error {
+    /// What a person can do about it, where there is something.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::Snapshot(source) => source.hint(),
+            Error::Metadata(source) => source.hint(),
+            Error::NoPlatform { .. } => Some("name another platform with --platform"),
+            Error::Damaged { .. } => Some("remove the image and pull it again"),
+            _ => None,
+        }
+    }
+}
+
+impl errors::HasKind for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::NoSuchImage { .. } | Error::NoPlatform { .. } => Kind::NotFound,
+            Error::Ambiguous { .. }
+            | Error::TagWithDigest
+            | Error::Document { .. }
+            | Error::Archive { .. } => Kind::InvalidArgument,
+            Error::Reference(source) => source.kind(),
+            Error::Conflict { .. } => Kind::WrongState,
+            Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
+            Error::DiffIdMismatch { .. } | Error::Damaged { .. } => Kind::DataLoss,
+            Error::Unpack { source, .. } | Error::ReadArchive { source } => source.kind(),
+            Error::ArchiveFile { source, .. } | Error::File { source, .. } => errors::io_kind(source),
+            Error::Content(source) => source.kind(),
+            Error::Snapshot(source) => source.kind(),
+            Error::Metadata(source) => source.kind(),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Making an image of blobs: choose, verify, unpack, sync once, record.
+
+use crate::document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
+use crate::{Error, Image, ImageId, Images, Lease, OnProgress};
+use metadata::{ImageRow, WriteTx};
+use oci::image::{ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest, media_type};
+use oci::{Descriptor, Digest, Platform, Reference};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Indexes within indexes that we follow. Real ones have one level.
+const MAX_INDEX_DEPTH: usize = 4;
+/// Layers of one image that are unpacked at once, at least and at most. More threads than cores help while some wait
+/// for the disk; more than four found nothing left to do.
+const THREADS: (usize, usize) = (2, 4);
+
+/// An image to make.
+#[expect(missing_debug_implementations, reason = "holds a callback")]
+#[derive(Clone, Copy)]
+pub struct Import<'a> {
+    /// A manifest or an index, whose blobs are in the content store.
+    pub target: &'a Descriptor,
+    /// Chooses from an index. A manifest named directly is taken whatever its platform.
+    pub platform: &'a Platform,
+    /// Names to point at the image, each with a tag or a digest. A pull gives `repository:tag` and
+    /// `repository@digest`, with the digest of `target`.
+    pub references: &'a [Reference],
+    /// Keeps the blobs and layers; one of its own when there is none.
+    pub lease: Option<&'a Lease>,
+    pub progress: OnProgress<'a>,
+}
+
+/// What a target turned out to be.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    manifest_descriptor: Descriptor,
+    pub(crate) manifest: Manifest,
+    pub(crate) config: ImageConfig,
+    /// The documents read on the way, config included.
+    documents: Vec<Digest>,
+}
+
+impl Images {
+    /// Makes an image of blobs in the content store; unpacks what is not unpacked yet. On disk when it returns.
+    ///
+    /// An image that is there already gets the further names. After a failure nothing names the blobs and layers
+    /// brought in; [`Images::collect_garbage`] removes them once the lease is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Document`] and its neighbours for documents that contradict the specification or each other;
+    /// [`Error::NoPlatform`]; [`Error::Content`] when a blob is missing; those of [`Images::unpack_layer`].
+    pub fn import(&self, import: &Import<'_>) -> Result<Image, Error> {
+        match import.lease {
+            Some(lease) => self.import_leased(import, lease),
+            None => self.import_leased(import, &self.lease()),
+        }
+    }
+
+    fn import_leased(&self, import: &Import<'_>, lease: &Lease) -> Result<Image, Error> {
+        for reference in import.references {
+            label(reference)?;
+        }
+        let resolved = self.resolve(import.target, import.platform, lease)?;
+        self.check_layers(&resolved, lease)?;
+        let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
+        self.snapshotter.sync()?;
+        let id = resolved.manifest.config.digest;
+        let mut row = ImageRow {
+            id,
+            manifest: resolved.manifest_descriptor,
+            target: import.target.clone(),
+            chain_id: chain_ids.last().copied(),
+            size_bytes: 0,
+            created: resolved.config.created.clone().unwrap_or_default(),
+            added_ms: now_ms(),
+            tagged_ms: None,
+        };
+        let mut blobs = resolved.documents;
+        blobs.extend(resolved.manifest.layers.iter().map(|layer| layer.digest));
+        self.db.write_durable(|tx| -> Result<(), Error> {
+            for chain_id in &chain_ids {
+                let missing = || snapshot::Error::LayerNotFound { chain_id: *chain_id };
+                row.size_bytes += tx.layer(chain_id)?.ok_or_else(missing)?.size_bytes;
+                tx.set_layer_durable(chain_id)?;
+            }
+            tx.put_image(&row, &blobs)?;
+            point(tx, id, import.references)
+        })?;
+        self.image(&ImageId(id))
+    }
+
+    /// Follows `target` to a manifest for `platform` and its config.
+    pub(crate) fn resolve(
+        &self,
+        target: &Descriptor,
+        platform: &Platform,
+        lease: &Lease,
+    ) -> Result<Resolved, Error> {
+        let mut documents = Vec::new();
+        let mut next = target.clone();
+        for _ in 0..=MAX_INDEX_DEPTH {
+            lease.keep_blob(&next.digest);
+            documents.push(next.digest);
+            let bytes = self.read_document(&next, "manifest", MAX_MANIFEST)?;
+            if media_type::is_index(&next.media_type) {
+                let index = parse_index(&bytes, &next.digest, &next.media_type)?;
+                next = choose(&index, platform)?.clone();
+                continue;
+            }
+            if !media_type::is_manifest(&next.media_type) {
+                return Err(Error::NotAnImage { digest: next.digest, media_type: next.media_type });
+            }
+            let manifest = parse_manifest(&bytes, &next.digest, &next.media_type)?;
+            lease.keep_blob(&manifest.config.digest);
+            documents.push(manifest.config.digest);
+            let bytes = self.read_document(&manifest.config, "image config", MAX_CONFIG)?;
+            let config = parse_config(&bytes, &manifest.config.digest)?;
+            return Ok(Resolved { manifest_descriptor: next, manifest, config, documents });
+        }
+        let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
+        Err(Error::Document { document: "index", digest: target.digest, reason })
+    }
+
+    fn read_document(
+        &self,
+        descriptor: &Descriptor,
+        document: &'static str,
+        max: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let bytes = self.content.read_bounded(&descriptor.digest, max as u64)?;
+        if bytes.len() as u64 != descriptor.size {
+            let reason = format!("it has {} bytes, its descriptor says {}", bytes.len(), descriptor.size);
+            return Err(Error::Document { document, digest: descriptor.digest, reason });
+        }
+        Ok(bytes)
+    }
+
+    fn check_layers(&self, resolved: &Resolved, lease: &Lease) -> Result<(), Error> {
+        let manifest = &resolved.manifest;
+        let invalid = |reason| {
+            let digest = resolved.manifest_descriptor.digest;
+            Err(Error::Document { document: "manifest", digest, reason })
+        };
+        let (layers, diff_ids) = (manifest.layers.len(), resolved.config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return invalid(format!("it has {layers} layers, its config has {diff_ids}"));
+        }
+        for layer in &manifest.layers {
+            lease.keep_blob(&layer.digest);
+            let size = self.content.size(&layer.digest)?;
+            if size != layer.size {
+                return invalid(format!(
+                    "it says that layer {} has {} bytes, it has {size}",
+                    layer.digest, layer.size
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Unpacks the layers that are missing, several at once. Returns the chain IDs of all, bottom first.
+    fn unpack_layers(
+        &self,
+        resolved: &Resolved,
+        lease: &Lease,
+        progress: OnProgress<'_>,
+    ) -> Result<Vec<Digest>, Error> {
+        let chain_ids = chain_ids(&resolved.config);
+        let layers = &resolved.manifest.layers;
+        let (next, stop, failure) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(layer), Some(diff_id)) = (layers.get(at), resolved.config.rootfs.diff_ids.get(at))
+                else {
+                    return;
+                };
+                let parent = at.checked_sub(1).and_then(|below| chain_ids.get(below));
+                if let Err(e) = self.unpack_layer(lease, layer, diff_id, parent, progress) {
+                    stop.store(true, Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                }
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.clamp(THREADS.0, THREADS.1).min(layers.len());
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(e) => Err(e),
+            None => Ok(chain_ids),
+        }
+    }
+}
+
+/// Points `references` at the image `id`.
+pub(crate) fn point(tx: &WriteTx<'_>, id: Digest, references: &[Reference]) -> Result<(), Error> {
+    for reference in references {
+        let row =
+            metadata::ReferenceRow { repository: reference.name(), label: label(reference)?, image_id: id };
+        tx.put_reference(&row, now_ms())?;
+    }
+    Ok(())
+}
+
+/// The part of a reference behind its repository, as recorded. A digest says more than a tag.
+pub(crate) fn label(reference: &Reference) -> Result<String, Error> {
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => Ok(format!("@{digest}")),
+        (None, Some(tag)) => Ok(format!(":{tag}")),
+        (None, None) => {
+            Err(oci::reference::ParseReferenceError { reason: "neither tag nor digest is named" }.into())
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,408 @@
+//! Images from an archive: an OCI layout, or what `docker save` writes, in a tar or in a directory.
+//!
+//! A tar is applied by the strict reader below a directory of ours, as ordinary files; then all names that the
+//! documents give are resolved below that directory, where no symlink leads out. What is taken is copied into the
+//! content store, and becomes an image by the same [`Images::import`] as anything that was pulled.
+//!
+//! Spec: image-spec, image-layout.md; Docker image specification v1.2 for `manifest.json`.
+
+use crate::document::{parse_config, parse_index};
+use crate::store::make_dir;
+use crate::{Error, Image, Images, Import, Lease, OnProgress};
+use archive::{Compression, Whiteouts};
+use errors::HasKind as _;
+use oci::image::{Index, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, Manifest, media_type};
+use oci::{Descriptor, Digest, Platform, Reference};
+use rootdir::RootDir;
+use rustix::fs::{FileType, Mode, OFlags};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// The name that Docker gives an image in the annotations of an OCI layout.
+const DOCKER_NAME: &str = "io.containerd.image.name";
+/// The name that the specification provides; often only a tag.
+const OCI_NAME: &str = "org.opencontainers.image.ref.name";
+/// Most images in one archive.
+const MAX_IMAGES: usize = 1000;
+/// Most bytes of `manifest.json` and `index.json`, and of `oci-layout`.
+const MAX_LIST: usize = MAX_MANIFEST;
+
+/// An image that was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub image: Image,
+    /// The names that the archive gave it; none for an image known by its id only.
+    pub references: Vec<Reference>,
+}
+
+/// One image of `manifest.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: PathBuf,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<PathBuf>>,
+}
+
+impl Images {
+    /// Loads the images in an archive of `docker save`, or in a tar of an OCI layout, plain or compressed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadArchive`] for what is no tar or a hostile one, [`Error::Archive`] for one without images; those
+    /// of [`Images::import`]. Images loaded before the failure stay.
+    pub fn load<R: Read + Send>(
+        &self,
+        tar: R,
+        platform: &Platform,
+        progress: OnProgress<'_>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let unpacked = Temporary::new(self)?;
+        let root = unpacked.root()?;
+        let options = archive::Options {
+            whiteouts: Whiteouts::Keep,
+            forbid_devices: true,
+            keep_owner: false,
+            ..archive::Options::default()
+        };
+        archive::decompress(tar)
+            .and_then(|tar| archive::apply(tar, &root, &options))
+            .map_err(|source| Error::ReadArchive { source })?;
+        self.load_root(&root, platform, progress)
+    }
+
+    /// Loads the images in an OCI layout directory or an unpacked archive of `docker save`.
+    pub fn load_layout(
+        &self,
+        dir: &Path,
+        platform: &Platform,
+        progress: OnProgress<'_>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let opened = RootDir::open(dir);
+        let root = opened.map_err(|e| Error::File {
+            what: "open",
+            path: dir.into(),
+            source: io::Error::other(e),
+        })?;
+        self.load_root(&root, platform, progress)
+    }
+
+    fn load_root(
+        &self,
+        root: &RootDir,
+        platform: &Platform,
+        progress: OnProgress<'_>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let lease = self.lease();
+        let loading = Loading { images: self, root, platform, progress, lease: &lease };
+        let loaded = loading.run();
+        drop(lease);
+        if loaded.is_err() {
+            // What the failed image brought in. The failure matters more than one of the clean-up.
+            if let Err(e) = self.collect_garbage() {
+                tracing::warn!(
+                    error = errors::chain(&e),
+                    "leftovers of a failed load stay until the next collection"
+                );
+            }
+        }
+        loaded
+    }
+}
+
+/// An archive being loaded.
+struct Loading<'a> {
+    images: &'a Images,
+    root: &'a RootDir,
+    platform: &'a Platform,
+    progress: OnProgress<'a>,
+    lease: &'a Lease,
+}
+
+impl Loading<'_> {
+    fn run(&self) -> Result<Vec<Loaded>, Error> {
+        let docker = self.read_if_there(Path::new("manifest.json"), MAX_LIST)?;
+        let docker: Vec<DockerImage> = match docker {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| Error::Archive { reason: format!("manifest.json: {e}") })?,
+            None => Vec::new(),
+        };
+        if docker.len() > MAX_IMAGES {
+            return Err(Error::Archive { reason: format!("it has more than {MAX_IMAGES} images") });
+        }
+        if let Some(layout) = self.read_if_there(Path::new("oci-layout"), MAX_LIST)? {
+            return self.load_layout(&layout, &docker);
+        }
+        if docker.is_empty() {
+            let reason = "it has neither an oci-layout nor a manifest.json that names an image";
+            return Err(Error::Archive { reason: reason.into() });
+        }
+        docker.iter().map(|image| self.load_docker(image)).collect()
+    }
+
+    fn load_layout(&self, layout: &[u8], docker: &[DockerImage]) -> Result<Vec<Loaded>, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Layout {
+            image_layout_version: String,
+        }
+        let bad = |what: &str, why: String| Error::Archive { reason: format!("{what}: {why}") };
+        let layout: Layout = serde_json::from_slice(layout).map_err(|e| bad("oci-layout", e.to_string()))?;
+        if !layout.image_layout_version.starts_with("1.") {
+            return Err(bad("oci-layout", format!("version {:?} is not known", layout.image_layout_version)));
+        }
+        let bytes = self.read(Path::new("index.json"), MAX_LIST)?;
+        let index = parse_index(&bytes, &Digest::of(&bytes), media_type::OCI_INDEX)?;
+        if index.manifests.len() > MAX_IMAGES {
+            return Err(bad("index.json", format!("it has more than {MAX_IMAGES} entries")));
+        }
+        let docker_names = docker_names(docker);
+        self.wanted(&index)?.into_iter().map(|entry| self.load_entry(entry, &docker_names)).collect()
+    }
+
+    /// The entries of the top index that are images for the platform; those that do not say count as such.
+    fn wanted<'i>(&self, index: &'i Index) -> Result<Vec<&'i Descriptor>, Error> {
+        let readable =
+            |e: &&Descriptor| media_type::is_manifest(&e.media_type) || media_type::is_index(&e.media_type);
+        let fits = |e: &&Descriptor| e.platform.as_ref().is_none_or(|p| p.satisfies(self.platform));
+        let wanted: Vec<&Descriptor> = index.manifests.iter().filter(readable).filter(fits).collect();
+        match (wanted.is_empty(), index.manifests.is_empty()) {
+            (false, _) => Ok(wanted),
+            (true, true) => Err(Error::Archive { reason: "index.json names no image".into() }),
+            (true, false) => Err(Error::NoPlatform { platform: self.platform.clone() }),
+        }
+    }
+
+    fn load_entry(
+        &self,
+        entry: &Descriptor,
+        docker_names: &HashMap<PathBuf, Vec<Reference>>,
+    ) -> Result<Loaded, Error> {
+        // The index says which platforms; only what is needed for ours is copied.
+        let target = Descriptor { annotations: Default::default(), ..entry.clone() };
+        let mut next = target.clone();
+        let manifest: Manifest = loop {
+            let bytes = self.copy_document(&next)?;
+            if !media_type::is_index(&next.media_type) {
+                break crate::parse_manifest(&bytes, &next.digest, &next.media_type)?;
+            }
+            let index = parse_index(&bytes, &next.digest, &next.media_type)?;
+            next = crate::choose(&index, self.platform)?.clone();
+        };
+        for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            self.copy_blob(blob)?;
+        }
+        let mut references = layout_name(entry).into_iter().collect::<Vec<_>>();
+        for name in docker_names.get(&blob_path(&manifest.config.digest)).into_iter().flatten() {
+            if !references.contains(name) {
+                references.push(name.clone());
+            }
+        }
+        self.import(&target, references)
+    }
+
+    fn load_docker(&self, image: &DockerImage) -> Result<Loaded, Error> {
+        let bytes = self.read(&image.config, MAX_CONFIG)?;
+        let config_digest = Digest::of(&bytes);
+        let config = parse_config(&bytes, &config_digest)?;
+        let paths = image.layers.as_deref().unwrap_or_default();
+        let diff_ids = config.rootfs.diff_ids.len();
+        if paths.len() != diff_ids || paths.len() > MAX_LAYERS {
+            let reason = format!("manifest.json names {} layers, the config has {diff_ids}", paths.len());
+            return Err(Error::Archive { reason });
+        }
+        let references = tags(image.repo_tags.as_deref().unwrap_or_default())?;
+        self.lease.keep_blob(&config_digest);
+        self.images.content.put(&bytes)?;
+        let layers = paths.iter().map(|path| self.copy_layer(path)).collect::<Result<Vec<_>, _>>()?;
+        let target = self.write_manifest(config_digest, bytes.len(), layers)?;
+        self.import(&target, references)
+    }
+
+    /// Writes the manifest that an archive of `docker save` does not have.
+    fn write_manifest(
+        &self,
+        config_digest: Digest,
+        config_size: usize,
+        layers: Vec<Descriptor>,
+    ) -> Result<Descriptor, Error> {
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_MANIFEST.into()),
+            artifact_type: None,
+            config: Descriptor::new(media_type::OCI_CONFIG, config_digest, config_size as u64),
+            layers,
+            annotations: Default::default(),
+        };
+        let bytes = serde_json::to_vec(&manifest).expect("a manifest is plain strings and numbers");
+        let digest = Digest::of(&bytes);
+        self.lease.keep_blob(&digest);
+        self.images.content.put(&bytes)?;
+        Ok(Descriptor::new(media_type::OCI_MANIFEST, digest, bytes.len() as u64))
+    }
+
+    fn import(&self, target: &Descriptor, references: Vec<Reference>) -> Result<Loaded, Error> {
+        let image = self.images.import(&Import {
+            target,
+            platform: self.platform,
+            references: &references,
+            lease: Some(self.lease),
+            progress: self.progress,
+        })?;
+        Ok(Loaded { image, references })
+    }
+
+    /// Copies a manifest or index from `blobs/` and returns it.
+    fn copy_document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+        if descriptor.size > MAX_MANIFEST as u64 {
+            let (size, max) = (descriptor.size, MAX_MANIFEST as u64);
+            return Err(content::Error::TooLarge { digest: descriptor.digest, size, max }.into());
+        }
+        self.copy_blob(descriptor)?;
+        Ok(self.images.content.read_bounded(&descriptor.digest, MAX_MANIFEST as u64)?)
+    }
+
+    /// Copies a blob from `blobs/`, unless it is there already.
+    fn copy_blob(&self, descriptor: &Descriptor) -> Result<(), Error> {
+        self.lease.keep_blob(&descriptor.digest);
+        if self.images.content.size(&descriptor.digest).is_ok_and(|size| size == descriptor.size) {
+            return Ok(());
+        }
+        let path = blob_path(&descriptor.digest);
+        let mut file = self.open(&path)?;
+        self.ingest(&path, &mut file, Some(descriptor.digest), Some(descriptor.size)).map(|_| ())
+    }
+
+    /// Copies a layer of a docker archive and describes it.
+    fn copy_layer(&self, path: &Path) -> Result<Descriptor, Error> {
+        let mut file = self.open(path)?;
+        let mut head = Vec::new();
+        let failed = |source| Error::ArchiveFile { path: path.into(), source };
+        file.by_ref().take(8).read_to_end(&mut head).map_err(failed)?;
+        let compression =
+            Compression::of(&head).map_err(|source| Error::Unpack { layer: Digest::of(&head), source })?;
+        let media_type = match compression {
+            Compression::None => media_type::OCI_LAYER,
+            Compression::Gzip => media_type::OCI_LAYER_GZIP,
+            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+        };
+        let (digest, size) = self.ingest(path, &mut io::Cursor::new(head).chain(file), None, None)?;
+        Ok(Descriptor::new(media_type, digest, size))
+    }
+
+    fn ingest(
+        &self,
+        path: &Path,
+        from: &mut dyn Read,
+        expected: Option<Digest>,
+        size: Option<u64>,
+    ) -> Result<(Digest, u64), Error> {
+        let mut ingest = self.images.content.ingest(expected, size)?;
+        io::copy(from, &mut ingest).map_err(|source| Error::ArchiveFile { path: path.into(), source })?;
+        let (digest, size) = ingest.commit_kept(|digest| self.lease.keep_blob(digest))?;
+        Ok((digest, size))
+    }
+
+    fn read_if_there(&self, path: &Path, max: usize) -> Result<Option<Vec<u8>>, Error> {
+        match self.read(path, max) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == errors::Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&self, path: &Path, max: usize) -> Result<Vec<u8>, Error> {
+        let failed = |source| Error::ArchiveFile { path: path.into(), source };
+        let mut bytes = Vec::new();
+        self.open(path)?.take(max as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() > max {
+            return Err(Error::Archive { reason: format!("{path:?} has more than {max} bytes") });
+        }
+        Ok(bytes)
+    }
+
+    /// Opens a regular file of the archive. Reading anything else could wait for ever.
+    fn open(&self, path: &Path) -> Result<File, Error> {
+        let failed = |source| Error::ArchiveFile { path: path.into(), source };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = self.root.open_file(path, flags, Mode::empty()).map_err(|e| match e {
+            rootdir::Error::Open { source, .. } => failed(source),
+            other => failed(io::Error::other(other)),
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| failed(e.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::Archive { reason: format!("{path:?} is not a regular file") });
+        }
+        Ok(fd.into())
+    }
+}
+
+/// The tags of the images in `manifest.json`, by the path of their config.
+fn docker_names(images: &[DockerImage]) -> HashMap<PathBuf, Vec<Reference>> {
+    // In an OCI layout these names come second; one that is not a name is left out.
+    images
+        .iter()
+        .map(|image| {
+            let tags = image.repo_tags.iter().flatten().filter_map(|tag| tag.parse::<Reference>().ok());
+            (
+                image.config.clone(),
+                tags.filter(|tag| tag.digest().is_none()).map(Reference::with_default_tag).collect(),
+            )
+        })
+        .collect()
+}
+
+fn tags(texts: &[String]) -> Result<Vec<Reference>, Error> {
+    let parse = |text: &String| {
+        let reference = text.parse::<Reference>()?;
+        match reference.digest() {
+            Some(_) => Err(Error::TagWithDigest),
+            None => Ok(reference.with_default_tag()),
+        }
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// The name that an entry of the top index gives. A bare tag or word is no name: nobody said which repository.
+fn layout_name(entry: &Descriptor) -> Option<Reference> {
+    let docker = entry.annotations.get(DOCKER_NAME);
+    let oci = entry.annotations.get(OCI_NAME).filter(|name| name.contains([':', '/']));
+    let reference = docker.or(oci)?.parse::<Reference>().ok()?;
+    reference.digest().is_none().then(|| reference.with_default_tag())
+}
+
+fn blob_path(digest: &Digest) -> PathBuf {
+    Path::new("blobs/sha256").join(digest.hex())
+}
+
+/// A directory for an archive, removed when dropped.
+struct Temporary {
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn new(images: &Images) -> Result<Temporary, Error> {
+        let number = images.next_tmp.fetch_add(1, Ordering::Relaxed);
+        let path = images.tmp.join(format!("load-{number}"));
+        make_dir(&path)?;
+        Ok(Temporary { path })
+    }
+
+    fn root(&self) -> Result<RootDir, Error> {
+        RootDir::open(&self.path).map_err(|e| Error::Snapshot(e.into()))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(e) = snapshot::remove_tree(&self.path) {
+            tracing::warn!(path = ?self.path, error = errors::chain(&e), "unpacked archive stays until the next start");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The image store: opening it, finding images, naming them, what is known of them.
+
+use crate::document::{chain_ids, parse_config};
+use crate::import::{label, point};
+use crate::lease::Leases;
+use crate::unpack::Turns;
+use crate::{DiskUsage, Error, HistoryEntry, Image, ImageId, Lease, Sizes};
+use content::ContentStore;
+use metadata::{Database, ImageRow, ReadTx, ReferenceRow};
+use oci::image::{ImageConfig, MAX_CONFIG};
+use oci::{Digest, Reference};
+use snapshot::Snapshotter;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Configs kept in memory. A config is a few KiB; more images than this are rare on one machine.
+const CACHED_CONFIGS: usize = 256;
+
+/// All images of one data root.
+#[derive(Debug)]
+pub struct Images {
+    /// For archives being loaded; empty at start.
+    pub(crate) tmp: PathBuf,
+    pub(crate) next_tmp: AtomicU64,
+    pub(crate) db: Arc<Database>,
+    pub(crate) content: ContentStore,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) turns: Turns,
+    configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
+}
+
+impl Images {
+    /// Opens the image store of `data_root`, where it keeps a directory `tmp`. Call [`Images::reconcile`] next.
+    pub fn open(
+        data_root: &Path,
+        db: Arc<Database>,
+        content: ContentStore,
+        snapshotter: Arc<dyn Snapshotter>,
+    ) -> Result<Images, Error> {
+        let tmp = data_root.join("tmp");
+        snapshot::remove_tree(&tmp)?;
+        make_dir(&tmp)?;
+        Ok(Images {
+            tmp,
+            next_tmp: AtomicU64::new(0),
+            db,
+            content,
+            snapshotter,
+            leases: Arc::default(),
+            turns: Turns::default(),
+            configs: Mutex::default(),
+        })
+    }
+
+    /// Begins work whose blobs and layers must not be collected.
+    pub fn lease(&self) -> Lease {
+        self.leases.open()
+    }
+
+    /// All images, dangling ones included, by the time they were created, the newest first.
+    pub fn list(&self) -> Result<Vec<Image>, Error> {
+        let mut images = self.db.read(|tx| -> Result<_, Error> {
+            let mut references: HashMap<Digest, Vec<ReferenceRow>> = HashMap::new();
+            for row in tx.list_references()? {
+                references.entry(row.image_id).or_default().push(row);
+            }
+            let rows = tx.list_images()?.into_iter();
+            rows.map(|row| image(references.remove(&row.id).unwrap_or_default(), row))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        Ok(images)
+    }
+
+    /// Finds an image by reference (`latest` where neither tag nor digest is named), by id or by a prefix of its id.
+    ///
+    /// A reference goes before a prefix that reads the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchImage`], [`Error::Ambiguous`], [`Error::Reference`] for what can be neither.
+    pub fn get(&self, name: &str) -> Result<Image, Error> {
+        self.db.read(|tx| load(tx, &find(tx, name)?))
+    }
+
+    /// The image with this id.
+    pub fn image(&self, id: &ImageId) -> Result<Image, Error> {
+        self.db.read(|tx| load(tx, &id.0))
+    }
+
+    /// Points `reference` (`latest` where it has no tag) at the image named `source`, away from another if need be.
+    /// On disk when it returns.
+    pub fn tag(&self, source: &str, reference: &Reference) -> Result<(), Error> {
+        if reference.digest().is_some() {
+            return Err(Error::TagWithDigest);
+        }
+        let reference = reference.clone().with_default_tag();
+        self.db.write_durable(|tx| {
+            let id = find(tx, source)?;
+            point(tx, id, std::slice::from_ref(&reference))
+        })
+    }
+
+    /// What the image's config says.
+    pub fn config(&self, id: &ImageId) -> Result<Arc<ImageConfig>, Error> {
+        let configs = || self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = configs().get(id) {
+            return Ok(Arc::clone(config));
+        }
+        let damaged = |e: Error| Error::Damaged { id: *id, source: Box::new(e) };
+        self.image(id)?;
+        let bytes = self.content.read_bounded(&id.0, MAX_CONFIG as u64).map_err(|e| damaged(e.into()))?;
+        let config = Arc::new(parse_config(&bytes, &id.0).map_err(damaged)?);
+        let mut configs = configs();
+        if configs.len() >= CACHED_CONFIGS {
+            configs.clear();
+        }
+        configs.insert(*id, Arc::clone(&config));
+        Ok(config)
+    }
+
+    pub(crate) fn forget_config(&self, id: &ImageId) {
+        self.configs.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// How the image was made, the newest step first.
+    pub fn history(&self, id: &ImageId) -> Result<Vec<HistoryEntry>, Error> {
+        let image = self.image(id)?;
+        let config = self.config(id)?;
+        let mut sizes = Vec::new();
+        for chain_id in chain_ids(&config) {
+            sizes.push(self.snapshotter.layer(&chain_id)?.map_or(0, |layer| layer.size_bytes));
+        }
+        let mut sizes = sizes.into_iter();
+        let mut entries: Vec<HistoryEntry> = config
+            .history
+            .iter()
+            .map(|step| HistoryEntry {
+                id: None,
+                created: step.created.clone().unwrap_or_default(),
+                created_by: step.created_by.clone().unwrap_or_default(),
+                comment: step.comment.clone().unwrap_or_default(),
+                size_bytes: if step.empty_layer { 0 } else { sizes.next().unwrap_or(0) },
+                tags: Vec::new(),
+            })
+            .collect();
+        // Layers that the history does not speak of.
+        entries.extend(sizes.map(|size_bytes| HistoryEntry {
+            id: None,
+            created: image.created.clone(),
+            created_by: String::new(),
+            comment: String::new(),
+            size_bytes,
+            tags: Vec::new(),
+        }));
+        entries.reverse();
+        if let Some(newest) = entries.first_mut() {
+            newest.id = Some(*id);
+            newest.tags = image.tags;
+        }
+        Ok(entries)
+    }
+
+    /// Sizes of all images.
+    pub fn sizes(&self) -> Result<HashMap<ImageId, Sizes>, Error> {
+        self.db.read(|tx| {
+            let layers: HashMap<Digest, _> = tx.list_layers()?.into_iter().map(|l| (l.chain_id, l)).collect();
+            let images = tx.list_images()?;
+            let chain = |top: Option<Digest>| {
+                std::iter::successors(top.and_then(|t| layers.get(&t)), |l| layers.get(l.parent.as_ref()?))
+            };
+            let mut users: HashMap<Digest, usize> = HashMap::new();
+            for layer in images.iter().flat_map(|image| chain(image.chain_id)) {
+                *users.entry(layer.chain_id).or_default() += 1;
+            }
+            let sizes = |row: &ImageRow| Sizes {
+                size_bytes: chain(row.chain_id).map(|l| l.size_bytes).sum(),
+                shared_bytes: chain(row.chain_id)
+                    .filter(|l| users.get(&l.chain_id).is_some_and(|n| *n > 1))
+                    .map(|l| l.size_bytes)
+                    .sum(),
+            };
+            Ok(images.iter().map(|row| (ImageId(row.id), sizes(row))).collect())
+        })
+    }
+
+    /// What the store takes on disk.
+    pub fn disk_usage(&self) -> Result<DiskUsage, Error> {
+        let (images, layers_bytes) = self.db.read(|tx| -> Result<_, Error> {
+            let layers = tx.list_layers()?.into_iter().map(|layer| layer.size_bytes);
+            Ok((tx.list_images()?.len(), layers.sum()))
+        })?;
+        // A blob removed meanwhile counts nothing.
+        let blobs = self.content.list()?;
+        let blobs_bytes = blobs.iter().filter_map(|digest| self.content.size(digest).ok()).sum();
+        Ok(DiskUsage { images, layers_bytes, blobs_bytes })
+    }
+}
+
+/// The id of the image that `name` means.
+pub(crate) fn find(tx: &ReadTx<'_>, name: &str) -> Result<Digest, Error> {
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_hex =
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let no_such = |name: &str| Err(Error::NoSuchImage { name: name.into() });
+    if is_hex && digits.len() == 64 {
+        return match tx.image_ids_by_prefix(digits)?.first() {
+            Some(id) => Ok(*id),
+            None => no_such(name),
+        };
+    }
+    let reference = name.parse::<Reference>().map(Reference::with_default_tag);
+    if let Ok(reference) = &reference
+        && let Some(id) = tx.reference(&reference.name(), &label(reference)?)?
+    {
+        return Ok(id);
+    }
+    if is_hex && digits.len() < 64 {
+        match tx.image_ids_by_prefix(digits)?.as_slice() {
+            [] => {}
+            [id] => return Ok(*id),
+            _ => return Err(Error::Ambiguous { prefix: digits.into() }),
+        }
+    }
+    no_such(&reference?.familiar())
+}
+
+pub(crate) fn load(tx: &ReadTx<'_>, id: &Digest) -> Result<Image, Error> {
+    let row = tx.image(id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
+    image(tx.references_of(id)?, row)
+}
+
+fn image(references: Vec<ReferenceRow>, row: ImageRow) -> Result<Image, Error> {
+    let (mut tags, mut digests) = (Vec::new(), Vec::new());
+    for row in references {
+        let reference: Reference = format!("{}{}", row.repository, row.label).parse()?;
+        if reference.digest().is_some() { digests.push(reference) } else { tags.push(reference) }
+    }
+    Ok(Image {
+        id: ImageId(row.id),
+        target: row.target,
+        manifest: row.manifest,
+        chain_id: row.chain_id,
+        created: row.created,
+        added_ms: row.added_ms,
+        tagged_ms: row.tagged_ms,
+        size_bytes: row.size_bytes,
+        tags,
+        digests,
+    })
+}
+
+pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
+        what: "create directory",
+        path: path.into(),
+        source,
+    })
+}

@@ -1,0 +1,93 @@
+//! Collecting what nobody needs, and bringing disk and record together at start-up.
+
+use crate::{Collected, Error, ImageId, Images, Import, Reconciled, ignore};
+use metadata::ImageRow;
+use oci::{Digest, Platform};
+use std::collections::HashSet;
+
+impl Images {
+    /// Removes blobs and layers that no image, no writable snapshot and no lease needs. Works on a full disk.
+    ///
+    /// The files of layers go when the snapshotter's trash is emptied.
+    pub fn collect_garbage(&self) -> Result<Collected, Error> {
+        // While this is held no lease can begin to keep something that was found unneeded.
+        let leases = self.leases.lock();
+        let (mut layers, mut blobs) = (leases.layers(), leases.blobs());
+        self.db.read(|tx| -> Result<(), Error> {
+            layers.extend(tx.list_images()?.into_iter().filter_map(|row| row.chain_id));
+            blobs.extend(tx.list_image_blobs()?);
+            Ok(())
+        })?;
+        let mut collected = Collected::default();
+        for row in self.snapshotter.remove_unused_layers(&layers)? {
+            collected.layers.push(row.chain_id);
+            collected.bytes += row.size_bytes;
+        }
+        for digest in self.content.list()? {
+            if blobs.contains(&digest) {
+                continue;
+            }
+            let size = self.content.size(&digest).unwrap_or(0);
+            if self.content.remove(&digest)? {
+                collected.blobs.push(digest);
+                collected.bytes += size;
+            }
+        }
+        drop(leases);
+        Ok(collected)
+    }
+
+    /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.
+    ///
+    /// An image that lost a layer is repaired from its blobs; one that cannot be is dropped, as is one whose config
+    /// or manifest is gone. Layers, blobs and directories without owner are removed.
+    pub fn reconcile(&self) -> Result<Reconciled, Error> {
+        let mut done = Reconciled { snapshots: self.snapshotter.reconcile()?, ..Reconciled::default() };
+        for row in self.db.read(|tx| tx.list_images())? {
+            let id = ImageId(row.id);
+            match self.repair(&row) {
+                Ok(false) => {}
+                Ok(true) => done.repaired.push(id),
+                Err(e) => {
+                    tracing::warn!(image_id = %id, error = errors::chain(&e), "image dropped: it lost content");
+                    self.db.delete_durable(|tx| tx.delete_image(&id.0))?;
+                    done.dropped.push(id);
+                }
+            }
+        }
+        done.collected = self.collect_garbage()?;
+        Ok(done)
+    }
+
+    /// Unpacks the layers of an image that are gone. Says whether there were any.
+    fn repair(&self, row: &ImageRow) -> Result<bool, Error> {
+        for digest in [&row.id, &row.manifest.digest] {
+            self.content.size(digest)?;
+        }
+        if self.has_layers(row.chain_id)? {
+            return Ok(false);
+        }
+        let platform = Platform::host();
+        let import = Import {
+            target: &row.manifest,
+            platform: &platform,
+            references: &[],
+            lease: None,
+            progress: &ignore,
+        };
+        self.import(&import)?;
+        // The record of the import says again what was imported at first.
+        self.db.write_durable(|tx| tx.put_image(row, &[]))?;
+        Ok(true)
+    }
+
+    fn has_layers(&self, top: Option<Digest>) -> Result<bool, Error> {
+        let mut seen = HashSet::new();
+        let mut next = top;
+        while let Some(chain_id) = next.filter(|chain_id| seen.insert(*chain_id)) {
+            let Some(row) = self.snapshotter.layer(&chain_id)? else { return Ok(false) };
+            next = row.parent;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,11 @@
+//! Images end to end: real blobs, real layers, a real database, real overlay mounts.
+//!
+//! Needs root for what unpacks and mounts. Needs no program and no package.
+
+mod crash;
+mod forge;
+mod full;
+mod import;
+mod load;
+mod names;
+mod store;

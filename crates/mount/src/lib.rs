@@ -1,0 +1,17 @@
+//! Attaching and detaching file systems, and the list of what is mounted.
+//!
+//! Mounts are made detached with the new mount API (`fsopen`, `fsmount`, `open_tree`) and moved into place whole, so
+//! a failure half-way leaves nothing behind. Only where an older kernel lacks a piece, `mount(2)` is used.
+//!
+//! Targets are paths that the caller trusts (below its data root or exec root); what lies inside a container's root
+//! goes through `rootdir` instead.
+
+mod error;
+mod mountinfo;
+mod overlay;
+mod place;
+
+pub use error::Error;
+pub use mountinfo::{Mount, list, list_below, parse};
+pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
+pub use place::{bind, detach, is_mounted, unmount};

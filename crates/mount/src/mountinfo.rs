@@ -1,0 +1,113 @@
+//! `/proc/self/mountinfo`.
+//!
+//! Kernel: [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+
+use crate::Error;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// One line of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Unique while mounted; may be used again afterwards.
+    pub id: u64,
+    /// `id` of the mount it is attached to.
+    pub parent: u64,
+    /// Which directory or file of the file system is seen here, `/` for all of it.
+    pub root: PathBuf,
+    /// Where it is attached, from the root of the process.
+    pub target: PathBuf,
+    pub fs_type: String,
+    pub source: OsString,
+}
+
+/// All mounts of this process's mount namespace, in the order they were attached to each other.
+pub fn list() -> Result<Vec<Mount>, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    parse(&text)
+}
+
+/// The mounts at or below `dir`, deepest last. Unmounting from the back always finds the topmost.
+pub fn list_below(dir: &Path) -> Result<Vec<Mount>, Error> {
+    Ok(list()?.into_iter().filter(|mount| mount.target.starts_with(dir)).collect())
+}
+
+/// Reads text of the form of `/proc/self/mountinfo`.
+pub fn parse(text: &[u8]) -> Result<Vec<Mount>, Error> {
+    text.split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            parse_line(line)
+                .ok_or_else(|| Error::Malformed { line: String::from_utf8_lossy(line).into_owned() })
+        })
+        .collect()
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`, with any number of fields before the dash.
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let _device = fields.next()?;
+    let root = unescape(fields.next()?).into();
+    let target = unescape(fields.next()?).into();
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
+    let source = unescape(rest.next()?);
+    Some(Mount { id, parent, root, target, fs_type, source })
+}
+
+/// Space, tab, newline and backslash stand as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        match tail {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if first == b'\\' => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(std::ffi::OsStr::from_bytes(&out).as_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_line_with_optional_fields_and_escapes() {
+        let text = b"36 35 98:0 /mnt1 /with\\040space\\134 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=x\n";
+        let mounts = parse(text).unwrap();
+        assert_eq!(mounts.len(), 1);
+        assert_eq!((mounts[0].id, mounts[0].parent), (36, 35));
+        assert_eq!(mounts[0].target, Path::new("/with space\\"));
+        assert_eq!((mounts[0].fs_type.as_str(), mounts[0].source.to_str()), ("ext3", Some("/dev/root")));
+    }
+
+    #[test]
+    fn a_line_without_optional_fields_is_read_too() {
+        let mounts = parse(b"1 0 0:1 / / rw - tmpfs none rw").unwrap();
+        assert_eq!(mounts[0].fs_type, "tmpfs");
+    }
+
+    #[test]
+    fn refuses_what_is_not_mountinfo() {
+        for text in [&b"x"[..], b"1 0 0:1 / /", b"1 0 0:1 / / rw tmpfs none rw", b"a 0 0:1 / / rw - t n r"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_is_mounted() {
+        assert!(list().unwrap().iter().any(|mount| mount.target == Path::new("/")));
+    }
+}

@@ -1,0 +1,48 @@
+//! Bind mounts, and taking mounts away.
+
+use crate::{Error, list};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use std::path::Path;
+
+/// Binds the file or directory `source` on `target`, which is of the same sort. Mounts below `source` do not come
+/// along. Neither path is followed where its last part is a symlink.
+///
+/// Kernel: [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2.
+pub fn bind(source: &Path, target: &Path) -> Result<(), Error> {
+    let failed = |call| {
+        move |e: Errno| Error::Bind {
+            source_path: source.into(),
+            target: target.into(),
+            call,
+            source: e.into(),
+        }
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(failed("open_tree"))?;
+    rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("move_mount"))
+}
+
+/// Unmounts `target`; fails while it is in use.
+///
+/// Kernel: [umount2(2)](https://man7.org/linux/man-pages/man2/umount2.2.html).
+pub fn unmount(target: &Path) -> Result<(), Error> {
+    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)
+        .map_err(|e| Error::Unmount { target: target.into(), source: e.into() })
+}
+
+/// Takes `target` out of the tree at once, with all mounts below it; the kernel unmounts them when the last user is
+/// gone.
+pub fn detach(target: &Path) -> Result<(), Error> {
+    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+        .map_err(|e| Error::Unmount { target: target.into(), source: e.into() })
+}
+
+/// Whether something is mounted on `target`, an absolute path without symlinks.
+pub fn is_mounted(target: &Path) -> Result<bool, Error> {
+    Ok(list()?.iter().any(|mount| mount.target == target))
+}

@@ -1,0 +1,63 @@
+//! Why a snapshot operation failed.
+
+use errors::Kind;
+use oci::Digest;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a snapshot operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No layer has this chain ID.
+    #[error("layer {chain_id} not found")]
+    LayerNotFound { chain_id: Digest },
+    /// No writable snapshot has this key.
+    #[error("snapshot {key} not found")]
+    NotFound { key: String },
+    /// The key is taken.
+    #[error("snapshot {key} already exists")]
+    AlreadyExists { key: String },
+    /// The layers name each other in a circle, or are more than an image may have.
+    #[error("layer {chain_id} has more than {max} layers below it")]
+    TooDeep { chain_id: Digest, max: usize },
+    /// The kernel refused an operation on a file or directory of the store.
+    #[error("{what} {path:?}")]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    /// A directory could not be opened as a root.
+    #[error("open layer directory")]
+    Root(#[from] rootdir::Error),
+    /// The mount failed.
+    #[error("mount snapshot {key}")]
+    Mount { key: String, source: mount::Error },
+    /// The unmount failed.
+    #[error("unmount snapshot")]
+    Unmount { source: mount::Error },
+    /// The record could not be read or written.
+    #[error("record of snapshots")]
+    Metadata(#[from] metadata::Error),
+}
+
+impl Error {
+    /// What a person can do about it, where there is something.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Error::Mount { source, .. } | Error::Unmount { source } => source.hint(),
+            Error::Metadata(source) => source.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl errors::HasKind for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::LayerNotFound { .. } | Error::NotFound { .. } => Kind::NotFound,
+            Error::AlreadyExists { .. } => Kind::AlreadyExists,
+            Error::TooDeep { .. } => Kind::DataLoss,
+            Error::File { source, .. } => errors::io_kind(source),
+            Error::Root(source) => source.kind(),
+            Error::Mount { source, .. } | Error::Unmount { source } => source.kind(),
+            Error::Metadata(source) => source.kind(),
+        }
+    }
+}

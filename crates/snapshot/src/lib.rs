@@ -1,0 +1,51 @@
+//! Snapshots: file system states made of layers.
+//!
+//! # Terms
+//!
+//! A **layer** is the change that one tar of an image makes, kept as a directory in the driver's form and named by its
+//! *chain ID*, the digest of itself on everything below. It is committed once and never changes. Layers do not need
+//! each other: each is unpacked into a directory of its own, in parallel and in any order; only the record knows which
+//! layer lies below which.
+//!
+//! A **writable snapshot** is a place for changes on top of a layer (or of nothing), named by a *key* that its owner
+//! chooses, for a container the container's id. It is mounted to be used, and outlives its mounts.
+//!
+//! # Life cycle
+//!
+//! ```text
+//! prepare_layer ──> LayerDir ──commit_layer──> layer, not durable ──sync, then the record──> layer
+//!                      └─drop─> gone
+//! prepare(key, parent) ──> writable ──mount, unmount, ... ──remove(key)──> gone
+//! ```
+//!
+//! A layer that is committed but not durable is lost at the next [`Snapshotter::reconcile`]: the work it belonged to
+//! did not finish. Removing moves directories to a trash that [`Snapshotter::empty_trash`] deletes, so that nobody
+//! waits for the deletion of a large tree, and nothing is forgotten when the process dies.
+//!
+//! # Example
+//!
+//! An image of two layers *a* and *b* on it, and a container `c1`:
+//!
+//! ```text
+//! prepare_layer, apply a's tar, commit_layer(chain A, parent none)      snapshots/1/fs
+//! prepare_layer, apply b's tar, commit_layer(chain B, parent A)         snapshots/2/fs
+//! prepare("c1", B)                                                      snapshots/3/{fs,work}
+//! mount("c1", target)         overlay on target: lower 2/fs over 1/fs, upper 3/fs
+//! unmount(target), remove("c1")
+//! ```
+//!
+//! # Invariants
+//!
+//! (S1) After `reconcile` every record's directory exists and every directory has its record. (S2) A layer's directory
+//! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
+
+mod error;
+mod overlay;
+mod snapshotter;
+mod tree;
+
+pub use error::Error;
+pub use metadata::{LayerRow, SnapshotRow};
+pub use overlay::Overlay;
+pub use snapshotter::{LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage};
+pub use tree::remove_tree;
