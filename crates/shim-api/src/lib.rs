@@ -40,6 +40,8 @@
 //! [`VERSION`] is the protocol's. A field may be added with a default; anything else is a new version, and the
 //! daemon goes on speaking the old one to old shims, which say theirs in [`Response::Hello`].
 
+pub mod frame;
+
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

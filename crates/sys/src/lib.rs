@@ -3,4 +3,6 @@
 //! crates use `rustix` for what it has.
 
 pub mod bpf;
+pub mod signalfd;
+pub mod spawn;
 pub mod thread_fs;

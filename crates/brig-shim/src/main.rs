@@ -1,0 +1,34 @@
+//! `brig-shim DIR`: supervises the container that `DIR/shim.json` describes. Started by the engine, not by people; what
+//! the two say to each other is in `shim-api`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // What the parent left open would stay open as long as the container lives. Kernels before 5.9 cannot; our engine
+    // leaves nothing open.
+    drop(sys::spawn::close_inherited(3));
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let [dir] = args.as_slice() else {
+        complain("usage: brig-shim DIR");
+        return ExitCode::from(2);
+    };
+    let env = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    });
+    match shim::run(Path::new(dir), env.collect(), shim::Limits::default()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&errors::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "stderr is the shim's log")]
+fn complain(text: &str) {
+    eprintln!("brig-shim: {text}");
+}
