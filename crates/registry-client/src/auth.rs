@@ -79,9 +79,12 @@ impl Login {
     ///
     /// [`InvalidAuth`] when it is not such an object.
     pub fn from_json(json: &[u8]) -> Result<Login, InvalidAuth> {
+        let invalid = InvalidAuth { reason: "not a JSON object of strings" };
         // Go clients send null for what they have not.
-        let wire: Option<AuthConfig> = serde_json::from_slice(json)
-            .map_err(|_| InvalidAuth { reason: "not a JSON object of strings" })?;
+        if !json.trim_ascii_start().starts_with(b"{") && json.trim_ascii() != b"null" {
+            return Err(invalid);
+        }
+        let wire: Option<AuthConfig> = serde_json::from_slice(json).map_err(|_| invalid)?;
         let wire = wire.unwrap_or_default();
         let set = |field: Option<String>| field.filter(|text| !text.is_empty());
         let server_address = set(wire.serveraddress);

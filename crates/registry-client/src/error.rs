@@ -3,6 +3,7 @@
 use errors::{HasKind, Kind, Report};
 use oci::Digest;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 /// Why a registry operation failed. Print with [`errors::chain`].
@@ -38,9 +39,12 @@ pub enum Error {
     /// The registry answered with another error.
     #[error("{what}")]
     Registry { what: String, source: Answer },
-    /// No connection, no TLS, or it broke.
+    /// No connection: name lookup, TCP or TLS. The source names the host.
     #[error("{what}")]
-    Network { what: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Connect { what: String, source: io::Error },
+    /// The connection broke.
+    #[error("{what}")]
+    Network { what: String, source: io::Error },
     /// The peer is silent.
     #[error("{what}: no answer within {after:?}")]
     Timeout { what: String, after: Duration },
@@ -95,7 +99,7 @@ impl fmt::Display for Received {
 /// status line where the body says nothing.
 ///
 /// Spec: distribution-spec, "Error Codes".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
@@ -103,6 +107,8 @@ pub struct Answer {
     pub code: String,
     /// Printable text, at most a few hundred characters; may be empty.
     pub message: String,
+    /// How many seconds the registry asks to be left alone.
+    pub retry_after_s: Option<u32>,
 }
 
 impl fmt::Display for Answer {
@@ -138,7 +144,7 @@ impl HasKind for Error {
                 429 | 500..=599 => Kind::Unavailable,
                 _ => Kind::Internal,
             },
-            Error::Network { .. } | Error::Timeout { .. } => Kind::Unavailable,
+            Error::Connect { .. } | Error::Network { .. } | Error::Timeout { .. } => Kind::Unavailable,
             Error::DigestMismatch { .. } | Error::SizeMismatch { .. } | Error::Malformed { .. } => {
                 Kind::DataLoss
             }

@@ -14,16 +14,28 @@
 //!
 //! Spec: distribution-spec, "Pull"; distribution docs, "Token Authentication Specification".
 
+mod answer;
 mod auth;
+mod blob;
+mod challenge;
 mod client;
 mod config;
+mod connect;
+mod document;
 mod error;
+mod policy;
 mod pull;
 mod sink;
+mod tls;
+mod token;
+mod transport;
+mod url;
+mod writer;
 
 pub use auth::{Auth, InvalidAuth, Login};
-pub use client::{BlobStream, Client, LoginStatus};
+pub use blob::BlobStream;
+pub use client::{Client, LoginStatus};
 pub use config::{Config, Timeouts};
-pub use error::{Answer, Error};
+pub use error::{Answer, Error, Received};
 pub use pull::{Pulled, pull};
 pub use sink::{Blob, Progress, Sink};
