@@ -16,7 +16,8 @@ pub struct Config {
     /// Value of the `User-Agent` header.
     pub user_agent: String,
     /// Directories laid out as Docker's `certs.d`: `<dir>/<host[:port]>/*.crt` are certificate authorities trusted
-    /// for this host besides the system's; `NAME.cert` with `NAME.key` is a client certificate.
+    /// for this host besides the system's; `NAME.cert` with `NAME.key` is a client certificate. Read once for each
+    /// host, when it is first spoken to; Docker Hub's host is `registry-1.docker.io`.
     pub certs_dirs: Vec<PathBuf>,
     /// How long to wait.
     pub timeouts: Timeouts,

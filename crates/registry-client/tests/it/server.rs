@@ -2,11 +2,13 @@
 
 use oci::image::{ImageConfig, Manifest, RootFs, media_type};
 use oci::{Descriptor, Digest, Reference};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -77,24 +79,52 @@ type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 pub(crate) struct Server {
     pub(crate) address: String,
-    seen: Arc<Mutex<Vec<Request>>>,
+    log: Arc<Log>,
     task: JoinHandle<()>,
 }
 
+#[derive(Default)]
+struct Log {
+    requests: Mutex<Vec<Request>>,
+    answering: AtomicUsize,
+    most_answering: AtomicUsize,
+}
+
 impl Server {
+    /// On 127.0.0.1, without TLS.
     pub(crate) async fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Server::start_at("127.0.0.1", None, handler).await
+    }
+
+    /// On an address of this machine, with or without TLS.
+    pub(crate) async fn start_at(
+        host: &str,
+        tls: Option<TlsAcceptor>,
+        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) -> Server {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (log, handler) = (Arc::clone(&seen), Arc::new(handler));
+        let log = Arc::new(Log::default());
+        let (shared, handler) = (Arc::clone(&log), Arc::new(handler));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, Arc::clone(&log), handler.clone()));
+                let (log, handler, tls) = (Arc::clone(&shared), handler.clone(), tls.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => serve(stream, log, handler).await,
+                        // A client may well hang up during the handshake.
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, log, handler).await;
+                            }
+                        }
+                    }
+                });
             }
         });
-        Server { address, seen, task }
+        Server { address, log, task }
     }
 
     pub(crate) fn reference(&self, rest: &str) -> Reference {
@@ -103,7 +133,12 @@ impl Server {
 
     /// All requests so far.
     pub(crate) fn seen(&self) -> Vec<Request> {
-        self.seen.lock().unwrap().clone()
+        self.log.requests.lock().unwrap().clone()
+    }
+
+    /// How many answers were being given at the same time, at most.
+    pub(crate) fn most_answering(&self) -> usize {
+        self.log.most_answering.load(Ordering::SeqCst)
     }
 
     /// How many requests had this in their path.
@@ -118,12 +153,15 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<Request>>>, handler: Arc<Handler>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, log: Arc<Log>, handler: Arc<Handler>) {
     // What is no request, such as a TLS hello, gets no answer.
     let Some(request) = read(&mut stream).await else { return };
     let response = handler(&request);
-    log.lock().unwrap().push(request.clone());
+    log.requests.lock().unwrap().push(request.clone());
+    let answering = log.answering.fetch_add(1, Ordering::SeqCst) + 1;
+    log.most_answering.fetch_max(answering, Ordering::SeqCst);
     tokio::time::sleep(response.delay).await;
+    log.answering.fetch_sub(1, Ordering::SeqCst);
     let mut head = format!("HTTP/1.1 {} Status\r\nConnection: close\r\n", response.status);
     if !response.no_length && !response.headers.iter().any(|(name, _)| name == "Content-Length") {
         head += &format!("Content-Length: {}\r\n", response.body.len());
@@ -142,7 +180,7 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<Request>>>, handler: Ar
     let _gone = stream.shutdown().await;
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes: Vec<u8> = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
