@@ -127,4 +127,11 @@ mod tests {
             assert!(result.is_none() || text.starts_with("Bearer realm"), "{text:?}: {result:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read(text in r#"[A-Za-z=", \\\\é\t]{0,40}|.{0,40}"#) {
+            let _challenge = choose(std::iter::once(text.as_str()));
+        }
+    }
 }

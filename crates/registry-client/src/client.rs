@@ -73,7 +73,7 @@ impl Client {
         for (endpoint, auth) in with_auth(&endpoints, auth) {
             match self.resolve_at(endpoint, reference, auth).await {
                 Ok(found) => return Ok(found),
-                Err(error) => passed_over(endpoint, &mut failure, error),
+                Err(error) => self.passed_over(endpoint, &mut failure, error),
             }
         }
         Err(last(failure))
@@ -91,7 +91,7 @@ impl Client {
         for (endpoint, auth) in with_auth(&endpoints, auth) {
             match self.head_at(endpoint, reference, auth).await {
                 Ok(found) => return Ok(found),
-                Err(error) => passed_over(endpoint, &mut failure, error),
+                Err(error) => self.passed_over(endpoint, &mut failure, error),
             }
         }
         Err(last(failure))
@@ -243,7 +243,7 @@ impl Client {
             };
             match opened {
                 Ok(stream) => return Ok(stream),
-                Err(error) => passed_over(endpoint, &mut failure, error),
+                Err(error) => self.passed_over(endpoint, &mut failure, error),
             }
         }
         Err(last(failure))
@@ -262,6 +262,8 @@ impl Client {
         tries: Tries,
     ) -> Result<Reply, Error> {
         match tries {
+            // Where something else can be asked, nothing is asked twice.
+            _ if endpoint.mirror => self.transport.once(endpoint, request, auth).await,
             Tries::One => self.transport.once(endpoint, request, auth).await,
             Tries::Many => self.transport.request(endpoint, request, auth).await,
         }
@@ -324,7 +326,17 @@ impl Client {
     fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
         let own = registry_endpoint(reference.host())?;
         let mirrors = if reference.host() == DEFAULT_HOST { &*self.mirrors } else { &[] };
-        Ok(mirrors.iter().cloned().chain([own]).collect())
+        let awake = mirrors.iter().filter(|mirror| !self.transport.is_silent(mirror)).cloned();
+        Ok(awake.chain([own]).collect())
+    }
+
+    fn passed_over(&self, endpoint: &Endpoint, failure: &mut Option<Error>, error: Error) {
+        let host = &endpoint.authority;
+        tracing::debug!(%host, error = errors::chain(&error), "registry operation failed");
+        if endpoint.mirror && matches!(error, Error::Connect { .. } | Error::Timeout { .. }) {
+            self.transport.set_silent(endpoint);
+        }
+        *failure = Some(error);
     }
 }
 
@@ -356,7 +368,7 @@ fn mirror(text: &str, transport: &Transport) -> Result<Endpoint, Error> {
     let path = url.to_string();
     let prefix = path.splitn(4, '/').nth(3).unwrap_or_default().trim_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-    Ok(Endpoint { authority: url.authority, scheme: Some(url.scheme), prefix })
+    Ok(Endpoint { authority: url.authority, scheme: Some(url.scheme), prefix, mirror: true })
 }
 
 fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
@@ -365,7 +377,7 @@ fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
         what: format!("registry {host:?}"),
         reason: "want host or host:port".into(),
     })?;
-    Ok(Endpoint { authority, scheme: None, prefix: String::new() })
+    Ok(Endpoint { authority, scheme: None, prefix: String::new(), mirror: false })
 }
 
 /// The scheme that a client writes before its registry does not switch TLS off; only the configuration does.
@@ -382,14 +394,7 @@ fn with_auth<'a>(
     endpoints: &'a [Endpoint],
     auth: &'a Auth,
 ) -> impl Iterator<Item = (&'a Endpoint, &'a Auth)> {
-    let own = endpoints.len() - 1;
-    let auth_at = move |at| if at == own { auth } else { &Auth::Anonymous };
-    endpoints.iter().enumerate().map(move |(at, endpoint)| (endpoint, auth_at(at)))
-}
-
-fn passed_over(endpoint: &Endpoint, failure: &mut Option<Error>, error: Error) {
-    tracing::debug!(host = %endpoint.authority, error = errors::chain(&error), "registry operation failed");
-    *failure = Some(error);
+    endpoints.iter().map(move |endpoint| (endpoint, if endpoint.mirror { &Auth::Anonymous } else { auth }))
 }
 
 fn last(failure: Option<Error>) -> Error {

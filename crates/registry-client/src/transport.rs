@@ -34,6 +34,8 @@ use tokio::time::{sleep, timeout};
 const MAX_REDIRECTS: usize = 10;
 /// How long we believe that an insecure host speaks TLS or does not.
 const SCHEME_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a mirror that does not answer is left alone.
+const MIRROR_REST: Duration = Duration::from_secs(60);
 /// How long an unused connection stays open.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,8 @@ pub(crate) struct Endpoint {
     pub(crate) scheme: Option<Scheme>,
     /// Before `/v2/`; empty or starting with `/`.
     pub(crate) prefix: String,
+    /// Asked once and anonymously, in the hope to spare the registry itself.
+    pub(crate) mirror: bool,
 }
 
 /// A request below `/v2/`.
@@ -70,6 +74,8 @@ pub(crate) struct Transport {
     user_agent: HeaderValue,
     schemes: Mutex<HashMap<Authority, (Scheme, Instant)>>,
     tokens: Tokens,
+    /// Mirrors that did not answer, and when.
+    silent: Mutex<HashMap<Authority, Instant>>,
 }
 
 impl Transport {
@@ -96,7 +102,20 @@ impl Transport {
             user_agent,
             schemes: Mutex::default(),
             tokens: Tokens::default(),
+            silent: Mutex::default(),
         })
+    }
+
+    /// Whether a mirror did not answer a short while ago.
+    pub(crate) fn is_silent(&self, mirror: &Endpoint) -> bool {
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.get(&mirror.authority).is_some_and(|since| since.elapsed() < MIRROR_REST)
+    }
+
+    /// Leaves a mirror alone for a while. There are no more of them than configured.
+    pub(crate) fn set_silent(&self, mirror: &Endpoint) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.insert(mirror.authority.clone(), Instant::now());
     }
 
     /// Sends `request`, again and again after temporary failures, up to the configured number of repetitions. That

@@ -281,4 +281,17 @@ mod tests {
         assert!(!same("https://a", "https://a:444"));
         assert!(!same("https://a", "https://b"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_location_is_read(text in "(https?:)?[-a-z0-9:/?#@.%\\[\\] é]{0,40}|.{0,40}") {
+            let base = Url::parse("https://r.example/v2/").unwrap();
+            if let Some(url) = base.join(&text) {
+                // What is printed is what is connected to.
+                let uri = url.to_uri().unwrap();
+                proptest::prop_assert_eq!(Url::parse(&uri.to_string()), Some(url.clone()));
+                proptest::prop_assert_eq!(uri.host().unwrap().trim_matches(['[', ']']), url.authority.host());
+            }
+        }
+    }
 }

@@ -226,7 +226,12 @@ async fn mirrors_are_asked_first_and_without_credentials() {
         inner.answer(&request)
     })
     .await;
-    let mirrors = vec![format!("http://{}", dead.address), format!("http://{}/hub/", mirror.address)];
+    let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mirrors = vec![
+        format!("http://{refuses}"),
+        format!("http://{}", dead.address),
+        format!("http://{}/hub/", mirror.address),
+    ];
     let client = Client::new(Config { mirrors, max_retries: 0, ..Config::default() }).unwrap();
     pull_with(&client, &"busybox:1".parse().unwrap(), &user()).await.unwrap();
     assert_eq!(mirror.seen()[0].path, "/hub/v2/library/busybox/manifests/1");
