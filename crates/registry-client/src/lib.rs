@@ -1,0 +1,41 @@
+//! The pull side of the OCI distribution API: finds what a reference names, fetches manifests and blobs, answers
+//! authentication challenges, and drives a whole pull into a [`Sink`].
+//!
+//! The crate speaks HTTP/1.1 on its own small connector rather than through a general client, because what it must
+//! be sure of is exactly what general clients decide for themselves: which host sees which credentials, what a
+//! redirect may do, and which TLS rules hold for which registry.
+//!
+//! - [`Client`] is one registry operation at a time: [`Client::resolve`], [`Client::manifest`], [`Client::blob`].
+//! - [`pull`] is a whole image: it chooses the platform, fetches config and layers side by side, resumes what
+//!   breaks, and hands bytes to the caller's [`Sink`] on a blocking thread.
+//!
+//! What a registry sends is hostile until its digest is checked: everything read has a maximum, and errors say what
+//! was promised and what came.
+//!
+//! Spec: distribution-spec, "Pull"; distribution docs, "Token Authentication Specification".
+
+mod answer;
+mod auth;
+mod blob;
+mod challenge;
+mod client;
+mod config;
+mod connect;
+mod document;
+mod error;
+mod policy;
+mod pull;
+mod sink;
+mod tls;
+mod token;
+mod transport;
+mod url;
+mod writer;
+
+pub use auth::{Auth, InvalidAuth, Login};
+pub use blob::BlobStream;
+pub use client::{Client, LoginStatus};
+pub use config::{Config, Timeouts};
+pub use error::{Answer, Error, Received};
+pub use pull::{Pulled, pull};
+pub use sink::{Blob, Progress, Sink};
