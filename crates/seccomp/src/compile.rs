@@ -238,22 +238,45 @@ fn multiplexed(name: &str, table: Table) -> Option<(u32, Condition)> {
     Some((tables::number("ipc", table)?, condition))
 }
 
-/// A search tree over ranges that begin at the numbers given; the first one begins at 0.
+/// Single numbers tested one after the other inside a range: more would be shorter still, and slower.
+const MAX_EXCEPTIONS: usize = 3;
+
+/// A search tree over ranges that begin at the numbers given, the first one at 0.
 fn tree(assembler: &mut Assembler, ranges: &[(u32, Label)]) -> Label {
-    match ranges {
+    let mut nodes = Vec::with_capacity(ranges.len());
+    let mut rest = ranges;
+    while let Some((&(start, target), after)) = rest.split_first() {
+        let exceptions = exceptions(rest);
+        // Found from the left, written from the right: code cannot jump back.
+        nodes.push((start, target, &after[..2 * exceptions]));
+        rest = &after[2 * exceptions..];
+    }
+    search(assembler, &nodes)
+}
+
+/// How many single numbers that differ from the range around them follow the first of `ranges`.
+fn exceptions(ranges: &[(u32, Label)]) -> usize {
+    let Some((_, around)) = ranges.first() else { return 0 };
+    let single = |pair: &&[(u32, Label)]| match pair {
+        [(start, _), (end, target)] => start + 1 == *end && target == around,
+        _ => false,
+    };
+    ranges[1..].chunks(2).take(MAX_EXCEPTIONS).take_while(single).count()
+}
+
+type Node<'a> = (u32, Label, &'a [(u32, Label)]);
+
+fn search(assembler: &mut Assembler, nodes: &[Node<'_>]) -> Label {
+    match nodes {
         [] => assembler.ret(Action::KILL_THREAD),
-        [(_, target)] => *target,
-        // One number that differs from its neighbours.
-        [(_, before), (start, target), (end, after)] if before == after && start + 1 == *end => {
-            assembler.branch(EQUAL, *start, *target, *before)
-        }
+        [(_, target, exceptions)] => exceptions
+            .chunks(2)
+            .rev()
+            .fold(*target, |no, pair| assembler.branch(EQUAL, pair[0].0, pair[0].1, no)),
         _ => {
-            // An odd number of ranges on the left lets the pattern above match more often.
-            let middle = (ranges.len() / 2) | 1;
-            let middle = if middle < ranges.len() { middle } else { ranges.len() / 2 };
-            let (left, right) = ranges.split_at(middle);
-            let above = tree(assembler, right);
-            let below = tree(assembler, left);
+            let (left, right) = nodes.split_at(nodes.len() / 2);
+            let above = search(assembler, right);
+            let below = search(assembler, left);
             assembler.branch(GREATER_OR_EQUAL, right[0].0, above, below)
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Needs a C compiler (which Rust's linker is) and, for the comparison with libseccomp, Debian's libseccomp-dev.
 #![allow(unreachable_pub, reason = "modules of a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "halves of 64-bit arguments")]
 
 mod interpreter;

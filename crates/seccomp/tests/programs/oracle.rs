@@ -8,11 +8,15 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Compiles a C file of these tests; `None`, with the reason printed, if that is not possible here.
 pub fn build(name: &str, libraries: &[&str]) -> Option<PathBuf> {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let output = directory.join(format!("{name}-{}", std::process::id()));
+    // Tests run side by side, each with its own copy.
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let number = BUILT.fetch_add(1, Ordering::Relaxed);
+    let output = directory.join(format!("{name}-{}-{number}", std::process::id()));
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
     let result = Command::new("cc").arg("-o").arg(&output).arg(source).args(libraries).output();
     match result {
@@ -75,6 +79,9 @@ fn libseccomp(helper: &PathBuf, profile: &Seccomp) -> Vec<Instruction> {
     output.stdout.chunks_exact(8).map(instruction).collect()
 }
 
+/// A call of x86_64 that Debian's libseccomp does not know yet, among numbers that it does.
+const URETPROBE: u32 = 335;
+
 /// Compares the answers for all numbers that the profile covers, with arguments around `values`.
 fn compare(helper: &PathBuf, profile: &Seccomp, largest: u32, values: &[u64]) {
     let theirs = libseccomp(helper, profile);
@@ -87,7 +94,7 @@ fn compare(helper: &PathBuf, profile: &Seccomp, largest: u32, values: &[u64]) {
     around.sort_unstable();
     around.dedup();
     for (arch, bit) in [(X86_64, 0), (X86_64, 1 << 30), (I386, 0), (0xc000_00b7, 0)] {
-        for nr in 0..=largest {
+        for nr in (0..=largest).filter(|nr| *nr != URETPROBE) {
             for (at, &value) in around.iter().enumerate() {
                 let args = [value, around[(at * 7 + 3) % around.len()], value, 0, value ^ 5, value];
                 let call = Call { arch, nr: nr | bit, args };
