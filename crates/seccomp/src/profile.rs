@@ -3,9 +3,9 @@
 use crate::Error;
 use oci::runtime::{Seccomp, SyscallArg, SyscallRule};
 
-/// More names than any real profile; what follows is linear in it.
+/// More than any real profile, and little enough for one that a client makes up.
 const MAX_RULES: usize = 8192;
-const MAX_NAMES: usize = 65536;
+const MAX_WORK: usize = 65536;
 
 const EPERM: u32 = 1;
 
@@ -94,7 +94,9 @@ pub(crate) fn parse(profile: &Seccomp) -> Result<Profile<'_>, Error> {
     let limit =
         |what, count, most| if count > most { Err(Error::TooMany { what, count, most }) } else { Ok(()) };
     limit("rules", profile.syscalls.len(), MAX_RULES)?;
-    limit("names", profile.syscalls.iter().map(|r| r.names.len()).sum(), MAX_NAMES)?;
+    // Each name of a rule gets its conditions, so it is the product that costs.
+    let work = |r: &SyscallRule| r.names.len().saturating_mul(r.args.len().max(1));
+    limit("names and conditions", profile.syscalls.iter().map(work).sum(), MAX_WORK)?;
     let default = Action::parse(&profile.default_action, profile.default_errno_ret)?;
     if default == Action::NOTIFY {
         return Err(Error::Notify("as the default: the listener could never be handed over"));

@@ -107,6 +107,8 @@ fn bad_profiles_are_refused() {
     check(profile("ALLOW", vec![rule(&["read"], "ERRNO", &[(6, "EQ", 0, 0)])]), "index 6");
     check(Seccomp { architectures: vec!["SCMP_ARCH_PDP11".into()], ..profile("ALLOW", vec![]) }, "PDP11");
     check(Seccomp { flags: vec!["SECCOMP_FILTER_FLAG_X".into()], ..profile("ALLOW", vec![]) }, "FLAG_X");
+    let conditions = vec![(0, "EQ", 1, 0); 1000];
+    check(profile("ALLOW", vec![rule(&["read"; 100], "ERRNO", &conditions)]), "conditions");
     let many = (0..3000).map(|v| rule(&["read"], "ERRNO", &[(0, "EQ", v << 32 | v, 0)])).collect();
     check(profile("ALLOW", many), "4096");
 }
