@@ -148,7 +148,7 @@ impl Shim {
         &mut self,
         client: u64,
         exec_id: String,
-        mut document: oci::runtime::Process,
+        document: oci::runtime::Process,
         streams: Streams,
     ) -> Result<(), Report> {
         if self.phase != Phase::Running {
@@ -167,8 +167,6 @@ impl Shim {
         process.asker = Some(client);
         process.wanted = streams;
         process.stdin_owner = streams.stdin.then_some(client);
-        // The size would be set twice, once by the runtime; an empty one helps nobody.
-        document.console_size = document.console_size.filter(|size| size.height > 0 && size.width > 0);
         let file = exec_file(&process, "json");
         let (pid_file, log) = (exec_file(&process, "pid"), exec_file(&process, "log"));
         write_private(&file, &document).map_err(|e| io_report("write the exec's process document", &e))?;

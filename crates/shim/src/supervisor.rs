@@ -488,12 +488,6 @@ impl Shim {
             if let (Some(role), Some(client)) = (role, self.clients.get_mut(&asker)) {
                 client.role = role;
             }
-            // Whoever gives stdin may have gone meanwhile.
-            if !self.clients.contains_key(&asker)
-                && let Some(process) = self.processes.get_mut(&key)
-            {
-                process.stdio.close_stdin();
-            }
         }
     }
 
@@ -542,9 +536,18 @@ impl Shim {
         for key in self.keys_of_clients() {
             self.take_frames(key);
         }
+        let over: Vec<u64> = (self.processes.iter())
+            .filter(|(key, p)| **key != INIT && p.exit.is_some())
+            .filter(|(_, p)| p.is_drained() || p.drain_until.is_some_and(|at| at <= now))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            self.drain(key);
+            self.end_exec(key);
+        }
+        // After all that may have been the last a client hears.
         for client in self.clients.values_mut() {
-            let is_stuck = client.backlog() >= self.limits.client_buffer
-                && now.saturating_duration_since(client.progress()) >= self.limits.stall;
+            let is_stuck = client.stuck_since(self.limits).is_some_and(|at| at + self.limits.stall <= now);
             if is_stuck {
                 note("a client took nothing for too long: cut off");
             }
@@ -554,15 +557,6 @@ impl Shim {
             if self.clients.get(&key).is_some_and(|c| c.is_dead) {
                 self.forget_client(key);
             }
-        }
-        let over: Vec<u64> = (self.processes.iter())
-            .filter(|(key, p)| **key != INIT && p.exit.is_some())
-            .filter(|(_, p)| p.is_drained() || p.drain_until.is_some_and(|at| at <= now))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in over {
-            self.drain(key);
-            self.end_exec(key);
         }
         if self.phase == Phase::Flushing {
             let is_quiet = self.processes.is_empty()
@@ -580,9 +574,8 @@ impl Shim {
 
     /// The next moment at which something is due without a cause from outside.
     fn next_due(&self) -> Option<Instant> {
-        let stalls = (self.clients.values())
-            .filter(|c| c.backlog() >= self.limits.client_buffer)
-            .map(|c| c.progress() + self.limits.stall);
+        let stalls =
+            self.clients.values().filter_map(|c| Some(c.stuck_since(self.limits)? + self.limits.stall));
         let drains = self.processes.values().filter_map(|p| p.drain_until);
         stalls.chain(drains).chain(self.flush_until).min()
     }
