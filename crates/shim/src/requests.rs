@@ -47,9 +47,12 @@ impl Shim {
     }
 
     fn take_request(&mut self, key: u64, payload: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(payload) else { return self.cut(key) };
+        let request = serde_json::from_slice::<Request>(payload);
+        if request.is_err() && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_err() {
+            return self.cut(key);
+        }
         let Some(client) = self.clients.get_mut(&key) else { return };
-        match (serde_json::from_value(value), client.is_greeted) {
+        match (request, client.is_greeted) {
             // Whatever the client's version: it hears ours and knows what it may ask.
             (Ok(Request::Hello { .. }), _) => {
                 client.is_greeted = true;

@@ -62,6 +62,8 @@ pub(crate) struct Shim {
     oom_counter: Option<PathBuf>,
     ready: Option<File>,
     flush_until: Option<Instant>,
+    /// Code was mapped that the loop does not need: set-up, JSON, starting programs.
+    is_fat: bool,
     scratch: Vec<u8>,
 }
 
@@ -191,6 +193,7 @@ impl Shim {
             oom_counter: None,
             ready: None,
             flush_until: None,
+            is_fat: true,
             scratch: vec![0; SCRATCH],
         })
     }
@@ -299,6 +302,7 @@ impl Shim {
 
     /// A runtime call has ended.
     fn end_job(&mut self, job: Job, status: WaitStatus) {
+        self.is_fat = true;
         match job.op {
             Op::Create => {
                 let outcome = self.end_making(INIT, "init.pid", job, status);
@@ -515,6 +519,10 @@ impl Shim {
         self.settle();
         if self.phase == Phase::Gone {
             return Ok(());
+        }
+        if self.is_fat && self.jobs.is_empty() && matches!(self.phase, Phase::Created | Phase::Running) {
+            self.is_fat = false;
+            sys::footprint::forget_code();
         }
         for (cause, flags) in self.wait_for_causes()? {
             match cause {

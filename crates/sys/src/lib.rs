@@ -2,5 +2,6 @@
 //! descriptors or errors out. A raw integer never leaves this crate. It is the only crate with `unsafe` code; other
 //! crates use `rustix` for what it has.
 
+pub mod footprint;
 pub mod signalfd;
 pub mod spawn;
