@@ -1,5 +1,7 @@
 //! `apply` on the real file system, with good archives and bad ones. Needs root.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests")]
+
 #[path = "support/arena.rs"]
 mod arena;
 #[path = "support/forge.rs"]

@@ -1,5 +1,7 @@
 //! Compressed streams, whole and broken.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests")]
+
 use archive::{Compression, compress, decompress};
 use errors::{HasKind, Kind};
 use std::io::{Read, Write};
