@@ -1,4 +1,5 @@
 //! The store as a whole: format, transactions, records, crashes, a full disk.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 use errors::{HasKind, Kind};
 use metadata::{Database, Error, ImageRow, LayerRow, RecordKind, ReferenceRow, SnapshotRow};

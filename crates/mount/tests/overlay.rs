@@ -1,4 +1,5 @@
 //! Overlay mounts by both roads. Needs root.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests fail as tests do")]
 
 use mount::{Overlay, detach, is_mounted, list_below, mount_overlay, mount_overlay_in_one_call};
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SIZE_MIB: u64 = 24;
+const SIZE: usize = 14 << 20;
 
 /// A small file system of its own.
 struct Small {
@@ -29,7 +29,7 @@ impl Small {
     fn tmpfs() -> Small {
         let small = Small { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(small.root()).unwrap();
-        let options = std::ffi::CString::new(format!("size={SIZE_MIB}m")).unwrap();
+        let options = std::ffi::CString::new(format!("size={SIZE}")).unwrap();
         rustix::mount::mount("tmpfs", small.root(), "tmpfs", MountFlags::empty(), options.as_c_str())
             .unwrap();
         small
@@ -39,7 +39,7 @@ impl Small {
         let small = Small { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(small.root()).unwrap();
         let file = small.dir.path().join("disk");
-        std::fs::File::create(&file).unwrap().set_len(SIZE_MIB << 20).unwrap();
+        std::fs::File::create(&file).unwrap().set_len(SIZE as u64).unwrap();
         let run = |program: &str, args: &[&std::ffi::OsStr]| {
             Command::new(program).args(args).output().is_ok_and(|out| out.status.success())
         };
@@ -85,16 +85,16 @@ fn check(root: &Path) {
     let before = store.images.list().unwrap();
 
     // An image too large for the disk, as a load and as an import.
-    let large = Forged::new(&[Tar::new().file("zeros", &vec![0; (SIZE_MIB as usize) << 20]).finish()]);
+    let large = Forged::new(&[Tar::new().file("zeros", &vec![0; SIZE]).finish()]);
     large.store(&store.content);
     let error = store.import(&large.target(), &["large:1"]).unwrap_err();
     assert_eq!(error.kind(), Kind::Exhausted, "{}", errors::chain(&error));
     assert_eq!(store.images.collect_garbage().unwrap().blobs.len(), 3);
     assert!(store.overlay.empty_trash().unwrap() > 0);
-    let noise: Vec<u8> =
-        (0..SIZE_MIB << 17).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
-    let archive =
-        Forged::new(&[Tar::new().file("noise", &noise).finish()]).docker_archive(&["noise:1"]).finish();
+    let tar = |name: &str, content: &[u8]| Tar::new().file(name, content).finish();
+    // The third is not compressed.
+    let plain = Forged::new(&[tar("a", b""), tar("b", b""), tar("large", &vec![1; SIZE])]);
+    let archive = plain.docker_archive(&["plain:1"]).finish();
     let error = store.images.load(&archive[..], &Platform::host(), &image::ignore).unwrap_err();
     assert_eq!(error.kind(), Kind::Exhausted, "{}", errors::chain(&error));
     assert_eq!(store.images.list().unwrap(), before);
