@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 
 /// A bridge network as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a separate option of a network")]
 pub struct BridgeConfig {
     /// The interface: `brig0`, or `br-` and twelve hex digits of the network's id.
     pub name: String,

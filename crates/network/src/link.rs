@@ -3,8 +3,8 @@
 //! Kernel: [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html).
 
 use crate::netlink::{
-    Attributes, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Request, Socket, read_i32, read_text,
-    read_u32,
+    Attributes, Dump, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Request, Socket, read_i32,
+    read_text, read_u32,
 };
 use crate::{Error, Net, Result};
 use std::io;
@@ -174,7 +174,7 @@ pub(crate) fn routes(socket: &Socket) -> Result<Vec<Net>> {
         .collect())
 }
 
-fn dump(socket: &Socket, request: &Request, operation: &str) -> Result<Vec<(u16, Vec<u8>)>> {
+fn dump(socket: &Socket, request: &Request, operation: &str) -> Result<Dump> {
     socket.dump(request).map_err(|source| failed(operation, source))
 }
 

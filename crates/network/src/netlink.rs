@@ -27,6 +27,9 @@ const ATTRIBUTE_LEN: usize = 4;
 /// Room for one read. The kernel fills at most 32 KiB in a dump, and an answer is not larger than what was sent.
 const BUFFER_LEN: usize = 64 * 1024;
 
+/// Requests up to this pass with the send buffer that Linux gives every socket, 208 KiB.
+const LARGE_REQUEST: usize = 100 * 1024;
+
 /// How often a dump starts again because the kernel says that what it lists changed meanwhile.
 const MAX_DUMP_TRIES: u32 = 16;
 
@@ -123,6 +126,9 @@ impl From<rustix::io::Errno> for Failure {
     }
 }
 
+/// Type and body of each message of a list.
+pub(crate) type Dump = Vec<(u16, Vec<u8>)>;
+
 /// A socket to one part of the kernel, in the network namespace of the thread that opened it, for good.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -180,7 +186,7 @@ impl Socket {
     }
 
     /// Sends one dump request and returns type and body of each message of the answer.
-    pub(crate) fn dump(&self, request: &Request) -> io::Result<Vec<(u16, Vec<u8>)>> {
+    pub(crate) fn dump(&self, request: &Request) -> io::Result<Dump> {
         let mut tries = 0;
         loop {
             match self.try_dump(request)? {
@@ -192,7 +198,7 @@ impl Socket {
     }
 
     /// `None` if the list changed while it was read.
-    fn try_dump(&self, request: &Request) -> io::Result<Option<Vec<(u16, Vec<u8>)>>> {
+    fn try_dump(&self, request: &Request) -> io::Result<Option<Dump>> {
         self.send(request)?;
         let mut buffer = vec![0; BUFFER_LEN];
         let mut all = Vec::new();
@@ -219,6 +225,10 @@ impl Socket {
     }
 
     fn send(&self, request: &Request) -> rustix::io::Result<()> {
+        if request.buffer.len() > LARGE_REQUEST {
+            // The limit of this namespace's administrator is for others; without CAP_NET_ADMIN nothing here works.
+            rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, 2 * request.buffer.len())?;
+        }
         // Never connected or bound: the kernel binds the socket now, and the peer defaults to the kernel itself.
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &request.buffer, SendFlags::empty()))
             .map(drop)
