@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod footprint;
+pub mod netns;
 pub mod signalfd;
 pub mod spawn;
 pub mod thread_fs;
