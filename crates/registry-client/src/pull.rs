@@ -6,6 +6,7 @@
 //!
 //! Everything but the writers' threads runs inside the caller's future: dropping it ends all of it.
 
+use crate::answer::printable;
 use crate::client::Tries;
 use crate::document::{self, Document};
 use crate::error::Received;
@@ -130,7 +131,7 @@ impl Pull<'_> {
         let what = format!("manifest {reference}");
         let config = &manifest.config;
         if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-            let media_type = config.media_type.chars().filter(|c| !c.is_control()).take(128).collect();
+            let media_type = printable(&config.media_type);
             return Err(Error::NotAnImage { reference, media_type });
         }
         if config.size > MAX_CONFIG as u64 {
