@@ -312,11 +312,7 @@ pub(crate) fn wait(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
             () = sender.closed() => return,
         };
         if let Ok(life) = done {
-            let error = (!life.error.is_empty()).then(|| object!({ "Message": life.error }));
-            let mut body = object!({ "StatusCode": life.exit_code });
-            if let Some(error) = error {
-                body["Error"] = error;
-            }
+            let body = object!({ "StatusCode": life.exit_code });
             drop(sender.send(crate::reply::line(&body)).await);
         }
     });

@@ -109,7 +109,7 @@ impl Engine {
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
         let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root.join("snapshots"), db.clone()).during(open)?);
+            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );

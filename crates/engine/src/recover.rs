@@ -267,7 +267,7 @@ async fn shim_state(dir: &Path) -> Option<(ShimStatus, i32, ShimConnection)> {
     let mut connection = ShimConnection::connect(dir).await.ok()?;
     let Response::State(state) = connection.request(&Request::State).await.ok()? else { return None };
     if state.status != ShimStatus::Created {
-        connection.request(&Request::Subscribe).await.ok()?;
+        connection.subscribe().await.ok()?;
     }
     Some((state.status, state.pid, connection))
 }
