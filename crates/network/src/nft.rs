@@ -293,7 +293,7 @@ impl Batch {
     /// Carries the batch out. `operation` says what it is for.
     pub(crate) fn commit(mut self, operation: &str) -> Result<()> {
         self.request.message(NFNL_MSG_BATCH_END, 0, &batch_header(), |_| {});
-        let result = transact(&self.request);
+        let result = with_socket(|socket| socket.transact(&self.request));
         result.map_err(|f| {
             let operation = format!("{operation}, message {} of {}", f.message, self.request.len());
             Error::Firewall { operation, source: f.source }
@@ -327,7 +327,10 @@ impl Batch {
 /// cannot come to mean another one.
 static SOCKET: Mutex<Option<(u64, Socket)>> = Mutex::new(None);
 
-fn transact(request: &Request) -> std::result::Result<(), Failure> {
+/// Calls `work` with the socket that is kept for the calling thread's network namespace.
+pub(crate) fn with_socket<T>(
+    work: impl FnOnce(&Socket) -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
     let failure = |source| Failure { message: 0, source };
     let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(failure)?.ino();
     let mut slot = SOCKET.lock().unwrap_or_else(PoisonError::into_inner);
@@ -336,9 +339,9 @@ fn transact(request: &Request) -> std::result::Result<(), Failure> {
         Some((inode, socket)) if inode == namespace => socket,
         _ => Socket::netfilter().map_err(failure)?,
     };
-    socket.transact(request)?;
+    let done = work(&socket)?;
     *slot = Some((namespace, socket));
-    Ok(())
+    Ok(done)
 }
 
 /// An interface name as a key.

@@ -13,7 +13,7 @@
 //! connects while there is no rule is refused, not left hanging.
 
 use crate::nft::{Batch, Value};
-use crate::{Error, Result, firewall, name, sysctl};
+use crate::{Error, Result, conntrack, firewall, name, sysctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -27,7 +27,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
@@ -109,13 +109,14 @@ pub fn publish(mappings: &[PortMapping]) -> Result<()> {
     }
     let elements = elements(mappings);
     let change = |batch: &mut Batch| elements.iter().for_each(|(map, some)| batch.add_elements(map, some));
-    firewall::change_elements("publish ports", change).map_err(|error| taken(error, mappings))
+    firewall::change_elements("publish ports", change).map_err(|error| taken(error, mappings))?;
+    conntrack::forget_udp(mappings)
 }
 
 /// Takes every mapping back, or none. Harmless for what is not published; a port that is published to another
 /// container stays, and is an error.
 ///
-/// Connections that are open go on until the container ends.
+/// TCP connections that are open go on until the container ends; UDP clients are cut off.
 ///
 /// # Errors
 ///
@@ -129,7 +130,8 @@ pub fn unpublish(mappings: &[PortMapping]) -> Result<()> {
             batch.delete_elements(map, some);
         }
     };
-    firewall::change_elements("take ports back", change).map_err(|error| taken(error, mappings))
+    firewall::change_elements("take ports back", change).map_err(|error| taken(error, mappings))?;
+    conntrack::forget_udp(mappings)
 }
 
 /// A map of the table and what goes into it.
