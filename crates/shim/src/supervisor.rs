@@ -8,6 +8,7 @@ use crate::table::{Action, Event, Phase, step};
 use crate::{Error, Limits, oom};
 use errors::{Kind, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 use shim_api::{
@@ -28,6 +29,8 @@ const MAX_CONFIG: u64 = 1 << 20;
 const SCRATCH: usize = 32 << 10;
 /// Bytes read of a stream that others hold open, once its process is gone: what a pipe may hold at most by default.
 const MAX_REST: usize = 1 << 20;
+/// How long to leave connections alone that cannot be accepted.
+const DEAF: Duration = Duration::from_secs(1);
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
@@ -61,7 +64,10 @@ pub(crate) struct Shim {
     is_log_failing: bool,
     oom_counter: Option<PathBuf>,
     ready: Option<File>,
-    flush_until: Option<Instant>,
+    /// When to stop waiting for execs, or for clients: in the phases that do.
+    due: Option<Instant>,
+    /// When to accept connections again, after there were no descriptors left.
+    deaf_until: Option<Instant>,
     /// Code was mapped that the loop does not need: set-up, JSON, starting programs.
     is_fat: bool,
     scratch: Vec<u8>,
@@ -110,7 +116,7 @@ pub(crate) fn run(dir: &Path, env: Vec<OsString>, limits: Limits) -> Result<(), 
 /// The ready pipe as our own descriptor; 1 becomes `/dev/null`.
 fn take_stdout() -> Result<File, Error> {
     let what = "take stdout";
-    let failed = |source: rustix::io::Errno| Error::Setup { what, source: source.into() };
+    let failed = |source: Errno| Error::Setup { what, source: source.into() };
     let ready = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map_err(failed)?;
     let null =
         File::options().write(true).open("/dev/null").map_err(|source| Error::Setup { what, source })?;
@@ -192,7 +198,8 @@ impl Shim {
             is_log_failing: false,
             oom_counter: None,
             ready: None,
-            flush_until: None,
+            due: None,
+            deaf_until: None,
             is_fat: true,
             scratch: vec![0; SCRATCH],
         })
@@ -225,6 +232,7 @@ impl Shim {
             Action::RunDelete => self.call(Op::Delete),
             Action::Answer => self.answer_asker(),
             Action::KillInit => self.kill_init(),
+            Action::Drain => self.begin_draining(),
             Action::Publish => self.publish(),
             Action::Leave => self.leave(),
         }
@@ -382,6 +390,8 @@ impl Shim {
                 process.stdio.stdin = None;
             }
             self.oom_counter = oom::counter_of(pid);
+        } else {
+            process.kills_before = self.oom_counter.as_deref().map_or(0, oom::kills);
         }
         Ok(())
     }
@@ -434,8 +444,12 @@ impl Shim {
         }
     }
 
-    fn publish(&mut self) {
+    fn begin_draining(&mut self) {
         self.drain(INIT);
+        self.due = Some(Instant::now() + self.limits.exec_drain);
+    }
+
+    fn publish(&mut self) {
         let Some(init) = self.processes.remove(&INIT) else { return };
         if let Some(exit) = init.exit {
             if let Err(error) = write_exit(&exit) {
@@ -450,7 +464,7 @@ impl Shim {
         if let Some((client, _)) = self.asker.take() {
             self.answer(client, &Response::Ok);
         }
-        self.flush_until = Some(Instant::now() + self.limits.flush);
+        self.due = Some(Instant::now() + self.limits.flush);
     }
 
     fn leave(&mut self) {
@@ -517,7 +531,8 @@ impl Shim {
 
     fn turn(&mut self) -> Result<(), Error> {
         self.settle();
-        if self.phase == Phase::Gone {
+        if self.end_waiting(Instant::now()) {
+            // What that did has to be settled before there may be nothing left to wait for.
             return Ok(());
         }
         if self.is_fat && self.jobs.is_empty() && matches!(self.phase, Phase::Created | Phase::Running) {
@@ -541,6 +556,7 @@ impl Shim {
     /// What follows from the last turn, and what is due.
     fn settle(&mut self) {
         let now = Instant::now();
+        self.deaf_until = self.deaf_until.filter(|at| *at > now);
         for key in self.keys_of_clients() {
             self.take_frames(key);
         }
@@ -566,14 +582,29 @@ impl Shim {
                 self.forget_client(key);
             }
         }
-        if self.phase == Phase::Flushing {
-            let is_quiet = self.processes.is_empty()
-                && self.jobs.is_empty()
-                && self.clients.values().all(|c| c.backlog() == 0 && !c.is_closing);
-            if is_quiet || self.flush_until.is_some_and(|at| at <= now) {
-                self.apply(Event::Flushed);
+    }
+
+    /// Goes on from the phases that wait for others, when they are done or had their time; whether it did.
+    fn end_waiting(&mut self, now: Instant) -> bool {
+        let (is_over, event) = match self.phase {
+            Phase::Draining => {
+                (self.jobs.is_empty() && self.processes.keys().all(|&key| key == INIT), Event::Drained)
             }
+            Phase::Flushing => (self.clients.values().all(|c| c.backlog() == 0), Event::Flushed),
+            _ => return false,
+        };
+        (is_over || self.due_of_phase().is_some_and(|at| at <= now)) && self.apply(event)
+    }
+
+    /// When the waiting of this phase ends. A client that goes on taking is waited for.
+    fn due_of_phase(&self) -> Option<Instant> {
+        let due = self.due?;
+        if self.phase != Phase::Flushing {
+            return Some(due);
         }
+        let taking =
+            self.clients.values().filter(|c| c.backlog() > 0).map(|c| c.progress() + self.limits.flush);
+        taking.max().map(|at| at.max(due)).or(Some(due))
     }
 
     fn keys_of_clients(&self) -> Vec<u64> {
@@ -585,7 +616,7 @@ impl Shim {
         let stalls =
             self.clients.values().filter_map(|c| Some(c.stuck_since(self.limits)? + self.limits.stall));
         let drains = self.processes.values().filter_map(|p| p.drain_until);
-        stalls.chain(drains).chain(self.flush_until).min()
+        stalls.chain(drains).chain(self.due_of_phase()).chain(self.deaf_until).min()
     }
 
     fn wait_for_causes(&self) -> Result<Vec<(Cause, PollFlags)>, Error> {
@@ -595,7 +626,9 @@ impl Shim {
             causes.push(cause);
             fds.push(fd);
         };
-        add(Cause::Connection, PollFd::new(&self.listener, PollFlags::IN));
+        if self.deaf_until.is_none() {
+            add(Cause::Connection, PollFd::new(&self.listener, PollFlags::IN));
+        }
         for (&key, client) in &self.clients {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, client.wants_input());
@@ -619,7 +652,7 @@ impl Shim {
         }
         let timeout = self.next_due().map(|at| timespec_of(at.saturating_duration_since(Instant::now())));
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(Error::Poll(e.into())),
         }
         Ok(causes
@@ -676,10 +709,9 @@ impl Shim {
     }
 
     fn note_exit(&mut self, key: u64, mut exit: Exit) {
-        const KILLED: i32 = 137;
-        let may_be_oom = key == INIT || exit.code == KILLED;
-        exit.oom_killed = may_be_oom && self.oom_counter.as_deref().is_some_and(oom::has_killed);
         let Some(process) = self.processes.get_mut(&key) else { return };
+        exit.oom_killed =
+            self.oom_counter.as_deref().is_some_and(|file| oom::kills(file) > process.kills_before);
         process.exit = Some(exit);
         process.pidfd = None;
         process.stdio.release();
@@ -763,7 +795,15 @@ impl Shim {
 
     fn accept(&mut self) {
         let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
-        let Ok(fd) = net::accept_with(&self.listener, flags) else { return };
+        let fd = match net::accept_with(&self.listener, flags) {
+            Ok(fd) => fd,
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                // The connection stays pending, and poll would report it without end.
+                self.deaf_until = Some(Instant::now() + DEAF);
+                return;
+            }
+            Err(_) => return,
+        };
         let us = rustix::process::geteuid();
         let is_allowed =
             net::sockopt::socket_peercred(&fd).is_ok_and(|peer| peer.uid.is_root() || peer.uid == us);
