@@ -6,6 +6,8 @@ mod apply;
 mod compression;
 mod error;
 mod hashing;
+#[cfg(test)]
+mod hello_world;
 mod pack;
 mod tar;
 mod whiteout;
