@@ -65,7 +65,7 @@ impl Images {
         let resolved = self.resolve(import.target, import.platform, lease)?;
         self.check_layers(&resolved, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
-        self.snapshotter.sync()?;
+        self.sync_layers(&chain_ids)?;
         let id = resolved.manifest.config.digest;
         let mut row = ImageRow {
             id,
@@ -89,6 +89,16 @@ impl Images {
             point(tx, id, import.references)
         })?;
         self.image(&ImageId(id))
+    }
+
+    /// Puts the layers on disk, all at once, unless they are.
+    fn sync_layers(&self, chain_ids: &[Digest]) -> Result<(), Error> {
+        for chain_id in chain_ids {
+            if !self.snapshotter.layer(chain_id)?.is_some_and(|layer| layer.durable) {
+                return Ok(self.snapshotter.sync()?);
+            }
+        }
+        Ok(())
     }
 
     /// Follows `target` to a manifest for `platform` and its config.
