@@ -436,7 +436,8 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
         Streams { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr: query.flag("stderr") };
     let live = query.flag("stream");
     let container = api.engine.container(id)?;
-    let tty = container.record().config.tty;
+    let config = container.record().config;
+    let tty = config.tty;
     let keys = detach_keys(query.text("detachKeys"), tty && streams.stdin)?;
     let prologue = if query.flag("logs") {
         let options = LogOptions { stdout: streams.stdout, stderr: streams.stderr, ..LogOptions::default() };
@@ -444,7 +445,8 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
     } else {
         None
     };
-    let style = Style { tty, stdin: streams.stdin, detach_keys: keys, prologue };
+    let closes_stdin = config.stdin_once && !tty;
+    let style = Style { tty, stdin: streams.stdin, closes_stdin, detach_keys: keys, prologue };
     let named = call.at_least(42);
     let (upgrade, input) = take(call.request);
     if !live {

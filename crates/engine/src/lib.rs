@@ -62,6 +62,7 @@ use networks::Networks;
 use snapshot::Snapshotter;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// The engine. Methods are called from async code; what blocks runs on blocking threads.
@@ -80,6 +81,8 @@ pub struct Engine {
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
     capabilities: Vec<String>,
     cgroup_mode: cgroup::Mode,
+    /// A tidying thread is about to start.
+    tidying: Arc<AtomicBool>,
     /// This host's name for `info`, stable over restarts.
     id: String,
 }
@@ -122,6 +125,7 @@ impl Engine {
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
             events: Events::default(),
+            tidying: Arc::default(),
             execs: Mutex::default(),
             config,
             db,

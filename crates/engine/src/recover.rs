@@ -184,12 +184,7 @@ impl Engine {
             tracing::info!(?reconciled, "store reconciled");
         }
         self.sweep_volumes()?;
-        let snapshots = self.snapshots.clone();
-        std::thread::spawn(move || {
-            if let Err(e) = snapshots.empty_trash() {
-                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
-            }
-        });
+        self.tidy_later();
         Ok(())
     }
 
