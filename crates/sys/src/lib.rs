@@ -1,3 +1,4 @@
 //! Every syscall, ioctl and structure that rustix does not have. No policy: one function per call, descriptors in,
 //! descriptors or errors out. A raw integer never leaves this crate. It is the only crate with `unsafe` code; other
 //! crates use `rustix` for what it has.
+pub mod session;
