@@ -45,14 +45,13 @@ impl Context {
 )]
 pub(crate) struct Line {
     /// Daemon socket to connect to (unix://PATH or tcp://HOST:PORT)
-    #[arg(short = 'H', long, value_name = "list", global = true)]
+    #[arg(short = 'H', long, value_name = "list")]
     host: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum Command {
     #[command(flatten)]
     Container(ContainerCommand),
@@ -91,7 +90,6 @@ struct Run {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum ContainerCommand {
     /// Create and run a new container from an image
     #[command(
