@@ -3,3 +3,8 @@
 //! crates use `rustix` for what it has.
 
 pub mod bpf;
+pub mod keyring;
+pub mod mount_attr;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
