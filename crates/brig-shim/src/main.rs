@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    sys::footprint::keep_heap_small();
     // What the parent left open would stay open as long as the container lives. Kernels before 5.9 cannot; our engine
     // leaves nothing open.
     drop(sys::spawn::close_inherited(3));

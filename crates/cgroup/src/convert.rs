@@ -75,7 +75,7 @@ mod tests {
         check(262_144, 10_000);
         check(u64::MAX, 10_000);
         check(512, 59);
-        check(2048, 170);
+        check(2048, 174);
         assert!((3..262_144).step_by(97).all(|s| weight_of_shares(s) <= weight_of_shares(s + 97)));
     }
 

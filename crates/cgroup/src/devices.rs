@@ -100,7 +100,8 @@ fn v1_line(exception: &Exception) -> String {
     line
 }
 
-/// Folds rules, in order, into a default and its exceptions. A cgroup begins with everything allowed.
+/// Folds rules, in order, into a default and its exceptions. Before the first rule everything is refused, as with runc
+/// and crun: who names a device to allow means that one only.
 fn fold(rules: &[DeviceRule]) -> Result<Table, Error> {
     if rules.len() > MAX_RULES {
         let value = rules.len().to_string();
@@ -110,7 +111,7 @@ fn fold(rules: &[DeviceRule]) -> Result<Table, Error> {
             reason: "the most is 4096",
         });
     }
-    let mut table = Table { allow: true, exceptions: Vec::new() };
+    let mut table = Table { allow: false, exceptions: Vec::new() };
     for rule in rules {
         let kinds: &[u32] = match rule.kind.as_deref() {
             None | Some("" | "a") => {
@@ -304,7 +305,9 @@ mod tests {
         check(&["deny a", "allow c 1:3 r", "allow c 1:3 w"], false, &["c 1:3 rw"]);
         check(&["deny a", "allow c 1:3 rwm", "deny c 1:3 w"], false, &["c 1:3 rm"]);
         check(&["deny a", "allow c 1:3 rwm", "deny c 1:3 rwm"], false, &[]);
-        check(&["deny b 8:* w"], true, &["b 8:* w"]);
+        check(&["allow a", "deny b 8:* w"], true, &["b 8:* w"]);
+        check(&["deny b 8:* w"], false, &[]);
+        check(&["allow c 1:3 r"], false, &["c 1:3 r"]);
         check(&["deny b 8:0 w", "allow a"], true, &[]);
         check(&["deny a", "allow c *:* m", "allow u 5:2"], false, &["c *:* m", "c 5:2 rwm"]);
     }
@@ -325,7 +328,7 @@ mod tests {
             table(&["deny a"]),
             table(&["allow a"]),
             table(&["deny a", "allow c 1:3 rwm", "allow c 5:* rw", "allow b *:* m", "allow c *:7 r"]),
-            table(&["deny c 1:3 w", "deny b 8:* rw", "deny c *:* m"]),
+            table(&["allow a", "deny c 1:3 w", "deny b 8:* rw", "deny c *:* m"]),
         ];
         for table in &tables {
             let code = program(table);

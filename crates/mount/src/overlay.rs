@@ -146,7 +146,8 @@ fn mount_by_steps(overlay: &Overlay<'_>, target: &Path) -> Result<(), Failure> {
         .map_err(plain("move_mount"))
 }
 
-/// A path short enough for `fsconfig`: itself, or the name of a descriptor held open meanwhile.
+/// A path that `fsconfig` takes: itself, or, where it is too long or has a backslash (which the kernel takes as an escape
+/// in some of the options), the name of a descriptor held open meanwhile.
 enum Named {
     Itself(PathBuf),
     Descriptor { path: PathBuf, _fd: OwnedFd },
@@ -154,7 +155,8 @@ enum Named {
 
 impl Named {
     fn new(path: &Path) -> Result<Named, Errno> {
-        if path.as_os_str().len() < MAX_STRING {
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.len() < MAX_STRING && !bytes.contains(&b'\\') {
             return Ok(Named::Itself(path.into()));
         }
         let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

@@ -65,7 +65,7 @@ impl Answer {
 }
 
 /// One line without control characters and direction overrides, cut to [`MAX_MESSAGE`].
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let harmless = |c: char| {
         let overrides =
             matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

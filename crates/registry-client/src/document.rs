@@ -1,6 +1,7 @@
 //! Manifests and indexes: told apart by one rule, and checked so that no two readers can see two things in one
 //! document (CVE-2021-41190).
 
+use crate::answer::printable;
 use oci::image::{Index, Manifest, media_type};
 use oci::{Descriptor, Platform};
 use serde::Deserialize;
@@ -68,11 +69,12 @@ pub(crate) fn identify(content_type: Option<&str>, body: &[u8]) -> Result<String
     if let (Some(says), Some(came_as)) = (&outline.media_type, &came_as)
         && says != came_as
     {
+        let (says, came_as) = (printable(says), printable(came_as));
         return Err(Refusal::Malformed(format!("came as {came_as}, but says it is {says}")));
     }
     let is = outline.media_type.or(came_as).unwrap_or_else(|| looks_like.to_string());
     if !media_type::is_index(&is) && !media_type::is_manifest(&is) {
-        return Err(Refusal::Unknown(is));
+        return Err(Refusal::Unknown(printable(&is)));
     }
     if media_type::is_index(&is) != media_type::is_index(looks_like) {
         return Err(Refusal::Malformed(format!("says it is {is}, but looks like {looks_like}")));
@@ -115,7 +117,7 @@ pub(crate) fn platforms(index: &Index) -> String {
         .iter()
         .filter_map(|entry| entry.platform.as_ref())
         .filter(|platform| platform.os != "unknown")
-        .map(|platform| platform.to_string().chars().filter(|c| !c.is_control()).take(64).collect())
+        .map(|platform| printable(&platform.to_string()))
         .collect();
     match all.len() {
         0 => "none".to_string(),
@@ -154,6 +156,7 @@ mod tests {
         check(None, r#"{"manifests":[],"layers":[]}"#, Err("both"));
         check(None, r#"{"mediaType":"application/vnd.x","layers":[]}"#, Err("Unknown"));
         check(None, r#"{"layers":[],"layers":[]}"#, Err("duplicate"));
+        check(None, r#"{"mediaType":"a\u001b[2J","layers":[]}"#, Err("a [2J"));
         check(Some(SCHEMA1[1]), "{}", Err("Schema1"));
         check(None, r#"{"schemaVersion":1,"fsLayers":[]}"#, Err("Schema1"));
         for bad in ["", "[]", "{}", "null", "\u{0}", "<html>"] {

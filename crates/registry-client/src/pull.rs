@@ -6,12 +6,14 @@
 //!
 //! Everything but the writers' threads runs inside the caller's future: dropping it ends all of it.
 
+use crate::answer::printable;
 use crate::client::Tries;
 use crate::document::{self, Document};
 use crate::error::Received;
 use crate::writer::{Alive, Writer};
 use crate::{Auth, Client, Error, Progress, Sink};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt as _};
 use oci::image::{ImageConfig, MAX_CONFIG, MAX_LAYERS, Manifest, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -130,7 +132,7 @@ impl Pull<'_> {
         let what = format!("manifest {reference}");
         let config = &manifest.config;
         if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-            let media_type = config.media_type.chars().filter(|c| !c.is_control()).take(128).collect();
+            let media_type = printable(&config.media_type);
             return Err(Error::NotAnImage { reference, media_type });
         }
         if config.size > MAX_CONFIG as u64 {
@@ -163,19 +165,32 @@ impl Pull<'_> {
         let digests = layers.iter().map(|layer| layer.digest).chain([manifest.config.digest]).collect();
         let mut have = self.have(digests).await;
         let mut config_done = have.pop().unwrap_or(false);
-        let (present, missing): (Vec<_>, Vec<_>) = layers.iter().zip(have).partition(|(_, have)| *have);
-        let mut ready: Vec<Digest> = present.iter().map(|(layer, _)| layer.digest).collect();
+        let mut ready: Vec<Digest> = Vec::new();
+        let mut missing: Vec<&Descriptor> = Vec::new();
+        for (layer, have) in layers.into_iter().zip(have) {
+            if have {
+                ready.push(layer.digest);
+            } else {
+                missing.push(layer);
+            }
+        }
         for digest in &ready {
             self.sink.progress(Progress::AlreadyExists { digest: *digest });
         }
-        for (layer, _) in &missing {
+        for layer in &missing {
             self.sink.progress(Progress::LayerQueued { digest: layer.digest, size: layer.size });
         }
 
-        let config = (!config_done).then_some(None);
-        let jobs = config.into_iter().chain(missing.into_iter().map(|(layer, _)| Some(*layer)));
+        // Boxed: a stream over unnamed futures that borrow is one whose `Send` rustc cannot show to a caller that spawns.
+        let mut jobs: Vec<BoxFuture<'_, Result<Done, Error>>> = Vec::new();
+        if !config_done {
+            jobs.push(self.job(None, manifest).boxed());
+        }
+        for layer in missing {
+            jobs.push(self.job(Some(layer), manifest).boxed());
+        }
         let at_once = self.client.config().max_concurrent_downloads.max(1);
-        let mut work = stream::iter(jobs.map(|job| self.job(job, manifest))).buffer_unordered(at_once);
+        let mut work = stream::iter(jobs).buffer_unordered(at_once);
         loop {
             if config_done {
                 for digest in ready.drain(..) {

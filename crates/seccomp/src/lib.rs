@@ -5,6 +5,8 @@
 //! libseccomp tests one number after the other; the search needs a tenth of the instructions, which the kernel must
 //! check and translate at each container start.
 
+mod architecture;
+mod assemble;
 mod compile;
 mod default_profile;
 mod error;

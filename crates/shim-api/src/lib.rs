@@ -32,8 +32,9 @@
 //! On the socket (`SOCK_STREAM`) both sides send frames: a `u32` big-endian payload length, one byte of
 //! [`FrameKind`], the payload. Control payloads are JSON. A connection starts with the client's
 //! [`Request::Hello`]. After an accepted [`Request::Attach`] or [`Request::Exec`] with streams, the connection
-//! carries stdio frames until the process's output ends, then [`Event::Exited`], then it is closed.
-//! After [`Request::Subscribe`] it carries events. Otherwise it is request, response, in order.
+//! carries stdio frames until the process's output ends, then [`Event::Exited`], then it is closed. A client that closes
+//! it is detached. After [`Request::Subscribe`], which has no response of its own, it carries events and is closed after
+//! init's exit. Otherwise it is request, response, in order.
 //!
 //! # Versions
 //!
@@ -131,7 +132,8 @@ pub enum FrameKind {
     Stdin = 1,
     Stdout = 2,
     Stderr = 3,
-    /// Client to shim: no more stdin. Empty payload.
+    /// Client to shim: no more stdin. Empty payload. Closes the process's stdin for everyone once what was sent is
+    /// through; on a terminal that works by lines it types the end-of-file character.
     CloseStdin = 4,
 }
 

@@ -1,5 +1,6 @@
 //! One connection: bytes in to frames, frames out to bytes, and what the connection is for.
 
+use crate::Limits;
 use rustix::io::Errno;
 use shim_api::frame::{self, HEADER, Header};
 use shim_api::{Event, FrameKind, Response, Streams};
@@ -103,8 +104,10 @@ impl Client {
         self.output.len()
     }
 
-    pub(crate) fn progress(&self) -> Instant {
-        self.progress
+    /// Since when the other side has taken nothing, if that holds something up: a stream, or the end of this.
+    pub(crate) fn stuck_since(&self, limits: Limits) -> Option<Instant> {
+        let holds_up = self.backlog() >= limits.client_buffer || self.is_closing && self.backlog() > 0;
+        holds_up.then_some(self.progress)
     }
 
     /// Sends a response; one that is too long cannot happen with what we send.

@@ -47,9 +47,12 @@ impl Shim {
     }
 
     fn take_request(&mut self, key: u64, payload: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(payload) else { return self.cut(key) };
+        let request = serde_json::from_slice::<Request>(payload);
+        if request.is_err() && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_err() {
+            return self.cut(key);
+        }
         let Some(client) = self.clients.get_mut(&key) else { return };
-        match (serde_json::from_value(value), client.is_greeted) {
+        match (request, client.is_greeted) {
             // Whatever the client's version: it hears ours and knows what it may ask.
             (Ok(Request::Hello { .. }), _) => {
                 client.is_greeted = true;
@@ -148,7 +151,7 @@ impl Shim {
         &mut self,
         client: u64,
         exec_id: String,
-        mut document: oci::runtime::Process,
+        document: oci::runtime::Process,
         streams: Streams,
     ) -> Result<(), Report> {
         if self.phase != Phase::Running {
@@ -167,8 +170,6 @@ impl Shim {
         process.asker = Some(client);
         process.wanted = streams;
         process.stdin_owner = streams.stdin.then_some(client);
-        // The size would be set twice, once by the runtime; an empty one helps nobody.
-        document.console_size = document.console_size.filter(|size| size.height > 0 && size.width > 0);
         let file = exec_file(&process, "json");
         let (pid_file, log) = (exec_file(&process, "pid"), exec_file(&process, "log"));
         write_private(&file, &document).map_err(|e| io_report("write the exec's process document", &e))?;

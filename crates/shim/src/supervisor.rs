@@ -62,6 +62,8 @@ pub(crate) struct Shim {
     oom_counter: Option<PathBuf>,
     ready: Option<File>,
     flush_until: Option<Instant>,
+    /// Code was mapped that the loop does not need: set-up, JSON, starting programs.
+    is_fat: bool,
     scratch: Vec<u8>,
 }
 
@@ -191,6 +193,7 @@ impl Shim {
             oom_counter: None,
             ready: None,
             flush_until: None,
+            is_fat: true,
             scratch: vec![0; SCRATCH],
         })
     }
@@ -299,6 +302,7 @@ impl Shim {
 
     /// A runtime call has ended.
     fn end_job(&mut self, job: Job, status: WaitStatus) {
+        self.is_fat = true;
         match job.op {
             Op::Create => {
                 let outcome = self.end_making(INIT, "init.pid", job, status);
@@ -488,12 +492,6 @@ impl Shim {
             if let (Some(role), Some(client)) = (role, self.clients.get_mut(&asker)) {
                 client.role = role;
             }
-            // Whoever gives stdin may have gone meanwhile.
-            if !self.clients.contains_key(&asker)
-                && let Some(process) = self.processes.get_mut(&key)
-            {
-                process.stdio.close_stdin();
-            }
         }
     }
 
@@ -522,6 +520,10 @@ impl Shim {
         if self.phase == Phase::Gone {
             return Ok(());
         }
+        if self.is_fat && self.jobs.is_empty() && matches!(self.phase, Phase::Created | Phase::Running) {
+            self.is_fat = false;
+            sys::footprint::forget_code();
+        }
         for (cause, flags) in self.wait_for_causes()? {
             match cause {
                 Cause::Signal => self.reap(),
@@ -542,9 +544,18 @@ impl Shim {
         for key in self.keys_of_clients() {
             self.take_frames(key);
         }
+        let over: Vec<u64> = (self.processes.iter())
+            .filter(|(key, p)| **key != INIT && p.exit.is_some())
+            .filter(|(_, p)| p.is_drained() || p.drain_until.is_some_and(|at| at <= now))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            self.drain(key);
+            self.end_exec(key);
+        }
+        // After all that may have been the last a client hears.
         for client in self.clients.values_mut() {
-            let is_stuck = client.backlog() >= self.limits.client_buffer
-                && now.saturating_duration_since(client.progress()) >= self.limits.stall;
+            let is_stuck = client.stuck_since(self.limits).is_some_and(|at| at + self.limits.stall <= now);
             if is_stuck {
                 note("a client took nothing for too long: cut off");
             }
@@ -554,15 +565,6 @@ impl Shim {
             if self.clients.get(&key).is_some_and(|c| c.is_dead) {
                 self.forget_client(key);
             }
-        }
-        let over: Vec<u64> = (self.processes.iter())
-            .filter(|(key, p)| **key != INIT && p.exit.is_some())
-            .filter(|(_, p)| p.is_drained() || p.drain_until.is_some_and(|at| at <= now))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in over {
-            self.drain(key);
-            self.end_exec(key);
         }
         if self.phase == Phase::Flushing {
             let is_quiet = self.processes.is_empty()
@@ -580,9 +582,8 @@ impl Shim {
 
     /// The next moment at which something is due without a cause from outside.
     fn next_due(&self) -> Option<Instant> {
-        let stalls = (self.clients.values())
-            .filter(|c| c.backlog() >= self.limits.client_buffer)
-            .map(|c| c.progress() + self.limits.stall);
+        let stalls =
+            self.clients.values().filter_map(|c| Some(c.stuck_since(self.limits)? + self.limits.stall));
         let drains = self.processes.values().filter_map(|p| p.drain_until);
         stalls.chain(drains).chain(self.flush_until).min()
     }

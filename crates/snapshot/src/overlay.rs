@@ -136,15 +136,9 @@ impl Snapshotter for Overlay {
             None => vec![self.home.empty.clone()],
         };
         let work = self.home.path(row.number, "work");
-        // The kernel leaves this behind when a volatile mount did not end in an orderly way, and refuses to mount
-        // again. We promise nothing about such changes after a power loss, and lose nothing without one.
-        let marker = work.join("work/incompat/volatile");
-        match std::fs::remove_dir(&marker) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::File { what: "remove volatile marker", path: marker, source: e });
-            }
-            _ => {}
-        }
+        // A volatile mount leaves a marker that makes the kernel refuse the next mount, for fear of a power loss since.
+        // We promise nothing about volatile changes after one, and lose nothing without one.
+        tree::remove_tree(&work.join("work/incompat"))?;
         let overlay = mount::Overlay {
             lowers: &lowers,
             upper: &self.home.path(row.number, "fs"),

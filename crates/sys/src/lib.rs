@@ -3,6 +3,8 @@
 //! crates use `rustix` for what it has.
 
 pub mod bpf;
+pub mod footprint;
+pub mod netns;
 pub mod signalfd;
 pub mod spawn;
 pub mod thread_fs;

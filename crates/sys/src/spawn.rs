@@ -13,7 +13,7 @@ use rustix::process::Pid;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// A program to start.
@@ -39,6 +39,9 @@ pub enum Error {
     /// A path, an argument or a variable holds a NUL byte.
     #[error("posix_spawn({program:?}): an argument holds a NUL byte")]
     Nul { program: String },
+    /// A descriptor that a parent promised is not there.
+    #[error("take inherited descriptor {number}")]
+    Inherit { number: i32, source: io::Error },
     /// Inherited descriptors stay.
     #[error("close_range({first}, ~0)")]
     CloseRange { first: u32, source: io::Error },
@@ -47,7 +50,9 @@ pub enum Error {
 impl HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Spawn { source, .. } | Error::CloseRange { source, .. } => errors::io_kind(source),
+            Error::Spawn { source, .. }
+            | Error::CloseRange { source, .. }
+            | Error::Inherit { source, .. } => errors::io_kind(source),
             Error::Nul { .. } => Kind::InvalidArgument,
         }
     }
@@ -112,6 +117,44 @@ pub fn close_inherited(first: u32) -> Result<(), Error> {
         return Err(Error::CloseRange { first, source: io::Error::last_os_error() });
     }
     Ok(())
+}
+
+/// Marks every descriptor of this process from `first` up close-on-exec: what a parent leaked into a program that spawns
+/// others.
+///
+/// # Errors
+///
+/// [`Error::CloseRange`]; `EINVAL` before Linux 5.11.
+///
+/// Kernel: [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html), `CLOSE_RANGE_CLOEXEC`.
+pub fn cloexec_inherited(first: u32) -> Result<(), Error> {
+    // SAFETY: the call changes a flag of open descriptors; nothing is closed and no memory is touched.
+    let status = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if status != 0 {
+        return Err(Error::CloseRange { first, source: io::Error::last_os_error() });
+    }
+    Ok(())
+}
+
+/// Takes `count` descriptors from `first` up that a parent handed over on purpose, as systemd does, close-on-exec.
+///
+/// Once, at the start of the program, while nobody else can own them.
+///
+/// # Errors
+///
+/// [`Error::Inherit`] when one of them is not open.
+pub fn take_inherited(first: i32, count: u32) -> Result<Vec<OwnedFd>, Error> {
+    (first..)
+        .take(count as usize)
+        .map(|number| {
+            // SAFETY: F_SETFD only changes a flag, and fails with EBADF on a number that is not open.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+                return Err(Error::Inherit { number, source: io::Error::last_os_error() });
+            }
+            // SAFETY: open, as the line above found, and handed over to this process; the caller asks only once.
+            Ok(unsafe { OwnedFd::from_raw_fd(number) })
+        })
+        .collect()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {

@@ -2,7 +2,7 @@
 //! way to it for each would cost more than making the file.
 
 use super::metadata::os;
-use super::{Options, Place, at};
+use super::{Options, Place, at, io_at};
 use crate::Error;
 use rootdir::RootDir;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
@@ -135,15 +135,21 @@ impl<'a> Parents<'a> {
     fn open_child(&self, path: &[u8], name: &[u8]) -> Result<OwnedFd, Error> {
         let here = self.levels.last().expect("the root's level comes first");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&here.fd, name, flags, Mode::empty()) {
-            Ok(fd) => return Ok(fd),
-            // A symlink, to be followed from the root; or nothing yet.
-            Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
-            Err(e) => return Err(at("openat", Path::new(os(path)), e)),
+        let open = || rustix::fs::openat(&here.fd, name, flags, Mode::empty());
+        let whole = Path::new(os(path));
+        match open() {
+            // Made right here: from the root, a long path of missing directories would be walked again for each.
+            Err(Errno::NOENT) => {
+                self.make(here.fd(), os(name), whole).map_err(|source| io_at("mkdirat", whole, source))?;
+                open().map_err(|e| at("openat", whole, e))
+            }
+            // A symlink, to be followed from the root.
+            Err(Errno::NOTDIR | Errno::LOOP) => self
+                .root
+                .ensure_dir(whole, |dir, name, path| self.make(dir, name, path))
+                .map_err(|source| fail(path, source)),
+            other => other.map_err(|e| at("openat", whole, e)),
         }
-        self.root
-            .ensure_dir(Path::new(os(path)), |dir, name, path| self.make(dir, name, path))
-            .map_err(|source| fail(path, source))
     }
 
     /// Makes a directory that the archive does not list.

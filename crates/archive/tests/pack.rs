@@ -1,0 +1,206 @@
+//! `pack` and `diff` on the real file system, and against GNU tar. Needs root and `tar` (Debian: tar, essential).
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests")]
+
+#[path = "support/arena.rs"]
+mod arena;
+#[path = "support/forge.rs"]
+mod forge;
+
+use archive::{Options, PackOptions, Packed, Whiteouts, diff, pack};
+use arena::{Arena, is_root, xattr};
+use errors::{HasKind, Kind};
+use forge::{Forged, dir, file, hardlink, pax, symlink, tar};
+use rootdir::RootDir;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+/// A tree with everything that an archive can hold.
+fn sample() -> Arena {
+    let long = "n".repeat(150);
+    let arena = Arena::new();
+    let entries = [
+        dir("./").mode(0o750),
+        dir("d").mode(0o2755).owner(3, 4),
+        pax(&[("mtime", b"1234.000000567"), ("SCHILY.xattr.user.note", b"x=y\n")]),
+        file("d/f", &[b'c'; 700]).mode(0o4755),
+        hardlink("d/h", "d/f"),
+        symlink("d/s", "../../etc"),
+        hardlink("z", "d/s"),
+        pax(&[("mtime", b"-1.25"), ("uid", b"3000000")]),
+        file("e", b""),
+        Forged::new(b'3', b"null").device(1, 3).mode(0o666),
+        Forged::new(b'6', b"p").mode(0o600),
+        pax(&[("path", format!("d/{long}").as_bytes()), ("linkpath", long.as_bytes())]),
+        symlink("-", "-"),
+        file(".wh.x", b""),
+    ];
+    arena.apply(&tar(&entries), &Options { whiteouts: Whiteouts::Keep, ..Options::default() }).unwrap();
+    arena
+}
+
+fn packed(arena: &Arena, path: &str, rebase: Option<&str>) -> (Vec<u8>, Packed) {
+    let mut bytes = Vec::new();
+    let options = PackOptions { rebase: rebase.map(Into::into), ..PackOptions::default() };
+    let packed = pack(&mut bytes, &arena.root(), path.as_ref(), &options).unwrap();
+    assert_eq!(packed.tar_bytes, bytes.len() as u64);
+    (bytes, packed)
+}
+
+/// What GNU tar says is in an archive.
+fn listed(bytes: &[u8]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    std::fs::write(&path, bytes).unwrap();
+    let output = Command::new("tar").arg("-tf").arg(path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(Into::into).collect()
+}
+
+#[test]
+fn a_tree_survives_packing_and_applying() {
+    if !is_root() {
+        return;
+    }
+    let original = sample();
+    let (bytes, _) = packed(&original, "/", Some("."));
+    let copy = Arena::new();
+    let keep = Options { whiteouts: Whiteouts::Keep, ..Options::default() };
+    copy.apply(&bytes, &keep).unwrap();
+    assert_eq!(copy.tree(), original.tree());
+    let seen = |arena: &Arena, name: &str| std::fs::symlink_metadata(arena.path().join(name)).unwrap();
+    for name in ["", "d", "d/f", "d/s", "e", "null", "p"] {
+        let (a, b) = (seen(&original, name), seen(&copy, name));
+        assert_eq!((a.mode(), a.uid(), a.gid(), a.rdev()), (b.mode(), b.uid(), b.gid(), b.rdev()), "{name}");
+        assert_eq!((a.mtime(), a.mtime_nsec(), a.nlink()), (b.mtime(), b.mtime_nsec(), b.nlink()), "{name}");
+    }
+    assert_eq!(seen(&copy, "d/f").ino(), seen(&copy, "d/h").ino());
+    assert_eq!(xattr(&copy.path().join("d/f"), "user.note").unwrap(), b"x=y\n");
+    assert_eq!(packed(&copy, "/", Some(".")).0, bytes, "the same tree gives the same bytes");
+}
+
+#[test]
+fn names_in_the_archive() {
+    if !is_root() {
+        return;
+    }
+    let arena = Arena::new();
+    let entries = [dir("a"), file("a/x", b"1"), dir("a/b"), symlink("l", "/a"), file("a-b", b"2")];
+    arena.apply(&tar(&entries), &Options::default()).unwrap();
+    let check = |path: &str, rebase: Option<&str>, expected: &[&str]| {
+        assert_eq!(listed(&packed(&arena, path, rebase).0), expected, "{path}");
+    };
+    check("/", None, &["a/", "a/b/", "a/x", "a-b", "l"]);
+    check("/a", None, &["a/", "a/b/", "a/x"]);
+    check("/a", Some("new/name"), &["new/name/", "new/name/b/", "new/name/x"]);
+    check("a/x", Some("y"), &["y"]);
+    check("l", None, &["l"]);
+    check("l/x", None, &["x"]);
+    check("/", Some("."), &["./", "./a/", "./a/b/", "./a/x", "./a-b", "./l"]);
+    let error = pack(Vec::new(), &arena.root(), "missing".as_ref(), &PackOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[test]
+fn sockets_are_left_out_and_mounts_not_entered() {
+    if !is_root() {
+        return;
+    }
+    let arena = Arena::new();
+    arena.apply(&tar(&[dir("d"), file("d/x", b"1")]), &Options::default()).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(arena.path().join("d/sock")).unwrap();
+    let (bytes, packed) = packed(&arena, "d", None);
+    assert_eq!((listed(&bytes), packed.sockets), (vec!["d/".into(), "d/x".to_string()], 1));
+    drop(socket);
+    // /proc is a mount of every machine that tests run on.
+    let root = RootDir::open(Path::new("/")).unwrap();
+    let mut bytes = Vec::new();
+    pack(&mut bytes, &root, "proc".as_ref(), &PackOptions::default()).unwrap();
+    assert_eq!(listed(&bytes), ["proc/"]);
+}
+
+/// GNU tar writes the tree in each of its formats; we make the same of it as it was.
+#[test]
+fn gnu_tar_archives_apply() {
+    if !is_root() {
+        return;
+    }
+    let original = sample();
+    let sparse = std::fs::File::create(original.path().join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 1 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"late", 3 << 20).unwrap();
+    sparse.set_len(5 << 20).unwrap();
+    let sparse_forms = [
+        &["--format=gnu", "--sparse"][..],
+        &["--format=posix", "--sparse", "--sparse-version=1.0"],
+        &["--format=posix", "--sparse", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse", "--sparse-version=0.0"],
+        &["--format=posix", "--xattrs"],
+        &["--format=gnu"],
+    ];
+    for form in sparse_forms {
+        let output = Command::new("tar")
+            .args(form)
+            .args(["--numeric-owner", "-cf", "-", "-C"])
+            .arg(original.path())
+            .arg(".")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let copy = Arena::new();
+        let keep = Options { whiteouts: Whiteouts::Keep, ..Options::default() };
+        copy.apply(&output.stdout, &keep).map_err(|e| errors::chain(&e)).unwrap();
+        assert!(copy.tree() == original.tree(), "{form:?}");
+        let seen = std::fs::metadata(copy.path().join("sparse")).unwrap();
+        if form.contains(&"--sparse") {
+            assert!(seen.blocks() * 512 < 1 << 20, "{form:?}: the holes are filled");
+        }
+    }
+}
+
+#[test]
+fn an_upper_directory_is_a_layer() {
+    if !is_root() {
+        return;
+    }
+    let layer = tar(&[
+        dir("d"),
+        file("d/.wh..wh..opq", b""),
+        file("d/new", b"1"),
+        file(".wh.gone", b""),
+        dir("e"),
+        file("e/.wh.gone", b""),
+    ]);
+    let upper = Arena::new();
+    upper.apply(&layer, &Options::default()).unwrap();
+    let mut bytes = Vec::new();
+    diff(&mut bytes, &upper.root()).unwrap();
+    assert_eq!(listed(&bytes), ["d/", "d/.wh..wh..opq", "d/new", "e/", "e/.wh.gone", ".wh.gone"]);
+    let again = Arena::new();
+    again.apply(&bytes, &Options::default()).unwrap();
+    assert_eq!(again.tree(), upper.tree());
+    // Such a name would hide something in the next unpacking.
+    std::fs::write(upper.path().join("e/.wh.trick"), "").unwrap();
+    let error = diff(Vec::new(), &upper.root()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+}
+
+/// As many levels as a path can have, and more than a process may have descriptors.
+#[test]
+fn deep_trees() {
+    if !is_root() {
+        return;
+    }
+    let deep = vec!["d"; 2000].join("/");
+    let arena = Arena::new();
+    let entries = [pax(&[("path", deep.as_bytes())]), dir("-"), file("d/x", b"1")];
+    arena.apply(&tar(&entries), &Options::default()).unwrap();
+    let (bytes, packed) = packed(&arena, "/", None);
+    assert_eq!(packed.entries, 2001);
+    let copy = Arena::new();
+    copy.apply(&bytes, &Options::default()).unwrap();
+    assert_eq!(std::fs::read(copy.path().join("d/x")).unwrap(), b"1");
+    copy.root().remove_all("d".as_ref()).unwrap();
+    arena.root().remove_all("d".as_ref()).unwrap();
+}

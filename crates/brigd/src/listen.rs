@@ -1,0 +1,166 @@
+//! Sockets: made here, or handed over by systemd; who may use them; the pid file.
+
+use crate::settings::Settings;
+use errors::{Kind, Report};
+use rustix::fs::{FlockOperation, Mode};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixListener;
+
+/// Groups that may use the socket when none is named, first one that exists.
+const GROUPS: &[&str] = &["brig", "docker"];
+
+/// Opens all sockets.
+pub(crate) fn open(settings: &Settings) -> Result<Vec<UnixListener>, Report> {
+    let mut out = Vec::new();
+    for host in &settings.hosts {
+        if let Some(path) = host.strip_prefix("unix://") {
+            out.push(unix(Path::new(path), settings.group.as_deref())?);
+        } else if host.starts_with("fd://") {
+            for listener in from_systemd()? {
+                out.push(listener);
+            }
+        } else if host.starts_with("tcp://") {
+            return Err(Report::new(
+                Kind::Unsupported,
+                format!("--host {host}: this version listens on unix:// and fd://"),
+            ));
+        } else {
+            return Err(Report::new(
+                Kind::InvalidArgument,
+                format!("--host {host}: want unix://PATH or fd://"),
+            ));
+        }
+    }
+    Ok(out)
+}
+
+fn unix(path: &Path, group: Option<&str>) -> Result<UnixListener, Report> {
+    let fail = |doing: &str, e: std::io::Error| Report {
+        kind: errors::io_kind(&e),
+        links: vec![format!("{doing} {}", path.display()), e.to_string()],
+    };
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(dir)
+            .map_err(|e| fail("create the directory of", e))?;
+    }
+    // One that answers belongs to a living daemon; one that does not was left by a dead one.
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Report::new(
+            Kind::AlreadyExists,
+            format!("{} is served by another daemon", path.display()),
+        ));
+    }
+    // Bound under another name and renamed: nobody ever connects to a socket with the wrong owner.
+    let temporary = PathBuf::from(format!("{}.{}", path.display(), std::process::id()));
+    drop(std::fs::remove_file(&temporary));
+    let listener = StdListener::bind(&temporary).map_err(|e| fail("bind", e))?;
+    let gid = match group {
+        Some(name) => Some(group_id(name).ok_or_else(|| {
+            Report::new(Kind::InvalidArgument, format!("--group {name}: no group has this name"))
+        })?),
+        None => GROUPS.iter().find_map(|name| group_id(name)),
+    };
+    rustix::fs::chmod(&temporary, Mode::from_raw_mode(0o660))
+        .map_err(|e| fail("set the mode of", e.into()))?;
+    std::os::unix::fs::chown(&temporary, None, gid.or(Some(0))).map_err(|e| fail("set the group of", e))?;
+    std::fs::rename(&temporary, path).map_err(|e| fail("put in place", e))?;
+    listener.set_nonblocking(true).map_err(|e| fail("set up", e))?;
+    UnixListener::from_std(listener).map_err(|e| fail("set up", e))
+}
+
+fn group_id(name: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// How many sockets systemd handed over, starting at descriptor 3. sd_listen_fds(3).
+pub(crate) fn systemd_sockets() -> u32 {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}
+
+fn from_systemd() -> Result<Vec<UnixListener>, Report> {
+    let fail = |e: std::io::Error| Report::new(Kind::Internal, format!("take a socket from systemd: {e}"));
+    let count = systemd_sockets();
+    if count == 0 {
+        return Err(Report::new(Kind::InvalidArgument, "--host fd://: systemd handed over no socket"));
+    }
+    sys::spawn::take_inherited(3, count)
+        .map_err(|e| Report::of(&e))?
+        .into_iter()
+        .map(|fd: OwnedFd| {
+            let listener = StdListener::from(fd);
+            listener.set_nonblocking(true).map_err(fail)?;
+            UnixListener::from_std(listener).map_err(fail)
+        })
+        .collect()
+}
+
+/// Tells systemd that we are ready. sd_notify(3).
+pub(crate) fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> std::io::Result<()> {
+        let socket = std::os::unix::net::UnixDatagram::unbound()?;
+        let text = path.to_string_lossy();
+        match text.strip_prefix('@') {
+            Some(name) => {
+                use std::os::linux::net::SocketAddrExt;
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                socket.send_to_addr(b"READY=1", &address)?;
+            }
+            None => {
+                socket.send_to(b"READY=1", &path)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, "systemd was not told that we are ready");
+    }
+}
+
+/// Keeps the pid file locked while the daemon lives.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// Writes our process id. A lock and not the number tells whether a daemon lives: numbers are used again.
+pub(crate) fn write_pidfile(settings: &Settings) -> Result<PidFile, Report> {
+    let path = &settings.pidfile;
+    let fail = |e: std::io::Error| Report {
+        kind: errors::io_kind(&e),
+        links: vec![format!("write {}", path.display()), e.to_string()],
+    };
+    let mut file = File::options().write(true).create(true).truncate(false).open(path).map_err(fail)?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => {
+            Report::new(Kind::AlreadyExists, format!("another daemon holds {}", path.display()))
+        }
+        e => fail(e.into()),
+    })?;
+    file.set_len(0).map_err(fail)?;
+    writeln!(file, "{}", std::process::id()).map_err(fail)?;
+    Ok(PidFile { path: path.clone(), _file: file })
+}

@@ -1,0 +1,77 @@
+//! `brigd`, the daemon. Reads flags and configuration, opens the engine, serves the API, and leaves when told to.
+//! Containers are not its children's children to keep: they belong to their shims and go on without it.
+
+mod listen;
+mod settings;
+
+use docker_api::Api;
+use engine::Engine;
+use errors::HasKind;
+use settings::{Flags, Settings};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let flags = <Flags as clap::Parser>::parse();
+    let result = Settings::resolve(flags).and_then(run);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            tracing::error!("{report}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> Result<(), errors::Report> {
+    let level = if settings.debug { "debug" } else { "info" };
+    let filter = EnvFilter::new(format!("{level},hyper=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
+    sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.workers)
+        .max_blocking_threads(128)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("start the async runtime: {e}")))?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), errors::Report> {
+    let report = |e: engine::Error| errors::Report { kind: e.kind(), ..errors::Report::of(&e) };
+    let listeners = listen::open(&settings)?;
+    let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
+    let pidfile = listen::write_pidfile(&settings)?;
+    let api = Arc::new(Api { engine, version: env!("CARGO_PKG_VERSION") });
+    let (stop_sender, stop) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in listeners {
+        servers.spawn(docker_api::serve(listener, api.clone(), stop.clone()));
+    }
+    listen::notify_ready();
+    tracing::info!(data_root = %settings.engine.data_root.display(), "ready");
+    wait_for_signal().await?;
+    tracing::info!("leaving; containers go on");
+    stop_sender.send_replace(true);
+    while servers.join_next().await.is_some() {}
+    drop(pidfile);
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<(), errors::Report> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("listen for signals: {e}")))
+    };
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

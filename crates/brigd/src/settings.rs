@@ -1,0 +1,243 @@
+//! Flags (dockerd's names), then the configuration file, then the defaults.
+
+use clap::Parser;
+use errors::{Kind, Report};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Read when no other file is named; may be missing.
+const DEFAULT_CONFIG: &str = "/etc/brig/config.toml";
+const DEFAULT_RUNTIME: &str = "brig";
+
+/// A container engine: containers, images and networks behind Docker's API.
+#[derive(Debug, Parser)]
+#[command(name = "brigd", version, about)]
+pub(crate) struct Flags {
+    /// Socket to listen on: unix://PATH or fd:// (systemd's); may be given several times
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    hosts: Vec<String>,
+    /// Directory of images, containers and volumes [default: /var/lib/brig]
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// Directory of what runs: sockets, mounts [default: /run/brig]
+    #[arg(long, value_name = "DIR")]
+    exec_root: Option<PathBuf>,
+    /// File for the daemon's process id [default: EXEC_ROOT/brigd.pid]
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Configuration file [default: /etc/brig/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// Log what is done and not only what changes
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// Group that may use the socket [default: brig, else docker, else root]
+    #[arg(short = 'G', long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Registry that may be spoken to without TLS or without a valid certificate; may be given several times
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    insecure_registries: Vec<String>,
+    /// Mirror of Docker Hub; may be given several times
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    registry_mirrors: Vec<String>,
+    /// Storage driver; this version has `overlay`
+    #[arg(short = 's', long, value_name = "NAME")]
+    storage_driver: Option<String>,
+    /// Parent of the containers' cgroups [default: /brig]
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// Name of the default bridge [default: brig0]
+    #[arg(short = 'b', long, value_name = "NAME")]
+    bridge: Option<String>,
+    /// MTU of the default bridge [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+    /// Runtime for containers that name none [default: brig]
+    #[arg(long, value_name = "NAME")]
+    default_runtime: Option<String>,
+    /// A further OCI runtime, NAME=PATH; may be given several times
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    add_runtimes: Vec<String>,
+    /// Option for the log of containers that give none, KEY=VALUE; may be given several times
+    #[arg(long = "log-opt", value_name = "KEY=VALUE")]
+    log_opts: Vec<String>,
+    /// Seconds between stop signal and SIGKILL [default: 10]
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    stop_timeout: Option<u32>,
+}
+
+/// The configuration file. An unknown key is an error: a typing mistake must not pass for a setting.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct File {
+    hosts: Vec<String>,
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    pidfile: Option<PathBuf>,
+    debug: bool,
+    group: Option<String>,
+    insecure_registries: Vec<String>,
+    registry_mirrors: Vec<String>,
+    storage_driver: Option<String>,
+    cgroup_parent: Option<String>,
+    bridge: Option<String>,
+    mtu: Option<u32>,
+    default_runtime: Option<String>,
+    runtimes: BTreeMap<String, PathBuf>,
+    log_opts: BTreeMap<String, String>,
+    stop_timeout: Option<u32>,
+}
+
+/// What holds.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) hosts: Vec<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) pidfile: PathBuf,
+    pub(crate) debug: bool,
+    pub(crate) workers: usize,
+    pub(crate) engine: engine::Config,
+}
+
+impl Settings {
+    /// Puts flags, file and defaults together.
+    pub(crate) fn resolve(flags: Flags) -> Result<Settings, Report> {
+        let file = match &flags.config_file {
+            Some(path) => read(path)?,
+            None if Path::new(DEFAULT_CONFIG).exists() => read(Path::new(DEFAULT_CONFIG))?,
+            None => File::default(),
+        };
+        let invalid = |text: String| Report::new(Kind::InvalidArgument, text);
+        if let Some(driver) = flags.storage_driver.or(file.storage_driver)
+            && !matches!(driver.as_str(), "overlay" | "overlay2")
+        {
+            return Err(Report::new(
+                Kind::Unsupported,
+                format!("storage driver {driver}: this version has overlay"),
+            ));
+        }
+        let data_root =
+            absolute(flags.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/brig".into()))?;
+        let exec_root = absolute(flags.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/brig".into()))?;
+        let programs = own_directory()?;
+        let mut runtimes = file.runtimes;
+        runtimes.entry(DEFAULT_RUNTIME.into()).or_insert_with(|| programs.join("brig-runtime"));
+        if let Some(runc) = in_path("runc") {
+            runtimes.entry("runc".into()).or_insert(runc);
+        }
+        for text in &flags.add_runtimes {
+            let (name, path) = text
+                .split_once('=')
+                .ok_or_else(|| invalid(format!("--add-runtime {text}: want NAME=PATH")))?;
+            runtimes.insert(name.into(), path.into());
+        }
+        let default_runtime =
+            flags.default_runtime.or(file.default_runtime).unwrap_or_else(|| DEFAULT_RUNTIME.into());
+        if !runtimes.contains_key(&default_runtime) {
+            return Err(invalid(format!("--default-runtime {default_runtime}: no runtime has this name")));
+        }
+        let mut log_opts = file.log_opts;
+        for text in &flags.log_opts {
+            let (key, value) =
+                text.split_once('=').ok_or_else(|| invalid(format!("--log-opt {text}: want KEY=VALUE")))?;
+            log_opts.insert(key.into(), value.into());
+        }
+        let cgroup_parent = flags.cgroup_parent.or(file.cgroup_parent).unwrap_or_else(|| "/brig".into());
+        if cgroup_parent.split('/').any(|p| p == "..") {
+            return Err(invalid(format!("--cgroup-parent {cgroup_parent}: must not hold ..")));
+        }
+        let mut hosts = if flags.hosts.is_empty() { file.hosts } else { flags.hosts };
+        if hosts.is_empty() {
+            hosts.push(format!("unix://{}", exec_root.join("brig.sock").display()));
+        }
+        let registry = registry_client::Config {
+            insecure: flags.insecure_registries.into_iter().chain(file.insecure_registries).collect(),
+            mirrors: flags.registry_mirrors.into_iter().chain(file.registry_mirrors).collect(),
+            certs_dirs: ["/etc/brig/certs.d", "/etc/docker/certs.d"].map(PathBuf::from).to_vec(),
+            ..registry_client::Config::default()
+        };
+        let debug = flags.debug || file.debug;
+        Ok(Settings {
+            hosts,
+            group: flags.group.or(file.group),
+            pidfile: flags.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("brigd.pid")),
+            debug,
+            workers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
+            engine: engine::Config {
+                data_root,
+                exec_root,
+                cgroup_parent,
+                bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
+                mtu: flags.mtu.or(file.mtu).unwrap_or(1500),
+                shim: programs.join("brig-shim"),
+                runtimes,
+                default_runtime,
+                log_opts,
+                stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
+                registry,
+                debug,
+            },
+        })
+    }
+
+    /// The first descriptor that nobody meant us to have: after systemd's sockets, when there are any.
+    pub(crate) fn first_free_descriptor(&self) -> u32 {
+        3 + crate::listen::systemd_sockets()
+    }
+}
+
+fn read(path: &Path) -> Result<File, Report> {
+    let fail = |e: String| Report::new(Kind::InvalidArgument, format!("read {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+    toml::from_str(&text).map_err(|e| fail(e.to_string()))
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Report> {
+    std::path::absolute(&path)
+        .map_err(|e| Report::new(Kind::InvalidArgument, format!("{}: {e}", path.display())))
+}
+
+/// Our programs lie side by side.
+fn own_directory() -> Result<PathBuf, Report> {
+    let fail = |e: String| Report::new(Kind::Internal, format!("find our own program: {e}"));
+    let exe = std::env::current_exe().map_err(|e| fail(e.to_string()))?;
+    exe.parent().map(Path::to_path_buf).ok_or_else(|| fail("it has no directory".into()))
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        assert!(toml::from_str::<File>("debug = true\ndata-root = \"/x\"").is_ok());
+        assert!(toml::from_str::<File>("data_root = \"/x\"").is_err());
+    }
+
+    #[test]
+    fn flags_win_over_defaults() {
+        let flags = Flags::parse_from([
+            "brigd",
+            "--data-root",
+            "/d",
+            "--exec-root",
+            "/e",
+            "--config-file",
+            "/dev/null",
+            "--add-runtime",
+            "x=/x",
+            "--default-runtime",
+            "x",
+        ]);
+        let settings = Settings::resolve(flags).unwrap();
+        assert_eq!(settings.hosts, ["unix:///e/brig.sock"]);
+        assert_eq!(settings.pidfile, PathBuf::from("/e/brigd.pid"));
+        assert_eq!(settings.engine.default_runtime, "x");
+    }
+}

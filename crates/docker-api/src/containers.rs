@@ -1,0 +1,484 @@
+//! Containers.
+
+use crate::filters::Filters;
+use crate::hijack::{Style, detach_keys, hijack, multiplexed, take};
+use crate::render::{self, Sizes};
+use crate::reply::{Failure, Outcome, json, no_content, ok, stream};
+use crate::request::Call;
+use crate::serve::Api;
+use crate::units::parse_time;
+use bytes::Bytes;
+use engine::model::{Config, HostConfig, NetworkingConfig};
+use engine::{
+    Container, CreateRequest, LogEntry, LogOptions, Record, Signal, Status, Streams, WaitCondition,
+};
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::json as object;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+const LIST_FILTERS: &[&str] = &[
+    "id", "name", "label", "status", "exited", "ancestor", "before", "since", "network", "volume", "health",
+    "is-task", "publish", "expose",
+];
+
+/// `GET /containers/json`.
+pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
+    let filters = Filters::parse(call.query.text("filters"), LIST_FILTERS)?;
+    let limit: Option<usize> =
+        call.query.number::<i64>("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    let narrowed = !filters.get("status").is_empty() || !filters.get("exited").is_empty();
+    let all = call.query.flag("all") || limit.is_some() || narrowed;
+    let with_size = call.query.flag("size");
+    let created = |key: &str| -> Result<Option<String>, Failure> {
+        match filters.get(key).first() {
+            Some(name) => Ok(Some(api.engine.container(name)?.record().created)),
+            None => Ok(None),
+        }
+    };
+    let (before, since) = (created("before")?, created("since")?);
+    let ancestors = ancestors(api, &filters).await;
+    let mut out = Vec::new();
+    for container in api.engine.list_containers() {
+        let record = container.record();
+        if !all && !matches!(record.state.status, Status::Running | Status::Paused | Status::Restarting) {
+            continue;
+        }
+        let in_time = before.as_ref().is_none_or(|b| record.created < *b)
+            && since.as_ref().is_none_or(|s| record.created > *s);
+        if !in_time
+            || !passes(&record, &filters)
+            || ancestors.as_ref().is_some_and(|a| !a.contains(&record.image_id))
+        {
+            continue;
+        }
+        let sizes = if with_size { sizes(api, &container).await } else { None };
+        out.push(render::summary(&record, sizes));
+        if limit.is_some_and(|n| out.len() >= n) {
+            break;
+        }
+    }
+    ok(&out)
+}
+
+async fn ancestors(api: &Arc<Api>, filters: &Filters) -> Option<Vec<oci::Digest>> {
+    let names = filters.get("ancestor");
+    if names.is_empty() {
+        return None;
+    }
+    let mut out = Vec::new();
+    for name in names {
+        if let Ok(image) = api.engine.image(name).await {
+            out.push(image.id.0);
+        }
+    }
+    Some(out)
+}
+
+fn passes(record: &Record, filters: &Filters) -> bool {
+    let network = |wanted: &str| {
+        record
+            .networks
+            .iter()
+            .any(|(name, settings)| name == wanted || settings.network_id.starts_with(wanted))
+    };
+    let volume = |wanted: &str| {
+        record.mounts.iter().any(|m| m.name == wanted || m.destination == wanted || m.source == wanted)
+    };
+    let exited =
+        |wanted: &str| record.state.status == Status::Exited && wanted.parse() == Ok(record.state.exit_code);
+    filters.any("id", |v| record.id.as_str().starts_with(v))
+        && filters.any("name", |v| name_matches(&record.name, v))
+        && filters.any("status", |v| record.state.status.as_str() == v)
+        && filters.any("exited", exited)
+        && filters.any("network", network)
+        && filters.any("volume", volume)
+        && filters.any("health", |v| v == "none")
+        && filters.any("is-task", |v| v == "false")
+        && filters.any("expose", |v| {
+            record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))
+        })
+        && filters.any("publish", |_| false)
+        && filters.labels(&record.config.labels)
+}
+
+/// Docker matches names as regular expressions; what people use of them are a part of the name and the anchors.
+fn name_matches(name: &str, pattern: &str) -> bool {
+    let (pattern, start) = match pattern.strip_prefix('^') {
+        Some(rest) => (rest.strip_prefix('/').unwrap_or(rest), true),
+        None => (pattern.strip_prefix('/').unwrap_or(pattern), false),
+    };
+    let (pattern, end) = match pattern.strip_suffix('$') {
+        Some(rest) => (rest, true),
+        None => (pattern, false),
+    };
+    match (start, end) {
+        (true, true) => name == pattern,
+        (true, false) => name.starts_with(pattern),
+        (false, true) => name.ends_with(pattern),
+        (false, false) => name.contains(pattern),
+    }
+}
+
+async fn sizes(api: &Arc<Api>, container: &Container) -> Option<Sizes> {
+    let writable = api.engine.writable_size(container).await?;
+    let image =
+        api.engine.image(&container.record().image_id.to_string()).await.ok().map_or(0, |i| i.size_bytes);
+    Some(Sizes { writable, total: writable + image })
+}
+
+/// The body of a create request: `Config` with two more members.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CreateBody {
+    #[serde(flatten)]
+    config: Config,
+    #[serde(rename = "HostConfig")]
+    host_config: Option<HostConfig>,
+    #[serde(rename = "NetworkingConfig")]
+    networking: Option<NetworkingConfig>,
+}
+
+/// `POST /containers/create`.
+pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
+    let name = call.query.text("name").to_string();
+    let platform = call.query.text("platform").to_string();
+    if !platform.is_empty() {
+        let wanted: oci::Platform = platform.parse().map_err(|e| Failure::bad_request(format!("{e}")))?;
+        if !oci::Platform::host().satisfies(&wanted) {
+            return Err(Failure::not_here(&format!("running images for {wanted} on this machine")));
+        }
+    }
+    let body: CreateBody = call.json().await?;
+    if body.config.image.is_empty() {
+        return Err(Failure::bad_request("Config cannot be empty in order to create a container"));
+    }
+    let created = api
+        .engine
+        .create(CreateRequest {
+            name,
+            config: body.config,
+            host_config: body.host_config.unwrap_or_default(),
+            networking: body.networking.unwrap_or_default(),
+        })
+        .await?;
+    Ok(json(StatusCode::CREATED, &object!({ "Id": created.id.as_str(), "Warnings": created.warnings })))
+}
+
+/// `GET /containers/{id}/json`.
+pub(crate) async fn inspect(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let container = api.engine.container(id)?;
+    let sizes = if call.query.flag("size") { sizes(api, &container).await } else { None };
+    let execs = api.engine.list_execs(container.id());
+    ok(&render::inspect(&api.engine, &container.record(), &execs, sizes))
+}
+
+/// `POST /containers/{id}/start`.
+pub(crate) async fn start(api: &Arc<Api>, id: &str) -> Outcome {
+    // On a task of its own: a client that goes away must not leave a start half done.
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    finish(tokio::spawn(async move { engine.start(&id).await })).await
+}
+
+/// `POST /containers/{id}/stop`.
+pub(crate) async fn stop(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let (timeout, signal) = stop_options(call)?;
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    finish(tokio::spawn(async move { engine.stop(&id, timeout, signal).await })).await
+}
+
+/// `POST /containers/{id}/restart`.
+pub(crate) async fn restart(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let (timeout, signal) = stop_options(call)?;
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    finish(tokio::spawn(async move { engine.restart(&id, timeout, signal).await })).await
+}
+
+fn stop_options(call: &Call) -> Result<(Option<i64>, Option<Signal>), Failure> {
+    let signal = match call.query.text("signal") {
+        "" => None,
+        text => Some(Signal::parse(text)?),
+    };
+    Ok((call.query.number("t")?, signal))
+}
+
+async fn finish(task: tokio::task::JoinHandle<Result<(), engine::Error>>) -> Outcome {
+    match task.await {
+        Ok(result) => result?,
+        Err(e) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
+    no_content()
+}
+
+/// `POST /containers/{id}/kill`.
+pub(crate) async fn kill(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let signal = match call.query.text("signal") {
+        "" => Signal::KILL,
+        text => Signal::parse(text)?,
+    };
+    api.engine.kill(id, signal).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/pause` and `unpause`.
+pub(crate) async fn pause(api: &Arc<Api>, id: &str, pause: bool) -> Outcome {
+    if pause {
+        api.engine.pause(id).await?
+    } else {
+        api.engine.unpause(id).await?
+    }
+    no_content()
+}
+
+/// `POST /containers/{id}/rename`.
+pub(crate) async fn rename(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    api.engine.rename(id, call.query.text("name")).await?;
+    no_content()
+}
+
+/// `POST /containers/{id}/resize`.
+pub(crate) async fn resize(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let (height, width) = size(call)?;
+    api.engine.resize(id, height, width).await?;
+    Ok(crate::reply::empty(StatusCode::OK))
+}
+
+/// Rows and columns of a resize request.
+pub(crate) fn size(call: &Call) -> Result<(u16, u16), Failure> {
+    match (call.query.number("h")?, call.query.number("w")?) {
+        (Some(height), Some(width)) => Ok((height, width)),
+        _ => Err(Failure::bad_request("h and w must be given")),
+    }
+}
+
+/// `DELETE /containers/{id}`.
+pub(crate) async fn remove(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    if call.query.flag("link") {
+        return Err(Failure::not_here("removing links"));
+    }
+    let (force, volumes) = (call.query.flag("force"), call.query.flag("v"));
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    finish(tokio::spawn(async move { engine.remove(&id, force, volumes).await })).await
+}
+
+/// `POST /containers/prune`.
+pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
+    let filters = Filters::parse(call.query.text("filters"), &["label", "until"])?;
+    let until = match filters.get("until").first() {
+        Some(text) => {
+            Some(parse_time(text).ok_or_else(|| Failure::bad_request(format!("invalid until: {text}")))?)
+        }
+        None => None,
+    };
+    let (mut deleted, mut reclaimed) = (Vec::new(), 0u64);
+    for container in api.engine.list_containers() {
+        let record = container.record();
+        let stopped = matches!(record.state.status, Status::Created | Status::Exited | Status::Dead);
+        let old =
+            until.is_none_or(|u| i128::from(crate::units::unix_seconds(&record.created)) * 1_000_000_000 < u);
+        if !stopped || !old || !filters.labels(&record.config.labels) {
+            continue;
+        }
+        let size = api.engine.writable_size(&container).await.unwrap_or(0);
+        // One that was started or removed meanwhile is not ours to take.
+        if api.engine.remove(record.id.as_str(), false, false).await.is_ok() {
+            reclaimed += size;
+            deleted.push(record.id.to_string());
+        }
+    }
+    ok(&object!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
+}
+
+/// `GET /containers/{id}/top`.
+pub(crate) async fn top(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let processes = api.engine.top(id, call.query.text("ps_args")).await?;
+    ok(&object!({ "Titles": processes.titles, "Processes": processes.rows }))
+}
+
+/// `POST /containers/{id}/wait`: the head is sent at once, so that a client knows that the wait is armed.
+pub(crate) fn wait(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let condition = match call.query.text("condition") {
+        "" | "not-running" => WaitCondition::NotRunning,
+        "next-exit" => WaitCondition::NextExit,
+        "removed" => WaitCondition::Removed,
+        other => return Err(Failure::bad_request(format!("invalid condition: {other:?}"))),
+    };
+    let (armed, condition) = api.engine.subscribe_wait(id, condition)?;
+    let (sender, reply) = stream("application/json");
+    tokio::spawn(async move {
+        let done = tokio::select! {
+            done = engine::Engine::finish_wait(armed, condition) => done,
+            () = sender.closed() => return,
+        };
+        if let Ok(life) = done {
+            let error = (!life.error.is_empty()).then(|| object!({ "Message": life.error }));
+            let mut body = object!({ "StatusCode": life.exit_code });
+            if let Some(error) = error {
+                body["Error"] = error;
+            }
+            drop(sender.send(crate::reply::line(&body)).await);
+        }
+    });
+    Ok(reply)
+}
+
+/// `GET /containers/{id}/logs`.
+pub(crate) fn logs(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let (stdout, stderr) = (call.query.flag("stdout"), call.query.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(Failure::bad_request("Bad parameters: you must choose at least one stream"));
+    }
+    let tail = match call.query.text("tail") {
+        "" | "all" => None,
+        text => match text.parse::<i64>() {
+            // Docker reads a negative number as all.
+            Ok(n) => u64::try_from(n).ok(),
+            Err(_) => return Err(Failure::bad_request(format!("invalid tail: {text:?}"))),
+        },
+    };
+    let options = LogOptions {
+        stdout,
+        stderr,
+        since: time(call, "since")?,
+        until: time(call, "until")?,
+        tail,
+        follow: call.query.flag("follow"),
+    };
+    let tty = api.engine.container(id)?.record().config.tty;
+    let kind = if tty || !call.at_least(42) {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
+    let receiver =
+        log_stream(api, id, options, tty, call.query.flag("timestamps"), call.query.flag("details"))?;
+    let (sender, reply) = stream(kind);
+    tokio::spawn(pump(receiver, sender));
+    Ok(reply)
+}
+
+async fn pump(mut from: mpsc::Receiver<Bytes>, to: mpsc::Sender<Bytes>) {
+    loop {
+        tokio::select! {
+            piece = from.recv() => {
+                let Some(piece) = piece else { return };
+                if to.send(piece).await.is_err() {
+                    return;
+                }
+            }
+            () = to.closed() => return,
+        }
+    }
+}
+
+fn time(call: &Call, key: &str) -> Result<Option<u64>, Failure> {
+    match call.query.text(key) {
+        "" | "0" => Ok(None),
+        text => parse_time(text)
+            .map(|t| Some(u64::try_from(t).unwrap_or(0)))
+            .ok_or_else(|| Failure::bad_request(format!("invalid {key}: {text:?}"))),
+    }
+}
+
+/// The log as bytes of the wire.
+fn log_stream(
+    api: &Arc<Api>,
+    id: &str,
+    options: LogOptions,
+    tty: bool,
+    timestamps: bool,
+    details: bool,
+) -> Result<mpsc::Receiver<Bytes>, Failure> {
+    let mut entries = api.engine.logs(id, options)?;
+    let (sender, receiver) = mpsc::channel(32);
+    tokio::spawn(async move {
+        loop {
+            let entry = tokio::select! {
+                entry = entries.recv() => entry,
+                () = sender.closed() => return,
+            };
+            let piece = match entry {
+                None => return,
+                Some(Ok(entry)) => log_piece(&entry, tty, timestamps, details),
+                Some(Err(e)) => {
+                    tracing::warn!(error = %errors::chain(&e), "reading a log");
+                    let text = format!("Error grabbing logs: {}\n", errors::chain(&e));
+                    if tty { Bytes::from(text) } else { multiplexed(2, text.as_bytes()) }
+                }
+            };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn log_piece(entry: &LogEntry, tty: bool, timestamps: bool, details: bool) -> Bytes {
+    let mut line = Vec::with_capacity(entry.line.len() + 40);
+    if timestamps {
+        line.extend_from_slice(crate::render::fixed_nanos(entry.time_ns).as_bytes());
+        line.push(b' ');
+    }
+    if details {
+        let attrs: Vec<String> = entry.attrs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        line.extend_from_slice(attrs.join(",").as_bytes());
+        line.push(b' ');
+    }
+    line.extend_from_slice(&entry.line);
+    if tty {
+        return Bytes::from(line);
+    }
+    multiplexed(if entry.stream == engine::LogStream::Stderr { 2 } else { 1 }, &line)
+}
+
+/// `POST /containers/{id}/attach`.
+pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
+    let query = &call.query;
+    let streams =
+        Streams { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr: query.flag("stderr") };
+    let live = query.flag("stream");
+    let container = api.engine.container(id)?;
+    let tty = container.record().config.tty;
+    let keys = detach_keys(query.text("detachKeys"), tty && streams.stdin)?;
+    let prologue = if query.flag("logs") {
+        let options = LogOptions { stdout: streams.stdout, stderr: streams.stderr, ..LogOptions::default() };
+        Some(log_stream(api, id, options, tty, false, false)?)
+    } else {
+        None
+    };
+    let style = Style { tty, stdin: streams.stdin, detach_keys: keys, prologue };
+    let named = call.at_least(42);
+    let (upgrade, input) = take(call.request);
+    if !live {
+        return hijack(upgrade, input, style, named, async { None });
+    }
+    // Registered before the answer: a start that follows the answer finds it.
+    let pending = api.engine.attach(id, streams).await?;
+    hijack(upgrade, input, style, named, pending.ready())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_as_people_filter() {
+        assert!(name_matches("web-1", "web"));
+        assert!(name_matches("web-1", "^/web-1$"));
+        assert!(!name_matches("web-10", "^web-1$"));
+        assert!(name_matches("web-1", "-1$"));
+    }
+
+    #[test]
+    fn a_create_body_with_wrong_types_is_refused() {
+        assert!(
+            serde_json::from_str::<CreateBody>(r#"{"Image":"x","HostConfig":{"Memory":"lots"}}"#).is_err()
+        );
+        assert!(serde_json::from_str::<CreateBody>(r#"{"Image":["x"]}"#).is_err());
+        let body: CreateBody =
+            serde_json::from_str(r#"{"Image":"x","HostConfig":null,"Unknown":{}}"#).unwrap();
+        assert_eq!(body.config.image, "x");
+    }
+}

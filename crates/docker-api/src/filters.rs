@@ -1,0 +1,91 @@
+//! The `filters` parameter: `{"label":["a=b"]}`, or the older `{"label":{"a=b":true}}`.
+
+use crate::reply::Failure;
+use std::collections::BTreeMap;
+
+/// Values by key. A key without values passes everything.
+#[derive(Debug, Default)]
+pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
+
+impl Filters {
+    /// Reads the parameter; only the keys in `known` may appear.
+    pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Filters, Failure> {
+        if text.is_empty() {
+            return Ok(Filters::default());
+        }
+        let error = |e: String| Failure::bad_request(format!("invalid filter: {e}"));
+        let map: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+        let mut out = BTreeMap::new();
+        for (key, value) in map {
+            if !known.contains(&key.as_str()) {
+                return Err(Failure::bad_request(format!("invalid filter '{key}'")));
+            }
+            let values = match value {
+                serde_json::Value::Array(list) => list
+                    .into_iter()
+                    .map(|v| {
+                        v.as_str().map(str::to_string).ok_or_else(|| error(format!("{key} holds no text")))
+                    })
+                    .collect::<Result<Vec<_>, _>>()?,
+                serde_json::Value::Object(set) => {
+                    set.into_iter().filter(|(_, v)| *v == true).map(|(k, _)| k).collect()
+                }
+                _ => return Err(error(format!("{key} is neither a list nor a set"))),
+            };
+            out.insert(key, values);
+        }
+        Ok(Filters(out))
+    }
+
+    /// The values of a key.
+    pub(crate) fn get(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the key is absent or `matches` one of its values.
+    pub(crate) fn any(&self, key: &str, matches: impl Fn(&str) -> bool) -> bool {
+        let values = self.get(key);
+        values.is_empty() || values.iter().any(|v| matches(v))
+    }
+
+    /// Whether the object has all the labels asked for (`key` or `key=value`).
+    pub(crate) fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.get("label").iter().all(|wanted| match wanted.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
+            None => labels.contains_key(wanted),
+        })
+    }
+
+    /// A boolean key such as `dangling`; None when absent.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, Failure> {
+        match self.get(key) {
+            [] => Ok(None),
+            [one] => match one.as_str() {
+                "1" | "true" | "True" => Ok(Some(true)),
+                "0" | "false" | "False" => Ok(Some(false)),
+                other => Err(Failure::bad_request(format!("invalid filter '{key}={other}'"))),
+            },
+            _ => Err(Failure::bad_request(format!("invalid filter '{key}': more than one value"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_and_others_refused() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let got = Filters::parse(text, &["label"]).ok().map(|f| f.get("label").to_vec());
+            assert_eq!(got, want.map(|w| w.iter().map(ToString::to_string).collect()), "{text}");
+        };
+        check("", Some(&[]));
+        check(r#"{"label":["a","b=c"]}"#, Some(&["a", "b=c"]));
+        check(r#"{"label":{"a":true,"b":false}}"#, Some(&["a"]));
+        check(r#"{"other":["a"]}"#, None);
+        check(r#"{"label":"a"}"#, None);
+        check(r#"[]"#, None);
+    }
+}

@@ -1,0 +1,210 @@
+//! Connections that become streams: attach and exec.
+//!
+//! A client that asks for `Upgrade: tcp` gets 101 and raw bytes both ways. One that does not gets the output as a
+//! chunked body, and its request body is the input. Without a terminal, output pieces carry Docker's eight-byte header
+//! (stream, three zeros, length big-endian); with one they are as the terminal wrote them.
+
+use crate::detach::DetachKeys;
+use crate::reply::{Failure, Outcome, empty, stream};
+use bytes::Bytes;
+use engine::{Attachment, Output};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+/// Size of a read from the client.
+const READ: usize = 32 << 10;
+
+/// How a stream behaves.
+#[derive(Debug)]
+pub(crate) struct Style {
+    pub(crate) tty: bool,
+    pub(crate) stdin: bool,
+    pub(crate) detach_keys: Option<DetachKeys>,
+    /// Sent before anything else: the log, for `logs=1`.
+    pub(crate) prologue: Option<mpsc::Receiver<Bytes>>,
+}
+
+const RAW: &str = "application/vnd.docker.raw-stream";
+const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+
+/// Takes a request apart: its upgrade if it asks for one, else its body as input.
+pub(crate) fn take(mut request: Request<Incoming>) -> (Option<OnUpgrade>, Option<Incoming>) {
+    if request.headers().contains_key(UPGRADE) {
+        return (Some(hyper::upgrade::on(&mut request)), None);
+    }
+    (None, Some(request.into_body()))
+}
+
+/// Answers with a stream over what `attachment` gives once it is there: on the upgraded connection, or as the reply's
+/// body with `input` as the other direction.
+pub(crate) fn hijack<F>(
+    upgrade: Option<OnUpgrade>,
+    input: Option<Incoming>,
+    style: Style,
+    multiplexed_name: bool,
+    attachment: F,
+) -> Outcome
+where
+    F: Future<Output = Option<Attachment>> + Send + 'static,
+{
+    let kind = if style.tty || !multiplexed_name { RAW } else { MULTIPLEXED };
+    let Some(upgrade) = upgrade else {
+        let (sender, reply) = stream(kind);
+        tokio::spawn(async move {
+            if let Some(attachment) = attachment.await {
+                plain(input, style, attachment, sender).await;
+            }
+        });
+        return Ok(reply);
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => upgraded_stream(TokioIo::new(upgraded), style, attachment).await,
+            Err(error) => tracing::debug!(%error, "upgrade"),
+        }
+    });
+    let mut reply = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    Ok(reply)
+}
+
+async fn upgraded_stream<S, F>(stream: S, mut style: Style, attachment: F)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
+    F: Future<Output = Option<Attachment>> + Send,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    if let Some(mut prologue) = style.prologue.take() {
+        while let Some(piece) = prologue.recv().await {
+            if to_client.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    }
+    let Some(attachment) = attachment.await else {
+        drop(to_client.shutdown().await);
+        return;
+    };
+    let (mut output, mut input) = attachment.split();
+    let outgoing = async {
+        while let Ok(Some(piece)) = output.next().await {
+            if let Output::Exited(_) = piece {
+                break;
+            }
+            if to_client.write_all(&frame(piece, style.tty)).await.is_err() {
+                break;
+            }
+        }
+        drop(to_client.shutdown().await);
+    };
+    let incoming = async {
+        let mut buffer = vec![0; READ];
+        loop {
+            match from_client.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) if !style.stdin => {}
+                Ok(n) => {
+                    let (bytes, detach) = match &mut style.detach_keys {
+                        Some(keys) => keys.feed(&buffer[..n]),
+                        None => (buffer[..n].to_vec(), false),
+                    };
+                    if input.stdin(&bytes).await.is_err() {
+                        break;
+                    }
+                    if detach {
+                        return;
+                    }
+                }
+            }
+        }
+        if style.stdin {
+            drop(input.close_stdin().await);
+        }
+        // The client has said all it wants to say; it still listens.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = outgoing => {}
+        () = incoming => {}
+    }
+}
+
+/// Output as the reply's body, input from the request's.
+async fn plain(
+    body: Option<Incoming>,
+    mut style: Style,
+    attachment: Attachment,
+    sender: mpsc::Sender<Bytes>,
+) {
+    if let Some(mut prologue) = style.prologue.take() {
+        while let Some(piece) = prologue.recv().await {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    }
+    let (mut output, mut input) = attachment.split();
+    let outgoing = async {
+        while let Ok(Some(piece)) = output.next().await {
+            if matches!(piece, Output::Exited(_)) || sender.send(frame(piece, style.tty)).await.is_err() {
+                break;
+            }
+        }
+    };
+    let incoming = async {
+        let has_input = style.stdin && body.is_some();
+        if let Some(mut body) = body {
+            while let Some(Ok(piece)) = body.frame().await {
+                if let (true, Ok(bytes)) = (style.stdin, piece.into_data())
+                    && input.stdin(&bytes).await.is_err()
+                {
+                    break;
+                }
+            }
+        }
+        if has_input {
+            drop(input.close_stdin().await);
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = outgoing => {}
+        () = incoming => {}
+        () = sender.closed() => {}
+    }
+}
+
+fn frame(piece: Output, tty: bool) -> Bytes {
+    let (stream, bytes) = match piece {
+        Output::Stdout(bytes) => (1, bytes),
+        Output::Stderr(bytes) => (2, bytes),
+        Output::Exited(_) => return Bytes::new(),
+    };
+    if tty { Bytes::from(bytes) } else { multiplexed(stream, &bytes) }
+}
+
+/// One piece with Docker's header; `stream` is 1 for stdout, 2 for stderr.
+pub(crate) fn multiplexed(stream: u8, bytes: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(8 + bytes.len());
+    out.extend_from_slice(&[stream, 0, 0, 0]);
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(bytes);
+    Bytes::from(out)
+}
+
+/// The keys of a request, refused when they cannot be read.
+pub(crate) fn detach_keys(text: &str, tty: bool) -> Result<Option<DetachKeys>, Failure> {
+    match DetachKeys::parse(text) {
+        Some(keys) => Ok(tty.then_some(keys)),
+        None => Err(Failure::bad_request(format!("Invalid detach keys ({text}) provided"))),
+    }
+}

@@ -1,0 +1,301 @@
+//! Images.
+
+use crate::filters::Filters;
+use crate::progress::PullLines;
+use crate::render;
+use crate::reply::{Failure, Outcome, empty, line, ok, stream};
+use crate::request::Call;
+use crate::serve::Api;
+use bytes::Bytes;
+use engine::PullEvent;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use image::{Image, Removed};
+use oci::{Platform, Reference};
+use registry_client::{Auth, Progress};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Progress events kept for a slow client; more are dropped, the next ones say the same and more.
+const PROGRESS: usize = 1024;
+
+/// `GET /images/json`.
+pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
+    let filters = Filters::parse(
+        call.query.text("filters"),
+        &["dangling", "label", "before", "since", "reference", "until"],
+    )?;
+    let dangling = filters.flag("dangling")?;
+    let shared = call.query.flag("shared-size");
+    let images = api.engine.images().clone();
+    let (list, sizes) = blocking(move || {
+        let sizes = if shared { images.sizes()? } else { std::collections::HashMap::new() };
+        Ok::<_, image::Error>((images.list()?, sizes))
+    })
+    .await?;
+    let created = |key: &str| filters.get(key).first().cloned();
+    let (before, since) =
+        (image_time(api, created("before")).await?, image_time(api, created("since")).await?);
+    let mut out = Vec::new();
+    for image in list {
+        let hidden = dangling.is_some_and(|d| d != image.tags.is_empty());
+        let time = crate::units::unix_seconds(&image.created);
+        let late = before.is_some_and(|b| time >= b) || since.is_some_and(|s| time <= s);
+        if hidden || late || !filters.any("reference", |pattern| matches_reference(&image, pattern)) {
+            continue;
+        }
+        let labels = labels(api, &image).await;
+        if !filters.labels(&labels) {
+            continue;
+        }
+        let labels = if labels.is_empty() { Value::Null } else { json!(labels) };
+        let uses = if shared { i64::try_from(api.engine.image_uses(&image.id.0)).unwrap_or(-1) } else { -1 };
+        out.push(render::image_summary(&image, sizes.get(&image.id), uses, &labels));
+    }
+    ok(&out)
+}
+
+async fn image_time(api: &Arc<Api>, name: Option<String>) -> Result<Option<i64>, Failure> {
+    match name {
+        Some(name) => Ok(Some(crate::units::unix_seconds(&api.engine.image(&name).await?.created))),
+        None => Ok(None),
+    }
+}
+
+async fn labels(api: &Arc<Api>, image: &Image) -> std::collections::BTreeMap<String, String> {
+    let (images, id) = (api.engine.images().clone(), image.id);
+    let config = blocking(move || images.config(&id)).await;
+    config.ok().and_then(|c| c.config.as_ref().and_then(|r| r.labels.clone())).unwrap_or_default()
+}
+
+/// `busybox`, `busybox:1*`, `*/x`: shell patterns on the familiar name, with or without the tag.
+fn matches_reference(image: &Image, pattern: &str) -> bool {
+    image.tags.iter().any(|tag| {
+        let (full, name) = (tag.familiar(), tag.familiar_name());
+        glob(pattern.as_bytes(), full.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
+    })
+}
+
+/// `*` and `?` within one path component.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            let end = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
+            (0..=end).any(|n| glob(rest, &text[n..]))
+        }
+        (Some((b'?', rest)), Some((c, more))) if *c != b'/' => glob(rest, more),
+        (Some((p, rest)), Some((c, more))) if p == c => glob(rest, more),
+        _ => false,
+    }
+}
+
+/// `GET /images/{name}/json`.
+pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
+    let image = api.engine.image(name).await?;
+    let (images, id) = (api.engine.images().clone(), image.id);
+    let config = blocking(move || images.config(&id)).await?;
+    ok(&render::image_inspect(&image, &config))
+}
+
+/// `GET /images/{name}/history`.
+pub(crate) async fn history(api: &Arc<Api>, name: &str) -> Outcome {
+    let image = api.engine.image(name).await?;
+    let images = api.engine.images().clone();
+    let entries = blocking(move || images.history(&image.id)).await?;
+    ok(&entries.iter().map(render::history).collect::<Vec<_>>())
+}
+
+/// `POST /images/{name}/tag`.
+pub(crate) async fn tag(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let (repository, tag) = (call.query.text("repo"), call.query.text("tag"));
+    let text = if tag.is_empty() { repository.to_string() } else { format!("{repository}:{tag}") };
+    let reference = reference(&text)?;
+    if reference.digest().is_some() {
+        return Err(Failure::bad_request("refusing to create a tag with a digest reference"));
+    }
+    api.engine.tag(name, &reference).await?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+/// `DELETE /images/{name}`.
+pub(crate) async fn remove(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let removed = api.engine.remove_image(name, call.query.flag("force"), call.query.flag("noprune")).await?;
+    let entry = |r: &Removed| match r {
+        Removed::Untagged(name) => json!({ "Untagged": name }),
+        Removed::Deleted(id) => json!({ "Deleted": id }),
+    };
+    ok(&removed.iter().map(entry).collect::<Vec<_>>())
+}
+
+fn reference(text: &str) -> Result<Reference, Failure> {
+    text.parse::<Reference>()
+        .map(Reference::with_default_tag)
+        .map_err(|e| Failure::bad_request(format!("{e}")))
+}
+
+/// `POST /images/create`: a pull.
+pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
+    if !call.query.text("fromSrc").is_empty() {
+        return Err(Failure::not_here("importing images"));
+    }
+    let (name, tag) = (call.query.text("fromImage"), call.query.text("tag"));
+    let text = match tag {
+        "" => name.to_string(),
+        digest if digest.contains(':') => format!("{name}@{digest}"),
+        tag => format!("{name}:{tag}"),
+    };
+    let reference = reference(&text)?;
+    let platform = match call.query.text("platform") {
+        "" => Platform::host(),
+        text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
+    };
+    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
+        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    pull(api, reference, platform, auth).await
+}
+
+async fn pull(api: &Arc<Api>, reference: Reference, platform: Platform, auth: Auth) -> Outcome {
+    let (events, mut receiver) = mpsc::channel(PROGRESS);
+    let engine = api.engine.clone();
+    let named = reference.clone();
+    let mut task =
+        AbortOnDrop(tokio::spawn(async move { engine.pull(&named, &platform, &auth, events).await }));
+    let mut lines = PullLines::new(reference);
+    // Until the registry has answered, a failure still has a status code of its own.
+    let first = loop {
+        match receiver.recv().await {
+            Some(PullEvent::Transfer(Progress::Resolving)) => {}
+            other => break other,
+        }
+    };
+    if first.is_none() {
+        return match (&mut task.0).await {
+            Ok(Ok(_)) => Ok(empty(StatusCode::OK)),
+            Ok(Err(e)) => Err(e.into()),
+            Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+        };
+    }
+    let (sender, reply) = stream("application/json");
+    tokio::spawn(async move {
+        let mut next = first;
+        while let Some(event) = next {
+            for value in lines.lines(&event) {
+                // A client that has gone ends the pull: dropping the task aborts it.
+                if sender.send(line(&value)).await.is_err() {
+                    return;
+                }
+            }
+            next = tokio::select! {
+                event = receiver.recv() => event,
+                () = sender.closed() => return,
+            };
+        }
+        if let Ok(Err(e)) = (&mut task.0).await {
+            let message = Failure::from(e).message;
+            drop(
+                sender.send(line(&json!({ "errorDetail": { "message": message }, "error": message }))).await,
+            );
+        }
+    });
+    Ok(reply)
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// `POST /images/load`.
+pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
+    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(16);
+    let mut body = call.request.into_body();
+    let feed = tokio::spawn(async move {
+        while let Some(piece) = body.frame().await {
+            let piece = match piece {
+                Ok(frame) => match frame.into_data() {
+                    Ok(bytes) => Ok(bytes),
+                    Err(_) => continue,
+                },
+                Err(e) => Err(std::io::Error::other(e)),
+            };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    let loaded = api.engine.load(ChannelRead { receiver, current: Bytes::new() }).await;
+    feed.abort();
+    let mut out = Vec::new();
+    for one in loaded? {
+        if one.references.is_empty() {
+            out.extend_from_slice(&line(
+                &json!({ "stream": format!("Loaded image ID: {}\n", one.image.id) }),
+            ));
+        }
+        for reference in &one.references {
+            out.extend_from_slice(&line(
+                &json!({ "stream": format!("Loaded image: {}\n", reference.familiar()) }),
+            ));
+        }
+    }
+    Ok(crate::reply::with_body(StatusCode::OK, Some("application/json"), out))
+}
+
+/// A request body as a blocking reader.
+struct ChannelRead {
+    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for ChannelRead {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.current = piece?,
+                None => return Ok(0),
+            }
+        }
+        let n = buffer.len().min(self.current.len());
+        buffer[..n].copy_from_slice(&self.current.split_to(n));
+        Ok(n)
+    }
+}
+
+async fn blocking<T, F>(work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, image::Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => {
+            let status = match errors::HasKind::kind(&e) {
+                errors::Kind::NotFound => StatusCode::NOT_FOUND,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Err(Failure::new(status, errors::chain(&e)))
+        }
+        Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let check = |p: &str, t: &str, want| assert_eq!(glob(p.as_bytes(), t.as_bytes()), want, "{p} {t}");
+        check("busy*", "busybox:latest", true);
+        check("*", "a/b", false);
+        check("*/b", "a/b", true);
+        check("b?sybox", "busybox", true);
+        check("x", "busybox", false);
+    }
+}

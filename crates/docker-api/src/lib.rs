@@ -1,0 +1,34 @@
+//! Docker's Engine API: HTTP requests become calls of the engine, its answers become Docker's JSON. Nothing here knows
+//! how a container is made.
+//!
+//! `serve` takes connections; `route` finds the handler of a path; a module for each kind of object has the handlers;
+//! `hijack` turns a connection into a stream; `render` has the JSON documents.
+//!
+//! What this version does not have is answered 501 with a text that says so, never with an empty success.
+//!
+//! Spec: Docker Engine API 1.55, moby `api/swagger.yaml`.
+
+#![recursion_limit = "256"]
+
+mod containers;
+mod detach;
+mod execs;
+mod filters;
+mod hijack;
+mod images;
+mod networks;
+mod progress;
+mod render;
+mod reply;
+mod request;
+mod route;
+mod serve;
+mod system;
+mod units;
+
+pub use serve::{Api, serve};
+
+/// Newest API version that is spoken.
+pub const API_VERSION: &str = "1.55";
+/// Oldest API version that is spoken.
+pub const MIN_API_VERSION: &str = "1.24";

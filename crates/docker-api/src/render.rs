@@ -1,0 +1,317 @@
+//! Docker's JSON for records.
+
+use crate::units::{human_duration, seconds_since, unix_seconds};
+use engine::{Engine, MountPoint, Network, Record, Status};
+use image::{HistoryEntry, Image, Sizes as ImageSizes};
+use oci::image::ImageConfig;
+use serde_json::{Map, Value, json};
+
+/// Bytes of a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) writable: u64,
+    pub(crate) total: u64,
+}
+
+/// One entry of `GET /containers/json`.
+pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
+    let mut out = json!({
+        "Id": record.id.as_str(),
+        "Names": [format!("/{}", record.name)],
+        "Image": record.config.image,
+        "ImageID": record.image_id,
+        "Command": command(&record.args),
+        "Created": unix_seconds(&record.created),
+        "Ports": [],
+        "Labels": record.config.labels,
+        "State": record.state.status.as_str(),
+        "Status": status(record),
+        "HostConfig": { "NetworkMode": record.host_config.network_mode },
+        "NetworkSettings": { "Networks": record.networks },
+        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
+    });
+    if let Some(sizes) = sizes {
+        out["SizeRw"] = sizes.writable.into();
+        out["SizeRootFs"] = sizes.total.into();
+    }
+    out
+}
+
+/// Docker joins the words and quotes those with spaces.
+fn command(args: &[String]) -> String {
+    let quote = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    args.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// `Up 5 minutes`, `Exited (0) 2 hours ago`.
+fn status(record: &Record) -> String {
+    let state = &record.state;
+    let up = || human_duration(seconds_since(&state.started_at));
+    let down = || human_duration(seconds_since(&state.finished_at));
+    match state.status {
+        Status::Running => format!("Up {}", up()),
+        Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, down()),
+        Status::Removing => "Removal In Progress".into(),
+        Status::Dead => "Dead".into(),
+        Status::Created => "Created".into(),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, down()),
+    }
+}
+
+fn mount(point: &MountPoint) -> Value {
+    let mut out = json!({
+        "Type": point.kind.as_str(),
+        "Source": point.source,
+        "Destination": point.destination,
+        "Mode": point.mode.split(',').filter(|m| *m != "create").collect::<Vec<_>>().join(","),
+        "RW": point.read_write,
+        "Propagation": if point.kind == engine::MountKind::Bind && point.propagation.is_empty() { "rprivate" } else { &point.propagation },
+    });
+    if point.kind == engine::MountKind::Volume {
+        out["Name"] = point.name.clone().into();
+        out["Driver"] = "local".into();
+    }
+    out
+}
+
+/// `GET /containers/{id}/json`.
+pub(crate) fn inspect(engine: &Engine, record: &Record, execs: &[String], sizes: Option<Sizes>) -> Value {
+    let id = record.id.as_str();
+    let config = engine.config();
+    let dir = config.data_root.join("containers").join(id);
+    let file = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let state = &record.state;
+    let (path, args) = record.args.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let log_path = match record.host_config.log_config.kind.as_str() {
+        "json-file" => config.log_path(id).to_string_lossy().into_owned(),
+        _ => String::new(),
+    };
+    let mut out = json!({
+        "Id": id,
+        "Created": record.created,
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": state.status.as_str(),
+            "Running": matches!(state.status, Status::Running | Status::Paused | Status::Restarting),
+            "Paused": state.status == Status::Paused,
+            "Restarting": state.status == Status::Restarting,
+            "OOMKilled": state.oom_killed,
+            "Dead": state.status == Status::Dead,
+            "Pid": state.pid,
+            "ExitCode": state.exit_code,
+            "Error": state.error,
+            "StartedAt": state.started_at,
+            "FinishedAt": state.finished_at,
+        },
+        "Image": record.image_id,
+        "ResolvConfPath": file("resolv.conf"),
+        "HostnamePath": file("hostname"),
+        "HostsPath": file("hosts"),
+        "LogPath": log_path,
+        "Name": format!("/{}", record.name),
+        "RestartCount": state.restart_count,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
+        "HostConfig": record.host_config,
+        "GraphDriver": { "Name": "overlay", "Data": {} },
+        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Config": record.config,
+        "NetworkSettings": network_settings(engine, record),
+    });
+    if let Some(sizes) = sizes {
+        out["SizeRw"] = sizes.writable.into();
+        out["SizeRootFs"] = sizes.total.into();
+    }
+    out
+}
+
+fn network_settings(engine: &Engine, record: &Record) -> Value {
+    let alive = record.state.status.is_alive();
+    let has_own = !record.host_config.network_mode.starts_with("container:")
+        && record.host_config.network_mode != "host";
+    let key = if alive && has_own {
+        engine.config().exec_root.join("netns").join(record.id.as_str()).to_string_lossy().into_owned()
+    } else {
+        String::new()
+    };
+    let bridge = record.networks.get("bridge").cloned().unwrap_or_default();
+    json!({
+        "Bridge": "",
+        "SandboxID": if alive { record.id.as_str() } else { "" },
+        "SandboxKey": key,
+        "Ports": {},
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+        "EndpointID": bridge.endpoint_id,
+        "Gateway": bridge.gateway,
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": bridge.ip_address,
+        "IPPrefixLen": bridge.ip_prefix_len,
+        "IPv6Gateway": "",
+        "MacAddress": bridge.mac_address,
+        "Networks": record.networks,
+    })
+}
+
+/// One entry of `GET /images/json`.
+pub(crate) fn image_summary(
+    image: &Image,
+    sizes: Option<&ImageSizes>,
+    containers: i64,
+    labels: &Value,
+) -> Value {
+    json!({
+        "Id": image.id.to_string(),
+        "ParentId": "",
+        "RepoTags": image.tags.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "RepoDigests": image.digests.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "Created": unix_seconds(&image.created),
+        "Size": image.size_bytes,
+        "SharedSize": sizes.map_or(-1, |s| i64::try_from(s.shared_bytes).unwrap_or(i64::MAX)),
+        "VirtualSize": image.size_bytes,
+        "Labels": labels,
+        "Containers": containers,
+    })
+}
+
+/// `GET /images/{name}/json`.
+pub(crate) fn image_inspect(image: &Image, config: &ImageConfig) -> Value {
+    let run = config.config.clone().unwrap_or_default();
+    let last_tag = image.tagged_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
+    let mut out = json!({
+        "Id": image.id.to_string(),
+        "RepoTags": image.tags.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "RepoDigests": image.digests.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "Parent": "",
+        "Comment": comment,
+        "Created": image.created,
+        "DockerVersion": "",
+        "Author": config.author.clone().unwrap_or_default(),
+        "Config": image_run_config(&run),
+        "Architecture": config.architecture,
+        "Os": config.os,
+        "Size": image.size_bytes,
+        "VirtualSize": image.size_bytes,
+        "GraphDriver": { "Name": "overlay", "Data": {} },
+        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
+        "Metadata": { "LastTagTime": last_tag.map_or_else(|| engine::NEVER.to_string(), |t| t.to_string()) },
+        "Descriptor": image.target,
+    });
+    if let Some(variant) = &config.variant {
+        out["Variant"] = variant.clone().into();
+    }
+    out
+}
+
+/// The image's defaults with the members that clients read always there.
+fn image_run_config(run: &oci::image::RunConfig) -> Value {
+    let mut map = match serde_json::to_value(run) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    for (key, value) in [
+        ("User", json!("")),
+        ("WorkingDir", json!("")),
+        ("Env", Value::Null),
+        ("Cmd", Value::Null),
+        ("Entrypoint", Value::Null),
+        ("Volumes", Value::Null),
+        ("Labels", Value::Null),
+        ("OnBuild", Value::Null),
+    ] {
+        map.entry(key).or_insert(value);
+    }
+    Value::Object(map)
+}
+
+/// One entry of `GET /images/{name}/history`.
+pub(crate) fn history(entry: &HistoryEntry) -> Value {
+    let tags: Vec<String> = entry.tags.iter().map(oci::Reference::familiar).collect();
+    json!({
+        "Id": entry.id.map_or_else(|| "<missing>".to_string(), |i| i.to_string()),
+        "Created": unix_seconds(&entry.created),
+        "CreatedBy": entry.created_by,
+        "Tags": if tags.is_empty() { Value::Null } else { json!(tags) },
+        "Size": entry.size_bytes,
+        "Comment": entry.comment,
+    })
+}
+
+/// `GET /networks/{name}`.
+pub(crate) fn network(network: &Network, containers: &[Record]) -> Value {
+    let ipam_config = match (&network.subnet, network.gateway) {
+        (Some(subnet), Some(gateway)) => json!([{ "Subnet": subnet, "Gateway": gateway.to_string() }]),
+        _ => json!([]),
+    };
+    let mut attached = Map::new();
+    for record in containers {
+        if let (true, Some(settings)) = (record.state.status.is_alive(), record.networks.get(&network.name)) {
+            let address = if settings.ip_address.is_empty() {
+                String::new()
+            } else {
+                format!("{}/{}", settings.ip_address, settings.ip_prefix_len)
+            };
+            attached.insert(
+                record.id.to_string(),
+                json!({
+                    "Name": record.name,
+                    "EndpointID": settings.endpoint_id,
+                    "MacAddress": settings.mac_address,
+                    "IPv4Address": address,
+                    "IPv6Address": "",
+                }),
+            );
+        }
+    }
+    json!({
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created,
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": null, "Config": ipam_config },
+        "Internal": false,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": attached,
+        "Options": {},
+        "Labels": {},
+    })
+}
+
+/// RFC 3339 with all nine digits, as Docker stamps log lines.
+pub(crate) fn fixed_nanos(time_ns: u64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_times_have_nine_digits() {
+        assert_eq!(fixed_nanos(1_500_000_000), "1970-01-01T00:00:01.500000000Z");
+    }
+
+    #[test]
+    fn commands_quote_words_with_spaces() {
+        let own = |w: &[&str]| w.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(command(&own(&["sh", "-c", "echo hi"])), "sh -c 'echo hi'");
+    }
+}

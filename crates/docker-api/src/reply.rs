@@ -1,0 +1,158 @@
+//! Answers: JSON, empty, streams, and errors with Docker's status codes.
+
+use bytes::Bytes;
+use engine::Error;
+use errors::{HasKind, Kind};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::{Body, Frame};
+use hyper::{Response, StatusCode, header};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+/// Any body that is sent.
+pub(crate) type Reply = Response<BoxBody<Bytes, Infallible>>;
+
+/// What a handler ends with.
+pub(crate) type Outcome = Result<Reply, Failure>;
+
+/// A status and the text that Docker's clients show after `Error response from daemon:`.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Failure {
+        Failure { status, message: message.into() }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn not_here(what: &str) -> Failure {
+        Failure::new(StatusCode::NOT_IMPLEMENTED, format!("{what} is not supported by this version of brig"))
+    }
+
+    pub(crate) fn reply(self) -> Reply {
+        if self.status == StatusCode::NOT_MODIFIED {
+            return empty(self.status);
+        }
+        json(self.status, &serde_json::json!({ "message": self.message }))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let status = match &error {
+            Error::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            other => status(other.kind()),
+        };
+        // A command that cannot be started is the request's mistake, as Docker answers it.
+        let message = text(&error);
+        let cannot_exec = ["executable file not found", "no such file or directory", "permission denied"];
+        let status = if status == StatusCode::INTERNAL_SERVER_ERROR
+            && cannot_exec.iter().any(|t| message.contains(t))
+        {
+            StatusCode::BAD_REQUEST
+        } else {
+            status
+        };
+        Failure { status, message }
+    }
+}
+
+/// The chain as a client should read it: what only repeats the request is left out, so that Docker's own sentence
+/// (`No such image: x`) comes first, as clients expect.
+fn text(error: &Error) -> String {
+    match error {
+        Error::Failed { doing, kind: Kind::NotFound | Kind::WrongState | Kind::InvalidArgument, source }
+            if matches!(doing.as_str(), "find image" | "remove image" | "tag image" | "load images") =>
+        {
+            errors::chain(source.as_ref())
+        }
+        Error::Failed { doing, source, .. } if doing.starts_with("pull ") => errors::chain(source.as_ref()),
+        other => errors::chain(other),
+    }
+}
+
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::AlreadyExists | Kind::WrongState => StatusCode::CONFLICT,
+        Kind::InvalidArgument | Kind::Hostile => StatusCode::BAD_REQUEST,
+        Kind::Denied => StatusCode::FORBIDDEN,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Exhausted | Kind::Cancelled | Kind::DataLoss | Kind::Internal => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+/// A JSON document.
+pub(crate) fn json<T: serde::Serialize>(status: StatusCode, value: &T) -> Reply {
+    let mut body = serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec());
+    body.push(b'\n');
+    with_body(status, Some("application/json"), body)
+}
+
+/// 200 with a JSON document.
+pub(crate) fn ok<T: serde::Serialize>(value: &T) -> Outcome {
+    Ok(json(StatusCode::OK, value))
+}
+
+/// A status and nothing else.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    with_body(status, None, Vec::new())
+}
+
+/// 204.
+pub(crate) fn no_content() -> Outcome {
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) fn with_body(status: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)).boxed());
+    *reply.status_mut() = status;
+    if let Some(kind) = content_type {
+        reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    }
+    reply
+}
+
+/// Pieces read ahead of a slow client.
+const PIECES: usize = 32;
+
+/// A body that is written while it is sent. The sender fails once the client has gone.
+pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let mut reply = Response::new(ChannelBody(receiver).boxed());
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    (sender, reply)
+}
+
+struct ChannelBody(mpsc::Receiver<Bytes>);
+
+impl Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// One line of a JSON stream.
+pub(crate) fn line<T: serde::Serialize>(value: &T) -> Bytes {
+    let mut out = serde_json::to_vec(value).unwrap_or_default();
+    out.extend_from_slice(b"\r\n");
+    Bytes::from(out)
+}

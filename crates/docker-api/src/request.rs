@@ -1,0 +1,110 @@
+//! What handlers read of a request: query values and bounded JSON bodies.
+
+use crate::reply::Failure;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use std::collections::HashMap;
+
+/// Largest JSON body. A create request with the longest environment that a kernel takes fits.
+const MAX_JSON: usize = 8 << 20;
+
+/// A request after routing.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Request<Incoming>,
+    pub(crate) query: Query,
+    /// API version of the path, as (major, minor).
+    pub(crate) version: (u32, u32),
+}
+
+impl Call {
+    /// Whether the client's API is at least 1.`minor`.
+    pub(crate) fn at_least(&self, minor: u32) -> bool {
+        self.version >= (1, minor)
+    }
+
+    /// Header `name` as text, empty when absent.
+    pub(crate) fn header(&self, name: &str) -> String {
+        self.request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string()
+    }
+
+    /// The body as JSON; an empty body is `T::default()`.
+    pub(crate) async fn json<T: serde::de::DeserializeOwned + Default>(self) -> Result<T, Failure> {
+        let bytes = self.bytes().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(T::default());
+        }
+        serde_json::from_slice(&bytes).map_err(|e| Failure::bad_request(format!("invalid JSON: {e}")))
+    }
+
+    /// The whole body.
+    pub(crate) async fn bytes(self) -> Result<Vec<u8>, Failure> {
+        let body = Limited::new(self.request.into_body(), MAX_JSON);
+        match body.collect().await {
+            Ok(collected) => Ok(collected.to_bytes().to_vec()),
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+                Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB"))
+            }
+            Err(e) => Err(Failure::bad_request(format!("reading the body: {e}"))),
+        }
+    }
+}
+
+/// The values after `?`.
+#[derive(Debug, Default)]
+pub(crate) struct Query(HashMap<String, Vec<String>>);
+
+impl Query {
+    pub(crate) fn parse(text: &str) -> Query {
+        let mut out: HashMap<String, Vec<String>> = HashMap::new();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            out.entry(decode(key)).or_default().push(decode(value));
+        }
+        Query(out)
+    }
+
+    /// The first value, empty when absent.
+    pub(crate) fn text(&self, key: &str) -> &str {
+        self.0.get(key).and_then(|v| v.first()).map_or("", String::as_str)
+    }
+
+    /// Go's rule of Docker: absent, empty, `0`, `no`, `false` and `none` are false, all else is true.
+    pub(crate) fn flag(&self, key: &str) -> bool {
+        !matches!(self.text(key).to_ascii_lowercase().trim(), "" | "0" | "no" | "false" | "none")
+    }
+
+    /// A number; None when absent or empty.
+    pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Failure> {
+        match self.text(key) {
+            "" => Ok(None),
+            text => {
+                text.parse().map(Some).map_err(|_| Failure::bad_request(format!("invalid {key}: {text:?}")))
+            }
+        }
+    }
+}
+
+/// Percent-decoding, `+` as a space.
+pub(crate) fn decode(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries() {
+        let query = Query::parse("a=1&b&c=x%2Fy+z&a=2&d=False&e=1");
+        assert_eq!(query.text("a"), "1");
+        assert_eq!(query.text("c"), "x/y z");
+        assert!(
+            query.flag("e") && query.flag("a") && !query.flag("b") && !query.flag("d") && !query.flag("none")
+        );
+        assert_eq!(query.number::<u32>("a").unwrap(), Some(1));
+        assert!(query.number::<u32>("c").is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! From method and path to handler.
+
+use crate::reply::{Failure, Outcome};
+use crate::request::{Call, decode};
+use crate::serve::Api;
+use crate::{containers, execs, images, networks, system};
+use hyper::{Method, StatusCode};
+use std::sync::Arc;
+
+/// Endpoints of the API that this version does not have, by first path component.
+const NOT_HERE: &[(&str, &str)] = &[
+    ("build", "building images"),
+    ("commit", "committing containers"),
+    ("plugins", "plugins"),
+    ("swarm", "swarm mode"),
+    ("nodes", "swarm mode"),
+    ("services", "swarm mode"),
+    ("tasks", "swarm mode"),
+    ("secrets", "swarm mode"),
+    ("configs", "swarm mode"),
+    ("session", "build sessions"),
+    ("grpc", "build sessions"),
+    ("distribution", "asking a registry about an image"),
+];
+
+/// Calls the handler of `path`, which has no version any more.
+pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
+    // Names of images hold slashes, which clients send as they are.
+    let parts: Vec<String> = path.trim_matches('/').split('/').map(decode).collect();
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let method = call.request.method().clone();
+    let (get, post, delete) = (method == Method::GET, method == Method::POST, method == Method::DELETE);
+    match words.as_slice() {
+        ["_ping"] if get || method == Method::HEAD => system::ping(&call),
+        ["version"] if get => system::version(api),
+        ["info"] if get => system::info(api).await,
+        ["events"] if get => system::events(api, &call),
+        ["auth"] if post => system::auth(api, call).await,
+        ["system", "df"] if get => system::disk_usage(api).await,
+
+        ["images", "json"] if get => images::list(api, &call).await,
+        ["images", "create"] if post => images::create(api, call).await,
+        ["images", "load"] if post => images::load(api, call).await,
+        ["images", "get"] if get => Err(Failure::not_here("saving images")),
+        ["images", "search"] if get => Err(Failure::not_here("searching images")),
+        ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
+        ["images", name @ .., "json"] if get && !name.is_empty() => {
+            images::inspect(api, &name.join("/")).await
+        }
+        ["images", name @ .., "history"] if get && !name.is_empty() => {
+            images::history(api, &name.join("/")).await
+        }
+        ["images", name @ .., "tag"] if post && !name.is_empty() => {
+            images::tag(api, &name.join("/"), &call).await
+        }
+        ["images", name @ .., "push"] if post && !name.is_empty() => Err(Failure::not_here("pushing images")),
+        ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
+        ["images", name @ ..] if delete && !name.is_empty() => {
+            images::remove(api, &name.join("/"), &call).await
+        }
+
+        ["containers", "json"] if get => containers::list(api, &call).await,
+        ["containers", "create"] if post => containers::create(api, call).await,
+        ["containers", "prune"] if post => containers::prune(api, &call).await,
+        ["containers", id] if delete => containers::remove(api, id, &call).await,
+        ["containers", id, "json"] if get => containers::inspect(api, id, &call).await,
+        ["containers", id, "start"] if post => containers::start(api, id).await,
+        ["containers", id, "stop"] if post => containers::stop(api, id, &call).await,
+        ["containers", id, "restart"] if post => containers::restart(api, id, &call).await,
+        ["containers", id, "kill"] if post => containers::kill(api, id, &call).await,
+        ["containers", id, "pause"] if post => containers::pause(api, id, true).await,
+        ["containers", id, "unpause"] if post => containers::pause(api, id, false).await,
+        ["containers", id, "rename"] if post => containers::rename(api, id, &call).await,
+        ["containers", id, "resize"] if post => containers::resize(api, id, &call).await,
+        ["containers", id, "top"] if get => containers::top(api, id, &call).await,
+        ["containers", id, "wait"] if post => containers::wait(api, id, &call),
+        ["containers", id, "logs"] if get => containers::logs(api, id, &call),
+        ["containers", id, "attach"] if post => containers::attach(api, id, call).await,
+        ["containers", id, "exec"] if post => execs::create(api, id, call).await,
+        [
+            "containers",
+            id,
+            verb @ ("stats" | "update" | "changes" | "export" | "archive" | "checkpoints"),
+        ] => {
+            api.engine.container(id)?;
+            Err(Failure::not_here(&format!("container {verb}")))
+        }
+
+        ["exec", id, "start"] if post => execs::start(api, id, call).await,
+        ["exec", id, "resize"] if post => execs::resize(api, id, &call).await,
+        ["exec", id, "json"] if get => execs::inspect(api, id),
+
+        ["networks"] if get => networks::list(api, &call),
+        ["networks", "create" | "prune"] if post => Err(Failure::not_here("networks of the user's own")),
+        ["networks", name] if get => networks::inspect(api, name),
+        ["networks", name] if delete => networks::remove(api, name),
+        ["networks", name, "connect" | "disconnect"] if post => {
+            api.engine.network(name)?;
+            Err(Failure::not_here("connecting running containers to networks"))
+        }
+
+        ["volumes"] if get => networks::list_volumes(api, &call).await,
+        ["volumes", ..] => Err(Failure::not_here("managing volumes by themselves")),
+
+        [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
+            Some((_, what)) => Err(Failure::not_here(what)),
+            None => Err(Failure::new(StatusCode::NOT_FOUND, "page not found")),
+        },
+        [] => Err(Failure::new(StatusCode::NOT_FOUND, "page not found")),
+    }
+}

@@ -1,0 +1,354 @@
+//! `create`: a request and an image become a record and a writable snapshot.
+//!
+//! ```text
+//! validate  -> merge with the image's config -> reserve the name -> snapshot.prepare -> container directory -> record
+//! ```
+//! The record comes last: a daemon killed before it leaves a snapshot and a directory without owner, which the next
+//! start removes.
+
+use crate::container::Container;
+use crate::error::{During, Error, IoDuring, blocking};
+use crate::model::{Config, HostConfig, NetworkingConfig, Words};
+use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
+use crate::{Engine, bundle, names};
+use oci::image::RunConfig;
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+/// Longest value of one environment variable or argument: the kernel's MAX_ARG_STRLEN is 128 KiB.
+const MAX_WORD: usize = 128 << 10;
+/// Names tried before giving up on finding a free one.
+const NAME_ATTEMPTS: u32 = 20;
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Empty for a generated one.
+    pub name: String,
+    pub config: Config,
+    pub host_config: HostConfig,
+    pub networking: NetworkingConfig,
+}
+
+/// What it gets.
+#[derive(Debug, Clone)]
+pub struct Created {
+    pub id: ContainerId,
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container that can be started.
+    ///
+    /// # Errors
+    ///
+    /// NotFound when the image is not there (the client may pull it and ask again), InvalidArgument and Unsupported
+    /// for options that cannot be honoured, WrongState when the name is taken.
+    pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Created, Error> {
+        let CreateRequest { name, mut config, mut host_config, networking } = request;
+        let bare = name.strip_prefix('/').unwrap_or(&name).to_string();
+        if !bare.is_empty() && !names::is_valid(&bare) {
+            return Err(Error::invalid(format!(
+                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        fill_defaults(&mut host_config, &self.config.default_runtime);
+        let image_name = config.image.clone();
+        let images = self.images.clone();
+        let (image, image_config) = blocking(move || {
+            let image = images.get(&image_name)?;
+            let config = images.config(&image.id)?;
+            Ok::<_, image::Error>((image, config))
+        })
+        .await
+        .during(|| "find image".into())?;
+        let run_config = image_config.config.clone().unwrap_or_default();
+        let args = merge_image(&mut config, &run_config)?;
+        validate(&config, &host_config, &self.config.runtimes)?;
+        bundle::Security::parse(&host_config)?;
+        bundle::capabilities(&host_config, &self.capabilities)?;
+
+        let id = ContainerId::random();
+        if config.hostname.is_empty()
+            && host_config.network_mode != "host"
+            && !host_config.network_mode.starts_with("container:")
+        {
+            config.hostname = id.short().into();
+        }
+        let networks = self.networks.plan(&host_config, &networking, &config)?;
+        let mounts = self.plan_mounts(&id, &config, &host_config).await?;
+        let name = self.take_name(&bare, &id)?;
+        let record = Record {
+            version: RECORD_VERSION,
+            id: id.clone(),
+            name: name.clone(),
+            created: now(),
+            image_id: image.id.0,
+            chain_id: image.chain_id,
+            config,
+            host_config,
+            args,
+            mounts,
+            networks,
+            state: State::default(),
+        };
+        if let Err(e) = self.clone().make(&record).await {
+            self.containers.release(&name);
+            return Err(e);
+        }
+        let container = Arc::new(Container::new(record));
+        self.containers.insert(container.clone());
+        self.publish(&container, "create", &[]);
+        Ok(Created { id, warnings: Vec::new() })
+    }
+
+    fn take_name(&self, wanted: &str, id: &ContainerId) -> Result<String, Error> {
+        if !wanted.is_empty() {
+            self.containers.reserve(wanted, id)?;
+            return Ok(wanted.to_string());
+        }
+        for attempt in 0..NAME_ATTEMPTS {
+            let name = names::generate(attempt);
+            if self.containers.reserve(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        // The short id is unique enough when all pretty names are taken.
+        self.containers.reserve(id.short(), id)?;
+        Ok(id.short().to_string())
+    }
+
+    /// Makes what the record needs on disk, then the record. Undoes what it made when a step fails.
+    async fn make(self: Arc<Self>, record: &Record) -> Result<(), Error> {
+        let record = record.clone();
+        blocking(move || {
+            let key = record.id.as_str();
+            let dir = self.config.container_dir(key);
+            let made = self
+                .snapshots
+                .prepare(key, record.chain_id.as_ref())
+                .during(|| format!("prepare snapshot for container {}", record.name))
+                .and_then(|()| {
+                    std::fs::DirBuilder::new()
+                        .mode(0o710)
+                        .create(&dir)
+                        .io_during(|| format!("create {}", dir.display()))
+                })
+                .and_then(|()| crate::put(&self.db, &record));
+            if made.is_err() {
+                // The first cause is what the caller must hear; what cannot be undone now, the next start removes.
+                if let Err(e) = self.snapshots.remove(key) {
+                    tracing::debug!(container_id = key, error = %errors::chain(&e), "undo of snapshot");
+                }
+                drop(std::fs::remove_dir_all(&dir));
+            }
+            made
+        })
+        .await
+    }
+}
+
+/// Docker's defaults, so that `inspect` shows what holds.
+fn fill_defaults(host: &mut HostConfig, runtime: &str) {
+    let fill = |field: &mut String, value: &str| {
+        if field.is_empty() {
+            *field = value.into();
+        }
+    };
+    fill(&mut host.network_mode, "default");
+    if host.network_mode == "default" {
+        host.network_mode = "bridge".into();
+    }
+    fill(&mut host.restart_policy.name, "no");
+    fill(&mut host.ipc_mode, "private");
+    fill(&mut host.log_config.kind, "json-file");
+    fill(&mut host.runtime, runtime);
+    if host.shm_size == 0 {
+        host.shm_size = 64 << 20;
+    }
+}
+
+/// Fills empty fields from the image and returns the command line, entrypoint first.
+fn merge_image(config: &mut Config, image: &RunConfig) -> Result<Vec<String>, Error> {
+    let list = |l: &Option<Vec<String>>| l.clone().unwrap_or_default();
+    // A client's entrypoint drops the image's command: it was meant for the image's entrypoint.
+    if config.entrypoint.is_none() {
+        if config.cmd.as_ref().is_none_or(|c| c.0.is_empty()) {
+            config.cmd = image.cmd.clone().map(Words);
+        }
+        config.entrypoint = image.entrypoint.clone().map(Words);
+    }
+    // `--entrypoint ""` arrives as one empty word and resets the image's entrypoint.
+    if config.entrypoint.as_ref().is_some_and(|e| e.0 == [""]) {
+        config.entrypoint = None;
+    }
+    if config.user.is_empty() {
+        config.user.clone_from(&image.user);
+    }
+    if config.working_dir.is_empty() {
+        config.working_dir.clone_from(&image.working_dir);
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal = image.stop_signal.clone().unwrap_or_default();
+    }
+    if config.stop_timeout.is_none() {
+        config.stop_timeout = image.stop_timeout;
+    }
+    let mut env = list(&image.env);
+    bundle::merge_env(&mut env, &config.env);
+    // A bare KEY that the image does not have still removes one of the engine's defaults at start.
+    env.extend(config.env.iter().filter(|e| !e.contains('=')).cloned());
+    config.env = env;
+    let mut labels = image.labels.clone().unwrap_or_default();
+    labels.append(&mut config.labels);
+    config.labels = labels;
+    for (port, empty) in image.exposed_ports.iter().flatten() {
+        config.exposed_ports.insert(port.clone(), *empty);
+    }
+    if let Some(volumes) = &image.volumes {
+        config.volumes.get_or_insert_default().extend(volumes.iter().map(|(k, v)| (k.clone(), *v)));
+    }
+    let words = |w: &Option<Words>| w.as_ref().map(|w| w.0.clone()).unwrap_or_default();
+    let mut args = words(&config.entrypoint);
+    args.extend(words(&config.cmd));
+    if args.is_empty() {
+        return Err(Error::invalid("no command specified"));
+    }
+    Ok(args)
+}
+
+fn validate(
+    config: &Config,
+    host: &HostConfig,
+    runtimes: &BTreeMap<String, std::path::PathBuf>,
+) -> Result<(), Error> {
+    let words = config
+        .env
+        .iter()
+        .chain(config.cmd.iter().flat_map(|w| &w.0))
+        .chain(config.entrypoint.iter().flat_map(|w| &w.0));
+    for word in words {
+        if word.contains('\0') || word.len() > MAX_WORD {
+            return Err(Error::invalid(
+                "a command or environment entry holds a NUL byte or is longer than 128 KiB",
+            ));
+        }
+    }
+    if let Some(bad) = config.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
+        return Err(Error::invalid(format!("invalid environment variable: {bad:?}")));
+    }
+    let host_text =
+        |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) && s.len() <= 64;
+    if !host_text(&config.hostname) || !host_text(&config.domainname) {
+        return Err(Error::invalid(format!("invalid hostname {:?}", config.hostname)));
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    if !config.stop_signal.is_empty() {
+        crate::Signal::parse(&config.stop_signal)?;
+    }
+    if !runtimes.contains_key(&host.runtime) {
+        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    let limit = |name: &str, value: i64, least: i64| {
+        if value != 0 && value < least {
+            return Err(Error::invalid(format!("invalid {name}: {value} is below {least}")));
+        }
+        Ok(())
+    };
+    limit("memory limit: minimum memory limit allowed is 6MB", host.memory, 6 << 20)?;
+    limit("memory reservation", host.memory_reservation, 6 << 20)?;
+    limit("cpu shares", host.cpu_shares, 0)?;
+    limit("shm size", host.shm_size, 0)?;
+    limit("NanoCPUs", host.nano_cpus, 0)?;
+    if host.memory_swap > 0 && host.memory == 0 {
+        return Err(Error::invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
+    }
+    if host.memory_swap > 0 && host.memory_swap < host.memory {
+        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
+    }
+    if host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
+        return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set"));
+    }
+    match (host.restart_policy.name.as_str(), host.restart_policy.maximum_retry_count) {
+        ("no" | "always" | "unless-stopped", 0) | ("on-failure", _) => {}
+        ("no" | "always" | "unless-stopped", _) => {
+            return Err(Error::invalid(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+            ));
+        }
+        (other, _) => {
+            return Err(Error::invalid(format!("invalid restart policy: unknown policy '{other}'")));
+        }
+    }
+    if host.auto_remove && host.restart_policy.name != "no" {
+        return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
+    }
+    match host.log_config.kind.as_str() {
+        "json-file" | "none" => {}
+        other => return Err(Error::unsupported(format!("the log driver {other}"))),
+    }
+    crate::launch::log_limits(&host.log_config.config)?;
+    unsupported(config, host)
+}
+
+/// What the API knows and this version does not do. Accepting it silently would be a lie.
+fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
+    let what = [
+        (!host.volumes_from.is_empty(), "--volumes-from"),
+        (!host.links.is_empty(), "--link"),
+        (!host.volume_driver.is_empty() && host.volume_driver != "local", "a volume driver"),
+        (host.device_requests.as_ref().is_some_and(|d| !d.is_empty()), "--gpus"),
+        (!host.storage_opt.is_empty(), "--storage-opt"),
+        (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
+        (host.init == Some(true), "--init"),
+        (!matches!(host.isolation.as_str(), "" | "default"), "--isolation"),
+        (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
+        (
+            config.healthcheck.as_ref().is_some_and(|h| !h.test.is_empty() && h.test[0] != "NONE"),
+            "a health check on the command line",
+        ),
+    ];
+    match what.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(Error::unsupported(*what)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Option<Words> {
+        Some(Words(list.iter().map(ToString::to_string).collect()))
+    }
+
+    fn check(image: (&[&str], &[&str]), client: (Option<Words>, Option<Words>), want: Option<&[&str]>) {
+        let own = |l: &[&str]| Some(l.iter().map(ToString::to_string).collect());
+        let image = RunConfig { entrypoint: own(image.0), cmd: own(image.1), ..RunConfig::default() };
+        let mut config = Config { entrypoint: client.0, cmd: client.1, ..Config::default() };
+        let got = merge_image(&mut config, &image).ok();
+        assert_eq!(
+            got.as_deref(),
+            want.map(|w| w.iter().map(ToString::to_string).collect::<Vec<_>>()).as_deref()
+        );
+    }
+
+    #[test]
+    fn entrypoint_and_command_follow_dockers_table() {
+        check((&["e"], &["c"]), (None, None), Some(&["e", "c"]));
+        check((&["e"], &["c"]), (None, words(&["x"])), Some(&["e", "x"]));
+        check((&["e"], &["c"]), (words(&["y"]), None), Some(&["y"]));
+        check((&["e"], &["c"]), (words(&["y"]), words(&["x"])), Some(&["y", "x"]));
+        check((&["e"], &["c"]), (words(&[""]), words(&["x"])), Some(&["x"]));
+        check((&[], &["c"]), (None, None), Some(&["c"]));
+        check((&[], &[]), (None, None), None);
+    }
+}

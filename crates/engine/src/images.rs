@@ -1,0 +1,222 @@
+//! Images through the engine: pull, load, remove, with progress and events. The store itself is crate `image`.
+
+use crate::Engine;
+use crate::error::{During, Error, blocking};
+use image::{Image, ImageId, Import, Lease, Loaded, Remove, Removed, User};
+use oci::image::{Manifest, media_type};
+use oci::{Descriptor, Digest, Platform, Reference};
+use registry_client::{Auth, Blob, Progress, Sink};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
+
+/// What happens during a pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// A step of the transfer, by blob.
+    Transfer(Progress),
+    /// Unpacking of the layer whose blob is `layer`.
+    Extract(image::Progress),
+    /// What the name led to.
+    Done { digest: Digest, newer: bool },
+}
+
+impl Engine {
+    /// Finds an image by reference, id or unique beginning of an id.
+    pub async fn image(self: &Arc<Self>, name: &str) -> Result<Image, Error> {
+        let (images, name) = (self.images.clone(), name.to_string());
+        blocking(move || images.get(&name)).await.during(|| "find image".into())
+    }
+
+    /// The client for registries.
+    pub fn registry(&self) -> &registry_client::Client {
+        &self.registry
+    }
+
+    /// Pulls `reference` for `platform`. Events go to `progress`; a full or closed channel never holds up the pull.
+    ///
+    /// Dropping the future ends the pull; layers that are there already stay for the next one until a collection.
+    pub async fn pull(
+        self: &Arc<Self>,
+        reference: &Reference,
+        platform: &Platform,
+        auth: &Auth,
+        progress: mpsc::Sender<PullEvent>,
+    ) -> Result<Image, Error> {
+        let before = self.image(&reference.to_string()).await.ok().map(|i| (i.id, i.target.digest));
+        let lease = Arc::new(self.images.lease());
+        let sink = Arc::new(PullSink {
+            engine: self.clone(),
+            lease: lease.clone(),
+            progress: progress.clone(),
+            layers: Mutex::default(),
+        });
+        let doing = || format!("pull {}", reference.familiar());
+        let pulled = registry_client::pull(&self.registry, reference, platform, auth, sink.clone())
+            .await
+            .during(doing)?;
+        let references = match reference.digest() {
+            Some(_) => vec![reference.with_digest(pulled.target.digest)],
+            None => vec![reference.clone(), reference.with_digest(pulled.target.digest)],
+        };
+        let (engine, platform, sender) = (self.clone(), platform.clone(), progress.clone());
+        let target = pulled.target.clone();
+        let image = blocking(move || {
+            let send = |p: &image::Progress| drop(sender.try_send(PullEvent::Extract(*p)));
+            engine.images.import(&Import {
+                target: &target,
+                platform: &platform,
+                references: &references,
+                lease: Some(&lease),
+                progress: &send,
+            })
+        })
+        .await
+        .during(doing)?;
+        let newer = before != Some((image.id, pulled.target.digest));
+        drop(progress.send(PullEvent::Done { digest: pulled.target.digest, newer }).await);
+        self.image_event("pull", &reference.familiar(), &image.id);
+        Ok(image)
+    }
+
+    /// Loads the images of an archive that `input` brings.
+    pub async fn load<R: Read + Send + 'static>(self: &Arc<Self>, input: R) -> Result<Vec<Loaded>, Error> {
+        let images = self.images.clone();
+        let loaded = blocking(move || images.load(input, &Platform::host(), &image::ignore))
+            .await
+            .during(|| "load images".into())?;
+        for one in &loaded {
+            let name = one.references.first().map_or_else(|| one.image.id.to_string(), Reference::familiar);
+            self.image_event("load", &name, &one.image.id);
+        }
+        Ok(loaded)
+    }
+
+    /// Points `reference` at the image named `source`.
+    pub async fn tag(self: &Arc<Self>, source: &str, reference: &Reference) -> Result<(), Error> {
+        let (images, name, to) = (self.images.clone(), source.to_string(), reference.clone());
+        blocking(move || images.tag(&name, &to)).await.during(|| "tag image".into())?;
+        if let Ok(image) = self.image(source).await {
+            self.image_event("tag", &reference.familiar(), &image.id);
+        }
+        Ok(())
+    }
+
+    /// Removes a reference, and with the last one the image and what only it needed.
+    pub async fn remove_image(
+        self: &Arc<Self>,
+        name: &str,
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Vec<Removed>, Error> {
+        let image = self.image(name).await?;
+        let (engine, owned) = (self.clone(), name.to_string());
+        let removed = blocking(move || {
+            let users = |id: &ImageId| engine.users_of(id);
+            let removed = engine.images.remove(&owned, &Remove { force, no_prune, users: &users })?;
+            if let Err(e) = engine.images.collect_garbage() {
+                tracing::warn!(error = %errors::chain(&e), "garbage not collected");
+            }
+            Ok::<_, image::Error>(removed)
+        })
+        .await
+        .during(|| "remove image".into())?;
+        for one in &removed {
+            let (action, what) = match one {
+                Removed::Untagged(name) => ("untag", name),
+                Removed::Deleted(id) => ("delete", id),
+            };
+            self.image_event(action, what, &image.id);
+        }
+        Ok(removed)
+    }
+
+    fn users_of(&self, id: &ImageId) -> Vec<User> {
+        let using = self.list_containers().into_iter().filter(|c| c.lock().image_id == id.0);
+        using.map(|c| User { container_id: c.id().to_string(), running: c.status().is_alive() }).collect()
+    }
+
+    /// How many containers use each image.
+    pub fn image_uses(&self, id: &Digest) -> usize {
+        self.list_containers().iter().filter(|c| c.lock().image_id == *id).count()
+    }
+
+    fn image_event(&self, action: &str, name: &str, id: &ImageId) {
+        let attributes = BTreeMap::from([("name".to_string(), name.to_string())]);
+        self.events.publish("image", action, id.to_string(), attributes);
+    }
+}
+
+/// Stores what a pull brings and unpacks layers as they arrive.
+#[derive(Debug)]
+struct PullSink {
+    engine: Arc<Engine>,
+    lease: Arc<Lease>,
+    progress: mpsc::Sender<PullEvent>,
+    /// Blobs of the layers, by digest: only their steps are for people to see.
+    layers: Mutex<HashSet<Digest>>,
+}
+
+impl Sink for PullSink {
+    fn has(&self, digest: &Digest) -> bool {
+        self.lease.keep_blob(digest);
+        self.engine.content.contains(digest)
+    }
+
+    fn begin(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>, errors::Report> {
+        self.lease.keep_blob(&descriptor.digest);
+        let document =
+            media_type::is_index(&descriptor.media_type) || media_type::is_manifest(&descriptor.media_type);
+        if !document && !descriptor.media_type.contains("config") {
+            self.layers.lock().expect("no holder panics").insert(descriptor.digest);
+        }
+        match self.engine.content.ingest(Some(descriptor.digest), Some(descriptor.size)) {
+            Ok(ingest) => Ok(Box::new(PullBlob(Some(ingest)))),
+            Err(e) => Err(errors::Report::of(&e)),
+        }
+    }
+
+    fn progress(&self, event: Progress) {
+        drop(self.progress.try_send(PullEvent::Transfer(event)));
+    }
+
+    fn layer_ready(&self, manifest: &Manifest, index: usize) {
+        let (engine, lease, progress) = (self.engine.clone(), self.lease.clone(), self.progress.clone());
+        let (Some(layer), config) = (manifest.layers.get(index).cloned(), manifest.config.clone()) else {
+            return;
+        };
+        // A failure here is found again, and reported, by the import that follows.
+        tokio::task::spawn_blocking(move || {
+            let Ok(bytes) = engine.content.read_bounded(&config.digest, oci::image::MAX_CONFIG as u64) else {
+                return;
+            };
+            let Ok(config) = image::parse_config(&bytes, &config.digest) else { return };
+            let Some(diff_id) = config.rootfs.diff_ids.get(index) else { return };
+            let chains = image::chain_ids(&config);
+            let parent = index.checked_sub(1).and_then(|i| chains.get(i));
+            let send = |p: &image::Progress| drop(progress.try_send(PullEvent::Extract(*p)));
+            if let Err(e) = engine.images.unpack_layer(&lease, &layer, diff_id, parent, &send) {
+                tracing::debug!(layer = %layer.digest, error = %errors::chain(&e), "early unpack");
+            }
+        });
+    }
+}
+
+struct PullBlob(Option<content::Ingest>);
+
+impl Blob for PullBlob {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.0 {
+            Some(ingest) => ingest.write_all(bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<(), errors::Report> {
+        match self.0.take().map(content::Ingest::commit) {
+            Some(Err(e)) => Err(errors::Report::of(&e)),
+            _ => Ok(()),
+        }
+    }
+}

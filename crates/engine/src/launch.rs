@@ -1,0 +1,516 @@
+//! `start`: a record becomes a running task.
+//!
+//! ```text
+//! addresses                       (in memory)
+//! network namespace, veth    ||   mount, hosts, resolv.conf, config.json      (two blocking threads)
+//! spawn shim -> created
+//! early attaches, Start      ->   running
+//! record, event, supervisor
+//! ```
+//! Whatever fails, everything made so far is taken down again by the same road that an ended task takes.
+
+use crate::bundle::{self, Choice};
+use crate::container::Container;
+use crate::error::{During, Error, IoDuring, blocking};
+use crate::record::{MountKind, Record, Status, now};
+use crate::shim_client::{ShimConnection, unexpected};
+use crate::{Engine, devices, user};
+use errors::{HasKind, Kind, Report};
+use rootdir::RootDir;
+use rustix::fs::{Mode, OFlags};
+use shim_api::{Ready, Request, Response};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+/// Longest `/etc/passwd` and `/etc/group` that we read from a container.
+const MAX_PASSWD: usize = 1 << 20;
+/// How long the shim may take to say that the container is created.
+const CREATE_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest line of [`Ready`]: a chain of errors, not a log.
+const MAX_READY: u64 = 64 << 10;
+/// Docker's exit codes for a command that could not be started.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_STARTED: i32 = 128;
+
+impl Engine {
+    /// Starts a container that has no task.
+    ///
+    /// # Errors
+    ///
+    /// NotModified when it runs already; otherwise what made it impossible. The container then has an exit code and
+    /// the reason in its state, and goes if it is to be removed automatically.
+    pub async fn start(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let _verb = container.verbs.lock().await;
+        match container.status() {
+            Status::Running => {
+                return Err(Error::NotModified { message: "container is already running".into() });
+            }
+            Status::Paused => {
+                return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+            }
+            Status::Removing | Status::Dead => {
+                return Err(Error::conflict("container is marked for removal and cannot be started"));
+            }
+            Status::Created | Status::Exited | Status::Restarting => {}
+        }
+        // A person's start ends a planned restart and starts the count anew.
+        container.restart_plan.send_modify(|n| *n += 1);
+        *container.backoff_ms.lock().expect("no holder panics") = 0;
+        container.lock().state.restart_count = 0;
+        self.launch(&container).await
+    }
+
+    /// Starts the task. The caller holds the container's verbs.
+    pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+        let remains = container.remains.clone().lock_owned().await;
+        let result = self.try_launch(container).await;
+        if let Err(e) = &result {
+            drop(container.take_early());
+            self.take_down(container).await;
+            let message = errors::chain(e);
+            {
+                let mut record = container.lock();
+                record.state.status =
+                    if record.state.status == Status::Created { Status::Created } else { Status::Exited };
+                record.state.exit_code = start_exit_code(&message);
+                record.state.error.clone_from(&message);
+                record.state.pid = 0;
+                record.state.finished_at = now();
+            }
+            self.save(container).await?;
+            let record = container.record();
+            container.life.send_modify(|life| {
+                life.exits += 1;
+                life.running = false;
+                life.exit_code = record.state.exit_code;
+                life.error = message;
+            });
+            drop(remains);
+            if record.host_config.auto_remove && !container.is_restarting() {
+                self.remove_now(container, true).await?;
+            }
+        }
+        result
+    }
+
+    async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+        let record = container.record();
+        let id = record.id.as_str();
+        let doing = || format!("start container {}", record.name);
+        let joined = self.joined(&record).during(doing)?;
+        let shim_dir = self.config.shim_dir(id);
+
+        let endpoints = self.networks.allocate(&record)?;
+        container.lock().networks.clone_from(&endpoints);
+        let network = {
+            let engine = self.clone();
+            let (record, endpoints) = (record.clone(), endpoints.clone());
+            blocking(move || engine.networks.connect(&engine.config, &record, &endpoints))
+        };
+        let files = {
+            let engine = self.clone();
+            let record = Record { networks: endpoints, ..record.clone() };
+            blocking(move || engine.prepare_files(&record, &joined))
+        };
+        let (network, files) = tokio::join!(network, files);
+        network.during(doing)?;
+        files.during(doing)?;
+
+        let pid = self.spawn_shim(&shim_dir).await.during(doing)?;
+        for (streams, sender) in container.take_early() {
+            // One that went away meanwhile needs nothing.
+            if !sender.is_closed() {
+                drop(sender.send(ShimConnection::attach(&shim_dir, streams).await?));
+            }
+        }
+        let mut connection = ShimConnection::connect(&shim_dir).await?;
+        match connection.request(&Request::Start).await.during(doing)? {
+            Response::Started { .. } => {}
+            other => return Err(unexpected(&other)),
+        }
+        connection.request(&Request::Subscribe).await?;
+        {
+            let mut record = container.lock();
+            let state = &mut record.state;
+            state.status = Status::Running;
+            state.pid = pid;
+            state.exit_code = 0;
+            state.error.clear();
+            state.oom_killed = false;
+            state.manually_stopped = false;
+            state.started_at = now();
+            state.finished_at = crate::NEVER.into();
+        }
+        *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
+        self.save(container).await?;
+        container.life.send_modify(|life| {
+            life.running = true;
+            life.error.clear();
+        });
+        self.publish(container, "start", &[]);
+        self.supervise(container.clone(), connection);
+        Ok(())
+    }
+
+    /// Spawns the shim and waits for its one line.
+    async fn spawn_shim(&self, dir: &Path) -> Result<i32, Error> {
+        let doing = || format!("run {}", self.config.shim.display());
+        let log = std::fs::File::create(dir.join("shim.log")).io_during(doing)?;
+        let mut child = tokio::process::Command::new(&self.config.shim)
+            .arg(dir)
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .io_during(doing)?;
+        let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        let mut line = Vec::new();
+        let read = tokio::time::timeout(CREATE_DEADLINE, stdout.take(MAX_READY).read_to_end(&mut line)).await;
+        // Dropping the handle leaves reaping to tokio; the shim lives on.
+        drop(child);
+        let fail = |kind, text: String| Err(Report::new(kind, text)).during(doing);
+        match read {
+            Err(_) => {
+                return fail(Kind::Unavailable, format!("no answer within {} s", CREATE_DEADLINE.as_secs()));
+            }
+            Ok(Err(e)) => return Err(e).io_during(doing),
+            Ok(Ok(_)) => {}
+        }
+        match serde_json::from_slice::<Ready>(&line) {
+            Ok(Ready::Created { pid }) => Ok(pid),
+            Ok(Ready::Failed(report)) => Err(Error::Failed {
+                doing: "create task".into(),
+                kind: report.kind(),
+                source: Box::new(report),
+            }),
+            Err(_) => {
+                let log = std::fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
+                fail(
+                    Kind::Internal,
+                    format!("the shim said nothing: {}", log.trim().chars().take(2000).collect::<String>()),
+                )
+            }
+        }
+    }
+
+    /// Namespaces of other containers or of the host that this one joins.
+    fn joined(&self, record: &Record) -> Result<Joined, Error> {
+        let host = &record.host_config;
+        let choose = |mode: &str, kind: &str, file: &str| -> Result<Choice, Error> {
+            match mode.split_once(':') {
+                None if mode == "host" => Ok(Choice::Host),
+                None if matches!(mode, "" | "private" | "shareable" | "none") => Ok(Choice::New),
+                Some(("container", other)) => {
+                    let pid = self.running_pid(other, kind)?;
+                    Ok(Choice::Join(format!("/proc/{pid}/ns/{file}")))
+                }
+                _ => Err(Error::invalid(format!("invalid {kind} mode: {mode}"))),
+            }
+        };
+        let ipc = choose(&host.ipc_mode, "IPC", "ipc")?;
+        let shared_shm = match host.ipc_mode.split_once(':') {
+            Some(("container", other)) => {
+                Some(format!("/proc/{}/root/dev/shm", self.running_pid(other, "IPC")?))
+            }
+            _ if ipc == Choice::Host => Some("/dev/shm".into()),
+            _ => None,
+        };
+        let cgroupns = match host.cgroupns_mode.as_str() {
+            "host" => false,
+            "private" => true,
+            "" => self.cgroup_mode == cgroup::Mode::V2,
+            other => return Err(Error::invalid(format!("invalid cgroup namespace mode: {other}"))),
+        };
+        Ok(Joined {
+            pid: choose(&host.pid_mode, "PID", "pid")?,
+            ipc,
+            uts: choose(&host.uts_mode, "UTS", "uts")?,
+            shared_shm,
+            private_cgroup_namespace: cgroupns && !(host.privileged && host.cgroupns_mode.is_empty()),
+            network: self.network_choice(record)?,
+        })
+    }
+
+    fn network_choice(&self, record: &Record) -> Result<Choice, Error> {
+        match record.host_config.network_mode.split_once(':') {
+            None if record.host_config.network_mode == "host" => Ok(Choice::Host),
+            Some(("container", other)) => {
+                let pid = self.running_pid(other, "network")?;
+                Ok(Choice::Join(format!("/proc/{pid}/ns/net")))
+            }
+            _ => Ok(Choice::Join(self.config.netns(record.id.as_str()).to_string_lossy().into_owned())),
+        }
+    }
+
+    fn running_pid(&self, name: &str, kind: &str) -> Result<i32, Error> {
+        let container = self.container(name)?;
+        let state = container.record().state;
+        if !state.status.is_alive() {
+            return Err(Error::conflict(format!(
+                "cannot join {kind} namespace of a non running container: {name}"
+            )));
+        }
+        Ok(state.pid)
+    }
+
+    /// Mounts the root file system and writes everything that shim and runtime read. Blocking.
+    fn prepare_files(&self, record: &Record, joined: &Joined) -> Result<(), Error> {
+        let id = record.id.as_str();
+        let rootfs = self.config.rootfs(id);
+        let shim_dir = self.config.shim_dir(id);
+        // Left by a task that ended while nobody listened.
+        drop(std::fs::remove_dir_all(&shim_dir));
+        for dir in [&rootfs, &shim_dir] {
+            std::fs::create_dir_all(dir).io_during(|| format!("create {}", dir.display()))?;
+        }
+        // Nothing of a container that goes when it ends must survive a power loss, so its unmount need not sync.
+        let options = snapshot::MountOptions {
+            volatile: record.host_config.auto_remove,
+            ..snapshot::MountOptions::default()
+        };
+        if !mount::is_mounted(&rootfs).during(|| format!("look at {}", rootfs.display()))? {
+            self.snapshots.mount(id, &rootfs, &options).during(|| "mount root file system".into())?;
+        }
+        let root = RootDir::open(&rootfs).during(|| "open root file system".into())?;
+        let credentials = credentials(&root, &record.config.user, &record.host_config.group_add)?;
+        if !record.config.working_dir.is_empty() {
+            root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
+                .during(|| format!("create working directory {}", record.config.working_dir))?;
+        }
+        self.copy_up(record, &root)?;
+        let etc_files = self.write_etc(record)?;
+        let devices = devices::collect(&record.host_config)?;
+        let device_numbers = devices::numbers(&record.host_config);
+        let rootfs_text = rootfs.to_string_lossy();
+        let cgroups_path = self.cgroups_path(record);
+        let spec = bundle::spec(&bundle::Input {
+            record,
+            credentials: &credentials,
+            rootfs: &rootfs_text,
+            hostname: &record.config.hostname,
+            cgroups_path: &cgroups_path,
+            private_cgroup_namespace: joined.private_cgroup_namespace,
+            network: joined.network.clone(),
+            pid: joined.pid.clone(),
+            ipc: joined.ipc.clone(),
+            uts: if joined.network == Choice::Host && record.config.hostname.is_empty() {
+                Choice::Host
+            } else {
+                joined.uts.clone()
+            },
+            shared_shm: joined.shared_shm.clone(),
+            etc_files: &etc_files,
+            devices: &devices,
+            device_numbers: &device_numbers,
+            available_capabilities: &self.capabilities,
+        })?;
+        write_json(&shim_dir.join("config.json"), &spec)?;
+        write_json(&shim_dir.join(shim_api::CONFIG_FILE), &self.shim_config(record, &shim_dir)?)
+    }
+
+    /// Where the container's cgroups are, below each hierarchy's root.
+    pub(crate) fn cgroups_path(&self, record: &Record) -> String {
+        let parent = &record.host_config.cgroup_parent;
+        let parent = if parent.is_empty() { &self.config.cgroup_parent } else { parent };
+        format!("/{}/{}", parent.trim_matches('/'), record.id)
+    }
+
+    fn shim_config(&self, record: &Record, shim_dir: &Path) -> Result<shim_api::Config, Error> {
+        let config = &record.config;
+        let log = match record.host_config.log_config.kind.as_str() {
+            "none" => shim_api::Log::None,
+            _ => {
+                let mut options = self.config.log_opts.clone();
+                options.extend(record.host_config.log_config.config.clone());
+                let (max_size_bytes, max_files) = log_limits(&options)?;
+                shim_api::Log::JsonFile {
+                    path: self.config.log_path(record.id.as_str()),
+                    max_size_bytes,
+                    max_files,
+                    attrs: log_attrs(record, &options),
+                }
+            }
+        };
+        let runtime = &record.host_config.runtime;
+        Ok(shim_api::Config {
+            version: shim_api::VERSION,
+            container_id: record.id.to_string(),
+            bundle: shim_dir.to_path_buf(),
+            runtime: self
+                .config
+                .runtimes
+                .get(runtime)
+                .cloned()
+                .ok_or_else(|| Error::invalid(format!("unknown or invalid runtime name: {runtime}")))?,
+            runtime_root: self.config.runtime_root(),
+            runtime_args: Vec::new(),
+            tty: config.tty,
+            open_stdin: config.open_stdin,
+            stdin_once: config.stdin_once,
+            log,
+        })
+    }
+
+    /// Writes hosts, hostname and resolv.conf; (host path, path inside).
+    fn write_etc(&self, record: &Record) -> Result<Vec<(String, &'static str)>, Error> {
+        let dir = match record.host_config.network_mode.split_once(':') {
+            // Who shares another's network shares its names.
+            Some(("container", other)) => self.config.container_dir(self.container(other)?.id().as_str()),
+            _ => {
+                let dir = self.config.container_dir(record.id.as_str());
+                for (name, text) in self.networks.etc_files(record)? {
+                    let path = dir.join(name);
+                    std::fs::write(&path, text).io_during(|| format!("write {}", path.display()))?;
+                }
+                dir
+            }
+        };
+        let text = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        Ok(vec![
+            (text("resolv.conf"), "/etc/resolv.conf"),
+            (text("hostname"), "/etc/hostname"),
+            (text("hosts"), "/etc/hosts"),
+        ])
+    }
+
+    /// Fills volumes that are new with what the image has at their place.
+    fn copy_up(&self, record: &Record, root: &RootDir) -> Result<(), Error> {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.copy_up) {
+            crate::volumes::copy_up(root, point)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a container joins.
+#[derive(Debug)]
+struct Joined {
+    network: Choice,
+    pid: Choice,
+    ipc: Choice,
+    uts: Choice,
+    shared_shm: Option<String>,
+    private_cgroup_namespace: bool,
+}
+
+/// Resolves a user against the files below `root`.
+pub(crate) fn credentials(
+    root: &RootDir,
+    text: &str,
+    group_add: &[String],
+) -> Result<user::Credentials, Error> {
+    let read = |path: &str| match root.read_to_string_bounded(Path::new(path), MAX_PASSWD) {
+        Ok(text) => Ok(text),
+        Err(e) if e.kind() == Kind::NotFound => Ok(String::new()),
+        Err(e) => Err(e).during(|| format!("read {path} of the container")),
+    };
+    user::resolve(text, group_add, &read("/etc/passwd")?, &read("/etc/group")?)
+}
+
+/// `max-size` in bytes (0 is no limit) and `max-file`.
+pub(crate) fn log_limits(options: &BTreeMap<String, String>) -> Result<(u64, u32), Error> {
+    const KNOWN: &[&str] =
+        &["max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "mode"];
+    if let Some(unknown) = options.keys().find(|k| !KNOWN.contains(&k.as_str())) {
+        return Err(Error::invalid(format!("unknown log opt '{unknown}' for json-file log driver")));
+    }
+    let size = match options.get("max-size").map(String::as_str) {
+        None | Some("-1") => 0,
+        Some(text) => parse_size(text).ok_or_else(|| Error::invalid(format!("invalid max-size: {text}")))?,
+    };
+    let files = match options.get("max-file") {
+        None => 1,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| Error::invalid(format!("invalid max-file: {text}")))?,
+    };
+    Ok((size, files))
+}
+
+/// `10m`, `1g`, `512k`, `100`; powers of 1024.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let trimmed = lower.trim_end_matches('b');
+    let (digits, factor) = match trimmed.chars().last()? {
+        'k' => (&trimmed[..trimmed.len() - 1], 1 << 10),
+        'm' => (&trimmed[..trimmed.len() - 1], 1 << 20),
+        'g' => (&trimmed[..trimmed.len() - 1], 1 << 30),
+        _ => (trimmed, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn log_attrs(record: &Record, options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let names = |key: &str| options.get(key).map(|v| v.split(',').collect::<Vec<_>>()).unwrap_or_default();
+    let mut out = BTreeMap::new();
+    for name in names("labels") {
+        if let Some(value) = record.config.labels.get(name) {
+            out.insert(name.to_string(), value.clone());
+        }
+    }
+    for name in names("env") {
+        if let Some((_, value)) =
+            record.config.env.iter().filter_map(|e| e.split_once('=')).find(|(k, _)| *k == name)
+        {
+            out.insert(name.to_string(), value.to_string());
+        }
+    }
+    out
+}
+
+/// Docker's exit code for a start that failed with `message`.
+fn start_exit_code(message: &str) -> i32 {
+    if message.contains("executable file not found") || message.contains("no such file or directory") {
+        NOT_FOUND
+    } else if message.contains("permission denied")
+        || message.contains("exec format error")
+        || message.contains("is a directory")
+    {
+        NOT_EXECUTABLE
+    } else {
+        NOT_STARTED
+    }
+}
+
+fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Error> {
+    let doing = || format!("write {}", path.display());
+    let bytes = serde_json::to_vec(value).map_err(std::io::Error::from).io_during(doing)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).io_during(doing)?;
+    std::io::Write::write_all(&mut std::fs::File::from(fd), &bytes).io_during(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |t: &str, want| assert_eq!(parse_size(t), want, "{t}");
+        check("10m", Some(10 << 20));
+        check("1GB", Some(1 << 30));
+        check("7", Some(7));
+        check("", None);
+        check("m", None);
+        check("-1k", None);
+        check("99999999999999999999", None);
+    }
+
+    #[test]
+    fn exit_codes_of_failed_starts() {
+        assert_eq!(start_exit_code("x: exec: \"y\": executable file not found in $PATH"), 127);
+        assert_eq!(start_exit_code("x: permission denied"), 126);
+        assert_eq!(start_exit_code("x"), 128);
+    }
+}

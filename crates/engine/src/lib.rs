@@ -1,0 +1,185 @@
+//! The engine: containers, images, tasks, execs, networks and events, without a word of HTTP.
+//!
+//! The road of `run` through this crate: [`create`](Engine::create) makes the record and the writable snapshot,
+//! [`start`](Engine::start) (in `launch.rs`) mounts it, sets up the network, writes the bundle (`bundle.rs`) and spawns
+//! the shim; `task.rs` listens to the shim and takes down what is left when the task ends; `recover.rs` makes disk,
+//! kernel and database agree when a daemon starts.
+//!
+//! The engine keeps nothing that it cannot rebuild from the database and from the shims.
+
+mod attach;
+mod bundle;
+mod collection;
+mod config;
+mod container;
+mod create;
+mod devices;
+mod error;
+mod events;
+mod exec;
+mod images;
+mod launch;
+mod life;
+mod logs;
+pub mod model;
+mod names;
+mod networks;
+mod record;
+mod recover;
+mod remove;
+mod shim_client;
+mod system;
+mod task;
+mod top;
+mod user;
+mod volumes;
+
+pub use attach::{AttachedOutput, Attachment, PendingAttachment};
+pub use bundle::{ALL_CAPABILITIES, DEFAULT_CAPABILITIES};
+pub use config::Config;
+pub use container::{Container, Life};
+pub use create::{CreateRequest, Created};
+pub use error::Error;
+pub use events::{Event, Events};
+pub use exec::{Exec, ExecConfig, ExecStatus};
+pub use images::PullEvent;
+pub use life::{Armed, Signal, WaitCondition};
+pub use logs::{LogEntry, LogOptions, LogStream};
+pub use networks::Network;
+pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
+pub use shim_api::Streams;
+pub use shim_client::{Output, ShimReader, ShimWriter};
+pub use system::{DiskUsage, Info};
+pub use top::Processes;
+pub use volumes::Volume;
+
+use crate::error::{During, IoDuring};
+use collection::Collection;
+use content::ContentStore;
+use image::Images;
+use metadata::Database;
+use networks::Networks;
+use snapshot::Snapshotter;
+use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::{Arc, Mutex};
+
+/// The engine. Methods are called from async code; what blocks runs on blocking threads.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    db: Arc<Database>,
+    content: ContentStore,
+    snapshots: Arc<dyn Snapshotter>,
+    images: Arc<Images>,
+    registry: registry_client::Client,
+    containers: Collection,
+    networks: Networks,
+    events: Events,
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+    /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
+    capabilities: Vec<String>,
+    cgroup_mode: cgroup::Mode,
+    /// This host's name for `info`, stable over restarts.
+    id: String,
+}
+
+impl Engine {
+    /// Opens the store, makes disk, kernel and database agree, and adopts what runs.
+    ///
+    /// # Errors
+    ///
+    /// Anything that makes serving impossible; what can be left for later is logged instead.
+    pub async fn open(config: Config) -> Result<Arc<Engine>, Error> {
+        let engine = error::blocking(move || Engine::open_store(config)).await?;
+        let engine = Arc::new(engine);
+        engine.recover().await?;
+        Ok(engine)
+    }
+
+    fn open_store(config: Config) -> Result<Engine, Error> {
+        for (path, mode) in config.directories() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(&path)
+                .io_during(|| format!("create {}", path.display()))?;
+        }
+        let open = || format!("open the store in {}", config.data_root.display());
+        let db = Arc::new(Database::open(&config.data_root).during(open)?);
+        let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
+        let snapshots: Arc<dyn Snapshotter> =
+            Arc::new(snapshot::Overlay::open(&config.data_root.join("snapshots"), db.clone()).during(open)?);
+        let images = Arc::new(
+            Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
+        );
+        let registry =
+            registry_client::Client::new(config.registry.clone()).during(|| "set up TLS".into())?;
+        let networks = Networks::open(&config, &db)?;
+        let cgroup_mode = cgroup::mode().during(|| "look at the cgroup hierarchies".into())?;
+        Ok(Engine {
+            id: system::engine_id(&config.data_root)?,
+            capabilities: system::own_capabilities()?,
+            containers: Collection::default(),
+            events: Events::default(),
+            execs: Mutex::default(),
+            config,
+            db,
+            content,
+            snapshots,
+            images,
+            registry,
+            networks,
+            cgroup_mode,
+        })
+    }
+
+    /// What the engine was told.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Arc<Images> {
+        &self.images
+    }
+
+    /// The events.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The container that `name` means: id, unique beginning of an id, or name.
+    pub fn container(&self, name: &str) -> Result<Arc<Container>, Error> {
+        self.containers.find(name)
+    }
+
+    /// All containers, newest first.
+    pub fn list_containers(&self) -> Vec<Arc<Container>> {
+        self.containers.list()
+    }
+
+    /// Writes the container's record.
+    async fn save(&self, container: &Container) -> Result<(), Error> {
+        let record = container.record();
+        let db = self.db.clone();
+        error::blocking(move || put(&db, &record)).await
+    }
+
+    fn publish(&self, container: &Container, action: &str, more: &[(&str, String)]) {
+        let mut attributes = container.lock().config.labels.clone();
+        {
+            let record = container.lock();
+            attributes.insert("name".into(), record.name.clone());
+            attributes.insert("image".into(), record.config.image.clone());
+        }
+        attributes.extend(more.iter().map(|(k, v)| (k.to_string(), v.clone())));
+        self.events.publish("container", action, container.id().as_str(), attributes);
+    }
+}
+
+fn put(db: &Database, record: &Record) -> Result<(), Error> {
+    let doing = || format!("save container {}", record.name);
+    let body = serde_json::to_string(record).map_err(std::io::Error::from).io_during(doing)?;
+    db.put_record(metadata::RecordKind::Container, record.id.as_str(), &record.name, &body).during(doing)
+}

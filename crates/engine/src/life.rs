@@ -1,0 +1,375 @@
+//! The verbs on a container that exists: stop, kill, restart, wait, rename, resize, pause.
+
+use crate::container::{Container, Life};
+use crate::error::{Error, blocking};
+use crate::record::Status;
+use crate::shim_client::ask;
+use crate::{Engine, names};
+use shim_api::Request;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a killed task may take to be gone before we say that it cannot be killed.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A signal by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    pub const TERM: Signal = Signal(15);
+    pub const KILL: Signal = Signal(9);
+
+    /// Reads `SIGTERM`, `TERM`, `term`, `15`, `RTMIN+3`.
+    pub fn parse(text: &str) -> Result<Signal, Error> {
+        const NAMES: &[&str] = &[
+            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+            "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU",
+            "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        ];
+        const RTMIN: i32 = 34;
+        const RTMAX: i32 = 64;
+        let error = || Error::invalid(format!("invalid signal: {text}"));
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let offset =
+            |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<u8>().ok().map(i32::from) };
+        let number = if let Ok(number) = name.parse::<u8>() {
+            i32::from(number)
+        } else if let Some(rest) = name.strip_prefix("RTMIN") {
+            RTMIN + offset(rest.trim_start_matches('+')).ok_or_else(error)?
+        } else if let Some(rest) = name.strip_prefix("RTMAX") {
+            RTMAX - offset(rest.trim_start_matches('-')).ok_or_else(error)?
+        } else {
+            let name = match name {
+                "IOT" => "ABRT",
+                "POLL" => "IO",
+                "CLD" => "CHLD",
+                other => other,
+            };
+            let index = NAMES.iter().position(|n| *n == name).ok_or_else(error)?;
+            i32::try_from(index).map_err(|_| error())? + 1
+        };
+        if (1..=RTMAX).contains(&number) { Ok(Signal(number)) } else { Err(error()) }
+    }
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCondition {
+    NotRunning,
+    NextExit,
+    Removed,
+}
+
+impl Engine {
+    /// Asks the task to end with its stop signal, and kills it after `timeout` (None: the container's own; negative:
+    /// never).
+    ///
+    /// # Errors
+    ///
+    /// NotModified when it does not run.
+    pub async fn stop(
+        self: &Arc<Self>,
+        name: &str,
+        timeout_s: Option<i64>,
+        signal: Option<Signal>,
+    ) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let _verb = container.verbs.lock().await;
+        self.stop_locked(&container, timeout_s, signal, true).await
+    }
+
+    async fn stop_locked(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        timeout_s: Option<i64>,
+        signal: Option<Signal>,
+        by_user: bool,
+    ) -> Result<(), Error> {
+        let was = container.status();
+        if was == Status::Restarting {
+            self.cancel_restart(container).await?;
+            return Ok(());
+        }
+        if !was.is_alive() {
+            return Err(Error::NotModified { message: "container is already stopped".into() });
+        }
+        let record = container.record();
+        let signal = match signal {
+            Some(signal) => signal,
+            None if record.config.stop_signal.is_empty() => Signal::TERM,
+            None => Signal::parse(&record.config.stop_signal)?,
+        };
+        let seconds =
+            timeout_s.or(record.config.stop_timeout).unwrap_or(i64::from(self.config.stop_timeout_s));
+        let mut life = container.life.subscribe();
+        let exits = life.borrow_and_update().exits;
+        if by_user {
+            // Before the signal: the end that it causes must not be answered by the restart policy, whoever hears it.
+            container.lock().state.manually_stopped = true;
+            self.save(container).await?;
+        }
+        if was == Status::Paused {
+            self.tell(container, &Request::Resume).await?;
+        }
+        self.send(container, signal).await?;
+        let ended = async { life.wait_for(|l| l.exits > exits || l.removed).await.map(drop) };
+        let in_time = match u64::try_from(seconds) {
+            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended).await.is_ok(),
+            Err(_) => {
+                drop(ended.await);
+                true
+            }
+        };
+        if !in_time {
+            self.kill_and_wait(container, exits).await?;
+        }
+        self.publish(container, "stop", &[]);
+        Ok(())
+    }
+
+    async fn cancel_restart(&self, container: &Container) -> Result<(), Error> {
+        container.restart_plan.send_modify(|n| *n += 1);
+        {
+            let mut record = container.lock();
+            record.state.status = Status::Exited;
+            record.state.manually_stopped = true;
+        }
+        self.save(container).await
+    }
+
+    /// SIGKILL, and waits until the task that was number `exits` is gone.
+    pub(crate) async fn kill_and_wait(&self, container: &Arc<Container>, exits: u64) -> Result<(), Error> {
+        let mut life = container.life.subscribe();
+        if container.status().is_alive() {
+            self.send(container, Signal::KILL).await?;
+        }
+        match tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || l.removed)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::conflict(format!(
+                "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
+                container.lock().name,
+                KILL_DEADLINE.as_secs()
+            ))),
+        }
+    }
+
+    /// Sends a signal to the container's init.
+    pub async fn kill(self: &Arc<Self>, name: &str, signal: Signal) -> Result<(), Error> {
+        let container = self.container(name)?;
+        if container.status() == Status::Restarting {
+            return self.cancel_restart(&container).await;
+        }
+        if !container.status().is_alive() {
+            return Err(Error::conflict(format!("Container {} is not running", container.id())));
+        }
+        if signal == Signal::KILL || signal == Signal::TERM {
+            container.lock().state.manually_stopped = true;
+        }
+        self.send(&container, signal).await?;
+        self.publish(&container, "kill", &[("signal", signal.0.to_string())]);
+        if signal == Signal::KILL {
+            // Docker returns once the container is gone.
+            let exits = container.life.borrow().exits;
+            if container.status().is_alive() {
+                let mut life = container.life.subscribe();
+                drop(
+                    tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || !l.running))
+                        .await,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
+        match self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await {
+            // It ended by itself meanwhile: what was wanted has happened.
+            Err(_) if !container.life.borrow().running => Ok(()),
+            Err(e) if errors::HasKind::kind(&e) == errors::Kind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn tell(&self, container: &Container, request: &Request) -> Result<(), Error> {
+        ask(&self.config.shim_dir(container.id().as_str()), request).await.map(drop)
+    }
+
+    /// Stops and starts.
+    pub async fn restart(
+        self: &Arc<Self>,
+        name: &str,
+        timeout_s: Option<i64>,
+        signal: Option<Signal>,
+    ) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let _verb = container.verbs.lock().await;
+        container.restarting.store(true, Ordering::SeqCst);
+        let result = async {
+            match self.stop_locked(&container, timeout_s, signal, false).await {
+                Ok(()) | Err(Error::NotModified { .. }) => {}
+                Err(e) => return Err(e),
+            }
+            self.launch(&container).await
+        }
+        .await;
+        container.restarting.store(false, Ordering::SeqCst);
+        result?;
+        self.publish(&container, "restart", &[]);
+        Ok(())
+    }
+
+    /// Waits for a condition; the exit code and the reason of a failed start.
+    ///
+    /// The condition is armed when this returns its future's first poll; `subscribe_wait` arms it at once.
+    pub async fn wait(&self, name: &str, condition: WaitCondition) -> Result<Life, Error> {
+        let (life, condition) = self.subscribe_wait(name, condition)?;
+        Engine::finish_wait(life, condition).await
+    }
+
+    /// Arms a wait: what happens from now on counts.
+    pub fn subscribe_wait(
+        &self,
+        name: &str,
+        condition: WaitCondition,
+    ) -> Result<(Armed, WaitCondition), Error> {
+        let container = self.container(name)?;
+        let life = container.life.subscribe();
+        let exits = life.borrow().exits;
+        Ok((Armed { life, exits }, condition))
+    }
+
+    /// Waits for what [`Engine::subscribe_wait`] armed.
+    pub async fn finish_wait(mut armed: Armed, condition: WaitCondition) -> Result<Life, Error> {
+        let exits = armed.exits;
+        let reached = |life: &Life| match condition {
+            WaitCondition::NotRunning => !life.running,
+            WaitCondition::NextExit => life.exits > exits || life.removed,
+            WaitCondition::Removed => life.removed,
+        };
+        let life = armed.life.wait_for(reached).await.map(|l| l.clone());
+        // The sender goes with the container.
+        Ok(life.unwrap_or_else(|_| Life { removed: true, ..armed.life.borrow().clone() }))
+    }
+
+    /// Gives the container another name.
+    pub async fn rename(self: &Arc<Self>, name: &str, new: &str) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let new = new.strip_prefix('/').unwrap_or(new);
+        if new.is_empty() {
+            return Err(Error::invalid("Neither old nor new names may be empty"));
+        }
+        if !names::is_valid(new) {
+            return Err(Error::invalid(format!(
+                "Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        let old = container.lock().name.clone();
+        if old == new {
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.containers.reserve(new, container.id())?;
+        container.lock().name = new.to_string();
+        if let Err(e) = self.save(&container).await {
+            container.lock().name = old;
+            self.containers.release(new);
+            return Err(e);
+        }
+        self.containers.release(&old);
+        self.publish(&container, "rename", &[("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+
+    /// Sets the size of the container's terminal.
+    pub async fn resize(&self, name: &str, height: u16, width: u16) -> Result<(), Error> {
+        let container = self.container(name)?;
+        self.require_running(&container)?;
+        self.tell(&container, &Request::Resize { exec_id: None, height, width }).await?;
+        self.publish(&container, "resize", &[("height", height.to_string()), ("width", width.to_string())]);
+        Ok(())
+    }
+
+    /// Freezes the container's processes.
+    pub async fn pause(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        self.freeze(name, Status::Running, Status::Paused, &Request::Pause, "pause").await
+    }
+
+    /// Lets them go on.
+    pub async fn unpause(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        self.freeze(name, Status::Paused, Status::Running, &Request::Resume, "unpause").await
+    }
+
+    async fn freeze(
+        self: &Arc<Self>,
+        name: &str,
+        from: Status,
+        to: Status,
+        request: &Request,
+        action: &str,
+    ) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let _verb = container.verbs.lock().await;
+        match container.status() {
+            status if status == from => {}
+            Status::Paused => return Err(Error::conflict(format!("Container {name} is already paused"))),
+            Status::Running => return Err(Error::conflict(format!("Container {name} is not paused"))),
+            _ => return Err(Error::conflict(format!("Container {} is not running", container.id()))),
+        }
+        self.tell(&container, request).await?;
+        container.lock().state.status = to;
+        self.save(&container).await?;
+        self.publish(&container, action, &[]);
+        Ok(())
+    }
+
+    pub(crate) fn require_running(&self, container: &Container) -> Result<(), Error> {
+        match container.status() {
+            Status::Running => Ok(()),
+            Status::Paused => Err(Error::conflict(format!(
+                "Container {} is paused, unpause the container before exec",
+                container.lock().name
+            ))),
+            Status::Restarting => Err(Error::conflict(format!(
+                "Container {} is restarting, wait until the container is running",
+                container.id()
+            ))),
+            _ => Err(Error::conflict(format!("container {} is not running", container.id()))),
+        }
+    }
+
+    /// Bytes of the container's writable layer.
+    pub async fn writable_size(self: &Arc<Self>, container: &Container) -> Option<u64> {
+        let snapshots = self.snapshots.clone();
+        let key = container.id().to_string();
+        blocking(move || snapshots.usage(&key)).await.ok().map(|u| u.size_bytes)
+    }
+}
+
+/// A wait that counts from the moment it was made.
+#[derive(Debug)]
+pub struct Armed {
+    life: tokio::sync::watch::Receiver<Life>,
+    exits: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        let check =
+            |text: &str, want: Option<i32>| assert_eq!(Signal::parse(text).ok().map(|s| s.0), want, "{text}");
+        check("SIGTERM", Some(15));
+        check("kill", Some(9));
+        check("1", Some(1));
+        check("SIGRTMIN+3", Some(37));
+        check("RTMAX", Some(64));
+        check("RTMAX-1", Some(63));
+        for bad in ["", "0", "65", "SIGNOPE", "-1", "RTMIN+99", "SIG", "256"] {
+            check(bad, None);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A container's log, read back.
+
+use crate::error::{During, Error};
+use crate::{Engine, Status};
+use logs::{Options, Reader, Woken};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Entries read ahead of a slow client.
+const READ_AHEAD: usize = 64;
+
+/// What a client wants to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    pub stdout: bool,
+    pub stderr: bool,
+    /// Nanoseconds since 1970.
+    pub since: Option<u64>,
+    pub until: Option<u64>,
+    /// Last entries only.
+    pub tail: Option<u64>,
+    pub follow: bool,
+}
+
+/// One entry.
+pub use logs::{Entry as LogEntry, Stream as LogStream};
+
+impl Engine {
+    /// Reads the log; with `follow` until the task ends. Dropping the receiver ends the reading.
+    pub fn logs(
+        self: &Arc<Self>,
+        name: &str,
+        options: LogOptions,
+    ) -> Result<mpsc::Receiver<Result<LogEntry, Error>>, Error> {
+        let container = self.container(name)?;
+        if container.lock().host_config.log_config.kind != "json-file" {
+            return Err(Error::invalid("configured logging driver does not support reading"));
+        }
+        let path = self.config.log_path(container.id().as_str());
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        // The reader waits on this pipe beside the file; closing our end ends a follow.
+        let (stop_read, stop_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(std::io::Error::from)
+            .map_err(|e| Error::Failed {
+                doing: "make a pipe".into(),
+                kind: errors::io_kind(&e),
+                source: Box::new(e),
+            })?;
+        if options.follow {
+            let mut life = container.life.subscribe();
+            let closed = sender.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = life.wait_for(|l| !l.running || l.removed) => {}
+                    () = closed.closed() => {}
+                }
+                drop(stop_write);
+            });
+        } else {
+            drop(stop_write);
+        }
+        let follow =
+            options.follow && !matches!(container.status(), Status::Created | Status::Exited | Status::Dead);
+        tokio::task::spawn_blocking(move || {
+            let doing = || format!("read log {}", path.display());
+            let read = || -> Result<(), Error> {
+                let options_below =
+                    Options { since_ns: options.since, until_ns: options.until, tail: options.tail, follow };
+                let mut reader = Reader::open(&path, options_below).during(doing)?;
+                let mut last_round = !follow;
+                loop {
+                    while let Some(entry) = reader.next().during(doing)? {
+                        let wanted = match entry.stream {
+                            logs::Stream::Stdout => options.stdout,
+                            logs::Stream::Stderr => options.stderr,
+                        };
+                        if wanted && sender.blocking_send(Ok(entry)).is_err() {
+                            return Ok(());
+                        }
+                    }
+                    if last_round {
+                        return Ok(());
+                    }
+                    // What was written before the task's end is still to be read after the stop.
+                    last_round = reader.wait(stop_read.as_fd()).during(doing)? != Woken::Changed;
+                    if sender.is_closed() {
+                        return Ok(());
+                    }
+                }
+            };
+            if let Err(e) = read() {
+                // Nobody to tell when the client has gone.
+                drop(sender.blocking_send(Err(e)));
+            }
+        });
+        Ok(receiver)
+    }
+}

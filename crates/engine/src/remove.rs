@@ -1,0 +1,100 @@
+//! `rm`: the record goes first, then what it named. A daemon killed in between leaves a snapshot and a directory without
+//! owner, which the next start removes; it never leaves a record without them.
+
+use crate::container::Container;
+use crate::error::{During, Error, blocking};
+use crate::record::Status;
+use crate::{Engine, task};
+use std::sync::Arc;
+
+impl Engine {
+    /// Removes a container; with `force` also one that runs. `volumes` removes its anonymous volumes too.
+    pub async fn remove(self: &Arc<Self>, name: &str, force: bool, volumes: bool) -> Result<(), Error> {
+        let container = self.container(name)?;
+        let verb = container.verbs.lock().await;
+        if container.life.borrow().removed {
+            return Err(Error::NoSuchContainer { name: name.into() });
+        }
+        let status = container.status();
+        match status {
+            Status::Running | Status::Paused | Status::Restarting if !force => {
+                let (hint, word) = match status {
+                    Status::Paused => (
+                        "Unpause and then stop the container before attempting removal or force remove",
+                        "paused",
+                    ),
+                    Status::Restarting => {
+                        ("Stop the container before attempting removal or force remove", "restarting")
+                    }
+                    _ => ("stop the container before removing or force remove", "running"),
+                };
+                let name = container.lock().name.clone();
+                return Err(Error::conflict(format!(
+                    "cannot remove container \"/{name}\": container is {word}: {hint}"
+                )));
+            }
+            _ => {}
+        }
+        container.restart_plan.send_modify(|n| *n += 1);
+        if status.is_alive() {
+            container.lock().state.manually_stopped = true;
+            let exits = container.life.borrow().exits;
+            self.kill_and_wait(&container, exits).await?;
+        }
+        if container.lock().host_config.auto_remove && status.is_alive() {
+            // The end of the task removes it; wait for that instead of racing with it.
+            drop(verb);
+            let mut life = container.life.subscribe();
+            drop(life.wait_for(|l| l.removed).await);
+            return Ok(());
+        }
+        self.remove_now(&container, volumes).await
+    }
+
+    /// Removes a container without a task. The caller holds its verbs.
+    pub(crate) async fn remove_now(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        volumes: bool,
+    ) -> Result<(), Error> {
+        if container.life.borrow().removed {
+            return Ok(());
+        }
+        let remains = container.remains.clone().lock_owned().await;
+        let record = container.record();
+        let engine = self.clone();
+        let result = blocking(move || engine.erase(&record, volumes)).await;
+        drop(remains);
+        result?;
+        drop(container.take_early());
+        self.publish(container, "destroy", &[]);
+        self.containers.remove(container);
+        container.life.send_modify(|life| life.removed = true);
+        Ok(())
+    }
+
+    fn erase(&self, record: &crate::Record, volumes: bool) -> Result<(), Error> {
+        let id = record.id.as_str();
+        let doing = || format!("remove container {}", record.name);
+        task::unmount(self, id);
+        self.db.delete_record(metadata::RecordKind::Container, id).during(doing)?;
+        // From here on the container is gone; what fails is cleaned up by the next start.
+        if let Err(e) = self.snapshots.remove(id) {
+            tracing::warn!(container_id = id, error = %errors::chain(&e), "snapshot not removed");
+        }
+        if let Err(error) = std::fs::remove_dir_all(self.config.container_dir(id)) {
+            tracing::warn!(container_id = id, %error, "container directory not removed");
+        }
+        if volumes {
+            self.remove_anonymous_volumes(record);
+        }
+        // Trees are deleted where nobody waits.
+        let snapshots = self.snapshots.clone();
+        std::thread::spawn(move || {
+            if let Err(e) = snapshots.empty_trash() {
+                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
+            }
+        });
+        Ok(())
+    }
+}

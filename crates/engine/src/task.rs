@@ -1,0 +1,222 @@
+//! A task's end: hear of it, record it, take down what is left, and start again where the policy says so.
+
+use crate::container::Container;
+use crate::record::{Status, now};
+use crate::shim_client::ShimConnection;
+use crate::{Engine, error::blocking};
+use shim_api::{Event, Exit};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// First pause before an automatic restart; doubles up to [`MAX_BACKOFF_MS`], as Docker's.
+const FIRST_BACKOFF_MS: u64 = 100;
+const MAX_BACKOFF_MS: u64 = 60_000;
+/// A task that ran this long is healthy: its next restart starts the back-off anew.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// What a task is recorded with when its shim was killed and took the exit code along.
+const SHIM_LOST: i32 = 137;
+
+impl Engine {
+    /// Listens to the shim until its task ends. The connection is subscribed.
+    pub(crate) fn supervise(self: &Arc<Self>, container: Arc<Container>, mut connection: ShimConnection) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let exit = loop {
+                match connection.next_event().await {
+                    Ok(Some(Event::Exited { exec_id: None, exit })) => break Some(exit),
+                    Ok(Some(Event::Exited { exec_id: Some(id), exit })) => engine.exec_exited(&id, &exit),
+                    Ok(None) => break None,
+                    Err(e) => {
+                        tracing::warn!(container_id = %container.id(), error = %errors::chain(&e), "lost the shim");
+                        break None;
+                    }
+                }
+            };
+            let dir = engine.config.shim_dir(container.id().as_str());
+            let exit = exit.or_else(|| read_exit(&dir));
+            engine.ended(&container, exit).await;
+        });
+    }
+
+    /// Records the end of a task and takes down what is left of it. `exit` is None when the shim was killed.
+    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
+        let id = container.id().as_str();
+        let lost = exit.is_none();
+        let exit = exit.unwrap_or_else(|| Exit { pid: 0, code: SHIM_LOST, at: now(), oom_killed: false });
+        let remains = container.remains.clone().lock_owned().await;
+        if lost {
+            // Nobody supervises what may still run: it must not go on unseen.
+            tracing::warn!(container_id = id, "the shim was killed; killing what it left");
+            self.runtime_delete(container).await;
+        }
+        let restart = self.plan_restart(container, exit.code);
+        {
+            let mut record = container.lock();
+            let state = &mut record.state;
+            state.status = if restart.is_some() { Status::Restarting } else { Status::Exited };
+            state.pid = 0;
+            state.exit_code = exit.code;
+            state.oom_killed = exit.oom_killed;
+            state.finished_at.clone_from(&exit.at);
+            if lost {
+                state.error = "the supervising shim was killed".into();
+            }
+        }
+        self.forget_execs(container.id());
+        self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
+        let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
+        if !auto_remove && let Err(e) = self.save(container).await {
+            tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
+        }
+        container.life.send_modify(|life| {
+            life.exits += 1;
+            life.running = false;
+            life.exit_code = exit.code;
+        });
+        self.take_down(container).await;
+        drop(remains);
+        if auto_remove {
+            let _verb = container.verbs.lock().await;
+            if !container.status().is_alive()
+                && let Err(e) = self.remove_now(container, true).await
+            {
+                tracing::warn!(container_id = id, error = %errors::chain(&e), "automatic removal failed");
+            }
+        } else if let Some(pause) = restart {
+            self.restart_later(container.clone(), pause);
+        }
+    }
+
+    /// Releases what a task used: network, mount, directories. Every step is tried; failures are logged, and what is
+    /// left is found again by the next start of container or daemon. The caller holds `remains`.
+    pub(crate) async fn take_down(self: &Arc<Self>, container: &Arc<Container>) {
+        let engine = self.clone();
+        let record = container.record();
+        blocking(move || {
+            let id = record.id.as_str();
+            if let Err(e) = engine.networks.disconnect(&engine.config, &record) {
+                tracing::warn!(container_id = id, error = %errors::chain(&e), "network not released");
+            }
+            // Unmounting an overlay that is not volatile writes its upper directory out first, which takes long: that
+            // is for a thread nobody waits for. A restart meanwhile uses the mount as it is.
+            if record.host_config.auto_remove {
+                unmount(&engine, id);
+            }
+            drop(std::fs::remove_dir_all(engine.config.shim_dir(id)));
+        })
+        .await;
+        let mut record = container.lock();
+        crate::networks::clear(&mut record.networks);
+        if !record.host_config.auto_remove {
+            drop(record);
+            self.unmount_later(container.clone());
+        }
+    }
+
+    fn unmount_later(self: &Arc<Self>, container: Arc<Container>) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            // A restart that comes at once keeps the mount.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let remains = container.remains.clone().lock_owned().await;
+            if !container.status().is_alive() && container.status() != Status::Restarting {
+                let id = container.id().to_string();
+                blocking(move || unmount(&engine, &id)).await;
+            }
+            drop(remains);
+        });
+    }
+
+    /// Kills and forgets whatever the runtime still knows of the container.
+    pub(crate) async fn runtime_delete(&self, container: &Container) {
+        let record = container.record();
+        let Some(runtime) = self.config.runtimes.get(&record.host_config.runtime) else { return };
+        let output = tokio::process::Command::new(runtime)
+            .arg("--root")
+            .arg(self.config.runtime_root())
+            .args(["delete", "--force", record.id.as_str()])
+            .output()
+            .await;
+        match output {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => tracing::warn!(
+                container_id = record.id.as_str(),
+                stderr = %String::from_utf8_lossy(&output.stderr).trim(),
+                "runtime delete"
+            ),
+            Err(error) => {
+                tracing::error!(container_id = record.id.as_str(), %error, "cannot run the runtime")
+            }
+        }
+    }
+
+    /// The pause before the restart that the policy asks for, if it does.
+    fn plan_restart(&self, container: &Container, code: i32) -> Option<Duration> {
+        if container.is_restarting() {
+            return None;
+        }
+        let ran = container
+            .started
+            .lock()
+            .expect("no holder panics")
+            .map_or(Duration::ZERO, |t: Instant| t.elapsed());
+        let mut record = container.lock();
+        let policy = record.host_config.restart_policy.clone();
+        let again = !record.state.manually_stopped
+            && match policy.name.as_str() {
+                "always" | "unless-stopped" => true,
+                "on-failure" => {
+                    let most = policy.maximum_retry_count;
+                    code != 0 && (most == 0 || record.state.restart_count < most)
+                }
+                _ => false,
+            };
+        if !again {
+            return None;
+        }
+        record.state.restart_count = record.state.restart_count.saturating_add(1);
+        let mut backoff = container.backoff_ms.lock().expect("no holder panics");
+        *backoff = if ran >= HEALTHY || *backoff == 0 {
+            FIRST_BACKOFF_MS
+        } else {
+            (*backoff * 2).min(MAX_BACKOFF_MS)
+        };
+        Some(Duration::from_millis(*backoff))
+    }
+
+    /// Starts the container after `pause`, unless someone starts, stops or removes it first.
+    pub(crate) fn restart_later(self: &Arc<Self>, container: Arc<Container>, pause: Duration) {
+        let engine = self.clone();
+        let mut plan = container.restart_plan.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = plan.changed() => return,
+            }
+            let _verb = container.verbs.lock().await;
+            if plan.has_changed().unwrap_or(true) || container.status() != Status::Restarting {
+                return;
+            }
+            if let Err(e) = engine.launch(&container).await {
+                tracing::warn!(container_id = %container.id(), error = %errors::chain(&e), "automatic restart failed");
+                // Docker gives up on a container that cannot be started; one that ran is tried again.
+            }
+        });
+    }
+}
+
+/// What the shim left when it ended by itself.
+pub(crate) fn read_exit(dir: &Path) -> Option<Exit> {
+    serde_json::from_slice(&std::fs::read(dir.join(shim_api::EXIT_FILE)).ok()?).ok()
+}
+
+/// Unmounts the root file system of `id`, which may not be mounted.
+pub(crate) fn unmount(engine: &Engine, id: &str) {
+    let rootfs = engine.config.rootfs(id);
+    if let Err(e) = engine.snapshots.unmount(&rootfs) {
+        tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system not unmounted");
+        return;
+    }
+    drop(std::fs::remove_dir(&rootfs));
+}

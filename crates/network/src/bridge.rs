@@ -1,0 +1,162 @@
+//! Bridges: one for each network, with the gateway's address.
+
+use crate::endpoint::{self, BRIDGE_ALIAS};
+use crate::link::{self, Link, failed, ifinfomsg, ifinfomsg_up};
+use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
+use crate::{Error, Net, Result, firewall, mac, name, sysctl};
+use std::net::Ipv4Addr;
+
+/// A bridge network as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeConfig {
+    /// The interface: `brig0`, or `br-` and twelve hex digits of the network's id.
+    pub name: String,
+    /// Who owns it: the network's id. Letters, digits, `-_.:`; at most 200.
+    pub owner: String,
+    pub subnet: Net,
+    /// The bridge's own address, in `subnet`.
+    pub gateway: Ipv4Addr,
+    pub mtu: u32,
+    /// What leaves by another interface gets that interface's address.
+    pub masquerade: bool,
+    /// Nothing is forwarded in or out.
+    pub internal: bool,
+    /// Containers of this network may talk to each other. If false, attach them `isolated`.
+    pub icc: bool,
+}
+
+/// A bridge of ours that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    pub name: String,
+    pub owner: String,
+}
+
+/// Makes the bridge, its address, settings and rules be as `config` says. Repeating it is harmless, and repairs what
+/// someone removed, the firewall rules included.
+///
+/// The rules are there before the bridge is up. A bridge of ours with another owner is taken over if it has no ports
+/// (it is left from a data directory that is gone). Sets `net.ipv4.ip_forward` unless the network is internal. Needs
+/// `CAP_NET_ADMIN`, and `/proc/sys` writable.
+///
+/// # Errors
+///
+/// [`Error::InterfaceTaken`], [`Error::AddressOutside`], [`Error::InvalidInterface`], [`Error::InvalidOwner`];
+/// [`Error::Netlink`], [`Error::Firewall`], [`Error::Sysctl`].
+pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
+    name::check_interface(&config.name)?;
+    name::check_owner(&config.owner)?;
+    if !config.subnet.contains(config.gateway) {
+        return Err(Error::AddressOutside { address: config.gateway, subnet: config.subnet });
+    }
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let links = link::list(&socket)?;
+    let existing = links.iter().find(|l| l.name == config.name);
+    if let Some(link) = existing {
+        check_owner(config, link, &links)?;
+    }
+    firewall::ensure_network(config)?;
+    if existing.is_none() {
+        create(&socket, config)?;
+    }
+    let configured = configure(&socket, config);
+    if configured.is_err() && existing.is_none() {
+        // The first error is the one to tell; `list_bridges` finds what could not be removed.
+        remove_bridge(&config.name).ok();
+    }
+    configured
+}
+
+/// Removes the bridge and its rules. Harmless if it does not exist. Endpoints still on it lose their bridge.
+///
+/// # Errors
+///
+/// [`Error::InterfaceTaken`] if the interface is not a bridge of ours; [`Error::Netlink`], [`Error::Firewall`].
+pub fn remove_bridge(name: &str) -> Result<()> {
+    name::check_interface(name)?;
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    if let Some(link) = link::list(&socket)?.iter().find(|l| l.name == name) {
+        owner_of(link)?;
+        endpoint::delete(&socket, name)?;
+    }
+    // Last: while the bridge is there, so are the rules that guard it.
+    firewall::remove_network(name)
+}
+
+/// Every bridge of ours in this network namespace, in the kernel's order.
+///
+/// # Errors
+///
+/// [`Error::Netlink`].
+pub fn list_bridges() -> Result<Vec<Bridge>> {
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let links = link::list(&socket)?;
+    let ours = links.iter().filter_map(|l| Some((l, owner_of(l).ok()?)));
+    Ok(ours.map(|(l, owner)| Bridge { name: l.name.clone(), owner: owner.into() }).collect())
+}
+
+/// The networks that this host's addresses and routes use, the default route aside; a new network must overlap none.
+/// Our own bridges are among them.
+///
+/// # Errors
+///
+/// [`Error::Netlink`].
+pub fn host_subnets() -> Result<Vec<Net>> {
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let mut nets = link::routes(&socket)?;
+    nets.extend(link::addresses(&socket)?.iter().filter_map(|a| Net::new(a.address, a.prefix)));
+    nets.sort();
+    nets.dedup();
+    Ok(nets)
+}
+
+fn owner_of(link: &Link) -> Result<&str> {
+    let owner = if link.kind == "bridge" { link.alias.strip_prefix(BRIDGE_ALIAS) } else { None };
+    owner.ok_or_else(|| Error::InterfaceTaken { name: link.name.clone(), owner: "someone else".into() })
+}
+
+fn check_owner(config: &BridgeConfig, link: &Link, links: &[Link]) -> Result<()> {
+    let owner = owner_of(link)?;
+    if owner != config.owner && links.iter().any(|l| l.master == Some(link.index)) {
+        return Err(Error::InterfaceTaken { name: link.name.clone(), owner: format!("network {owner}") });
+    }
+    Ok(())
+}
+
+fn create(socket: &Socket, config: &BridgeConfig) -> Result<()> {
+    let mut request = Request::default();
+    request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
+        r.text(link::IFLA_IFNAME, &config.name);
+        // Without an address of its own a bridge takes its ports' lowest, and changes it as they come and go.
+        r.attribute(link::IFLA_ADDRESS, &mac::mac_for(config.gateway));
+        r.nest(link::IFLA_LINKINFO, |r| r.attribute(link::IFLA_INFO_KIND, b"bridge"));
+    });
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, 0), |r| {
+        r.text(link::IFLA_IFNAME, &config.name);
+        r.text(link::IFLA_IFALIAS, &format!("{BRIDGE_ALIAS}{}", config.owner));
+    });
+    socket.transact(&request).map_err(|f| failed(format!("create bridge {}", config.name), f.source))
+}
+
+fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
+    let name = &config.name;
+    // IPv6 first, while a new bridge is down: no moment in which it listens to router advertisements.
+    sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), "1", true)?;
+    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0", true)?;
+    let index = link::index_of(socket, name)?;
+    let mut request = Request::default();
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |r| {
+        r.u32(link::IFLA_MTU, config.mtu);
+        r.text(link::IFLA_IFALIAS, &format!("{BRIDGE_ALIAS}{}", config.owner));
+    });
+    link::add_address(&mut request, index, config.gateway, config.subnet.prefix());
+    let wanted = (config.gateway, config.subnet.prefix());
+    let others =
+        link::addresses(socket)?.into_iter().filter(|a| a.index == index && (a.address, a.prefix) != wanted);
+    others.for_each(|address| link::delete_address(&mut request, &address));
+    socket.transact(&request).map_err(|f| failed(format!("set up bridge {name}"), f.source))?;
+    if !config.internal {
+        sysctl::set("ipv4/ip_forward", "1", false)?;
+    }
+    Ok(())
+}

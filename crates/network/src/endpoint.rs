@@ -1,0 +1,203 @@
+//! Endpoints: the veth pair between a sandbox and a bridge.
+
+use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
+use crate::netlink::{Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
+use crate::{Error, Net, Result, name, sandbox};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+
+/// What marks the host's end of our pairs.
+const ALIAS: &str = "brig:";
+/// What marks our bridges; they are no endpoints.
+pub(crate) const BRIDGE_ALIAS: &str = "brig:network:";
+
+/// One sandbox's attachment to one bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Who owns it: the container's id, or an id and more that tells daemons apart. Letters, digits, `-_.:`; at most
+    /// 200; not beginning with `network:`.
+    pub owner: String,
+    /// The bridge, which exists.
+    pub bridge: String,
+    /// The host's end, `veth` and seven hex digits as Docker has it. Must be new.
+    pub host_interface: String,
+    /// The sandbox's end, `eth0`. Must be new in the sandbox.
+    pub container_interface: String,
+    pub mac: [u8; 6],
+    pub address: Ipv4Addr,
+    /// The length of the network's prefix, 1 to 32.
+    pub prefix: u8,
+    /// Where the default route goes; `None` for no default route, as on internal networks.
+    pub gateway: Option<Ipv4Addr>,
+    pub mtu: u32,
+    /// The bridge passes nothing between two such endpoints. Set it where the network's `icc` is false.
+    pub isolated: bool,
+}
+
+/// An endpoint of ours that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host_interface: String,
+    pub owner: String,
+    /// Its bridge; `None` if it hangs in the air.
+    pub bridge: Option<String>,
+}
+
+/// Connects the sandbox at `sandbox` to a bridge: makes the pair with one end inside, and gives that end name,
+/// hardware address, address and default route. Nothing of it is left after a failure.
+///
+/// When this returns, the container may send. Needs `CAP_NET_ADMIN` here and in the sandbox.
+///
+/// # Errors
+///
+/// [`Error::InterfaceNotFound`] for the bridge; [`Error::Netlink`], of kind `AlreadyExists` if a name is in use;
+/// [`Error::Sandbox`]; [`Error::InvalidInterface`], [`Error::InvalidOwner`], [`Error::InvalidNet`].
+///
+/// Kernel: [veth(4)](https://man7.org/linux/man-pages/man4/veth.4.html).
+pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
+    check(endpoint)?;
+    let host = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let bridge = link::index_of(&host, &endpoint.bridge)?;
+    let inside = sandbox::open(sandbox)?;
+    host.transact(&pair(endpoint, bridge, inside.namespace.as_fd()))
+        .map_err(|f| failed(format!("create interface {}", endpoint.host_interface), f.source))?;
+    let finished =
+        finish_host_end(&host, endpoint).and_then(|()| finish_container_end(&inside.route, endpoint));
+    if finished.is_err() {
+        // The first error is the one to tell; `list_endpoints` finds what could not be removed.
+        detach(&endpoint.host_interface).ok();
+    }
+    finished
+}
+
+/// Removes the pair whose host end is `host_interface`. Harmless if there is none.
+///
+/// # Errors
+///
+/// [`Error::Netlink`], [`Error::InvalidInterface`].
+pub fn detach(host_interface: &str) -> Result<()> {
+    name::check_interface(host_interface)?;
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    delete(&socket, host_interface)
+}
+
+/// Every endpoint of ours in this network namespace, in the kernel's order.
+///
+/// # Errors
+///
+/// [`Error::Netlink`].
+pub fn list_endpoints() -> Result<Vec<Endpoint>> {
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let links = link::list(&socket)?;
+    let name_of = |index| links.iter().find(|l| l.index == index).map(|l| l.name.clone());
+    let ours = links.iter().filter(|l| l.kind == "veth" && !l.alias.starts_with(BRIDGE_ALIAS));
+    Ok(ours
+        .filter_map(|l| {
+            let owner = l.alias.strip_prefix(ALIAS)?.to_owned();
+            Some(Endpoint { host_interface: l.name.clone(), owner, bridge: l.master.and_then(name_of) })
+        })
+        .collect())
+}
+
+/// Deletes an interface; fine if there is none.
+pub(crate) fn delete(socket: &Socket, name: &str) -> Result<()> {
+    let mut request = Request::default();
+    link::delete(&mut request, name);
+    match socket.transact(&request) {
+        Err(f) if f.source.raw_os_error() != Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            Err(failed(format!("delete interface {name}"), f.source))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check(endpoint: &EndpointConfig) -> Result<()> {
+    name::check_interface(&endpoint.bridge)?;
+    name::check_interface(&endpoint.host_interface)?;
+    name::check_interface(&endpoint.container_interface)?;
+    name::check_owner(&endpoint.owner)?;
+    if endpoint.owner.starts_with("network:") {
+        return Err(Error::InvalidOwner { owner: endpoint.owner.clone() });
+    }
+    match Net::new(endpoint.address, endpoint.prefix) {
+        Some(net) if net.prefix() > 0 => Ok(()),
+        _ => Err(Error::InvalidNet { text: format!("{}/{}", endpoint.address, endpoint.prefix) }),
+    }
+}
+
+/// The pair, its far end born in the sandbox: moving an interface between namespaces costs more than making it.
+fn pair(endpoint: &EndpointConfig, bridge: u32, namespace: BorrowedFd<'_>) -> Request {
+    let namespace = u32::try_from(namespace.as_raw_fd()).expect("an open descriptor is not negative");
+    let mut request = Request::default();
+    request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
+        r.text(link::IFLA_IFNAME, &endpoint.host_interface);
+        r.u32(link::IFLA_MTU, endpoint.mtu);
+        r.u32(link::IFLA_MASTER, bridge);
+        r.nest(link::IFLA_LINKINFO, |r| {
+            r.attribute(link::IFLA_INFO_KIND, b"veth");
+            r.nest(link::IFLA_INFO_DATA, |r| {
+                r.nest(link::VETH_INFO_PEER, |r| {
+                    r.raw(&ifinfomsg(0, 0));
+                    r.text(link::IFLA_IFNAME, &endpoint.container_interface);
+                    r.attribute(link::IFLA_ADDRESS, &endpoint.mac);
+                    r.u32(link::IFLA_MTU, endpoint.mtu);
+                    r.u32(link::IFLA_NET_NS_FD, namespace);
+                });
+            });
+        });
+    });
+    request
+}
+
+/// Marks the host's end as ours, and sets it up: in that order, so that what is up is marked.
+fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<()> {
+    let interface = &endpoint.host_interface;
+    let index = link::index_of(host, interface)?;
+    let mut request = Request::default();
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
+        r.text(link::IFLA_IFALIAS, &format!("{ALIAS}{}", endpoint.owner));
+    });
+    if endpoint.isolated {
+        request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(link::AF_BRIDGE, index), |r| {
+            r.nest(link::IFLA_PROTINFO, |r| r.attribute(link::IFLA_BRPORT_ISOLATED, &[1]));
+        });
+    }
+    let marked = request.len();
+    // A bridge port needs no address. Without this the kernel gives it an IPv6 one and sends packets to look for
+    // routers. Its answer does not matter: a kernel without IPv6 refuses.
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
+        r.nest(link::IFLA_AF_SPEC, |r| {
+            r.nest(link::AF_INET6, |r| {
+                r.attribute(link::IFLA_INET6_ADDR_GEN_MODE, &[link::IN6_ADDR_GEN_MODE_NONE])
+            });
+        });
+    });
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});
+    match host.transact(&request) {
+        Err(Failure { message, source }) if message != marked => {
+            Err(failed(format!("set up interface {interface}"), source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives the sandbox's end its address and sets it up: second, because then packets pass when this returns.
+fn finish_container_end(inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
+    let interface = &endpoint.container_interface;
+    let index = link::index_of(inside, interface)?;
+    let mut request = Request::default();
+    link::add_address(&mut request, index, endpoint.address, endpoint.prefix);
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});
+    if let Some(gateway) = endpoint.gateway {
+        link::add_default_route(&mut request, index, gateway);
+    }
+    inside.transact(&request).map_err(|f| {
+        let what = match f.message {
+            0 => format!("give {interface} the address {}/{}", endpoint.address, endpoint.prefix),
+            1 => format!("set up interface {interface}"),
+            _ => format!("route {interface} to its gateway"),
+        };
+        failed(what, f.source)
+    })
+}

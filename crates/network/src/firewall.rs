@@ -1,0 +1,175 @@
+//! The rules: one nftables table, `inet brig`, and nothing outside it.
+//!
+//! ```text
+//! set bridges        { ifname }                                       our bridges
+//! map to, from, post { ifname : verdict }                             bridge -> jump to-NAME, from-NAME, post-NAME
+//! map ports_at       { address . proto . port : address . port }      published on one address
+//! map ports_any      { proto . port : address . port }                published on every address
+//!
+//! chain guard       prerouting, raw      from a bridge to 127.0.0.0/8: drop
+//! chain publish     prerouting, dstnat   for this host: dnat by ports_at, then ports_any
+//! chain publish-out output, dstnat       the same, for what this host sends itself
+//! chain forward     forward, filter      established, related: accept; oifname vmap @to; iifname vmap @from
+//! chain masquerade  postrouting, srcnat  from 127.0.0.0/8 to a bridge: masquerade; iifname vmap @post
+//!
+//! chain to-NAME     published: accept; from NAME: accept or, without icc, drop; drop
+//! chain from-NAME   accept; drop if internal
+//! chain post-NAME   published and back to NAME: masquerade; leaving by another interface: masquerade
+//! ```
+//!
+//! So what reaches a container from elsewhere, other bridges included, came through a published port or answers the
+//! container. Every change is one batch, which the kernel does whole or not at all, so there is no moment with half
+//! the rules. A change also puts the fixed chains in order, which repairs a table that someone emptied.
+//!
+//! An accept here ends only our own table's say: rules of others still apply, as they should.
+
+use crate::nft::{self, Batch, ESTABLISHED_OR_RELATED, Expr, IPS_DST_NAT, Type, Value, Verdict};
+use crate::{BridgeConfig, Result};
+use std::net::Ipv4Addr;
+
+const TABLE: &str = "brig";
+pub(crate) const PORTS_AT: &str = "ports_at";
+pub(crate) const PORTS_ANY: &str = "ports_any";
+
+const NF_INET_PRE_ROUTING: u32 = 0;
+const NF_INET_FORWARD: u32 = 2;
+const NF_INET_LOCAL_OUT: u32 = 3;
+const NF_INET_POST_ROUTING: u32 = 4;
+const NF_IP_PRI_RAW: i32 = -300;
+const NF_IP_PRI_NAT_DST: i32 = -100;
+const NF_IP_PRI_FILTER: i32 = 0;
+const NF_IP_PRI_NAT_SRC: i32 = 100;
+
+const LOOPBACK: Expr<'_> = Expr::Saddr(Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::new(255, 0, 0, 0));
+const TO_LOOPBACK: Expr<'_> = Expr::Daddr(Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::new(255, 0, 0, 0));
+const ACCEPT: Expr<'_> = Expr::Verdict(Verdict::Accept);
+const DROP: Expr<'_> = Expr::Verdict(Verdict::Drop);
+
+/// Deletes our table, and with it every rule of ours. Harmless if there is none.
+///
+/// # Errors
+///
+/// [`Error::Firewall`](crate::Error::Firewall).
+pub fn remove_all() -> Result<()> {
+    let mut batch = Batch::new(TABLE);
+    batch.table();
+    batch.delete_table();
+    batch.commit("delete the table")
+}
+
+/// A batch that first makes the table, its sets and its fixed chains be as they should.
+pub(crate) fn begin() -> Batch {
+    let mut batch = Batch::new(TABLE);
+    batch.table();
+    batch.set(1, "bridges", Type::Ifname, None);
+    batch.set(2, "to", Type::Ifname, Some(Type::Verdict));
+    batch.set(3, "from", Type::Ifname, Some(Type::Verdict));
+    batch.set(4, "post", Type::Ifname, Some(Type::Verdict));
+    batch.set(5, PORTS_AT, Type::AddressProtoPort, Some(Type::AddressPort));
+    batch.set(6, PORTS_ANY, Type::ProtoPort, Some(Type::AddressPort));
+    let chains = [
+        ("guard", "filter", NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
+        ("publish", "nat", NF_INET_PRE_ROUTING, NF_IP_PRI_NAT_DST),
+        ("publish-out", "nat", NF_INET_LOCAL_OUT, NF_IP_PRI_NAT_DST),
+        ("forward", "filter", NF_INET_FORWARD, NF_IP_PRI_FILTER),
+        ("masquerade", "nat", NF_INET_POST_ROUTING, NF_IP_PRI_NAT_SRC),
+    ];
+    for (name, kind, hook, priority) in chains {
+        batch.base_chain(name, kind, hook, priority);
+        batch.flush_chain(name);
+    }
+    // A bridge takes packets for 127.0.0.0/8 once a port is published there, so that answers come back. What a
+    // container itself sends there comes before the translation of answers, and is dropped.
+    batch.rule("guard", &[Expr::IifnameIn("bridges"), Expr::IsIpv4, TO_LOOPBACK, DROP]);
+    for chain in ["publish", "publish-out"] {
+        // Only what is addressed to this host: CVE-2025-67499 is a rule without this.
+        batch.rule(chain, &[Expr::IsIpv4, Expr::ForThisHost, Expr::DnatByAddress(PORTS_AT)]);
+        batch.rule(chain, &[Expr::IsIpv4, Expr::ForThisHost, Expr::DnatByPort(PORTS_ANY)]);
+    }
+    batch.rule("forward", &[Expr::CtState(ESTABLISHED_OR_RELATED), ACCEPT]);
+    batch.rule("forward", &[Expr::OifnameVmap("to")]);
+    batch.rule("forward", &[Expr::IifnameVmap("from")]);
+    batch.rule("masquerade", &[Expr::IsIpv4, LOOPBACK, Expr::OifnameIn("bridges"), Expr::Masquerade]);
+    batch.rule("masquerade", &[Expr::IifnameVmap("post")]);
+    batch
+}
+
+/// Makes the rules of a network be as `config` says.
+pub(crate) fn ensure_network(config: &BridgeConfig) -> Result<()> {
+    let name = config.name.as_str();
+    let chains = Chains::of(name);
+    let mut batch = begin();
+    chains.make_empty(&mut batch);
+    if !config.internal {
+        batch.rule(&chains.to, &[Expr::CtStatus(IPS_DST_NAT), ACCEPT]);
+    }
+    if config.icc {
+        batch.rule(&chains.to, &[Expr::Iifname(name), ACCEPT]);
+    }
+    batch.rule(&chains.to, &[DROP]);
+    batch.rule(&chains.from, &[if config.internal { DROP } else { ACCEPT }]);
+    if !config.internal {
+        batch.rule(&chains.post, &[Expr::CtStatus(IPS_DST_NAT), Expr::Oifname(name), Expr::Masquerade]);
+        if config.masquerade {
+            let source = Expr::Saddr(config.subnet.address(), config.subnet.mask());
+            batch.rule(&chains.post, &[Expr::IsIpv4, source, Expr::NotOifname(name), Expr::Masquerade]);
+        }
+    }
+    chains.add_elements(&mut batch, name);
+    batch.commit(&format!("install the rules of {name}"))
+}
+
+/// Removes the rules of a network. Harmless if there are none: the batch makes what it then deletes.
+pub(crate) fn remove_network(name: &str) -> Result<()> {
+    let chains = Chains::of(name);
+    let mut batch = begin();
+    chains.make_empty(&mut batch);
+    chains.add_elements(&mut batch, name);
+    for (set, value) in chains.elements() {
+        batch.delete_elements(set, &[(nft::ifname(name), value)]);
+    }
+    for chain in chains.names() {
+        batch.delete_chain(chain);
+    }
+    batch.commit(&format!("remove the rules of {name}"))
+}
+
+/// The chains of one network.
+struct Chains {
+    to: String,
+    from: String,
+    post: String,
+}
+
+impl Chains {
+    fn of(bridge: &str) -> Chains {
+        Chains { to: format!("to-{bridge}"), from: format!("from-{bridge}"), post: format!("post-{bridge}") }
+    }
+
+    fn names(&self) -> [&str; 3] {
+        [&self.to, &self.from, &self.post]
+    }
+
+    fn make_empty(&self, batch: &mut Batch) {
+        for chain in self.names() {
+            batch.chain(chain);
+            batch.flush_chain(chain);
+        }
+    }
+
+    fn elements(&self) -> [(&'static str, Value); 4] {
+        let jump = |chain: &String| Value::Verdict(Verdict::Jump(chain.clone()));
+        [
+            ("to", jump(&self.to)),
+            ("from", jump(&self.from)),
+            ("post", jump(&self.post)),
+            ("bridges", Value::None),
+        ]
+    }
+
+    fn add_elements(&self, batch: &mut Batch, bridge: &str) {
+        for (set, value) in self.elements() {
+            batch.add_elements(set, &[(nft::ifname(bridge), value)]);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Container networks on one machine: bridges, sandboxes (network namespaces kept by a file), endpoints (veth pairs),
+//! addresses, and a firewall table of our own. Synchronous and thread-safe; everything goes to the kernel by netlink
+//! from here, no program is started.
+//!
+//! ```text
+//! sandbox (a namespace bound at a path)        host
+//!   eth0 172.17.0.2/16 ----- veth pair ------- veth1a2b3c4  alias "brig:<owner>"
+//!   default via 172.17.0.1                       |
+//!                                              brig0 172.17.0.1/16  alias "brig:network:<owner>"
+//!                                                |
+//!                                              nftables table `inet brig`: forward, masquerade, published ports
+//! ```
+//!
+//! Aliases mark what is ours, so that a daemon that starts can list it and remove what nobody owns; see
+//! [`list_bridges`] and [`list_endpoints`]. The rules are described in [`firewall`].
+//!
+//! Only IPv4. IPv6 is off on our bridges and on what is attached to them, so that a container's router
+//! advertisements reach nobody's routing table (CVE-2020-13401, CVE-2024-32473).
+//!
+//! If someone else's firewall has a FORWARD policy of drop (dockerd sets one with iptables), it also drops our
+//! packets: an accept in one nftables table does not overrule a drop in another. Such a host needs a rule of its own.
+
+mod bridge;
+mod endpoint;
+mod error;
+pub mod files;
+pub mod firewall;
+pub mod ipam;
+mod link;
+mod mac;
+mod name;
+mod net;
+mod netlink;
+mod nft;
+pub mod ports;
+mod sandbox;
+mod stats;
+mod sysctl;
+
+pub use bridge::{Bridge, BridgeConfig, ensure_bridge, host_subnets, list_bridges, remove_bridge};
+pub use endpoint::{Endpoint, EndpointConfig, attach, detach, list_endpoints};
+pub use error::Error;
+pub use mac::mac_for;
+pub use net::Net;
+pub use sandbox::{create_sandbox, remove_sandbox};
+pub use stats::{InterfaceStats, interface_stats};
+
+/// The result of a network operation.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,236 @@
+//! Questions and messages about interfaces, addresses and routes, in the kernel's words.
+//!
+//! Kernel: [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html).
+
+use crate::netlink::{
+    Attributes, Dump, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Request, Socket, read_i32,
+    read_text, read_u32,
+};
+use crate::{Error, Net, Result};
+use std::io;
+use std::net::Ipv4Addr;
+
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_MASTER: u16 = 10;
+pub(crate) const IFLA_PROTINFO: u16 = 12;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_IFALIAS: u16 = 20;
+const IFLA_STATS64: u16 = 23;
+pub(crate) const IFLA_AF_SPEC: u16 = 26;
+pub(crate) const IFLA_NET_NS_FD: u16 = 28;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+pub(crate) const IFLA_BRPORT_ISOLATED: u16 = 33;
+pub(crate) const VETH_INFO_PEER: u16 = 1;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+
+const AF_UNSPEC: u8 = 0;
+const AF_INET: u8 = 2;
+pub(crate) const AF_BRIDGE: u8 = 7;
+pub(crate) const AF_INET6: u16 = 10;
+const IFF_UP: u32 = 1;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+
+const IFINFOMSG_LEN: usize = 16;
+const IFADDRMSG_LEN: usize = 8;
+const RTMSG_LEN: usize = 12;
+
+/// What the kernel says of an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// `veth`, `bridge`, … or empty.
+    pub(crate) kind: String,
+    pub(crate) alias: String,
+    /// The index of the bridge it is a port of.
+    pub(crate) master: Option<u32>,
+    /// `rtnl_link_stats64`, as far as we read it.
+    pub(crate) counters: [u64; 8],
+}
+
+/// `struct ifinfomsg` for a message about the interface `index` (0: named by an attribute), of which it changes
+/// nothing.
+pub(crate) fn ifinfomsg(family: u8, index: u32) -> [u8; IFINFOMSG_LEN] {
+    let mut header = [0; IFINFOMSG_LEN];
+    header[0] = family;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header
+}
+
+/// `struct ifinfomsg` that also sets the interface up.
+pub(crate) fn ifinfomsg_up(index: u32) -> [u8; IFINFOMSG_LEN] {
+    let mut header = ifinfomsg(AF_UNSPEC, index);
+    header[8..12].copy_from_slice(&IFF_UP.to_ne_bytes());
+    header[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    header
+}
+
+/// The index of the interface `name` in the socket's namespace.
+pub(crate) fn index_of(socket: &Socket, name: &str) -> Result<u32> {
+    rustix::net::netdevice::name_to_index(socket, name).map_err(|errno| match errno {
+        rustix::io::Errno::NODEV => Error::InterfaceNotFound { name: name.into() },
+        errno => Error::Netlink { operation: format!("look up interface {name}"), source: errno.into() },
+    })
+}
+
+/// Every interface in the socket's namespace.
+pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>> {
+    let mut request = Request::default();
+    request.message(RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(AF_UNSPEC, 0), |_| {});
+    let all = dump(socket, &request, "list interfaces")?;
+    Ok(all.iter().filter(|(kind, _)| *kind == RTM_NEWLINK).filter_map(|(_, body)| parse_link(body)).collect())
+}
+
+/// Appends: delete the interface `name`.
+pub(crate) fn delete(request: &mut Request, name: &str) {
+    request.message(RTM_DELLINK, NLM_F_ACK, &ifinfomsg(AF_UNSPEC, 0), |r| r.text(IFLA_IFNAME, name));
+}
+
+/// Appends: give the interface `index` the address `address`/`prefix`. Harmless if it has it.
+pub(crate) fn add_address(request: &mut Request, index: u32, address: Ipv4Addr, prefix: u8) {
+    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    request.message(RTM_NEWADDR, flags, &ifaddrmsg(prefix, index), |r| {
+        r.attribute(IFA_LOCAL, &address.octets());
+        r.attribute(IFA_ADDRESS, &address.octets());
+        if prefix < 31
+            && let Some(net) = Net::new(address, prefix)
+        {
+            r.attribute(IFA_BROADCAST, &net.last().octets());
+        }
+    });
+}
+
+/// Appends: take the address away from the interface.
+pub(crate) fn delete_address(request: &mut Request, address: &Address) {
+    request.message(RTM_DELADDR, NLM_F_ACK, &ifaddrmsg(address.prefix, address.index), |r| {
+        r.attribute(IFA_LOCAL, &address.address.octets());
+    });
+}
+
+/// Appends: send what has no other route to `gateway` by the interface `index`.
+pub(crate) fn add_default_route(request: &mut Request, index: u32, gateway: Ipv4Addr) {
+    let header = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+    request.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &header, |r| {
+        r.u32(RTA_OIF, index);
+        r.attribute(RTA_GATEWAY, &gateway.octets());
+    });
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) index: u32,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) prefix: u8,
+}
+
+/// Every IPv4 address in the socket's namespace.
+pub(crate) fn addresses(socket: &Socket) -> Result<Vec<Address>> {
+    let mut request = Request::default();
+    request.message(RTM_GETADDR, NLM_F_DUMP, &ifaddrmsg(0, 0), |_| {});
+    let all = dump(socket, &request, "list addresses")?;
+    Ok(all
+        .iter()
+        .filter(|(kind, _)| *kind == RTM_NEWADDR)
+        .filter_map(|(_, body)| parse_address(body))
+        .collect())
+}
+
+/// The destinations of every IPv4 unicast route in the main table, without the default route.
+pub(crate) fn routes(socket: &Socket) -> Result<Vec<Net>> {
+    let mut request = Request::default();
+    let mut header = [0; RTMSG_LEN];
+    header[0] = AF_INET;
+    request.message(RTM_GETROUTE, NLM_F_DUMP, &header, |_| {});
+    let all = dump(socket, &request, "list routes")?;
+    Ok(all
+        .iter()
+        .filter(|(kind, _)| *kind == RTM_NEWROUTE)
+        .filter_map(|(_, body)| parse_route(body))
+        .collect())
+}
+
+fn dump(socket: &Socket, request: &Request, operation: &str) -> Result<Dump> {
+    socket.dump(request).map_err(|source| failed(operation, source))
+}
+
+/// The error of a route operation.
+pub(crate) fn failed(operation: impl Into<String>, source: io::Error) -> Error {
+    Error::Netlink { operation: operation.into(), source }
+}
+
+fn ifaddrmsg(prefix: u8, index: u32) -> [u8; IFADDRMSG_LEN] {
+    let [a, b, c, d] = index.to_ne_bytes();
+    [AF_INET, prefix, 0, 0, a, b, c, d]
+}
+
+fn parse_link(body: &[u8]) -> Option<Link> {
+    let index = u32::try_from(read_i32(body.get(4..)?)?).ok()?;
+    let mut link = Link { index, ..Link::default() };
+    for (kind, value) in Attributes(body.get(IFINFOMSG_LEN..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = read_text(value),
+            IFLA_IFALIAS => link.alias = read_text(value),
+            IFLA_MASTER => link.master = read_u32(value),
+            IFLA_LINKINFO => {
+                let kind = Attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                link.kind = kind.map(|(_, text)| read_text(text)).unwrap_or_default();
+            }
+            IFLA_STATS64 => {
+                for (counter, bytes) in link.counters.iter_mut().zip(value.chunks_exact(8)) {
+                    *counter = bytes.first_chunk().copied().map(u64::from_ne_bytes)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_address(body: &[u8]) -> Option<Address> {
+    let (prefix, index) = (*body.get(1)?, read_u32(body.get(4..)?)?);
+    let local = Attributes(body.get(IFADDRMSG_LEN..)?).find(|(kind, _)| *kind == IFA_LOCAL)?;
+    Some(Address { index, address: read_address(local.1)?, prefix })
+}
+
+fn parse_route(body: &[u8]) -> Option<Net> {
+    let (family, prefix, kind) = (*body.first()?, *body.get(1)?, *body.get(7)?);
+    let (mut table, mut destination) = (u32::from(*body.get(4)?), None);
+    for (kind, value) in Attributes(body.get(RTMSG_LEN..)?) {
+        match kind {
+            RTA_DST => destination = read_address(value),
+            RTA_TABLE => table = read_u32(value)?,
+            _ => {}
+        }
+    }
+    let counts = family == AF_INET && kind == RTN_UNICAST && table == u32::from(RT_TABLE_MAIN) && prefix > 0;
+    if counts { Net::new(destination?, prefix) } else { None }
+}
+
+fn read_address(bytes: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+}

@@ -1,0 +1,178 @@
+//! Published ports: entries of two maps in the firewall table, and sockets that keep others off the port.
+//!
+//! No process stands between: the kernel rewrites the destination, so the container sees the real client. A port
+//! published on every address, or on 127.0.0.1, is also reached by this host through its loopback; then the
+//! container sees the bridge's address.
+//!
+//! The rules alone would let a program of this host bind the same port and wonder why nobody comes. So the engine
+//! keeps a [`Reservation`] while the port is published. It is a socket that is bound and does not listen: whoever
+//! connects while there is no rule is refused, not left hanging.
+
+use crate::nft::Value;
+use crate::{Error, Result, firewall, name, sysctl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+/// A transport with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// `tcp`, `udp` or `sctp`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+/// One published port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortMapping {
+    /// The address of this host; 0.0.0.0 for all of them.
+    pub host_address: Ipv4Addr,
+    pub host_port: u16,
+    pub container_address: Ipv4Addr,
+    pub container_port: u16,
+    pub protocol: Protocol,
+    /// The bridge the container is on.
+    pub bridge: String,
+}
+
+/// Keeps a port of this host from other programs and other containers until it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    address: SocketAddrV4,
+    #[expect(dead_code, reason = "holds the port; nobody talks on it")]
+    socket: Option<OwnedFd>,
+}
+
+impl Reservation {
+    /// The address and port that are reserved; the port is the kernel's choice if 0 was asked for.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+}
+
+/// Reserves `port` (0: any free one) of `address` in this network namespace. The socket is close-on-exec.
+///
+/// SCTP is not checked, because few kernels have its sockets; port 0 is then refused.
+///
+/// # Errors
+///
+/// [`Error::PortTaken`], also for a port whose last connection the kernel still remembers (`TIME_WAIT`);
+/// [`Error::Bind`], of which `AddrNotAvailable` says that the address is not this host's.
+pub fn reserve(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<Reservation> {
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+        Protocol::Sctp if port > 0 => {
+            return Ok(Reservation { address: SocketAddrV4::new(address, port), socket: None });
+        }
+        Protocol::Sctp => return Err(bind_error(address, port, protocol, rustix::io::Errno::PROTONOSUPPORT)),
+    };
+    bind(SocketAddrV4::new(address, port), kind).map_err(|errno| bind_error(address, port, protocol, errno))
+}
+
+/// Publishes every mapping, or none. Repeating it is harmless. Reserve the ports before.
+///
+/// # Errors
+///
+/// [`Error::PortTaken`] if a port is published to another container; [`Error::Firewall`], [`Error::Sysctl`],
+/// [`Error::InvalidInterface`].
+pub fn publish(mappings: &[PortMapping]) -> Result<()> {
+    for mapping in mappings {
+        name::check_interface(&mapping.bridge)?;
+        if mapping.host_address.is_unspecified() || mapping.host_address.is_loopback() {
+            // Lets the host's own packets from 127.0.0.1 out to the bridge, and the answers in.
+            sysctl::set(&format!("ipv4/conf/{}/route_localnet", mapping.bridge), "1", false)?;
+        }
+    }
+    let mut batch = firewall::begin();
+    for (map, elements) in elements(mappings) {
+        batch.add_elements(map, &elements);
+    }
+    batch.commit("publish ports").map_err(|error| taken(error, mappings))
+}
+
+/// Takes every mapping back, or none. Harmless for what is not published; a port that is published to another
+/// container stays, and is an error.
+///
+/// Connections that are open go on until the container ends.
+///
+/// # Errors
+///
+/// [`Error::PortTaken`], [`Error::Firewall`].
+pub fn unpublish(mappings: &[PortMapping]) -> Result<()> {
+    let mut batch = firewall::begin();
+    // Added first: deleting what is not there would fail.
+    for (map, elements) in elements(mappings) {
+        batch.add_elements(map, &elements);
+        batch.delete_elements(map, &elements);
+    }
+    batch.commit("take ports back").map_err(|error| taken(error, mappings))
+}
+
+/// A map of the table and what goes into it.
+type MapElements = (&'static str, Vec<(Vec<u8>, Value)>);
+
+fn elements(mappings: &[PortMapping]) -> [MapElements; 2] {
+    let (any, at): (Vec<_>, Vec<_>) = mappings.iter().partition(|m| m.host_address.is_unspecified());
+    let value =
+        |m: &PortMapping| Value::Bytes([m.container_address.octets(), port(m.container_port)].concat());
+    let key = |m: &PortMapping| [[m.protocol.number(), 0, 0, 0], port(m.host_port)].concat();
+    let at = at.iter().map(|m| ([&m.host_address.octets()[..], &key(m)].concat(), value(m))).collect();
+    let any = any.iter().map(|m| (key(m), value(m))).collect();
+    [(firewall::PORTS_AT, at), (firewall::PORTS_ANY, any)]
+}
+
+/// A port in a part of a key: network byte order, padded to four bytes.
+fn port(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+/// The kernel says EEXIST or EBUSY for an element that is there with another value.
+fn taken(error: Error, mappings: &[PortMapping]) -> Error {
+    let Error::Firewall { source, .. } = &error else { return error };
+    let exists = matches!(
+        source.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+        Some(rustix::io::Errno::EXIST | rustix::io::Errno::BUSY)
+    );
+    match mappings.first() {
+        Some(m) if exists => {
+            Error::PortTaken { address: m.host_address, port: m.host_port, protocol: m.protocol.name() }
+        }
+        _ => error,
+    }
+}
+
+fn bind(address: SocketAddrV4, kind: SocketType) -> rustix::io::Result<Reservation> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &address)?;
+    let bound = rustix::net::getsockname(&socket)?;
+    Ok(Reservation { address: SocketAddrV4::try_from(bound)?, socket: Some(socket) })
+}
+
+fn bind_error(address: Ipv4Addr, port: u16, protocol: Protocol, errno: rustix::io::Errno) -> Error {
+    let protocol = protocol.name();
+    match errno {
+        rustix::io::Errno::ADDRINUSE => Error::PortTaken { address, port, protocol },
+        errno => Error::Bind { address, port, protocol, source: errno.into() },
+    }
+}

@@ -1,0 +1,112 @@
+//! Sandboxes: network namespaces that a file keeps alive.
+//!
+//! A namespace is made, or entered, on a thread that is started for it and ends with it, so that no other thread of
+//! the program ever is in the wrong network. A socket opened there stays in that namespace and is then used from
+//! anywhere.
+
+use crate::link::{IFLA_IFNAME, RTM_SETLINK, failed, ifinfomsg_up};
+use crate::netlink::{NLM_F_ACK, Request, Socket};
+use crate::{Error, Result, sysctl};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::UnmountFlags;
+use rustix::thread::LinkNameSpaceType;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Makes a network namespace and binds it at `path`, which must not exist, in a directory the caller trusts.
+///
+/// `lo` is up, with its addresses; interfaces that come later have IPv6 off. Undone on failure. Needs
+/// `CAP_SYS_ADMIN`.
+///
+/// # Errors
+///
+/// [`Error::Sandbox`], of kind `AlreadyExists` if the file exists; [`Error::Netlink`]; [`Error::Sysctl`].
+///
+/// Kernel: [network_namespaces(7)](https://man7.org/linux/man-pages/man7/network_namespaces.7.html).
+pub fn create_sandbox(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::RUSR)
+        .map(drop)
+        .map_err(|errno| sandbox_error("create", path, errno.into()))?;
+    let made = on_thread(path, || fill_new_namespace(path));
+    if made.is_err() {
+        // The first error is the one to tell; what is left of the file is found by whoever reads the directory.
+        remove_sandbox(path).ok();
+    }
+    made
+}
+
+/// Removes the sandbox at `path`: what runs in it keeps the namespace, but nobody finds it here any more. Harmless
+/// if there is none.
+///
+/// The kernel takes the namespace down later, and its interfaces with it. A [`detach`](crate::detach) before this is
+/// only needed for who wants the host's end gone at once.
+///
+/// # Errors
+///
+/// [`Error::Sandbox`].
+pub fn remove_sandbox(path: &Path) -> Result<()> {
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Someone bound it twice: what is below would keep the file busy.
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
+            Err(errno) => return Err(sandbox_error("unmount", path, errno.into())),
+        }
+    }
+    match rustix::fs::unlink(path) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(sandbox_error("remove", path, errno.into())),
+    }
+}
+
+fn fill_new_namespace(path: &Path) -> Result<()> {
+    sys::netns::unshare_network().map_err(|source| sandbox_error("make", path, source))?;
+    // Interfaces made later copy these. `lo` keeps ::1, as in Docker.
+    sysctl::set("ipv6/conf/default/disable_ipv6", "1", true)?;
+    let mut request = Request::default();
+    request.message(RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(0), |r| r.text(IFLA_IFNAME, "lo"));
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    socket.transact(&request).map_err(|f| failed("set lo up", f.source))?;
+    // Last, so that a file that is a namespace is a whole one.
+    rustix::mount::mount_bind("/proc/thread-self/ns/net", path)
+        .map_err(|errno| sandbox_error("bind", path, errno.into()))
+}
+
+/// An open sandbox: its namespace, and a route socket inside.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) namespace: OwnedFd,
+    pub(crate) route: Socket,
+}
+
+/// Opens the sandbox at `path`.
+pub(crate) fn open(path: &Path) -> Result<Sandbox> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| sandbox_error("open", path, errno.into()))?;
+    let route = on_thread(path, || {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| sandbox_error("enter", path, errno.into()))?;
+        Socket::route().map_err(|source| failed("open a netlink socket", source))
+    })?;
+    Ok(Sandbox { namespace, route })
+}
+
+/// Small: such a thread makes a few calls. The default of 2 MiB costs a larger mapping.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Runs `work` on a new thread and waits for it.
+fn on_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).stack_size(STACK_BYTES);
+        let thread = thread
+            .spawn_scoped(scope, work)
+            .map_err(|source| sandbox_error("start a thread for", path, source))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn sandbox_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Sandbox { operation, path: PathBuf::from(path), source }
+}

@@ -1,0 +1,170 @@
+//! A host to play with: a thread in network and mount namespaces of its own. Nothing it does to interfaces, routes,
+//! settings or rules is seen by the machine, and all of it is gone with the thread.
+
+use network::{BridgeConfig, EndpointConfig, Net, mac_for};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a connection that must fail may take. One that must work gets more.
+const BLOCKED: Duration = Duration::from_millis(300);
+const WORKS: Duration = Duration::from_millis(900);
+
+/// The directory for sandboxes, and names.
+#[derive(Debug)]
+pub(crate) struct Host {
+    directory: tempfile::TempDir,
+}
+
+/// Runs `test` on a host of its own, or says why not.
+pub(crate) fn on_host(test: impl FnOnce(&Host) + Send) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let host = Host { directory };
+    let run = || {
+        sys::netns::unshare_network_and_mounts().unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        run("ip", "link set lo up");
+        // Before the test is done, so that the kernel need not be waited for; a panic leaves them to the thread's end.
+        test(&host);
+        for entry in std::fs::read_dir(host.directory.path()).unwrap() {
+            network::remove_sandbox(&entry.unwrap().path()).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        if let Err(panic) = scope.spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl Host {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A sandbox `name` attached to `bridge` with the address, and what it was attached with.
+    pub(crate) fn container(&self, name: &str, config: &EndpointConfig) -> Container {
+        let path = self.path(name);
+        network::create_sandbox(&path).unwrap();
+        network::attach(&path, config).unwrap();
+        Container { path, address: config.address }
+    }
+}
+
+/// A sandbox with one endpoint.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) path: PathBuf,
+    pub(crate) address: Ipv4Addr,
+}
+
+impl Container {
+    /// Starts a server in the sandbox that tells each client the address it has.
+    pub(crate) fn serve(&self, port: u16) {
+        let listener = inside(&self.path, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        serve(listener);
+    }
+
+    /// The address under which the server at `to` sees the sandbox; `None` if it cannot be reached.
+    pub(crate) fn asks(&self, to: (Ipv4Addr, u16)) -> Option<Ipv4Addr> {
+        inside(&self.path, || ask(to, WORKS))
+    }
+
+    pub(crate) fn cannot_ask(&self, to: (Ipv4Addr, u16)) -> bool {
+        inside(&self.path, || ask(to, BLOCKED)).is_none()
+    }
+}
+
+/// Answers every client with the client's address, until the process ends.
+pub(crate) fn serve(listener: TcpListener) {
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            if let SocketAddr::V4(peer) = peer {
+                // The client may have given up.
+                stream.write_all(&peer.ip().octets()).ok();
+            }
+        }
+    });
+}
+
+/// Asks from the calling thread's namespace.
+pub(crate) fn ask(to: (Ipv4Addr, u16), patience: Duration) -> Option<Ipv4Addr> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience).ok()?;
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).ok()?;
+    Some(Ipv4Addr::from(answer))
+}
+
+pub(crate) fn host_asks(to: (Ipv4Addr, u16)) -> Option<Ipv4Addr> {
+    ask(to, WORKS)
+}
+
+/// Runs `work` on a thread in the sandbox.
+pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(path).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs a program in the calling thread's namespaces, and returns what it prints. Only for what the crate does not
+/// do itself: to play someone else, and to look at the outcome with other eyes.
+pub(crate) fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(crate) fn bridge(name: &str, subnet: &str) -> BridgeConfig {
+    let subnet: Net = subnet.parse().unwrap();
+    BridgeConfig {
+        name: name.into(),
+        owner: format!("id-of-{name}"),
+        subnet,
+        gateway: network::ipam::default_gateway(subnet),
+        mtu: 1500,
+        masquerade: true,
+        internal: false,
+        icc: true,
+    }
+}
+
+/// The `number`th address of the bridge's network.
+pub(crate) fn endpoint(bridge: &BridgeConfig, number: u32) -> EndpointConfig {
+    let address = Ipv4Addr::from_bits(bridge.subnet.address().to_bits() + number);
+    EndpointConfig {
+        owner: format!("container-{number}"),
+        bridge: bridge.name.clone(),
+        host_interface: format!("veth{:07x}", address.to_bits() & 0xfff_ffff),
+        container_interface: "eth0".into(),
+        mac: mac_for(address),
+        address,
+        prefix: bridge.subnet.prefix(),
+        gateway: (!bridge.internal).then_some(bridge.gateway),
+        mtu: bridge.mtu,
+        isolated: !bridge.icc,
+    }
+}
+
+/// The world outside: a namespace behind the interface `wan` of the host, that has no route to any container.
+pub(crate) fn outside(host: &Host) -> Container {
+    run("ip", "link add wan type bridge");
+    run("ip", "addr add 203.0.113.1/24 dev wan");
+    run("ip", "link set wan up");
+    let wan = BridgeConfig { internal: true, ..bridge("wan", "203.0.113.0/24") };
+    host.container("outside", &endpoint(&wan, 9))
+}

@@ -1,0 +1,121 @@
+//! The contract of `Snapshotter`, run on every driver, on real mounts. A new driver is a line in `drivers`.
+//!
+//! Needs root. Needs no program and no package.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests fail as tests do")]
+
+mod layers;
+mod removal;
+mod writable;
+
+use metadata::Database;
+use oci::Digest;
+use rootdir::RootDir;
+use rustix::fs::{Mode, OFlags};
+use snapshot::{MountOptions, NewLayer, Overlay, Snapshotter};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+type Open = fn(&Path, Arc<Database>) -> Arc<dyn Snapshotter>;
+
+fn drivers() -> Vec<Open> {
+    vec![|dir, db| Arc::new(Overlay::open(dir, db).unwrap())]
+}
+
+/// Runs `test` on every driver, each in an empty directory of its own.
+fn each(test: impl Fn(&mut Bench)) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    for open in drivers() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bench = Bench::open(dir.path(), open);
+        test(&mut bench);
+        assert!(bench.driver.reconcile().unwrap().is_clean());
+    }
+}
+
+/// A driver to test, and a place to mount on.
+struct Bench {
+    dir: PathBuf,
+    open: Open,
+    db: Arc<Database>,
+    driver: Arc<dyn Snapshotter>,
+}
+
+impl Bench {
+    fn open(dir: &Path, open: Open) -> Bench {
+        let db = Arc::new(Database::open(dir).unwrap());
+        let driver = open(&dir.join("driver"), Arc::clone(&db));
+        driver.reconcile().unwrap();
+        Bench { dir: dir.into(), open, db, driver }
+    }
+
+    /// Closes everything and opens it again, without reconciling.
+    fn restart(&mut self) {
+        // The database of a data root is open once; give this one up first.
+        let spare = tempfile::tempdir().unwrap();
+        self.db = Arc::new(Database::open(spare.path()).unwrap());
+        self.driver = (self.open)(&spare.path().join("driver"), Arc::clone(&self.db));
+        self.db = Arc::new(Database::open(&self.dir).unwrap());
+        self.driver = (self.open)(&self.dir.join("driver"), Arc::clone(&self.db));
+    }
+
+    /// Commits a layer named after `name`, filled by `fill`, recorded as durable.
+    fn layer(&self, name: &str, parent: Option<Digest>, fill: impl FnOnce(&RootDir)) -> Digest {
+        let dir = self.driver.prepare_layer().unwrap();
+        fill(dir.root());
+        let diff_id = Digest::of(name.as_bytes());
+        let chain_id = Digest::chain(parent, diff_id);
+        let new = NewLayer { chain_id, parent, diff_id, size_bytes: 1 };
+        self.driver.commit_layer(dir, &new).unwrap();
+        // Said without syncing: no test here cuts the power.
+        self.db.write(|tx| tx.set_layer_durable(&chain_id)).unwrap();
+        chain_id
+    }
+
+    /// Runs `f` on the mounted snapshot `key`.
+    fn mounted<T>(&self, key: &str, options: MountOptions, f: impl FnOnce(&Path) -> T) -> T {
+        let target = self.dir.join(format!("mnt-{key}"));
+        std::fs::create_dir_all(&target).unwrap();
+        self.driver.mount(key, &target, &options).unwrap();
+        let _guard = Unmount(&target);
+        f(&target)
+    }
+
+    /// Runs `f` on a snapshot of its own on `parent`.
+    fn on<T>(&self, parent: Option<Digest>, f: impl FnOnce(&Path) -> T) -> T {
+        self.driver.prepare("on", parent.as_ref()).unwrap();
+        let value = self.mounted("on", MountOptions { volatile: true, read_only: false }, f);
+        self.driver.remove("on").unwrap();
+        value
+    }
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        mount::detach(self.0).unwrap();
+    }
+}
+
+fn write(root: &RootDir, path: &str, content: &str) {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
+    let fd = root.open_file(Path::new(path), flags, Mode::from_raw_mode(0o644)).unwrap();
+    File::from(fd).write_all(content.as_bytes()).unwrap();
+}
+
+fn mkdir(root: &RootDir, path: &str) {
+    rustix::fs::mkdirat(root, path, Mode::from_raw_mode(0o755)).unwrap();
+}
+
+/// The names in a directory, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

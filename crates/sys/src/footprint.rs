@@ -1,0 +1,92 @@
+//! Keeping a program small that lives long, does little, and runs in numbers.
+//!
+//! `unsafe`: a C call with two integers, and advice about memory by address. Covers `mallopt(3)`, `madvise(2)`.
+
+#![expect(unsafe_code, reason = "mallopt is a C call that rustix does not have; madvise takes addresses")]
+
+use rustix::mm::{Advice, madvise};
+use std::ffi::c_void;
+
+/// Blocks of this many bytes or more are mapped alone, and so given back when freed.
+const LARGE: libc::c_int = 16 << 10;
+/// Bytes that may lie free at the end of the heap.
+const SLACK: libc::c_int = 32 << 10;
+
+/// Has the allocator give memory back early. Costs a system call for each large block. Best called first in `main`.
+///
+/// [mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html); nothing happens with a C library that has none.
+pub fn keep_heap_small() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in
+        [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, SLACK), (libc::M_TOP_PAD, 4 << 10)]
+    {
+        // SAFETY: mallopt takes integers and sets parameters of the allocator; any value is allowed.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
+/// Unmaps this program's code, and with it what only the beginning needed; what runs next is mapped again from the page
+/// cache, 64 KiB at a touch. Does nothing where `/proc` is not mounted.
+///
+/// Kernel: [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTNEED`.
+pub fn forget_code() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    for (start, length) in maps.lines().filter_map(code_of_file) {
+        let address: *mut c_void = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the kernel lists this range as a private mapping of a file that is executable and not writable.
+        // Nothing was ever written to it, so the file has the same bytes, and the next access reads them from there.
+        // Advice: a failure changes nothing.
+        unsafe { madvise(address, length, Advice::LinuxDontNeed) }.ok();
+    }
+}
+
+/// Begin and length of a mapping of a file that can be executed and not written.
+fn code_of_file(line: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (range, flags, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
+    if flags != "r-xp" || inode == "0" {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    Some((start, end.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn code_runs_on_after_it_was_forgotten() {
+        super::forget_code();
+        assert_eq!("12".parse::<u32>().unwrap() + 1, 13);
+        super::forget_code();
+        assert_eq!(format!("{:?}", std::time::Duration::from_millis(1)), "1ms");
+    }
+
+    #[test]
+    fn only_code_of_files_is_meant() {
+        for (line, expected) in [
+            ("55d0-55f0 r-xp 00001000 fe:00 12 /bin/x", Some((0x55d0, 0x20))),
+            ("55d0-55f0 r--p 00001000 fe:00 12 /bin/x", None),
+            ("55d0-55f0 rwxp 00001000 fe:00 12 /bin/x", None),
+            ("7fff0000-7fff1000 r-xp 00000000 00:00 0 [vdso]", None),
+            ("", None),
+        ] {
+            assert_eq!(super::code_of_file(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn large_blocks_go_back_at_once() {
+        super::keep_heap_small();
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            text.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        let before = resident();
+        let block = vec![1_u8; 8 << 20];
+        assert!(resident() >= before + 2000);
+        drop(block);
+        assert!(resident() < before + 500);
+    }
+}
