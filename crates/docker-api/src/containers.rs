@@ -312,11 +312,7 @@ pub(crate) fn wait(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
             () = sender.closed() => return,
         };
         if let Ok(life) = done {
-            let error = (!life.error.is_empty()).then(|| object!({ "Message": life.error }));
-            let mut body = object!({ "StatusCode": life.exit_code });
-            if let Some(error) = error {
-                body["Error"] = error;
-            }
+            let body = object!({ "StatusCode": life.exit_code });
             drop(sender.send(crate::reply::line(&body)).await);
         }
     });
@@ -440,7 +436,8 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
         Streams { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr: query.flag("stderr") };
     let live = query.flag("stream");
     let container = api.engine.container(id)?;
-    let tty = container.record().config.tty;
+    let config = container.record().config;
+    let tty = config.tty;
     let keys = detach_keys(query.text("detachKeys"), tty && streams.stdin)?;
     let prologue = if query.flag("logs") {
         let options = LogOptions { stdout: streams.stdout, stderr: streams.stderr, ..LogOptions::default() };
@@ -448,7 +445,8 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
     } else {
         None
     };
-    let style = Style { tty, stdin: streams.stdin, detach_keys: keys, prologue };
+    let closes_stdin = config.stdin_once && !tty;
+    let style = Style { tty, stdin: streams.stdin, closes_stdin, detach_keys: keys, prologue };
     let named = call.at_least(42);
     let (upgrade, input) = take(call.request);
     if !live {

@@ -74,7 +74,13 @@ pub(crate) async fn start(api: &Arc<Api>, id: &str, mut call: Call) -> Outcome {
     if body.detach || !streams.any() {
         return Ok(empty(StatusCode::OK));
     }
-    let style = Style { tty: exec.config.tty, stdin: streams.stdin, detach_keys: keys, prologue: None };
+    let style = Style {
+        tty: exec.config.tty,
+        stdin: streams.stdin,
+        closes_stdin: !exec.config.tty,
+        detach_keys: keys,
+        prologue: None,
+    };
     hijack(wants_upgrade.then_some(upgrade), None, style, named, async { Some(attachment) })
 }
 

@@ -25,6 +25,8 @@ const READ: usize = 32 << 10;
 pub(crate) struct Style {
     pub(crate) tty: bool,
     pub(crate) stdin: bool,
+    /// The process's stdin ends when this client's input does.
+    pub(crate) closes_stdin: bool,
     pub(crate) detach_keys: Option<DetachKeys>,
     /// Sent before anything else: the log, for `logs=1`.
     pub(crate) prologue: Option<mpsc::Receiver<Bytes>>,
@@ -126,7 +128,7 @@ where
                 }
             }
         }
-        if style.stdin {
+        if style.stdin && style.closes_stdin {
             drop(input.close_stdin().await);
         }
         // The client has said all it wants to say; it still listens.
@@ -171,7 +173,7 @@ async fn plain(
                 }
             }
         }
-        if has_input {
+        if has_input && style.closes_stdin {
             drop(input.close_stdin().await);
         }
         std::future::pending::<()>().await;

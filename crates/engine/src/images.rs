@@ -11,6 +11,9 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
+/// How long threads of a pull that was given up may go on before they see it.
+const LEASE_LINGERS: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// What happens during a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
@@ -74,6 +77,7 @@ impl Engine {
         })
         .await
         .during(doing)?;
+        leftovers.disarm();
         let newer = before != Some((image.id, pulled.target.digest));
         drop(progress.send(PullEvent::Done { digest: pulled.target.digest, newer }).await);
         self.image_event("pull", &reference.familiar(), &image.id);
@@ -114,11 +118,7 @@ impl Engine {
         let (engine, owned) = (self.clone(), name.to_string());
         let removed = blocking(move || {
             let users = |id: &ImageId| engine.users_of(id);
-            let removed = engine.images.remove(&owned, &Remove { force, no_prune, users: &users })?;
-            if let Err(e) = engine.images.collect_garbage() {
-                tracing::warn!(error = %errors::chain(&e), "garbage not collected");
-            }
-            Ok::<_, image::Error>(removed)
+            engine.images.remove(&owned, &Remove { force, no_prune, users: &users })
         })
         .await
         .during(|| "remove image".into())?;
@@ -145,6 +145,33 @@ impl Engine {
     fn image_event(&self, action: &str, name: &str, id: &ImageId) {
         let attributes = BTreeMap::from([("name".to_string(), name.to_string())]);
         self.events.publish("image", action, id.to_string(), attributes);
+    }
+}
+
+/// Collects what a pull that failed or was dropped has brought. Its lease may live a little longer in threads that end
+/// by themselves; what it still keeps then, the next collection takes.
+struct CollectOnDrop {
+    engine: Arc<Engine>,
+    armed: bool,
+}
+
+impl CollectOnDrop {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for CollectOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            let engine = self.engine.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(LEASE_LINGERS);
+                if let Err(e) = engine.images.collect_garbage() {
+                    tracing::warn!(error = %errors::chain(&e), "garbage not collected");
+                }
+            });
+        }
     }
 }
 

@@ -72,6 +72,7 @@ impl Engine {
         let result = self.try_launch(container).await;
         if let Err(e) = &result {
             drop(container.take_early());
+            self.end_task(container).await;
             self.take_down(container).await;
             let message = errors::chain(e);
             {
@@ -134,7 +135,10 @@ impl Engine {
             Response::Started { .. } => {}
             other => return Err(unexpected(&other)),
         }
-        connection.request(&Request::Subscribe).await?;
+        // A process that ends at once takes its shim along; supervision then finds what the shim left.
+        if let Err(e) = connection.subscribe().await {
+            tracing::debug!(container_id = id, error = %errors::chain(&e), "the task ended before it was listened to");
+        }
         {
             let mut record = container.lock();
             let state = &mut record.state;
@@ -156,6 +160,18 @@ impl Engine {
         self.publish(container, "start", &[]);
         self.supervise(container.clone(), connection);
         Ok(())
+    }
+
+    /// Ends a task whose start failed half way, whatever state it is in.
+    async fn end_task(&self, container: &Container) {
+        let dir = self.config.shim_dir(container.id().as_str());
+        if !dir.join(shim_api::SOCKET_FILE).exists() {
+            return;
+        }
+        // A shim whose container was never started leaves by Shutdown; for any other the runtime kills what runs, and
+        // the shim leaves when it sees that.
+        drop(crate::shim_client::ask(&dir, &Request::Shutdown).await);
+        self.runtime_delete(container).await;
     }
 
     /// Spawns the shim and waits for its one line.

@@ -62,6 +62,7 @@ use networks::Networks;
 use snapshot::Snapshotter;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// The engine. Methods are called from async code; what blocks runs on blocking threads.
@@ -80,6 +81,8 @@ pub struct Engine {
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
     capabilities: Vec<String>,
     cgroup_mode: cgroup::Mode,
+    /// A tidying thread is about to start.
+    tidying: Arc<AtomicBool>,
     /// This host's name for `info`, stable over restarts.
     id: String,
 }
@@ -109,7 +112,7 @@ impl Engine {
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
         let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root.join("snapshots"), db.clone()).during(open)?);
+            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
@@ -122,6 +125,7 @@ impl Engine {
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
             events: Events::default(),
+            tidying: Arc::default(),
             execs: Mutex::default(),
             config,
             db,

@@ -222,7 +222,7 @@ impl Networks {
             settings.ip_address.parse().map_err(|_| Error::invalid("the endpoint has no address"))?;
         Ok(EndpointConfig {
             bridge: bridge.config.name.clone(),
-            host_interface: host_interface(record),
+            host_interface: host_interface(settings),
             container_interface: CONTAINER_INTERFACE.into(),
             mac: parse_mac(&settings.mac_address)?,
             address,
@@ -366,9 +366,9 @@ fn built_in(name: &str) -> Result<Network, Error> {
     Ok(network)
 }
 
-/// Linux allows 15 characters; unique because container ids are.
-fn host_interface(record: &Record) -> String {
-    format!("veth{}", &record.id.as_str()[..8])
+/// New for each task: the kernel takes the interface of the last one away on its own time. Linux allows 15 characters.
+fn host_interface(settings: &EndpointSettings) -> String {
+    format!("veth{}", settings.endpoint_id.chars().take(7).collect::<String>())
 }
 
 fn address_of(record: &Record) -> Option<Ipv4Addr> {

@@ -184,12 +184,7 @@ impl Engine {
             tracing::info!(?reconciled, "store reconciled");
         }
         self.sweep_volumes()?;
-        let snapshots = self.snapshots.clone();
-        std::thread::spawn(move || {
-            if let Err(e) = snapshots.empty_trash() {
-                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
-            }
-        });
+        self.tidy_later();
         Ok(())
     }
 
@@ -267,7 +262,7 @@ async fn shim_state(dir: &Path) -> Option<(ShimStatus, i32, ShimConnection)> {
     let mut connection = ShimConnection::connect(dir).await.ok()?;
     let Response::State(state) = connection.request(&Request::State).await.ok()? else { return None };
     if state.status != ShimStatus::Created {
-        connection.request(&Request::Subscribe).await.ok()?;
+        connection.subscribe().await.ok()?;
     }
     Some((state.status, state.pid, connection))
 }

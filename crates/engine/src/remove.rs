@@ -6,6 +6,10 @@ use crate::error::{During, Error, blocking};
 use crate::record::Status;
 use crate::{Engine, task};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const TIDY_PAUSE: Duration = Duration::from_millis(300);
 
 impl Engine {
     /// Removes a container; with `force` also one that runs. `volumes` removes its anonymous volumes too.
@@ -89,12 +93,26 @@ impl Engine {
             self.remove_anonymous_volumes(record);
         }
         // Trees are deleted where nobody waits.
-        let snapshots = self.snapshots.clone();
+        self.tidy_later();
+        Ok(())
+    }
+
+    /// Empties the trash and brings the database's log home, on one thread however often it is asked for.
+    pub(crate) fn tidy_later(&self) {
+        if self.tidying.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (snapshots, db, tidying) = (self.snapshots.clone(), self.db.clone(), self.tidying.clone());
         std::thread::spawn(move || {
+            // A short wait gathers the leavings of many removals in one round.
+            std::thread::sleep(TIDY_PAUSE);
+            tidying.store(false, Ordering::SeqCst);
             if let Err(e) = snapshots.empty_trash() {
                 tracing::warn!(error = %errors::chain(&e), "trash not emptied");
             }
+            if let Err(e) = db.checkpoint() {
+                tracing::warn!(error = %errors::chain(&e), "database log not checkpointed");
+            }
         });
-        Ok(())
     }
 }

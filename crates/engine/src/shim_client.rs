@@ -67,6 +67,11 @@ impl ShimConnection {
         .await
     }
 
+    /// Asks for events from now on, the exits already known first. There is no answer but events.
+    pub(crate) async fn subscribe(&mut self) -> Result<(), Error> {
+        within(QUICK, self.writer.send_control(&Request::Subscribe)).await
+    }
+
     /// Asks for the streams of init from now on.
     pub(crate) async fn attach(dir: &Path, streams: Streams) -> Result<ShimConnection, Error> {
         let mut connection = ShimConnection::connect(dir).await?;

@@ -22,18 +22,18 @@ impl Engine {
     pub(crate) fn supervise(self: &Arc<Self>, container: Arc<Container>, mut connection: ShimConnection) {
         let engine = self.clone();
         tokio::spawn(async move {
+            let dir = engine.config.shim_dir(container.id().as_str());
             let exit = loop {
                 match connection.next_event().await {
                     Ok(Some(Event::Exited { exec_id: None, exit })) => break Some(exit),
                     Ok(Some(Event::Exited { exec_id: Some(id), exit })) => engine.exec_exited(&id, &exit),
                     Ok(None) => break None,
                     Err(e) => {
-                        tracing::warn!(container_id = %container.id(), error = %errors::chain(&e), "lost the shim");
+                        tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "the shim is gone");
                         break None;
                     }
                 }
             };
-            let dir = engine.config.shim_dir(container.id().as_str());
             let exit = exit.or_else(|| read_exit(&dir));
             engine.ended(&container, exit).await;
         });
@@ -214,6 +214,9 @@ pub(crate) fn read_exit(dir: &Path) -> Option<Exit> {
 /// Unmounts the root file system of `id`, which may not be mounted.
 pub(crate) fn unmount(engine: &Engine, id: &str) {
     let rootfs = engine.config.rootfs(id);
+    if !rootfs.exists() {
+        return;
+    }
     if let Err(e) = engine.snapshots.unmount(&rootfs) {
         tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system not unmounted");
         return;

@@ -1,7 +1,8 @@
 //! Making an image of blobs: choose, verify, unpack, sync once, record.
 
 use crate::document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
-use crate::{Error, Image, ImageId, Images, Lease, OnProgress};
+use crate::store::load;
+use crate::{Error, Image, Images, Lease, OnProgress};
 use metadata::{ImageRow, WriteTx};
 use oci::image::{ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -65,7 +66,7 @@ impl Images {
         let resolved = self.resolve(import.target, import.platform, lease)?;
         self.check_layers(&resolved, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
-        self.snapshotter.sync()?;
+        self.sync_layers(&chain_ids)?;
         let id = resolved.manifest.config.digest;
         let mut row = ImageRow {
             id,
@@ -79,16 +80,27 @@ impl Images {
         };
         let mut blobs = resolved.documents;
         blobs.extend(resolved.manifest.layers.iter().map(|layer| layer.digest));
-        self.db.write_durable(|tx| -> Result<(), Error> {
+        self.db.write_durable(|tx| {
             for chain_id in &chain_ids {
                 let missing = || snapshot::Error::LayerNotFound { chain_id: *chain_id };
                 row.size_bytes += tx.layer(chain_id)?.ok_or_else(missing)?.size_bytes;
                 tx.set_layer_durable(chain_id)?;
             }
             tx.put_image(&row, &blobs)?;
-            point(tx, id, import.references)
-        })?;
-        self.image(&ImageId(id))
+            point(tx, id, import.references)?;
+            // Here and not later, when someone may have removed it again.
+            load(tx, &id)
+        })
+    }
+
+    /// Puts the layers on disk, all at once, unless they are.
+    fn sync_layers(&self, chain_ids: &[Digest]) -> Result<(), Error> {
+        for chain_id in chain_ids {
+            if !self.snapshotter.layer(chain_id)?.is_some_and(|layer| layer.durable) {
+                return Ok(self.snapshotter.sync()?);
+            }
+        }
+        Ok(())
     }
 
     /// Follows `target` to a manifest for `platform` and its config.

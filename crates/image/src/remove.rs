@@ -18,8 +18,7 @@ pub struct Remove<'a> {
     pub force: bool,
     /// Leave untagged parents. Images here have no parents; kept for Docker's interface.
     pub no_prune: bool,
-    /// The containers that were made from an image. Called inside the removal's transaction: it may read the store, not
-    /// write to it.
+    /// The containers that were made from an image.
     pub users: &'a dyn Fn(&ImageId) -> Vec<User>,
 }
 
@@ -60,9 +59,16 @@ impl Images {
     ///
     /// [`Error::NoSuchImage`]; [`Error::Conflict`] with Docker's reasons.
     pub fn remove(&self, name: &str, how: &Remove<'_>) -> Result<Vec<Removed>, Error> {
+        // Asked outside the transaction: whoever answers may hold locks under which others write to the store.
+        let id = self.get(name)?.id;
+        let users = (how.users)(&id);
         let (image, plan) = self.db.delete_durable(|tx| {
             let image = load(tx, &find(tx, name)?)?;
-            let plan = plan(&image, name, how.force, &(how.users)(&image.id))?;
+            if image.id != id {
+                let what = format!("{name:?} was just pointed at another image");
+                return Err(Error::Conflict { what });
+            }
+            let plan = plan(&image, name, how.force, &users)?;
             perform(tx, &image, &plan)?;
             Ok::<_, Error>((image, plan))
         })?;

@@ -103,7 +103,10 @@ impl Database {
         &self,
         f: impl FnOnce(&WriteTx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.commit(Durability::Power, f)
+        let value = self.commit(Durability::Power, f)?;
+        // Off the hot path, where one more call is nothing.
+        self.reserve.restore();
+        Ok(value)
     }
 
     /// As [`Database::write`], for changes that free space: on a full disk the reserve is given up and `f` runs again.

@@ -45,7 +45,10 @@ const FIXED: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), 
 pub fn mount_overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), Error> {
     match mount_by_steps(overlay, target) {
         Ok(()) => Ok(()),
-        Err(failure) if failure.lacks_lowerdir_append() => mount_overlay_in_one_call(overlay, target),
+        // Old kernels collect any option and refuse what they do not know at the end, with nothing but EINVAL.
+        Err(Failure { errno: Errno::INVAL | Errno::NOSYS, .. }) if !has_lowerdir_append() => {
+            mount_overlay_in_one_call(overlay, target)
+        }
         Err(failure) => Err(failure.explain(overlay, target)),
     }
 }
@@ -82,11 +85,6 @@ struct Failure {
 }
 
 impl Failure {
-    fn lacks_lowerdir_append(&self) -> bool {
-        self.errno == Errno::INVAL && self.call.contains("\"lowerdir+\"") && !self.log.contains("resolve")
-            || self.errno == Errno::NOSYS
-    }
-
     fn explain(self, overlay: &Overlay<'_>, target: &Path) -> Error {
         let magic = |path: &Path| rustix::fs::statfs(path).ok().and_then(|s| u64::try_from(s.f_type).ok());
         let hint = match self.errno {
@@ -188,6 +186,16 @@ fn kernel_log(fs: &OwnedFd) -> String {
     out
 }
 
+/// Whether this kernel is 6.5 or later.
+fn has_lowerdir_append() -> bool {
+    is_release_at_least(&rustix::system::uname().release().to_string_lossy(), (6, 5))
+}
+
+fn is_release_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
 /// The deepest directory that holds all of the overlay's directories.
 fn shared_parent(overlay: &Overlay<'_>) -> PathBuf {
     let others = overlay.lowers.iter().map(PathBuf::as_path).chain([overlay.work]);
@@ -230,5 +238,25 @@ fn escape(path: &Path, out: &mut Vec<u8>) {
             out.push(b'\\');
         }
         out.push(*byte);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for (release, expected) in [
+            ("6.5.0", true),
+            ("6.18.44-fc-v669", true),
+            ("7.0-rc1", true),
+            ("6.4.9-6.5", false),
+            ("5.10.0-28-amd64", false),
+            ("6.5-rc1", true),
+            ("", false),
+        ] {
+            assert_eq!(is_release_at_least(release, (6, 5)), expected, "{release}");
+        }
     }
 }

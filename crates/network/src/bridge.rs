@@ -36,8 +36,9 @@ pub struct Bridge {
 /// someone removed, the firewall rules included.
 ///
 /// The rules are there before the bridge is up. A bridge of ours with another owner is taken over if it has no ports
-/// (it is left from a data directory that is gone). Sets `net.ipv4.ip_forward` unless the network is internal. Needs
-/// `CAP_NET_ADMIN`, and `/proc/sys` writable.
+/// (it is left from a data directory that is gone). Unless the network is internal, sets `net.ipv4.ip_forward`; if
+/// that was off, nothing but the containers' packets is forwarded. Needs `CAP_NET_ADMIN`, and `/proc/sys` writable.
+/// Not to be called for one name by two threads at a time.
 ///
 /// # Errors
 ///
@@ -155,8 +156,9 @@ fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
         link::addresses(socket)?.into_iter().filter(|a| a.index == index && (a.address, a.prefix) != wanted);
     others.for_each(|address| link::delete_address(&mut request, &address));
     socket.transact(&request).map_err(|f| failed(format!("set up bridge {name}"), f.source))?;
-    if !config.internal {
-        sysctl::set("ipv4/ip_forward", "1", false)?;
+    if config.internal || sysctl::is("ipv4/ip_forward", "1") {
+        return Ok(());
     }
-    Ok(())
+    firewall::close_to_strangers()?;
+    sysctl::set("ipv4/ip_forward", "1", false)
 }

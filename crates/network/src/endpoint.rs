@@ -28,7 +28,8 @@ pub struct EndpointConfig {
     pub address: Ipv4Addr,
     /// The length of the network's prefix, 1 to 32.
     pub prefix: u8,
-    /// Where the default route goes; `None` for no default route, as on internal networks.
+    /// Where the default route goes, in place of one there may be; `None` leaves the routes alone, as for internal
+    /// networks and all but one of a container's networks.
     pub gateway: Option<Ipv4Addr>,
     pub mtu: u32,
     /// The bridge passes nothing between two such endpoints. Set it where the network's `icc` is false.
@@ -158,11 +159,14 @@ fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
         r.text(link::IFLA_IFALIAS, &format!("{ALIAS}{}", endpoint.owner));
     });
-    if endpoint.isolated {
-        request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(link::AF_BRIDGE, index), |r| {
-            r.nest(link::IFLA_PROTINFO, |r| r.attribute(link::IFLA_BRPORT_ISOLATED, &[1]));
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(link::AF_BRIDGE, index), |r| {
+        r.nest(link::IFLA_PROTINFO, |r| {
+            // Hairpin: with br_netfilter, a packet that a container sends to its own published port is bridged back
+            // to the port it came from, not routed.
+            r.attribute(link::IFLA_BRPORT_MODE, &[1]);
+            r.attribute(link::IFLA_BRPORT_ISOLATED, &[u8::from(endpoint.isolated)]);
         });
-    }
+    });
     let marked = request.len();
     // A bridge port needs no address. Without this the kernel gives it an IPv6 one and sends packets to look for
     // routers. Its answer does not matter: a kernel without IPv6 refuses.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! set bridges        { ifname }                                       our bridges
-//! map to, from, post { ifname : verdict }                             bridge -> jump to-NAME, from-NAME, post-NAME
+//! map to, from, post, back { ifname : verdict }                       bridge -> jump to-NAME, from-NAME, …
 //! map ports_at       { address . proto . port : address . port }      published on one address
 //! map ports_any      { proto . port : address . port }                published on every address
 //!
@@ -10,12 +10,18 @@
 //! chain publish     prerouting, dstnat   for this host: dnat by ports_at, then ports_any
 //! chain publish-out output, dstnat       the same, for what this host sends itself
 //! chain forward     forward, filter      established, related: accept; oifname vmap @to; iifname vmap @from
-//! chain masquerade  postrouting, srcnat  from 127.0.0.0/8 to a bridge: masquerade; iifname vmap @post
+//! chain masquerade  postrouting, srcnat  from 127.0.0.0/8 to a bridge: masquerade; iifname vmap @post; oifname vmap @back
+//!
+//! chain strangers   forward, filter + 10, only if this host forwarded nothing before: to or from a bridge: accept; drop
 //!
 //! chain to-NAME     published: accept; from NAME: accept or, without icc, drop; drop
 //! chain from-NAME   accept; drop if internal
-//! chain post-NAME   published and back to NAME: masquerade; leaving by another interface: masquerade
+//! chain post-NAME   from the subnet, leaving by another interface: masquerade
+//! chain back-NAME   from the subnet to a published port of NAME: masquerade
 //! ```
+//!
+//! The last is for a container that uses its own published port: its kernel would not take a packet from itself.
+//! With br_netfilter such a packet is bridged, and has no `iifname` any more where it leaves.
 //!
 //! So what reaches a container from elsewhere, other bridges included, came through a published port or answers the
 //! container. Every change is one batch, which the kernel does whole or not at all, so there is no moment with half
@@ -24,10 +30,11 @@
 //! An accept here ends only our own table's say: rules of others still apply, as they should.
 
 use crate::nft::{self, Batch, ESTABLISHED_OR_RELATED, Expr, IPS_DST_NAT, Type, Value, Verdict};
-use crate::{BridgeConfig, Result};
+use crate::{BridgeConfig, Error, Result};
 use std::net::Ipv4Addr;
 
 const TABLE: &str = "brig";
+const STRANGERS: &str = "strangers";
 pub(crate) const PORTS_AT: &str = "ports_at";
 pub(crate) const PORTS_ANY: &str = "ports_any";
 
@@ -49,7 +56,7 @@ const DROP: Expr<'_> = Expr::Verdict(Verdict::Drop);
 ///
 /// # Errors
 ///
-/// [`Error::Firewall`](crate::Error::Firewall).
+/// [`Error::Firewall`].
 pub fn remove_all() -> Result<()> {
     let mut batch = Batch::new(TABLE);
     batch.table();
@@ -57,16 +64,32 @@ pub fn remove_all() -> Result<()> {
     batch.commit("delete the table")
 }
 
+/// Changes elements of maps of the table, which costs little. If the table is not as it should be (the kernel finds
+/// no such map), it is put in order first, in the same batch.
+pub(crate) fn change_elements(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
+    let mut batch = Batch::new(TABLE);
+    change(&mut batch);
+    match batch.commit(operation) {
+        Err(Error::Firewall { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let mut batch = begin();
+            change(&mut batch);
+            batch.commit(operation)
+        }
+        done => done,
+    }
+}
+
 /// A batch that first makes the table, its sets and its fixed chains be as they should.
-pub(crate) fn begin() -> Batch {
+fn begin() -> Batch {
     let mut batch = Batch::new(TABLE);
     batch.table();
     batch.set(1, "bridges", Type::Ifname, None);
     batch.set(2, "to", Type::Ifname, Some(Type::Verdict));
     batch.set(3, "from", Type::Ifname, Some(Type::Verdict));
     batch.set(4, "post", Type::Ifname, Some(Type::Verdict));
-    batch.set(5, PORTS_AT, Type::AddressProtoPort, Some(Type::AddressPort));
-    batch.set(6, PORTS_ANY, Type::ProtoPort, Some(Type::AddressPort));
+    batch.set(5, "back", Type::Ifname, Some(Type::Verdict));
+    batch.set(6, PORTS_AT, Type::AddressProtoPort, Some(Type::AddressPort));
+    batch.set(7, PORTS_ANY, Type::ProtoPort, Some(Type::AddressPort));
     let chains = [
         ("guard", "filter", NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
         ("publish", "nat", NF_INET_PRE_ROUTING, NF_IP_PRI_NAT_DST),
@@ -91,7 +114,22 @@ pub(crate) fn begin() -> Batch {
     batch.rule("forward", &[Expr::IifnameVmap("from")]);
     batch.rule("masquerade", &[Expr::IsIpv4, LOOPBACK, Expr::OifnameIn("bridges"), Expr::Masquerade]);
     batch.rule("masquerade", &[Expr::IifnameVmap("post")]);
+    batch.rule("masquerade", &[Expr::OifnameVmap("back")]);
     batch
+}
+
+/// Drops what is forwarded neither for nor from a container. For a host that forwarded nothing until now: containers
+/// need `ip_forward`, which would open the way between all its interfaces. dockerd does the same with a policy.
+///
+/// It stays until the table goes, because nobody can tell later whether the host would forward without us.
+pub(crate) fn close_to_strangers() -> Result<()> {
+    let mut batch = begin();
+    batch.base_chain(STRANGERS, "filter", NF_INET_FORWARD, NF_IP_PRI_FILTER + 10);
+    batch.flush_chain(STRANGERS);
+    batch.rule(STRANGERS, &[Expr::IifnameIn("bridges"), ACCEPT]);
+    batch.rule(STRANGERS, &[Expr::OifnameIn("bridges"), ACCEPT]);
+    batch.rule(STRANGERS, &[DROP]);
+    batch.commit("close forwarding to others")
 }
 
 /// Makes the rules of a network be as `config` says.
@@ -109,9 +147,12 @@ pub(crate) fn ensure_network(config: &BridgeConfig) -> Result<()> {
     batch.rule(&chains.to, &[DROP]);
     batch.rule(&chains.from, &[if config.internal { DROP } else { ACCEPT }]);
     if !config.internal {
-        batch.rule(&chains.post, &[Expr::CtStatus(IPS_DST_NAT), Expr::Oifname(name), Expr::Masquerade]);
+        let source = Expr::Saddr(config.subnet.address(), config.subnet.mask());
+        batch.rule(
+            &chains.back,
+            &[Expr::CtStatus(IPS_DST_NAT), Expr::IsIpv4, source.clone(), Expr::Masquerade],
+        );
         if config.masquerade {
-            let source = Expr::Saddr(config.subnet.address(), config.subnet.mask());
             batch.rule(&chains.post, &[Expr::IsIpv4, source, Expr::NotOifname(name), Expr::Masquerade]);
         }
     }
@@ -139,15 +180,17 @@ struct Chains {
     to: String,
     from: String,
     post: String,
+    back: String,
 }
 
 impl Chains {
     fn of(bridge: &str) -> Chains {
-        Chains { to: format!("to-{bridge}"), from: format!("from-{bridge}"), post: format!("post-{bridge}") }
+        let chain = |what: &str| format!("{what}-{bridge}");
+        Chains { to: chain("to"), from: chain("from"), post: chain("post"), back: chain("back") }
     }
 
-    fn names(&self) -> [&str; 3] {
-        [&self.to, &self.from, &self.post]
+    fn names(&self) -> [&str; 4] {
+        [&self.to, &self.from, &self.post, &self.back]
     }
 
     fn make_empty(&self, batch: &mut Batch) {
@@ -157,12 +200,13 @@ impl Chains {
         }
     }
 
-    fn elements(&self) -> [(&'static str, Value); 4] {
+    fn elements(&self) -> [(&'static str, Value); 5] {
         let jump = |chain: &String| Value::Verdict(Verdict::Jump(chain.clone()));
         [
             ("to", jump(&self.to)),
             ("from", jump(&self.from)),
             ("post", jump(&self.post)),
+            ("back", jump(&self.back)),
             ("bridges", Value::None),
         ]
     }

@@ -21,6 +21,7 @@
 //! packets: an accept in one nftables table does not overrule a drop in another. Such a host needs a rule of its own.
 
 mod bridge;
+mod conntrack;
 mod endpoint;
 mod error;
 pub mod files;

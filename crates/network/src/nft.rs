@@ -7,6 +7,8 @@
 use crate::netlink::{Failure, NLM_F_ACK, NLM_F_CREATE, Request, Socket};
 use crate::{Error, Result};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
@@ -150,7 +152,6 @@ pub(crate) enum Expr<'a> {
     IsIpv4,
     Iifname(&'a str),
     NotOifname(&'a str),
-    Oifname(&'a str),
     IifnameIn(&'a str),
     OifnameIn(&'a str),
     /// `iifname vmap @…`
@@ -292,9 +293,7 @@ impl Batch {
     /// Carries the batch out. `operation` says what it is for.
     pub(crate) fn commit(mut self, operation: &str) -> Result<()> {
         self.request.message(NFNL_MSG_BATCH_END, 0, &batch_header(), |_| {});
-        let result = Socket::netfilter()
-            .map_err(|source| Failure { message: 0, source })
-            .and_then(|socket| socket.transact(&self.request));
+        let result = with_socket(|socket| socket.transact(&self.request));
         result.map_err(|f| {
             let operation = format!("{operation}, message {} of {}", f.message, self.request.len());
             Error::Firewall { operation, source: f.source }
@@ -319,6 +318,30 @@ impl Batch {
         let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | kind;
         self.request.message(kind, flags | NLM_F_ACK, &[NFPROTO_INET, 0, 0, 0], fill);
     }
+}
+
+/// The socket of the last batch, and the inode of the namespace it is in.
+///
+/// Closing a socket waits until the kernel has freed what batches deleted, about 10 ms, and holds up every other batch
+/// in the namespace meanwhile. A batch itself takes some 50 µs. The open socket keeps its namespace, so the inode
+/// cannot come to mean another one.
+static SOCKET: Mutex<Option<(u64, Socket)>> = Mutex::new(None);
+
+/// Calls `work` with the socket that is kept for the calling thread's network namespace.
+pub(crate) fn with_socket<T>(
+    work: impl FnOnce(&Socket) -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
+    let failure = |source| Failure { message: 0, source };
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(failure)?.ino();
+    let mut slot = SOCKET.lock().unwrap_or_else(PoisonError::into_inner);
+    // Out of the slot while in use: one that fails may have answers left to read, and is not used again.
+    let socket = match slot.take() {
+        Some((inode, socket)) if inode == namespace => socket,
+        _ => Socket::netfilter().map_err(failure)?,
+    };
+    let done = work(&socket)?;
+    *slot = Some((namespace, socket));
+    Ok(done)
 }
 
 /// An interface name as a key.
@@ -363,7 +386,6 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
             cmp(r, NFT_CMP_EQ, &[NFPROTO_IPV4]);
         }
         Expr::Iifname(name) => interface(r, NFT_META_IIFNAME, NFT_CMP_EQ, name),
-        Expr::Oifname(name) => interface(r, NFT_META_OIFNAME, NFT_CMP_EQ, name),
         Expr::NotOifname(name) => interface(r, NFT_META_OIFNAME, NFT_CMP_NEQ, name),
         Expr::IifnameIn(set) => interface_in(r, NFT_META_IIFNAME, set, None),
         Expr::OifnameIn(set) => interface_in(r, NFT_META_OIFNAME, set, None),

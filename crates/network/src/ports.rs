@@ -4,12 +4,16 @@
 //! published on every address, or on 127.0.0.1, is also reached by this host through its loopback; then the
 //! container sees the bridge's address.
 //!
+//! For that the bridge takes packets to 127.0.0.0/8 (`route_localnet`), and a rule drops those that containers send.
+//! Whoever flushes the whole ruleset opens the host's loopback to containers until the next
+//! [`ensure_bridge`](crate::ensure_bridge).
+//!
 //! The rules alone would let a program of this host bind the same port and wonder why nobody comes. So the engine
 //! keeps a [`Reservation`] while the port is published. It is a socket that is bound and does not listen: whoever
 //! connects while there is no rule is refused, not left hanging.
 
-use crate::nft::Value;
-use crate::{Error, Result, firewall, name, sysctl};
+use crate::nft::{Batch, Value};
+use crate::{Error, Result, conntrack, firewall, name, sysctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -23,7 +27,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
@@ -103,29 +107,31 @@ pub fn publish(mappings: &[PortMapping]) -> Result<()> {
             sysctl::set(&format!("ipv4/conf/{}/route_localnet", mapping.bridge), "1", false)?;
         }
     }
-    let mut batch = firewall::begin();
-    for (map, elements) in elements(mappings) {
-        batch.add_elements(map, &elements);
-    }
-    batch.commit("publish ports").map_err(|error| taken(error, mappings))
+    let elements = elements(mappings);
+    let change = |batch: &mut Batch| elements.iter().for_each(|(map, some)| batch.add_elements(map, some));
+    firewall::change_elements("publish ports", change).map_err(|error| taken(error, mappings))?;
+    conntrack::forget_udp(mappings)
 }
 
 /// Takes every mapping back, or none. Harmless for what is not published; a port that is published to another
 /// container stays, and is an error.
 ///
-/// Connections that are open go on until the container ends.
+/// TCP connections that are open go on until the container ends; UDP clients are cut off.
 ///
 /// # Errors
 ///
 /// [`Error::PortTaken`], [`Error::Firewall`].
 pub fn unpublish(mappings: &[PortMapping]) -> Result<()> {
-    let mut batch = firewall::begin();
+    let elements = elements(mappings);
     // Added first: deleting what is not there would fail.
-    for (map, elements) in elements(mappings) {
-        batch.add_elements(map, &elements);
-        batch.delete_elements(map, &elements);
-    }
-    batch.commit("take ports back").map_err(|error| taken(error, mappings))
+    let change = |batch: &mut Batch| {
+        for (map, some) in &elements {
+            batch.add_elements(map, some);
+            batch.delete_elements(map, some);
+        }
+    };
+    firewall::change_elements("take ports back", change).map_err(|error| taken(error, mappings))?;
+    conntrack::forget_udp(mappings)
 }
 
 /// A map of the table and what goes into it.

@@ -21,3 +21,8 @@ pub(crate) fn set(name: &str, value: &'static str, optional: bool) -> Result<()>
         Ok(()) => Ok(()),
     }
 }
+
+/// Whether the setting can be read and has the value.
+pub(crate) fn is(name: &str, value: &str) -> bool {
+    std::fs::read(Path::new("/proc/sys/net").join(name)).is_ok_and(|now| now.trim_ascii() == value.as_bytes())
+}

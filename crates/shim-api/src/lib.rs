@@ -197,7 +197,7 @@ pub enum Request {
     Pause,
     Resume,
     State,
-    /// Turns the connection into one that carries events, starting with the exits already known.
+    /// Turns the connection into one that carries events, starting with the exits already known. Answered by events only.
     Subscribe,
     /// Ends a container that was created and never started: kill, delete, leave.
     Shutdown,

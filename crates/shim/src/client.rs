@@ -104,6 +104,11 @@ impl Client {
         self.output.len()
     }
 
+    /// When the other side last took something.
+    pub(crate) fn progress(&self) -> Instant {
+        self.progress
+    }
+
     /// Since when the other side has taken nothing, if that holds something up: a stream, or the end of this.
     pub(crate) fn stuck_since(&self, limits: Limits) -> Option<Instant> {
         let holds_up = self.backlog() >= limits.client_buffer || self.is_closing && self.backlog() > 0;
@@ -164,5 +169,57 @@ impl Client {
             }
         }
         self.output = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn pair() -> (Client, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        (Client::new(ours), theirs)
+    }
+
+    #[test]
+    fn only_a_client_that_takes_nothing_is_stuck() {
+        let limits = Limits { client_buffer: 100_000, ..Limits::default() };
+        let (mut client, theirs) = pair();
+        let begin = Instant::now();
+        client.send_output(FrameKind::Stdout, &[0; 30_000]);
+        assert_eq!((client.backlog(), client.stuck_since(limits)), (0, None));
+        while client.backlog() < limits.client_buffer {
+            client.send_output(FrameKind::Stdout, &[0; 30_000]);
+        }
+        let since = client.stuck_since(limits).unwrap();
+        assert!(since >= begin);
+        while rustix::io::read(&theirs, &mut [0; 60_000]).is_ok() {}
+        client.pump();
+        assert!(client.stuck_since(limits).is_none_or(|at| at > since));
+    }
+
+    #[test]
+    fn frames_come_in_any_portions() {
+        let (mut client, _theirs) = pair();
+        let mut bytes = frame::encode_control(&shim_api::Request::Start).unwrap();
+        bytes.extend(frame::encode_header(Header { kind: FrameKind::CloseStdin, length: 0 }).unwrap());
+        let mut kinds = Vec::new();
+        for byte in bytes {
+            client.feed(&[byte]);
+            while let Some((kind, payload)) = client.take_frame().unwrap() {
+                kinds.push((kind, payload.len()));
+            }
+        }
+        assert_eq!(kinds, [(FrameKind::Control, 7), (FrameKind::CloseStdin, 0)]);
+    }
+
+    #[test]
+    fn a_gone_client_is_dead_not_deadly() {
+        let (mut client, theirs) = pair();
+        drop(theirs);
+        client.respond(&Response::Ok);
+        assert!(client.is_dead);
     }
 }

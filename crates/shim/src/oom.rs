@@ -17,9 +17,9 @@ pub(crate) fn counter_of(pid: i32) -> Option<PathBuf> {
     candidates(&groups, &mounts).into_iter().find(|path| path.exists())
 }
 
-/// Whether the counter in `file` is above zero.
-pub(crate) fn has_killed(file: &Path) -> bool {
-    read(file).is_some_and(|text| count(&text) > 0)
+/// Kills so far by the counter in `file`; 0 when it cannot be read.
+pub(crate) fn kills(file: &Path) -> u64 {
+    read(file).map_or(0, |text| count(&text))
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -21,6 +21,8 @@ pub(crate) struct Process {
     /// While the runtime makes it and it is to have a terminal.
     pub(crate) console: Option<Console>,
     pub(crate) exit: Option<Exit>,
+    /// Kills for memory in the container before this began.
+    pub(crate) kills_before: u64,
     /// When to stop waiting for the end of its output; set when it has exited.
     pub(crate) drain_until: Option<Instant>,
     /// The client whose going closes stdin.
@@ -40,6 +42,7 @@ impl Process {
             stdio,
             console,
             exit: None,
+            kills_before: 0,
             drain_until: None,
             stdin_owner: None,
             asker: None,

@@ -234,7 +234,12 @@ fn status_of(phase: Phase) -> Status {
         Phase::Creating | Phase::Created | Phase::Starting | Phase::Ending => Status::Created,
         Phase::Running | Phase::Pausing => Status::Running,
         Phase::Paused | Phase::Resuming => Status::Paused,
-        Phase::Abandoning | Phase::Dying | Phase::Deleting | Phase::Flushing | Phase::Gone => Status::Stopped,
+        Phase::Abandoning
+        | Phase::Dying
+        | Phase::Deleting
+        | Phase::Draining
+        | Phase::Flushing
+        | Phase::Gone => Status::Stopped,
     }
 }
 
@@ -247,7 +252,7 @@ fn describe(phase: Phase) -> &'static str {
         Phase::Pausing => "being paused",
         Phase::Paused => "paused",
         Phase::Resuming => "being resumed",
-        Phase::Ending | Phase::Dying | Phase::Deleting | Phase::Abandoning => "ending",
+        Phase::Ending | Phase::Dying | Phase::Deleting | Phase::Draining | Phase::Abandoning => "ending",
         Phase::Flushing | Phase::Gone => "stopped",
     }
 }

@@ -4,7 +4,7 @@
 //! Creating --done--> Created --start--> Starting --done--> Running <--> Pausing / Paused / Resuming
 //!    | failed           | shutdown          | init exits       | init exits          | init exits
 //!    v                  v                   v                  v                     v
-//! Abandoning          Ending             Dying --job ends--> Deleting --done--> Flushing --> Gone
+//! Abandoning          Ending             Dying --job ends--> Deleting --done--> Draining --> Flushing --> Gone
 //! ```
 //!
 //! An event that the table does not list is refused. Only one runtime call on the container runs at a time; execs run
@@ -29,6 +29,8 @@ pub(crate) enum Phase {
     Dying,
     /// Init is gone; `delete` runs.
     Deleting,
+    /// All processes are gone or killed; execs whose exit or output has not come yet are waited for.
+    Draining,
     /// All is done but clients that have not read everything.
     Flushing,
     Gone,
@@ -46,6 +48,8 @@ pub(crate) enum Event {
     AskPause,
     AskResume,
     AskShutdown,
+    /// The execs have ended, or had their time.
+    Drained,
     /// Clients have read everything, or had their time.
     Flushed,
 }
@@ -64,7 +68,9 @@ pub(crate) enum Action {
     /// Answers whoever asked for the runtime call that just ended.
     Answer,
     KillInit,
-    /// Reads what output is left, writes the exit record, tells everyone.
+    /// Reads what is left of init's output and gives the execs their time.
+    Drain,
+    /// Writes the exit record, tells everyone.
     Publish,
     /// Takes the socket away.
     Leave,
@@ -95,7 +101,8 @@ pub(crate) fn step(phase: Phase, event: Event) -> Option<(Phase, &'static [Actio
         (P::Starting | P::Pausing | P::Resuming, E::InitExited) => (P::Dying, &[]),
         (P::Dying, E::Done | E::Failed) => (P::Deleting, &[A::Answer, A::RunDelete]),
         // A failed delete is noted and changes nothing: what it left is the daemon's to sweep.
-        (P::Deleting, E::Done | E::Failed) => (P::Flushing, &[A::Publish]),
+        (P::Deleting, E::Done | E::Failed) => (P::Draining, &[A::Drain]),
+        (P::Draining, E::Drained) => (P::Flushing, &[A::Publish]),
         (P::Flushing, E::Flushed) => (P::Gone, &[A::Leave]),
         _ => return None,
     })
@@ -119,9 +126,10 @@ mod tests {
     #[test]
     fn a_whole_life() {
         use {Action as A, Event as E};
-        let (phase, actions) = walk(&[E::Done, E::AskStart, E::Done, E::InitExited, E::Done, E::Flushed]);
+        let (phase, actions) =
+            walk(&[E::Done, E::AskStart, E::Done, E::InitExited, E::Done, E::Drained, E::Flushed]);
         assert_eq!(phase, Phase::Gone);
-        let all = [A::Announce, A::RunStart, A::Answer, A::RunDelete, A::Publish, A::Leave];
+        let all = [A::Announce, A::RunStart, A::Answer, A::RunDelete, A::Drain, A::Publish, A::Leave];
         assert_eq!(actions, all);
     }
 

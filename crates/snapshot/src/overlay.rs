@@ -21,8 +21,9 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,14 +73,12 @@ impl Snapshotter for Overlay {
         let number = self.home.number();
         let home = Arc::clone(&self.home);
         let discard = Box::new(move || home.discard_or_leave(number));
-        self.home.make(number, "fs")?;
-        // From here on a failure removes the directory.
-        let root = RootDir::open(&self.home.path(number, "fs"));
-        match root {
+        let made = self.home.make(number, &["fs"]);
+        match made.and_then(|()| Ok(RootDir::open(&self.home.path(number, "fs"))?)) {
             Ok(root) => Ok(LayerDir { number, root, discard: Some(discard) }),
             Err(e) => {
                 discard();
-                Err(e.into())
+                Err(e)
             }
         }
     }
@@ -110,19 +109,16 @@ impl Snapshotter for Overlay {
 
     fn prepare(&self, key: &str, parent: Option<&Digest>) -> Result<(), Error> {
         let number = self.home.number();
-        let made =
-            self.home.make(number, "fs").and_then(|()| self.home.make(number, "work")).and_then(|()| {
-                self.db.write(|tx| {
-                    if let Some(chain_id) = parent.filter(|_| true) {
-                        tx.layer(chain_id)?.ok_or(Error::LayerNotFound { chain_id: *chain_id })?;
-                    }
-                    let row = SnapshotRow { key: key.into(), number, parent: parent.copied() };
-                    match tx.insert_snapshot(&row)? {
-                        true => Ok(()),
-                        false => Err(Error::AlreadyExists { key: key.into() }),
-                    }
-                })
-            });
+        let row = SnapshotRow { key: key.into(), number, parent: parent.copied() };
+        let made = self.home.make(number, &["fs", "work"]).and_then(|()| {
+            self.db.write(|tx| {
+                if let Some(chain_id) = parent {
+                    tx.layer(chain_id)?.ok_or(Error::LayerNotFound { chain_id: *chain_id })?;
+                }
+                let is_new = tx.insert_snapshot(&row)?;
+                if is_new { Ok(()) } else { Err(Error::AlreadyExists { key: key.into() }) }
+            })
+        });
         if made.is_err() {
             self.home.discard_or_leave(number);
         }
@@ -306,12 +302,20 @@ impl Home {
         self.snapshots.join(number.to_string()).join(part)
     }
 
-    /// Makes a part of directory `number`. `fs` becomes the root of a container and is open to all, as Docker's is;
-    /// the directories above keep others of the host out.
-    fn make(&self, number: u64, part: &str) -> Result<(), Error> {
-        let path = self.path(number, part);
-        make_dir(&self.snapshots.join(number.to_string()), true, 0o700)?;
-        make_dir(&path, false, if part == "fs" { 0o755 } else { 0o700 })
+    /// Makes directory `number` with these parts. `fs` becomes the root of a container and is open to all, as Docker's
+    /// is; the directories above keep others of the host out.
+    fn make(&self, number: u64, parts: &[&str]) -> Result<(), Error> {
+        make_dir(&self.snapshots.join(number.to_string()), false, 0o700)?;
+        for part in parts {
+            let path = self.path(number, part);
+            make_dir(&path, false, 0o700)?;
+            if *part == "fs" {
+                // Not left to mkdir, which asks the umask.
+                std::fs::set_permissions(&path, Permissions::from_mode(0o755))
+                    .map_err(|source| Error::File { what: "change mode of", path, source })?;
+            }
+        }
+        Ok(())
     }
 
     /// The numbers of all directories.

@@ -244,13 +244,14 @@ impl Drop for Container {
         drop(delete.status());
         let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
         for hierarchy in hierarchies.flatten() {
-            drop(std::fs::remove_dir(hierarchy.path().join(parent_cgroup())));
+            drop(std::fs::remove_dir(hierarchy.path().join(parent_cgroup(&self.id))));
         }
     }
 }
 
-fn parent_cgroup() -> String {
-    format!("brig-shim-test-{}", std::process::id())
+/// One a container: removing a parent that another test is about to use would fail that test.
+fn parent_cgroup(id: &str) -> String {
+    format!("brig-shim-test-{id}")
 }
 
 pub(crate) fn exec_request(exec_id: &str, tty: bool, args: &[&str], streams: Streams) -> Request {
@@ -294,7 +295,7 @@ fn make_bundle(bundle: &Path, id: &str, wish: &Wish) {
              "options": ["newinstance", "ptmxmode=0666", "mode=0620"]},
         ],
         "linux": {
-            "cgroupsPath": format!("/{}/{id}", parent_cgroup()),
+            "cgroupsPath": format!("/{}/{id}", parent_cgroup(id)),
             "namespaces": namespaces,
             "resources": memory.map(|memory| json!({"memory": memory})),
         },

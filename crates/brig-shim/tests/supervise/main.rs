@@ -22,6 +22,7 @@ fn output_reaches_the_log_and_those_attached() {
     if !can_run() {
         return;
     }
+    let begin = Instant::now();
     let mut container = Container::create(&Wish::sh("echo out; echo err >&2; printf end; exit 7"));
     let mut first = container.attach(OUTPUT);
     let mut second = container.attach(Streams { stdout: true, ..NONE });
@@ -35,6 +36,10 @@ fn output_reaches_the_log_and_those_attached() {
     assert_eq!((heard.out().as_str(), heard.stderr.len(), heard.code()), ("out\nend", 0, 7));
     let exit = container.exit();
     assert_eq!((exit.code, exit.oom_killed), (7, false));
+    assert!(
+        begin.elapsed() < Duration::from_secs(9),
+        "it left because all was done, not because time was up"
+    );
     assert!(exit.at.ends_with('Z') && exit.at.len() >= 20, "{}", exit.at);
     let mut logged = container.logged();
     logged.sort_by_key(|(stream, _)| stream.as_str());
@@ -253,6 +258,36 @@ fn execs_that_exit_at_once_are_not_lost() {
 }
 
 #[test]
+fn execs_that_init_takes_along_are_told_before_it() {
+    if !can_run() {
+        return;
+    }
+    for has_pid_namespace in [true, false] {
+        let mut container = Container::run(&Wish { has_pid_namespace, ..Wish::sh("sleep 1000") });
+        let mut events = container.connect();
+        events.send(&Request::Subscribe);
+        let mut clients: Vec<_> = (0..3)
+            .map(|n| container.exec(&format!("e{n}"), n == 1, "echo ready; sleep 1000", OUTPUT).0)
+            .collect();
+        for client in &mut clients {
+            client.read_until("ready");
+        }
+        assert_eq!(container.kill(None, 9), Response::Ok);
+        let mut told = Vec::new();
+        while told.last() != Some(&None) {
+            let Response::Event(Event::Exited { exec_id, exit }) = events.response() else {
+                panic!("no event")
+            };
+            assert_eq!(exit.code, 137);
+            told.push(exec_id);
+        }
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(clients.iter_mut().all(|client| client.hear().code() == 137));
+        assert_eq!(container.exit().code, 137);
+    }
+}
+
+#[test]
 fn an_exec_ends_though_its_child_holds_the_pipe() {
     if !can_run() {
         return;
@@ -459,12 +494,12 @@ fn output_after_inits_exit_is_kept() {
     assert_eq!(container.exit().code, 0);
 
     // What fills the pipe at the end is read to the end.
-    let mut container = Container::create(&Wish::sh("head -c 60000 /dev/zero"));
-    drop(std::fs::write(container.base.path().join("bundle/rootfs/dev-zero"), ""));
+    let mut container = Container::create(&Wish::sh("yes | head -c 60000"));
     let mut client = container.attach(OUTPUT);
     container.start();
-    drop(client.hear());
+    assert_eq!(client.hear().stdout.len(), 60_000);
     container.exit();
+    assert_eq!(container.logged_text().len(), 60_000);
 }
 
 #[test]
@@ -548,7 +583,7 @@ fn garbage_ends_its_own_connection_only() {
 }
 
 #[test]
-fn strangers_are_turned_away() {
+fn the_socket_is_for_its_owner_alone() {
     if !can_run() {
         return;
     }

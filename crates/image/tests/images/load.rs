@@ -128,3 +128,18 @@ fn a_blob_with_the_wrong_bytes_is_refused() {
     assert!(errors::chain(&error).contains("has digest"));
     assert_eq!(store.counts(), (0, 0, 0));
 }
+
+/// The image that the repository ships, brought in as `quickstart` does.
+#[test]
+fn the_hello_world_of_the_repository_is_loaded() {
+    if !is_root() {
+        return;
+    }
+    let store = Store::new();
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/hello-world");
+    let loaded = store.images.load_layout(&dir, &Platform::host(), &image::ignore).unwrap();
+    assert_eq!(loaded.len(), 1);
+    assert!(names(&loaded).iter().any(|name| name.starts_with("hello-world")), "{:?}", names(&loaded));
+    store.with_mount(&loaded[0].image, |root| assert!(std::fs::read_dir(root).unwrap().count() > 0));
+    store.check();
+}

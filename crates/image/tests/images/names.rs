@@ -89,3 +89,54 @@ fn a_container_keeps_the_layers_of_a_removed_image() {
     assert_eq!(store.overlay.empty_trash().unwrap(), 4);
     store.check();
 }
+
+/// Imports, containers, removals and collections in each other's way: each sees success or a clean refusal, and what
+/// is left is whole.
+#[test]
+fn imports_containers_and_removals_at_once_leave_a_sound_store() {
+    if !is_root() {
+        return;
+    }
+    let store = Store::new();
+    let shared = crate::forge::Tar::new().file("shared", &[1; 100]).finish();
+    let forged: Vec<Forged> = (0..4u8)
+        .map(|n| {
+            let own = crate::forge::Tar::new().file("own", &[n; 100]).finish();
+            Forged::new(&[shared.clone(), own])
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, forged) = (&store, &forged);
+            scope.spawn(move || {
+                for round in 0..15 {
+                    let forged = &forged[(thread + round) % 4];
+                    let lease = store.images.lease();
+                    for blob in forged.blobs() {
+                        lease.keep_blob(&oci::Digest::of(&blob));
+                    }
+                    forged.store(&store.content);
+                    let name = format!("x:{}", forged.id().short());
+                    let image = store.import(&forged.target(), &[&name]).unwrap();
+                    drop(lease);
+                    let key = format!("c-{thread}-{round}");
+                    match store.overlay.prepare(&key, image.chain_id.as_ref()) {
+                        Ok(()) => {
+                            assert_eq!(store.overlay.layers(&image.chain_id.unwrap()).unwrap().len(), 2)
+                        }
+                        Err(e) => assert_eq!(errors::HasKind::kind(&e), errors::Kind::NotFound),
+                    }
+                    if let Err(e) = remove(store, &name, true, &[]) {
+                        assert!(matches!(e, Error::NoSuchImage { .. }), "{e}");
+                    }
+                    store.overlay.remove(&key).unwrap();
+                    store.overlay.empty_trash().unwrap_or_default();
+                }
+            });
+        }
+    });
+    store.images.collect_garbage().unwrap();
+    store.check();
+    let images = store.images.list().unwrap().len();
+    assert_eq!(store.counts().0, if images == 0 { 0 } else { images + 1 });
+}

@@ -1,5 +1,6 @@
 //! The crate on a real kernel. Needs root, and the programs `ip` (package iproute2) and `nft` (package nftables),
 //! which play other people and look at the outcome.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
 mod host;
 mod ports;
@@ -152,6 +153,56 @@ fn bridges_are_isolated_from_each_other() {
     });
 }
 
+/// A host that forwarded nothing must not become everyone's router because it now forwards for containers.
+#[test]
+fn forwarding_is_opened_for_containers_only() {
+    on_host(|host| {
+        let forward = |value| std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap();
+        forward("0");
+        let out = outside(host);
+        out.serve(80);
+        run("ip", "link add lan type bridge");
+        run("ip", "addr add 198.51.100.1/24 dev lan");
+        run("ip", "link set lan up");
+        let desk = host.container("desk", &endpoint(&bridge("lan", "198.51.100.0/24"), 2));
+        let net = bridge("brig0", "172.31.0.0/16");
+        inside(&out.path, || run("ip", "route add 198.51.100.0/24 via 203.0.113.1"));
+        ensure_bridge(&net).unwrap();
+        let a = host.container("a", &endpoint(&net, 2));
+        assert!(a.asks((out.address, 80)).is_some());
+        assert!(desk.cannot_ask((out.address, 80)));
+        ensure_bridge(&net).unwrap();
+        assert!(desk.cannot_ask((out.address, 80)), "still so when repeated");
+
+        network::firewall::remove_all().unwrap();
+        ensure_bridge(&net).unwrap();
+        assert!(desk.asks((out.address, 80)).is_some(), "a host that forwarded before goes on forwarding");
+    });
+}
+
+#[test]
+fn a_second_network() {
+    on_host(|host| {
+        let (one, two) = (bridge("brig0", "172.31.0.0/16"), bridge("brig1", "172.30.0.0/16"));
+        ensure_bridge(&one).unwrap();
+        ensure_bridge(&two).unwrap();
+        let a = host.container("a", &endpoint(&one, 2));
+        let b = host.container("b", &endpoint(&two, 3));
+        b.serve(80);
+        let second = network::EndpointConfig {
+            container_interface: "eth1".into(),
+            gateway: None,
+            ..endpoint(&two, 2)
+        };
+        attach(&a.path, &second).unwrap();
+        assert_eq!(a.asks((b.address, 80)), Some(second.address));
+        let names: Vec<_> = network::interface_stats(&a.path).unwrap().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["eth0", "eth1"]);
+        detach(&second.host_interface).unwrap();
+        assert!(a.cannot_ask((b.address, 80)));
+    });
+}
+
 #[test]
 fn rules_that_someone_flushed_come_back() {
     on_host(|host| {
@@ -262,7 +313,7 @@ fn a_failed_attach_leaves_nothing() {
         assert!(attach(&path, &same_outside).is_err());
         let names: Vec<_> =
             network::list_endpoints().unwrap().into_iter().map(|e| e.host_interface).collect();
-        assert_eq!(names, [good.host_interface.clone()], "the one that was there is not undone");
+        assert_eq!(names, std::slice::from_ref(&good.host_interface), "the one that was there is not undone");
         detach(&good.host_interface).unwrap();
         detach(&good.host_interface).unwrap();
         assert_eq!(network::interface_stats(&path).unwrap(), []);

@@ -46,7 +46,7 @@ fn published_on_every_address() {
         assert!(host_asks((WAN, 8080)).is_some());
         assert!(neighbour.asks((WAN, 8080)).is_some());
         assert!(server.asks((WAN, 8080)).is_some(), "hairpin");
-        assert_eq!(stranger.asks((WAN, 8080)), Some(stranger.address));
+        assert_eq!(stranger.asks((WAN, 8080)), Some(net.gateway), "masqueraded, as it leaves its bridge");
         assert!(stranger.cannot_ask((server.address, 80)), "directly it stays closed");
         assert!(out.cannot_ask((WAN, 80)));
 
@@ -104,20 +104,25 @@ fn published_on_one_address() {
     });
 }
 
+/// A client that keeps its port finds the container that has the port now.
 #[test]
-fn udp() {
+fn udp_moves_with_the_port() {
     on_host(|host| {
-        let (_, server, out) = stage(host);
-        let socket = inside(&server.path, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
-        let udp = PortMapping { container_port: 53, protocol: Protocol::Udp, ..mapping(WAN, 5353, &server) };
-        publish(&[udp]).unwrap();
-        inside(&out.path, || {
-            let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let (net, first, out) = stage(host);
+        let second = host.container("second", &endpoint(&net, 3));
+        let client = inside(&out.path, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+        client.send_to(b"nobody is there yet", (WAN, 5353)).unwrap();
+        for container in [&first, &second] {
+            let socket = inside(&container.path, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mapping =
+                PortMapping { container_port: 53, protocol: Protocol::Udp, ..mapping(WAN, 5353, container) };
+            publish(std::slice::from_ref(&mapping)).unwrap();
             client.send_to(b"?", (WAN, 5353)).unwrap();
-        });
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let (_, from) = socket.recv_from(&mut [0; 8]).unwrap();
-        assert_eq!(from.ip(), out.address);
+            let (_, from) = socket.recv_from(&mut [0; 8]).unwrap();
+            assert_eq!(from.ip(), out.address);
+            unpublish(&[mapping]).unwrap();
+        }
     });
 }
 
