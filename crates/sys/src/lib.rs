@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod footprint;
 pub mod netns;
+pub mod session;
 pub mod signalfd;
 pub mod spawn;
 pub mod thread_fs;

@@ -1,0 +1,294 @@
+//! The commands: their tree for clap, and who does what.
+
+mod attach;
+mod containers;
+mod exec;
+mod images;
+mod inspect;
+mod logs;
+mod objects;
+pub(crate) mod ps;
+pub(crate) mod pull;
+mod system;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::host::{self, Environment};
+use crate::http::{self, Client};
+use crate::run::options::Options;
+use crate::run::{self, RunFlags};
+use crate::terminal::DetachKeys;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// What every command works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) config: Config,
+}
+
+impl Context {
+    /// The keys that detach: the flag's, else the configured ones, else Docker's.
+    pub(crate) fn detach_keys(&self, flag: &str) -> Result<DetachKeys> {
+        run::detach_keys(flag, self.config.text("detachKeys").as_deref())
+    }
+}
+
+/// A container engine that speaks Docker
+#[derive(Debug, Parser)]
+#[command(
+    name = "brig",
+    version,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    after_help = "Run 'brig COMMAND --help' for more information on a command."
+)]
+pub(crate) struct Line {
+    /// Daemon socket to connect to (unix://PATH or tcp://HOST:PORT)
+    #[arg(short = 'H', long, value_name = "list", global = true)]
+    host: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
+enum Command {
+    #[command(flatten)]
+    Container(ContainerCommand),
+    #[command(flatten)]
+    Image(ImageShort),
+    #[command(flatten)]
+    System(SystemShort),
+    /// Manage containers
+    #[command(name = "container", subcommand)]
+    Containers(ContainerGroup),
+    /// Manage images
+    #[command(name = "image", subcommand)]
+    Images(ImageGroup),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(objects::Network),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(objects::Volume),
+    /// Manage the engine
+    #[command(name = "system", subcommand)]
+    SystemGroup(system::Group),
+    /// Print a shell completion script
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    flags: RunFlags,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
+enum ContainerCommand {
+    /// Create and run a new container from an image
+    #[command(
+        disable_help_flag = true,
+        args_override_self = true,
+        override_usage = "brig run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+        after_help = "Examples:\n  brig run --rm busybox echo hello            run a command and clean up\n  brig run --rm -it busybox sh                a shell with a terminal; ctrl-p ctrl-q detaches\n  brig run -d --name web -p 8080:80 nginx     in the background, port published\n  brig run --rm -v \"$PWD\":/src -w /src golang go build\n  brig run --rm -m 256m --cpus 0.5 --network none busybox sh -c 'id'"
+    )]
+    Run(Run),
+    /// Create a new container
+    #[command(
+        disable_help_flag = true,
+        args_override_self = true,
+        override_usage = "brig create [OPTIONS] IMAGE [COMMAND] [ARG...]"
+    )]
+    Create(Options),
+    /// Execute a command in a running container
+    #[command(
+        override_usage = "brig exec [OPTIONS] CONTAINER COMMAND [ARG...]",
+        after_help = "Examples:\n  brig exec web ls /                a command's output\n  brig exec -it web sh              a shell\n  brig exec -u 0 -e A=1 -w /tmp web env\n  brig exec -d web sh -c 'sleep 100'"
+    )]
+    Exec(exec::Exec),
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(attach::Attach),
+    /// Start one or more stopped containers
+    Start(attach::Start),
+    /// Fetch the logs of a container
+    #[command(
+        after_help = "Examples:\n  brig logs -f web                  follow\n  brig logs --tail 100 -t web       the last lines, with times\n  brig logs --since 10m web         the last ten minutes\n  brig logs --since 2024-05-06T07:08:09 --until 5m web"
+    )]
+    Logs(logs::Logs),
+    #[command(flatten)]
+    Simple(containers::Simple),
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageShort {
+    /// List images
+    Images(images::Images),
+    /// Remove one or more images
+    Rmi(images::Remove),
+    /// Download an image from a registry
+    #[command(
+        after_help = "Examples:\n  brig pull busybox                         Docker Hub, tag latest\n  brig pull debian:12\n  brig pull localhost:5000/app@sha256:...   a registry of your own, by digest\n  brig pull --platform linux/arm64 busybox"
+    )]
+    Pull(pull::Pull),
+    /// Load an image from a tar archive or STDIN
+    Load(images::Load),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(images::Tag),
+    /// Show the history of an image
+    History(images::History),
+}
+
+#[derive(Debug, Subcommand)]
+enum SystemShort {
+    /// List containers
+    Ps(ps::Ps),
+    /// Return low-level information on containers and images
+    Inspect(inspect::Inspect),
+    #[command(flatten)]
+    System(system::Short),
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
+enum ContainerGroup {
+    #[command(flatten)]
+    Command(ContainerCommand),
+    /// List containers
+    #[command(name = "ls", aliases = ["ps", "list"])]
+    List(ps::Ps),
+    /// Display detailed information on one or more containers
+    Inspect(inspect::Inspect),
+    /// Remove all stopped containers
+    Prune(objects::Prune),
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageGroup {
+    /// List images
+    #[command(name = "ls", alias = "list")]
+    List(images::Images),
+    /// Remove one or more images
+    #[command(name = "rm", alias = "remove")]
+    Remove(images::Remove),
+    /// Download an image from a registry
+    Pull(pull::Pull),
+    /// Load an image from a tar archive or STDIN
+    Load(images::Load),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(images::Tag),
+    /// Show the history of an image
+    History(images::History),
+    /// Display detailed information on one or more images
+    Inspect(inspect::Inspect),
+    /// Remove unused images
+    Prune(objects::Prune),
+}
+
+/// The tree of commands, for completions and man pages.
+pub(crate) fn command() -> clap::Command {
+    Line::command()
+}
+
+/// Does what the command line says; gives back the exit code.
+pub(crate) async fn dispatch(line: Line) -> Result<u8> {
+    if let Command::Completion { shell } = line.command {
+        let mut out = Vec::new();
+        clap_complete::generate(shell, &mut command(), "brig", &mut out);
+        crate::terminal::print(&String::from_utf8_lossy(&out))?;
+        return Ok(0);
+    }
+    let host = host::choose(line.host.as_deref(), &Environment::read())?;
+    let pinned = http::pinned_version(std::env::var("DOCKER_API_VERSION").ok().as_deref())?;
+    let mut context = Context { client: Client::new(host, pinned), config: Config::read()? };
+    match line.command {
+        Command::Container(command) | Command::Containers(ContainerGroup::Command(command)) => {
+            container(&context, &command).await
+        }
+        Command::Containers(ContainerGroup::List(flags)) | Command::System(SystemShort::Ps(flags)) => {
+            ps::ps(&context, &flags).await
+        }
+        Command::Containers(ContainerGroup::Inspect(flags)) => {
+            inspect::inspect(&context, &flags, Some(inspect::Kind::Container)).await
+        }
+        Command::Containers(ContainerGroup::Prune(flags)) => {
+            objects::prune(&context, "containers", &flags).await
+        }
+        Command::Image(command) => image(&context, command).await,
+        Command::Images(group) => image_group(&context, group).await,
+        Command::System(SystemShort::Inspect(flags)) => inspect::inspect(&context, &flags, None).await,
+        Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
+        Command::SystemGroup(group) => system::group(&context, group).await,
+        Command::Network(command) => objects::network(&context, command).await,
+        Command::Volume(command) => objects::volume(&context, command).await,
+        Command::Completion { .. } => Ok(0),
+    }
+}
+
+async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> {
+    match command {
+        ContainerCommand::Run(line) => run::run_command(context, &line.options, &line.flags).await,
+        ContainerCommand::Create(options) => run::create_command(context, options).await,
+        ContainerCommand::Exec(flags) => exec::exec(context, flags).await,
+        ContainerCommand::Attach(flags) => attach::attach(context, flags).await,
+        ContainerCommand::Start(flags) => attach::start(context, flags).await,
+        ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
+        ContainerCommand::Simple(command) => containers::simple(context, command).await,
+    }
+}
+
+async fn image(context: &Context, command: ImageShort) -> Result<u8> {
+    match command {
+        ImageShort::Images(flags) => images::images(context, &flags).await,
+        ImageShort::Rmi(flags) => images::remove(context, &flags).await,
+        ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
+        ImageShort::Load(flags) => images::load(context, &flags).await,
+        ImageShort::Tag(flags) => images::tag(context, &flags).await,
+        ImageShort::History(flags) => images::history(context, &flags).await,
+    }
+}
+
+async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
+    let short = match group {
+        ImageGroup::List(flags) => ImageShort::Images(flags),
+        ImageGroup::Remove(flags) => ImageShort::Rmi(flags),
+        ImageGroup::Pull(flags) => ImageShort::Pull(flags),
+        ImageGroup::Load(flags) => ImageShort::Load(flags),
+        ImageGroup::Tag(flags) => ImageShort::Tag(flags),
+        ImageGroup::History(flags) => ImageShort::History(flags),
+        ImageGroup::Inspect(flags) => {
+            return inspect::inspect(context, &flags, Some(inspect::Kind::Image)).await;
+        }
+        ImageGroup::Prune(flags) => return objects::prune(context, "images", &flags).await,
+    };
+    image(context, short).await
+}
+
+/// Does `action` for each of `names`, printing errors as they come; the exit code is 1 where one failed.
+pub(crate) async fn each<F>(names: &[String], mut action: impl FnMut(String) -> F) -> Result<u8>
+where
+    F: Future<Output = Result<Option<String>>>,
+{
+    let mut code = 0;
+    for name in names {
+        match action(name.clone()).await {
+            Ok(Some(text)) => crate::terminal::print_line(&text)?,
+            Ok(None) => {}
+            Err(error @ (Error::Connect { .. } | Error::StartDaemon { .. } | Error::Exit { .. })) => {
+                return Err(error);
+            }
+            Err(error) => {
+                crate::terminal::warn(&errors::chain(&error));
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}

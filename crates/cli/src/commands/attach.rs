@@ -1,0 +1,122 @@
+//! `attach`, and `start` with and without `-a`.
+
+use super::{Context, each};
+use crate::error::{Error, Result};
+use crate::http::{Extra, Path};
+use crate::run::{self, Waited, spec};
+use crate::streams::{Ended, Plan, SignalProxy};
+use crate::terminal::RawMode;
+use crate::value::Value;
+use hyper::Method;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Attach {
+    /// Override the key sequence for detaching a container
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    detach_keys: String,
+    /// Do not attach STDIN
+    #[arg(long)]
+    no_stdin: bool,
+    /// Proxy all received signals to the process
+    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1,
+          require_equals = true, action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    container: String,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Start {
+    /// Attach STDOUT/STDERR and forward signals
+    #[arg(short, long)]
+    attach: bool,
+    /// Attach container's STDIN
+    #[arg(short, long)]
+    interactive: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    detach_keys: String,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+pub(crate) async fn attach(context: &Context, flags: &Attach) -> Result<u8> {
+    let keys = context.detach_keys(&flags.detach_keys)?;
+    let container = inspect(context, &flags.container).await?;
+    let state = |name| container.at(&["State", name]).is_some_and(Value::is_true);
+    let usage = |text: &str| Err(Error::Usage(text.into()));
+    if !state("Running") {
+        return usage("cannot attach to a stopped container, start it first");
+    }
+    if state("Paused") {
+        return usage("cannot attach to a paused container, unpause it first");
+    }
+    if state("Restarting") {
+        return usage("cannot attach to a restarting container, wait until it is running");
+    }
+    let config = |name| container.at(&["Config", name]).is_some_and(Value::is_true);
+    let stdin = !flags.no_stdin && config("OpenStdin");
+    let plan = Plan { stdin, tty: config("Tty"), detach_keys: keys };
+    run::check_tty(stdin, plan.tty)?;
+    joined(context, &flags.container, &plan, flags.sig_proxy, Begin::Running).await
+}
+
+pub(crate) async fn start(context: &Context, flags: &Start) -> Result<u8> {
+    if !flags.attach && !flags.interactive {
+        let code =
+            each(&flags.containers, async |name| run::start(context, &name).await.map(|()| Some(name)))
+                .await?;
+        if code != 0 {
+            let failed = "failed to start containers: see above".to_string();
+            return Err(Error::Exit { code, message: Some(format!("Error: {failed}")) });
+        }
+        return Ok(0);
+    }
+    let [name] = flags.containers.as_slice() else {
+        return Err(Error::Usage("you cannot start and attach multiple containers at once".into()));
+    };
+    let keys = context.detach_keys(&flags.detach_keys)?;
+    let container = inspect(context, name).await?;
+    let config = |field| container.at(&["Config", field]).is_some_and(Value::is_true);
+    let removed = container.at(&["HostConfig", "AutoRemove"]).is_some_and(Value::is_true);
+    let plan =
+        Plan { stdin: flags.interactive && config("OpenStdin"), tty: config("Tty"), detach_keys: keys };
+    run::check_tty(plan.stdin, plan.tty)?;
+    joined(context, name, &plan, true, Begin::Start { removed }).await
+}
+
+/// Whether the container runs already.
+enum Begin {
+    Running,
+    Start { removed: bool },
+}
+
+async fn joined(context: &Context, name: &str, plan: &Plan, sig_proxy: bool, begin: Begin) -> Result<u8> {
+    let client = &context.client;
+    let condition = match begin {
+        Begin::Running => "",
+        Begin::Start { removed: true } => "removed",
+        Begin::Start { removed: false } => "next-exit",
+    };
+    let wait_path = Path::new(&["containers", name, "wait"]).query_some("condition", condition);
+    let attach = spec::Attach { stdin: plan.stdin, stdout: true, stderr: true };
+    let attach_path = run::attach_path(name, &attach);
+    let proxy = if sig_proxy { Some(SignalProxy::install()?) } else { None };
+    let attaching = client.hijack(&attach_path, None);
+    let waiting = client.request(Method::POST, &wait_path, Extra::default());
+    let (connection, waiting) = tokio::try_join!(attaching, waiting)?;
+    let raw = if plan.tty && plan.stdin { Some(RawMode::enter()?) } else { None };
+    if let Begin::Start { .. } = begin {
+        run::start(context, name).await?;
+    }
+    let ended = run::session(context, name, Some(connection), plan, proxy).await;
+    drop(raw);
+    if ended? == Ended::Detached {
+        return Ok(0);
+    }
+    let waited: Waited = client.json(&wait_path, waiting).await?;
+    run::exit_code(&waited)
+}
+
+async fn inspect(context: &Context, name: &str) -> Result<Value> {
+    context.client.get(&Path::new(&["containers", name, "json"])).await
+}

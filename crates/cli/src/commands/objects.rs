@@ -1,0 +1,388 @@
+//! Networks, volumes, and the `prune` of every kind.
+
+use super::inspect::{self, Kind};
+use super::{Context, each};
+use crate::error::{Error, Result};
+use crate::http::{Extra, Path};
+use crate::listing::{self, Listing};
+use crate::terminal;
+use crate::units;
+use crate::value::Value;
+use hyper::Method;
+use serde_json::{Map, json};
+use std::io::BufRead;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Network {
+    /// List networks
+    #[command(name = "ls", alias = "list")]
+    List(List),
+    /// Display detailed information on one or more networks
+    Inspect(Inspect),
+    /// Create a network
+    Create(NetworkCreate),
+    /// Remove one or more networks
+    #[command(name = "rm", alias = "remove")]
+    Remove {
+        /// Do not error if the network does not exist
+        #[arg(short, long)]
+        force: bool,
+        #[arg(required = true, value_name = "NETWORK")]
+        names: Vec<String>,
+    },
+    /// Connect a container to a network
+    Connect {
+        /// Add network-scoped alias for the container
+        #[arg(long, value_name = "strings")]
+        alias: Vec<String>,
+        /// IPv4 address
+        #[arg(long, value_name = "string")]
+        ip: Option<String>,
+        /// IPv6 address
+        #[arg(long, value_name = "string")]
+        ip6: Option<String>,
+        network: String,
+        container: String,
+    },
+    /// Disconnect a container from a network
+    Disconnect {
+        /// Force the container to disconnect from a network
+        #[arg(short, long)]
+        force: bool,
+        network: String,
+        container: String,
+    },
+    /// Remove all unused networks
+    Prune(Prune),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Volume {
+    /// List volumes
+    #[command(name = "ls", alias = "list")]
+    List(List),
+    /// Display detailed information on one or more volumes
+    Inspect(Inspect),
+    /// Create a volume
+    Create {
+        /// Specify volume driver name
+        #[arg(short, long, value_name = "string", default_value = "local")]
+        driver: String,
+        /// Set metadata for a volume
+        #[arg(long, value_name = "list")]
+        label: Vec<String>,
+        /// Set driver specific options
+        #[arg(short, long, value_name = "map")]
+        opt: Vec<String>,
+        #[arg(value_name = "VOLUME")]
+        name: Option<String>,
+    },
+    /// Remove one or more volumes
+    #[command(name = "rm", alias = "remove")]
+    Remove {
+        /// Force the removal of one or more volumes
+        #[arg(short, long)]
+        force: bool,
+        #[arg(required = true, value_name = "VOLUME")]
+        names: Vec<String>,
+    },
+    /// Remove unused local volumes
+    Prune(Prune),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct List {
+    /// Provide filter values (e.g. "driver=bridge")
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output: 'table', 'table TEMPLATE', 'json' or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Do not truncate the output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only display names or IDs
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Inspect {
+    /// Format output: 'json' or a Go template
+    #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
+    format: String,
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct NetworkCreate {
+    /// Driver to manage the Network
+    #[arg(short, long, value_name = "string", default_value = "bridge")]
+    driver: String,
+    /// Enable manual container attachment
+    #[arg(long)]
+    attachable: bool,
+    /// IPv4 or IPv6 Gateway for the master subnet
+    #[arg(long, value_name = "strings")]
+    gateway: Vec<String>,
+    /// Restrict external access to the network
+    #[arg(long)]
+    internal: bool,
+    /// Allocate container ip from a sub-range
+    #[arg(long, value_name = "strings")]
+    ip_range: Vec<String>,
+    /// Enable IPv6 networking
+    #[arg(long)]
+    ipv6: bool,
+    /// Set metadata on a network
+    #[arg(long, value_name = "list")]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(short, long, value_name = "map")]
+    opt: Vec<String>,
+    /// Subnet in CIDR format that represents a network segment
+    #[arg(long, value_name = "strings")]
+    subnet: Vec<String>,
+    name: String,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Prune {
+    /// Remove all unused ones, not just dangling ones (images, volumes)
+    #[arg(short, long)]
+    all: bool,
+    /// Provide filter values (e.g. "until=<timestamp>")
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+fn pairs(list: &[String]) -> Map<String, serde_json::Value> {
+    let split = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_string(), json!(value))
+    };
+    list.iter().map(split).collect()
+}
+
+pub(crate) async fn network(context: &Context, command: Network) -> Result<u8> {
+    let client = &context.client;
+    match command {
+        Network::List(flags) => network_list(context, &flags).await,
+        Network::Inspect(flags) => {
+            inspect::show(context, &flags.names, &[Kind::Network], &flags.format, false).await
+        }
+        Network::Create(flags) => network_create(context, &flags).await,
+        Network::Remove { force, names } => {
+            each(&names, async |name| match client.delete(&Path::new(&["networks", &name])).await {
+                Err(error) if force && error.is_not_found() => Ok(None),
+                result => result.map(|_| Some(name)),
+            })
+            .await
+        }
+        Network::Connect { alias, ip, ip6, network, container } => {
+            let body = json!({"Container": container, "EndpointConfig": {"Aliases": alias,
+                "IPAMConfig": {"IPv4Address": ip.unwrap_or_default(), "IPv6Address": ip6.unwrap_or_default()}}});
+            post_body(context, &Path::new(&["networks", &network, "connect"]), &body).await
+        }
+        Network::Disconnect { force, network, container } => {
+            let body = json!({"Container": container, "Force": force});
+            post_body(context, &Path::new(&["networks", &network, "disconnect"]), &body).await
+        }
+        Network::Prune(flags) => prune(context, "networks", &flags).await,
+    }
+}
+
+async fn post_body(context: &Context, path: &Path, body: &serde_json::Value) -> Result<u8> {
+    let response = context.client.request(Method::POST, path, Extra::json(body)).await?;
+    context.client.read_all(response).await?;
+    Ok(0)
+}
+
+async fn network_list(context: &Context, flags: &List) -> Result<u8> {
+    const HEADERS: &[(&str, &str)] = &[
+        ("ID", "NETWORK ID"),
+        ("Name", "NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+        ("IPv6", "IPV6"),
+        ("Internal", "INTERNAL"),
+        ("Labels", "LABELS"),
+        ("CreatedAt", "CREATED AT"),
+    ];
+    let default = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}".to_string();
+    let form = Listing { default, headers: HEADERS }.form(flags.format.as_deref())?;
+    let path = Path::new(&["networks"]).query_some("filters", &listing::filters(&flags.filter)?);
+    let mut networks: Vec<Value> = context.client.get(&path).await?;
+    networks.sort_by(|a, b| a.text_at(&["Name"]).cmp(b.text_at(&["Name"])));
+    let id = |network: &Value| match flags.no_trunc {
+        true => network.text_at(&["Id"]).to_string(),
+        false => units::short_id(network.text_at(&["Id"])),
+    };
+    if flags.quiet && flags.format.is_none() {
+        terminal::print(&networks.iter().map(|n| format!("{}\n", id(n))).collect::<String>())?;
+        return Ok(0);
+    }
+    let row = |network: &Value| {
+        let labels = network.get("Labels").cloned().unwrap_or_default();
+        let truth = |field| Value::Str(network.get(field).is_some_and(Value::is_true).to_string());
+        listing::row([
+            ("CreatedAt", Value::from(network.text_at(&["Created"]))),
+            ("Driver", Value::from(network.text_at(&["Driver"]))),
+            ("ID", Value::Str(id(network))),
+            ("IPv6", truth("EnableIPv6")),
+            ("Internal", truth("Internal")),
+            ("Label", listing::label_method(&labels)),
+            ("Labels", Value::Str(listing::labels_text(&labels))),
+            ("Name", Value::from(network.text_at(&["Name"]))),
+            ("Scope", Value::from(network.text_at(&["Scope"]))),
+        ])
+    };
+    terminal::print(&form.render(networks.iter().map(row).collect())?)?;
+    Ok(0)
+}
+
+async fn network_create(context: &Context, flags: &NetworkCreate) -> Result<u8> {
+    let count = flags.subnet.len();
+    if flags.gateway.len() > count || flags.ip_range.len() > count {
+        return Err(Error::Usage("every ip-range or gateway must have a corresponding subnet".into()));
+    }
+    let pool = |(at, subnet): (usize, &String)| {
+        let mut pool = json!({"Subnet": subnet});
+        for (name, list) in [("Gateway", &flags.gateway), ("IPRange", &flags.ip_range)] {
+            if let Some(value) = list.get(at) {
+                pool[name] = json!(value);
+            }
+        }
+        pool
+    };
+    let pools: Vec<_> = flags.subnet.iter().enumerate().map(pool).collect();
+    let body = json!({"Name": flags.name, "Driver": flags.driver, "CheckDuplicate": true,
+        "Internal": flags.internal, "Attachable": flags.attachable, "EnableIPv6": flags.ipv6,
+        "IPAM": {"Driver": "default", "Config": pools}, "Options": pairs(&flags.opt), "Labels": pairs(&flags.label)});
+    let answer: Value = context.client.post_json(&Path::new(&["networks", "create"]), &body).await?;
+    terminal::print_line(answer.text_at(&["Id"]))?;
+    Ok(0)
+}
+
+pub(crate) async fn volume(context: &Context, command: Volume) -> Result<u8> {
+    let client = &context.client;
+    match command {
+        Volume::List(flags) => volume_list(context, &flags).await,
+        Volume::Inspect(flags) => {
+            inspect::show(context, &flags.names, &[Kind::Volume], &flags.format, false).await
+        }
+        Volume::Create { driver, label, opt, name } => {
+            let body = json!({"Name": name.unwrap_or_default(), "Driver": driver,
+                "DriverOpts": pairs(&opt), "Labels": pairs(&label)});
+            let answer: Value = client.post_json(&Path::new(&["volumes", "create"]), &body).await?;
+            terminal::print_line(answer.text_at(&["Name"]))?;
+            Ok(0)
+        }
+        Volume::Remove { force, names } => {
+            each(&names, async |name| {
+                let path = Path::new(&["volumes", &name]).flag("force", force);
+                client.delete(&path).await.map(|_| Some(name))
+            })
+            .await
+        }
+        Volume::Prune(flags) => prune(context, "volumes", &flags).await,
+    }
+}
+
+async fn volume_list(context: &Context, flags: &List) -> Result<u8> {
+    const HEADERS: &[(&str, &str)] = &[
+        ("Name", "VOLUME NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+        ("Mountpoint", "MOUNTPOINT"),
+        ("Labels", "LABELS"),
+        ("Links", "LINKS"),
+        ("Size", "SIZE"),
+    ];
+    let default = "{{.Driver}}\t{{.Name}}".to_string();
+    let form = Listing { default, headers: HEADERS }.form(flags.format.as_deref())?;
+    let path = Path::new(&["volumes"]).query_some("filters", &listing::filters(&flags.filter)?);
+    let answer: Value = context.client.get(&path).await?;
+    let empty = Value::Nil;
+    let mut volumes: Vec<&Value> = answer.get("Volumes").unwrap_or(&empty).items().iter().collect();
+    volumes.sort_by(|a, b| a.text_at(&["Name"]).cmp(b.text_at(&["Name"])));
+    if flags.quiet && flags.format.is_none() {
+        let names: String = volumes.iter().map(|v| format!("{}\n", v.text_at(&["Name"]))).collect();
+        terminal::print(&names)?;
+        return Ok(0);
+    }
+    let row = |volume: &&Value| {
+        let labels = volume.get("Labels").cloned().unwrap_or_default();
+        let usage = |field| volume.at(&["UsageData", field]).map(Value::int);
+        listing::row([
+            ("Driver", Value::from(volume.text_at(&["Driver"]))),
+            ("Label", listing::label_method(&labels)),
+            ("Labels", Value::Str(listing::labels_text(&labels))),
+            ("Links", Value::Str(usage("RefCount").map_or("N/A".into(), |n| n.to_string()))),
+            ("Mountpoint", Value::from(volume.text_at(&["Mountpoint"]))),
+            ("Name", Value::from(volume.text_at(&["Name"]))),
+            ("Scope", Value::from(volume.text_at(&["Scope"]))),
+            ("Size", Value::Str(usage("Size").map_or("N/A".into(), |n| units::human_size(n as f64, 4)))),
+        ])
+    };
+    terminal::print(&form.render(volumes.iter().map(row).collect())?)?;
+    Ok(0)
+}
+
+/// `prune` of `what`: `containers`, `images`, `networks` or `volumes`.
+pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Result<u8> {
+    let (warning, list, heading) = match (what, flags.all) {
+        ("containers", _) => ("all stopped containers", "ContainersDeleted", "Deleted Containers:"),
+        ("images", false) => ("all dangling images", "ImagesDeleted", "Deleted Images:"),
+        ("images", true) => (
+            "all images without at least one container associated to them",
+            "ImagesDeleted",
+            "Deleted Images:",
+        ),
+        ("networks", _) => {
+            ("all custom networks not used by at least one container", "NetworksDeleted", "Deleted Networks:")
+        }
+        _ => ("local volumes not used by at least one container", "VolumesDeleted", "Deleted Volumes:"),
+    };
+    if !flags.force && !confirmed(&format!("WARNING! This will remove {warning}."))? {
+        return Err(Error::Exit { code: 1, message: None });
+    }
+    let mut filter = flags.filter.clone();
+    match (what, flags.all) {
+        ("images", all) => filter.push(format!("dangling={}", !all)),
+        ("volumes", true) => filter.push("all=1".into()),
+        _ => {}
+    }
+    let path = Path::new(&[what, "prune"]).query_some("filters", &listing::filters(&filter)?);
+    let response = context.client.request(Method::POST, &path, Extra::default()).await?;
+    let answer: Value = context.client.json(&path, response).await?;
+    let empty = Value::Nil;
+    let deleted = answer.get(list).unwrap_or(&empty).items();
+    let line = |item: &Value| match (item, item.text_at(&["Deleted"])) {
+        (Value::Str(name), _) => format!("{name}\n"),
+        (_, "") => format!("untagged: {}\n", item.text_at(&["Untagged"])),
+        (_, id) => format!("deleted: {id}\n"),
+    };
+    let mut out = String::new();
+    if !deleted.is_empty() {
+        out = format!("{heading}\n{}\n", deleted.iter().map(line).collect::<String>());
+    }
+    if what != "networks" {
+        let bytes = answer.get("SpaceReclaimed").map_or(0, Value::int);
+        out.push_str(&format!("Total reclaimed space: {}\n", units::human_size(bytes as f64, 4)));
+    }
+    terminal::print(&out)?;
+    Ok(0)
+}
+
+fn confirmed(warning: &str) -> Result<bool> {
+    terminal::print(&format!("{warning}\nAre you sure you want to continue? [y/N] "))?;
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|source| Error::Stream { doing: "read the answer", source })?;
+    Ok(line.trim().eq_ignore_ascii_case("y"))
+}

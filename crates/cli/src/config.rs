@@ -1,0 +1,227 @@
+//! `~/.docker/config.json`: registry credentials, credential helpers, detach keys, default formats.
+
+use crate::error::{Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+
+/// The key under which Docker Hub's credentials are kept.
+pub(crate) const HUB: &str = "https://index.docker.io/v1/";
+/// Largest file and largest answer of a helper.
+const MAX_FILE: u64 = 16 << 20;
+
+/// The file's content; empty where there is none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    path: PathBuf,
+    content: Map<String, Value>,
+}
+
+/// A registry's user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: String,
+    pub(crate) identity_token: String,
+}
+
+impl Config {
+    /// Reads `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
+    pub(crate) fn read() -> Result<Config> {
+        let directory = match std::env::var_os("DOCKER_CONFIG").filter(|d| !d.is_empty()) {
+            Some(directory) => PathBuf::from(directory),
+            None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker"),
+        };
+        let path = directory.join("config.json");
+        let failed = |source| Error::File { doing: "read", path: path.clone(), source };
+        match std::fs::metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Config { path, ..Config::default() });
+            }
+            Err(e) => return Err(failed(e)),
+            Ok(metadata) if metadata.len() > MAX_FILE => {
+                return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+            }
+            Ok(_) => {}
+        }
+        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        if text.trim().is_empty() {
+            return Ok(Config { path, ..Config::default() });
+        }
+        let content = serde_json::from_str(&text).map_err(|e| failed(e.into()))?;
+        Ok(Config { path, content })
+    }
+
+    /// A setting that is text.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        self.content.get(key).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_string)
+    }
+
+    /// The header for a request that makes the daemon talk to `host`; none without credentials.
+    pub(crate) async fn registry_auth(&self, host: &str) -> Result<Option<String>> {
+        let server = server_key(host);
+        Ok(self.credentials(server).await?.map(|c| auth_header(&c, server)))
+    }
+
+    /// Credentials of `server`, from its helper, the general helper, or the file.
+    pub(crate) async fn credentials(&self, server: &str) -> Result<Option<Credentials>> {
+        let own = self.content.get("credHelpers").and_then(|h| h.get(server)).and_then(Value::as_str);
+        let general = self.content.get("credsStore").and_then(Value::as_str);
+        if let Some(helper) = own.or(general).filter(|h| !h.is_empty()) {
+            return ask_helper(helper, server).await;
+        }
+        Ok(self.stored(server))
+    }
+
+    fn stored(&self, server: &str) -> Option<Credentials> {
+        let auths = self.content.get("auths")?.as_object()?;
+        let bare = |key: &str| {
+            let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+            key.split('/').next().unwrap_or(key).to_string()
+        };
+        let entry = auths
+            .get(server)
+            .or_else(|| auths.iter().find(|(key, _)| bare(key) == bare(server)).map(|(_, entry)| entry))?;
+        let get = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
+        let decoded = STANDARD.decode(get("auth")).ok().and_then(|b| String::from_utf8(b).ok());
+        let (user, password) = match decoded.as_deref().and_then(|d| d.split_once(':')) {
+            Some((user, password)) => (user.to_string(), password.trim_end_matches('\0').to_string()),
+            None => (get("username"), get("password")),
+        };
+        let credentials = Credentials { user, password, identity_token: get("identitytoken") };
+        (credentials != Credentials::default()).then_some(credentials)
+    }
+
+    /// Keeps credentials in the file.
+    pub(crate) fn store(&mut self, server: &str, credentials: &Credentials) -> Result<()> {
+        let auth = STANDARD.encode(format!("{}:{}", credentials.user, credentials.password));
+        let mut entry = json!({"auth": auth});
+        if !credentials.identity_token.is_empty() {
+            entry = json!({"auth": STANDARD.encode(format!("{}:", credentials.user)), "identitytoken": credentials.identity_token});
+        }
+        let auths = self.content.entry("auths").or_insert_with(|| json!({}));
+        auths[server] = entry;
+        self.write()
+    }
+
+    /// Whether a helper keeps the credentials of `server`.
+    pub(crate) fn has_helper(&self, server: &str) -> bool {
+        let own = self.content.get("credHelpers").and_then(|h| h.get(server)).is_some();
+        own || self.text("credsStore").is_some()
+    }
+
+    /// Forgets credentials. Returns whether there were any.
+    pub(crate) fn erase(&mut self, server: &str) -> Result<bool> {
+        let auths = self.content.get_mut("auths").and_then(Value::as_object_mut);
+        if auths.and_then(|a| a.remove(server)).is_none() {
+            return Ok(false);
+        }
+        self.write()?;
+        Ok(true)
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Written beside, then renamed, readable by its owner only from the first byte on.
+    fn write(&self) -> Result<()> {
+        let failed = |source| Error::File { doing: "write", path: self.path.clone(), source };
+        let directory = self.path.parent().unwrap_or(std::path::Path::new("."));
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let temporary = self.path.with_extension(format!("json.{}", std::process::id()));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let written = options.open(&temporary).and_then(|mut file| {
+            let mut text = serde_json::to_vec_pretty(&self.content)?;
+            text.push(b'\n');
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &self.path)
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written.map_err(failed)
+    }
+}
+
+/// The key of a registry: its host, or Docker Hub's historical address.
+pub(crate) fn server_key(host: &str) -> &str {
+    match host {
+        "docker.io" | "index.docker.io" | "registry-1.docker.io" | "" => HUB,
+        other => other,
+    }
+}
+
+/// `X-Registry-Auth`: base64url of JSON.
+pub(crate) fn auth_header(credentials: &Credentials, server: &str) -> String {
+    let document = match credentials.identity_token.as_str() {
+        "" => {
+            json!({"username": credentials.user, "password": credentials.password, "serveraddress": server})
+        }
+        token => json!({"username": credentials.user, "identitytoken": token, "serveraddress": server}),
+    };
+    URL_SAFE.encode(document.to_string())
+}
+
+/// Asks `docker-credential-NAME get`. What it does not know is no error.
+async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
+    if name.contains('/') {
+        return Err(Error::Usage(format!("credential helper {name:?} is not a plain name")));
+    }
+    let program = format!("docker-credential-{name}");
+    let failed =
+        |source| Error::File { doing: "run the credential helper", path: program.clone().into(), source };
+    let mut command = tokio::process::Command::new(&program);
+    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(server.as_bytes()).await.map_err(failed)?;
+    }
+    let output = child.wait_with_output().await.map_err(failed)?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout).map_err(|e| failed(e.into()))?;
+    let get = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let (user, secret) = (get("Username"), get("Secret"));
+    Ok(Some(match user.as_str() {
+        "<token>" => Credentials { identity_token: secret, ..Credentials::default() },
+        _ => Credentials { user, password: secret, ..Credentials::default() },
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_kept_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sub/config.json");
+        let mut config = Config { path: path.clone(), ..Config::default() };
+        let credentials = Credentials { user: "u".into(), password: "p:w".into(), ..Credentials::default() };
+        config.store("r.example:5000", &credentials).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(config.stored("r.example:5000"), Some(credentials));
+        assert_eq!(config.stored("other"), None);
+        assert!(config.erase("r.example:5000").unwrap());
+        assert!(!config.erase("r.example:5000").unwrap());
+    }
+
+    #[test]
+    fn keys_with_a_scheme_are_found() {
+        let content = json!({"auths": {"https://r.example/v2/": {"auth": "dTpw"}}});
+        let config = Config { content: content.as_object().unwrap().clone(), ..Config::default() };
+        assert_eq!(config.stored("r.example").unwrap().user, "u");
+        assert_eq!(server_key("docker.io"), HUB);
+    }
+}

@@ -1,0 +1,149 @@
+//! Parsing the command line, and saying what is wrong with it the way Docker does.
+
+use crate::commands::Line;
+use crate::terminal;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Command, FromArgMatches};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Parses `arguments`; prints help or the mistake and gives back the exit code where there is nothing to run.
+pub(crate) fn parse(command: Command, arguments: Vec<OsString>) -> Result<Line, ExitCode> {
+    // `--rm=false` is rare; only then every flag is made to take a value, which would clutter the help.
+    let valued = arguments.iter().any(|a| a.to_str().is_some_and(is_valued_boolean));
+    let mut command = if valued { take_boolean_values(command) } else { command };
+    let parsed = command
+        .try_get_matches_from_mut(&arguments)
+        .and_then(|mut matches| Line::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| report(&command, &arguments, &error))
+}
+
+fn is_valued_boolean(argument: &str) -> bool {
+    let value = argument.strip_prefix('-').and_then(|a| a.split_once('=')).map(|(_, value)| value);
+    value.is_some_and(|value| crate::run::mounts::parse_bool(value).is_some())
+}
+
+/// Lets every flag without a value take `=true` and `=false`, as Docker's do.
+fn take_boolean_values(command: Command) -> Command {
+    command
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::SetTrue => arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_value("false")
+                .default_missing_value("true")
+                .value_parser(go_boolean),
+            _ => arg,
+        })
+        .mut_subcommands(take_boolean_values)
+}
+
+fn go_boolean(text: &str) -> Result<bool, String> {
+    crate::run::mounts::parse_bool(text).ok_or_else(|| "want true or false".to_string())
+}
+
+fn report(root: &Command, arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = terminal::print(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = terminal::print(&error.to_string());
+        return ExitCode::SUCCESS;
+    }
+    let (name, usage) = named_command(root, arguments);
+    let (message, code) = message(error, &name);
+    let hint = if name == "brig" { String::new() } else { format!("Usage:  {usage}\n\n") };
+    terminal::warn(&format!("{message}\n\n{hint}Run '{name} --help' for more information"));
+    ExitCode::from(code)
+}
+
+/// The subcommand that `arguments` name, and its usage line.
+fn named_command(root: &Command, arguments: &[OsString]) -> (String, String) {
+    let mut name = "brig".to_string();
+    let mut command = root;
+    for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()).filter(|a| !a.starts_with('-')) {
+        let Some(inner) = command.find_subcommand(argument) else { break };
+        name.push(' ');
+        name.push_str(inner.get_name());
+        command = inner;
+    }
+    let usage = command.clone().bin_name(&name).render_usage().to_string();
+    (name, usage.trim_start_matches("Usage:").trim().to_string())
+}
+
+fn message(error: &clap::Error, name: &str) -> (String, u8) {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(list)) => list.join(", "),
+        _ => String::new(),
+    };
+    let argument = context(ContextKind::InvalidArg);
+    match error.kind() {
+        ErrorKind::UnknownArgument if argument.starts_with("--") => {
+            (format!("unknown flag: {argument}"), 125)
+        }
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            let letter = argument.chars().nth(1).unwrap_or('-');
+            (format!("unknown shorthand flag: '{letter}' in {argument}"), 125)
+        }
+        ErrorKind::UnknownArgument => (format!("brig: '{name}' does not take the argument {argument:?}"), 1),
+        ErrorKind::InvalidSubcommand => {
+            (format!("brig: unknown command: {name} {}", context(ContextKind::InvalidSubcommand)), 1)
+        }
+        ErrorKind::MissingRequiredArgument => {
+            (format!("brig: '{name}' requires more arguments: {argument}"), 1)
+        }
+        ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
+            (format!("flag needs an argument: {argument}"), 125)
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let value = context(ContextKind::InvalidValue);
+            let reason = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+            (format!("invalid argument \"{value}\" for \"{argument}\" flag{reason}"), 125)
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            (first.trim_start_matches("error: ").to_string(), 125)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> (String, u8) {
+        let mut command = crate::command();
+        let error = command.try_get_matches_from_mut(line.split(' ')).unwrap_err();
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let (name, _) = named_command(&command, &arguments);
+        message(&error, &name)
+    }
+
+    #[test]
+    fn mistakes_are_worded_as_docker_words_them() {
+        assert_eq!(error("brig run --foo"), ("unknown flag: --foo".into(), 125));
+        assert_eq!(error("brig ps -z"), ("unknown shorthand flag: 'z' in -z".into(), 125));
+        assert_eq!(error("brig nosuch"), ("brig: unknown command: brig nosuch".into(), 1));
+        assert_eq!(error("brig rm").1, 1);
+        assert!(error("brig container rm").0.starts_with("brig: 'brig container rm' requires"));
+        assert_eq!(error("brig ps -n x").1, 125);
+    }
+
+    #[test]
+    fn the_whole_command_is_sound() {
+        crate::command().debug_assert();
+        take_boolean_values(crate::command()).debug_assert();
+    }
+
+    #[test]
+    fn flags_take_boolean_values_too() {
+        let line = |text: &str| parse(crate::command(), text.split(' ').map(OsString::from).collect());
+        assert!(line("brig run --rm=true -it=false busybox true").is_ok());
+        assert!(line("brig run --rm -it --sig-proxy=false busybox --rm=x").is_ok());
+        assert!(is_valued_boolean("--rm=1") && !is_valued_boolean("--name=x"));
+    }
+}
