@@ -63,8 +63,11 @@ pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
     let inside = sandbox::open(sandbox)?;
     host.transact(&pair(endpoint, bridge, inside.namespace.as_fd()))
         .map_err(|f| failed(format!("create interface {}", endpoint.host_interface), f.source))?;
-    let finished =
-        finish_host_end(&host, endpoint).and_then(|()| finish_container_end(&inside.route, endpoint));
+    let finished = finish_host_end(&host, endpoint).and_then(|index| {
+        finish_container_end(&inside.route, endpoint)?;
+        wait_for_carrier(&host, index)?;
+        wait_for_carrier(&host, bridge)
+    });
     if finished.is_err() {
         // The first error is the one to tell; `list_endpoints` finds what could not be removed.
         detach(&endpoint.host_interface).ok();
@@ -151,8 +154,8 @@ fn pair(endpoint: &EndpointConfig, bridge: u32, namespace: BorrowedFd<'_>) -> Re
     request
 }
 
-/// Marks the host's end as ours, and sets it up: in that order, so that what is up is marked.
-fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<()> {
+/// Marks the host's end as ours, and sets it up: in that order, so that what is up is marked. Returns its index.
+fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<u32> {
     let interface = &endpoint.host_interface;
     let index = link::index_of(host, interface)?;
     let mut request = Request::default();
@@ -182,11 +185,30 @@ fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<()> {
         Err(Failure { message, source }) if message != marked => {
             Err(failed(format!("set up interface {interface}"), source))
         }
-        _ => Ok(()),
+        _ => Ok(index),
     }
 }
 
-/// Gives the sandbox's end its address and sets it up: second, because then packets pass when this returns.
+/// How long the kernel may take to notice the carrier. Since Linux 6.8 it takes none.
+const MAX_CARRIER_POLLS: u32 = 100;
+
+/// Waits until the interface passes packets: first the host's end, then the bridge, which is without carrier until it
+/// has a port that passes packets.
+///
+/// The carrier came when the other end was set up, but the kernel acts on it later, from a work queue. A packet that
+/// comes in between is lost, and a lost ARP request costs a second.
+fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
+    for _ in 0..MAX_CARRIER_POLLS {
+        if link::is_operational(host, index)? {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // Not up by now is no failure: packets that are lost are sent again.
+    Ok(())
+}
+
+/// Gives the sandbox's end its address and sets it up: second, because its carrier is then there at once.
 fn finish_container_end(inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     let interface = &endpoint.container_interface;
     let index = link::index_of(inside, interface)?;

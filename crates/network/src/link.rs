@@ -27,6 +27,7 @@ pub(crate) const IFLA_MASTER: u16 = 10;
 pub(crate) const IFLA_PROTINFO: u16 = 12;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_IFALIAS: u16 = 20;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_STATS64: u16 = 23;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
@@ -51,6 +52,7 @@ const AF_INET: u8 = 2;
 pub(crate) const AF_BRIDGE: u8 = 7;
 pub(crate) const AF_INET6: u16 = 10;
 const IFF_UP: u32 = 1;
+const IF_OPER_UP: u8 = 6;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
@@ -104,6 +106,17 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>> {
     request.message(RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(AF_UNSPEC, 0), |_| {});
     let all = dump(socket, &request, "list interfaces")?;
     Ok(all.iter().filter(|(kind, _)| *kind == RTM_NEWLINK).filter_map(|(_, body)| parse_link(body)).collect())
+}
+
+/// Whether the interface is up for traffic, `IF_OPER_UP`, not merely switched on.
+///
+/// Since Linux 6.8 the question itself makes the kernel act on a carrier that came; before, a work queue does.
+pub(crate) fn is_operational(socket: &Socket, index: u32) -> Result<bool> {
+    let mut request = Request::default();
+    request.message(RTM_GETLINK, 0, &ifinfomsg(AF_UNSPEC, index), |_| {});
+    let body = socket.get(&request).map_err(|source| failed("ask for an interface's state", source))?;
+    let attributes = body.get(IFINFOMSG_LEN..).unwrap_or_default();
+    Ok(Attributes(attributes).any(|(kind, value)| kind == IFLA_OPERSTATE && value == [IF_OPER_UP]))
 }
 
 /// Appends: delete the interface `name`.

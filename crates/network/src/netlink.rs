@@ -185,6 +185,20 @@ impl Socket {
         }
     }
 
+    /// Sends a request that one message answers, and returns its body. To be sent without `NLM_F_ACK`.
+    pub(crate) fn get(&self, request: &Request) -> io::Result<Vec<u8>> {
+        self.send(request)?;
+        let mut buffer = vec![0; BUFFER_LEN];
+        let (length, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()))?;
+        match Messages(&buffer[..length]).next() {
+            Some(answer) if answer.kind != NLMSG_ERROR => Ok(answer.body.to_vec()),
+            answer => Err(answer
+                .and_then(|a| error_code(a.body))
+                .unwrap_or_else(|| io::ErrorKind::InvalidData.into())),
+        }
+    }
+
     /// Sends one dump request and returns type and body of each message of the answer.
     pub(crate) fn dump(&self, request: &Request) -> io::Result<Dump> {
         let mut tries = 0;

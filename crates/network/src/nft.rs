@@ -50,6 +50,7 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
 const NFT_SET_MAP: u32 = 0x8;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -277,6 +278,12 @@ impl Batch {
                 r.be32(NFTA_SET_DATA_LEN, value.length());
             }
             r.be32(NFTA_SET_ID, id);
+            if matches!(key, Type::Ifname) {
+                // NFTNL_UDATA_SET_KEYBYTEORDER, 4 bytes, BYTEORDER_HOST_ENDIAN: without it `nft list` shows names
+                // backwards.
+                let [a, b, c, d] = 1u32.to_ne_bytes();
+                r.attribute(NFTA_SET_USERDATA, &[0, 4, a, b, c, d]);
+            }
         });
     }
 

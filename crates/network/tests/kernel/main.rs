@@ -229,6 +229,7 @@ fn ensure_is_idempotent_and_remove_too() {
         ensure_bridge(&net).unwrap();
         assert_eq!(run("nft", "list ruleset"), rules);
         assert_eq!(run("ip", "-br addr show brig0"), links);
+        assert!(rules.contains("\"brig0\" : jump to-brig0"), "legible: {rules}");
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "1\n");
 
         let moved = BridgeConfig {
