@@ -1,1 +1,63 @@
-fn main() {}
+//! `cargo xtask`: everything one does with this repository, so that people, CI and scripts type the same commands.
+//!
+//! Each command is a module. What they share: [`run`] starts programs and says which one failed, [`workspace`] knows
+//! where things are, [`packages`] installs what Debian has.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to people")]
+
+mod build;
+mod install;
+mod lint;
+mod packages;
+mod quickstart;
+mod run;
+mod test;
+mod tidy;
+mod workspace;
+
+use run::{Error, Result};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  quickstart [--data-root DIR] [--exec-root DIR]
+                          build brig, start brigd, load hello-world and run it
+  build [--release]       build the four programs into target/brig/debug (or release)
+  test [ARGS]             install what the tests need, build, run every test;
+                          ARGS go to `cargo test`, for example a filter or `-p engine`
+  lint [--fix]            rustfmt, clippy, tidy, cargo-deny
+  tidy                    only the project's own rules
+  install [--prefix /usr/local] [--destdir DIR]
+                          stripped release programs, completions, man pages, systemd units
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let Some((command, rest)) = args.split_first() else {
+        return Err(Error::new(format!("which command?\n\n{USAGE}")));
+    };
+    match command.as_str() {
+        "build" => build::command(rest),
+        "install" => install::command(rest),
+        "lint" => lint::command(rest),
+        "quickstart" => quickstart::command(rest),
+        "test" => test::command(rest),
+        "tidy" => tidy::command(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(Error::new(format!("no command `{other}`\n\n{USAGE}"))),
+    }
+}

@@ -1,0 +1,123 @@
+//! What Debian provides: missing programs are installed where that is possible, named where it is not.
+
+use crate::run::{Doing, Error, Result, run};
+use crate::workspace::in_path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+/// A Debian package, and how one sees that it (or its like) is here.
+#[derive(Debug)]
+pub(crate) struct Package {
+    name: &'static str,
+    provides: Provides,
+}
+
+#[derive(Debug)]
+enum Provides {
+    /// A program in `PATH`.
+    Program(&'static str),
+    /// This file. For what is no program, or where another program of the same name would not do.
+    File(&'static str),
+}
+
+const fn program(name: &'static str, program: &'static str) -> Package {
+    Package { name, provides: Provides::Program(program) }
+}
+
+/// What compiling needs beside the Rust toolchain: a C compiler and linker (SQLite, zstd, *ring*).
+pub(crate) const BUILD: &[Package] =
+    &[program("gcc", "cc"), Package { name: "libc6-dev", provides: Provides::File("/usr/include/stdio.h") }];
+
+/// What the tests use.
+pub(crate) const TEST: &[Package] = &[
+    // Not the `busybox` package: the tests put the program into images, where it has no libraries.
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("docker-registry", "docker-registry"),
+    // The client; any version will do, and its own engine is never started.
+    program("docker.io", "docker"),
+    program("debootstrap", "debootstrap"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("iproute2", "ip"),
+    program("nftables", "nft"),
+    program("runc", "runc"),
+    program("tar", "tar"),
+    program("util-linux", "unshare"),
+    program("xz-utils", "xz"),
+];
+
+impl Package {
+    fn is_here(&self) -> bool {
+        match self.provides {
+            Provides::Program(program) => in_path(program),
+            Provides::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Installs those of `packages` that are missing.
+///
+/// # Errors
+///
+/// Names them when this process may not, or cannot, install.
+pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().filter(|p| !p.is_here()).map(|p| p.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !in_path("apt-get") {
+        return Err(Error::new(format!("this needs what Debian calls: {list}; install it and try again")));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new(format!("packages are missing; as root: apt-get install {list}")));
+    }
+    let _no_services = NoServices::new()?;
+    let install = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "--no-install-recommends"]);
+        apt.args(&missing);
+        apt
+    };
+    if run(&mut install()).is_ok() {
+        return Ok(());
+    }
+    // The lists may be old, or not there at all.
+    run(Command::new("apt-get").arg("update"))?;
+    run(&mut install())
+}
+
+/// While it lives, packages do not start the services they bring: docker.io would start its engine.
+#[derive(Debug)]
+struct NoServices {
+    made: bool,
+}
+
+/// Asked by Debian's `invoke-rc.d` and `deb-systemd-invoke`; 101 means "forbidden".
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn new() -> Result<NoServices> {
+        if Path::new(POLICY).exists() {
+            // The machine has its own; a container image says no to everything with it.
+            return Ok(NoServices { made: false });
+        }
+        let doing = || format!("write {POLICY}");
+        std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").doing(doing)?;
+        let guard = NoServices { made: true };
+        std::fs::set_permissions(POLICY, std::fs::Permissions::from_mode(0o755)).doing(doing)?;
+        Ok(guard)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made
+            && let Err(error) = std::fs::remove_file(POLICY)
+        {
+            eprintln!(
+                "warning: remove {POLICY}: {error}; services do not start after an installation while it is there"
+            );
+        }
+    }
+}
