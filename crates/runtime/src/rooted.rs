@@ -8,11 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// The errno of a `rootdir` error.
 fn errno(error: rootdir::Error) -> Errno {
-    match error {
-        rootdir::Error::Open { source, .. } | rootdir::Error::OpenRoot { source, .. } => {
-            Errno::from_io_error(&source).unwrap_or(Errno::IO)
-        }
-    }
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
 /// `path` without `.`, `..` and doubled slashes, absolute. Lexical, as runtimes have always cleaned destinations; symlinks
