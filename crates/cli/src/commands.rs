@@ -2,6 +2,7 @@
 
 mod attach;
 mod containers;
+mod copy;
 mod exec;
 mod images;
 mod inspect;
@@ -121,6 +122,11 @@ enum ContainerCommand {
         after_help = "Examples:\n  brig logs -f web                  follow\n  brig logs --tail 100 -t web       the last lines, with times\n  brig logs --since 10m web         the last ten minutes\n  brig logs --since 2024-05-06T07:08:09 --until 5m web"
     )]
     Logs(logs::Logs),
+    /// Copy a tar archive out of or into a container
+    #[command(
+        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
+    )]
+    Cp(copy::Copy),
     #[command(flatten)]
     Simple(containers::Simple),
 }
@@ -238,6 +244,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Attach(flags) => attach::attach(context, flags).await,
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
+        ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
     }
 }

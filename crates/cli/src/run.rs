@@ -80,7 +80,7 @@ pub(crate) async fn run_command(context: &Context, options: &Options, flags: &Ru
         spec.attach = spec::Attach::default();
         spec.write_attach();
     } else {
-        check_tty(spec.attach.stdin, options.tty).map_err(&failed)?;
+        check_tty(spec.attach.stdin, options.tty)?;
         if options.tty
             && let Some((rows, columns)) = terminal::size()
         {
