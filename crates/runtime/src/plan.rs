@@ -124,6 +124,8 @@ pub(crate) enum Step {
         path: PathBuf,
         last: bool,
     },
+    /// Resource limits. After all that opens files; the parent sets them for a user namespace.
+    Rlimits(Vec<oci::runtime::Rlimit>),
     NoNewPrivileges,
     Seccomp(Box<Filter>),
     Umask(u32),
@@ -463,6 +465,9 @@ impl Builder {
             self.add(Step::OwnStdio { uid: user_ids.uid });
         }
         self.add(Step::WorkingDirectory { path: PathBuf::from(&process.cwd), last: false });
+        if !user && !process.rlimits.is_empty() {
+            self.add(Step::Rlimits(process.rlimits.clone()));
+        }
         let filter = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(filter).transpose()?;
         let early = !process.no_new_privileges;
         let mut filter = filter.flatten().map(Box::new);
