@@ -13,7 +13,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use sys::mount_attr::{self as attr, Attributes};
 use sys::process::StringList;
 
@@ -211,7 +211,7 @@ pub(crate) struct Plan {
 pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) rootfs: PathBuf,
-    pub(crate) bundle: &'a std::path::Path,
+    pub(crate) bundle: &'a Path,
     pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
     pub(crate) gate: Gate,
     pub(crate) console: Option<OwnedFd>,
@@ -402,14 +402,12 @@ impl Builder {
 
     fn devices(&mut self, spec: &Spec, bind: bool, process: &Process, console: Option<OwnedFd>) {
         // A /dev from the host has what it has; making nodes there would make them on the host.
-        let foreign = spec
-            .mounts
-            .iter()
-            .any(|mount| clean(&mount.destination) == PathBuf::from("/dev") && is_bind(mount));
+        let foreign =
+            spec.mounts.iter().any(|mount| clean(&mount.destination) == Path::new("/dev") && is_bind(mount));
         if !foreign {
             let listed = spec.linux.iter().flat_map(|linux| &linux.devices);
             for &(path, minor, major) in DEFAULT_DEVICES {
-                if !listed.clone().any(|device| clean(&device.path) == PathBuf::from(path)) {
+                if !listed.clone().any(|device| clean(&device.path) == Path::new(path)) {
                     let device = default_device(path, major, minor);
                     self.add(Step::Device { device, bind });
                 }
@@ -556,7 +554,7 @@ fn is_bind(mount: &Mount) -> bool {
 /// a peer of the host's (true) or made its slave.
 fn mount_step(
     mount: &Mount,
-    bundle: &std::path::Path,
+    bundle: &Path,
     cgroup: Option<&cgroup::Cgroup>,
     user: Option<bool>,
 ) -> Result<MountStep, Error> {
@@ -591,7 +589,7 @@ fn mount_step(
     Ok(MountStep { destination: clean(&mount.destination), what, options })
 }
 
-fn parent_clone(source: &std::path::Path, how: Bind, shared: bool) -> Result<OwnedFd, Error> {
+fn parent_clone(source: &Path, how: Bind, shared: bool) -> Result<OwnedFd, Error> {
     let at = |e: std::io::Error| Error::io(format!("open bind source {}", source.display()), e);
     let tree = crate::steps::clone_tree(rustix::fs::CWD, source, how == Bind::Recursive)
         .map_err(|e| at(e.into()))?;
