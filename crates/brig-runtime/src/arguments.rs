@@ -129,16 +129,17 @@ fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
         "kill" => kill(parser),
         "delete" => {
             let mut force = false;
-            let id = only_id(parser, |argument, _| match argument {
-                Short('f') | Long("force") => Some(force = true),
-                _ => None,
+            let id = only_id(parser, |argument| {
+                let ours = matches!(argument, Short('f') | Long("force"));
+                force |= ours;
+                ours
             })?;
             Ok(Command::Delete { id, force })
         }
-        "start" => Ok(Command::Start { id: only_id(parser, |_, _| None)? }),
-        "state" => Ok(Command::State { id: only_id(parser, |_, _| None)? }),
-        "pause" => Ok(Command::Pause { id: only_id(parser, |_, _| None)? }),
-        "resume" => Ok(Command::Resume { id: only_id(parser, |_, _| None)? }),
+        "start" => Ok(Command::Start { id: only_id(parser, |_| false)? }),
+        "state" => Ok(Command::State { id: only_id(parser, |_| false)? }),
+        "pause" => Ok(Command::Pause { id: only_id(parser, |_| false)? }),
+        "resume" => Ok(Command::Resume { id: only_id(parser, |_| false)? }),
         "list" | "ps" => table(name == "ps", parser),
         "spec" => spec(parser),
         "features" => Ok(Command::Features),
@@ -265,13 +266,13 @@ fn spec(parser: &mut lexopt::Parser) -> Parsed<Command> {
 /// One id, and what `option` takes.
 fn only_id(
     parser: &mut lexopt::Parser,
-    mut option: impl FnMut(&lexopt::Arg<'_>, ()) -> Option<()>,
+    mut option: impl FnMut(&lexopt::Arg<'_>) -> bool,
 ) -> Parsed<ContainerId> {
     let mut id = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Value(value) if id.is_none() => id = Some(container_id(value)?),
-            other if option(&other, ()).is_some() => {}
+            other if option(&other) => {}
             other => return Err(other.unexpected()),
         }
     }

@@ -99,7 +99,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        drop(rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0));
+        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.0);
     }
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn relay(
     let raw = master.and_then(|_| Raw::new());
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
     if let (Some(master), Ok(size)) = (master, rustix::termios::tcgetwinsize(stdout)) {
-        drop(rustix::termios::tcsetwinsize(master, size));
+        let _ = rustix::termios::tcsetwinsize(master, size);
     }
     let mut input = master.is_some();
     let mut output = master.is_some();
@@ -156,7 +156,7 @@ pub(crate) fn relay(
             input = master.is_some_and(|master| copy(stdin, master, &mut bytes));
             if !input && let Some(master) = master {
                 // End of input: what ctrl-D does on a terminal.
-                drop(rustix::io::write(master, &[4]));
+                let _ = rustix::io::write(master, &[4]);
             }
         }
         ended |= !ready[0].is_empty();
@@ -169,7 +169,7 @@ fn resize(master: &OwnedFd, size: Winsize) {
     if rustix::termios::tcgetwinsize(master)
         .is_ok_and(|old| (old.ws_row, old.ws_col) != (size.ws_row, size.ws_col))
     {
-        drop(rustix::termios::tcsetwinsize(master, size));
+        let _ = rustix::termios::tcsetwinsize(master, size);
     }
 }
 

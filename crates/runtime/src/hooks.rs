@@ -66,7 +66,7 @@ fn ends_within(child: &std::process::Child, limit: Duration) -> bool {
         let Ok(timeout) = Timespec::try_from(left) else { return false };
         match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
             Ok(0) => {
-                drop(pidfd_send_signal(&pidfd, Signal::KILL));
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 return false;
             }
             Ok(_) => return true,

@@ -1,7 +1,8 @@
 //! Names of resource limits and capabilities.
 
 use crate::Error;
-use rustix::process::Resource;
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
 /// The kernel's resource called `RLIMIT_*`.
@@ -25,6 +26,35 @@ pub(crate) fn resource(name: &str) -> Option<Resource> {
         "RLIMIT_STACK" => Resource::Stack,
         _ => return None,
     })
+}
+
+/// Sets limits of a process, `None` for the caller. Where raising the hard limit is denied, the most that is allowed.
+pub(crate) fn set(
+    pid: Option<Pid>,
+    limits: &[oci::runtime::Rlimit],
+    mut warn: impl FnMut(String),
+) -> Result<(), (String, Errno)> {
+    for limit in limits {
+        let what = || format!("set {} to {}:{}", limit.kind, limit.soft, limit.hard);
+        let resource = resource(&limit.kind).ok_or_else(|| (what(), Errno::INVAL))?;
+        let finite = |value: u64| (value != u64::MAX).then_some(value);
+        let wanted = Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) };
+        match rustix::process::prlimit(pid, resource, wanted) {
+            Ok(_) => {}
+            Err(Errno::PERM) => {
+                let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+                let hard = limit.hard.min(most);
+                let clamped = Rlimit { current: finite(limit.soft.min(hard)), maximum: finite(hard) };
+                rustix::process::prlimit(pid, resource, clamped).map_err(|e| (what(), e))?;
+                warn(format!(
+                    "{}: hard limit {} needs CAP_SYS_RESOURCE, set to {hard}",
+                    limit.kind, limit.hard
+                ));
+            }
+            Err(e) => return Err((what(), e)),
+        }
+    }
+    Ok(())
 }
 
 /// In the order of the kernel's numbers.

@@ -13,7 +13,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use sys::mount_attr::{self as attr, Attributes};
 use sys::process::StringList;
 
@@ -124,6 +124,8 @@ pub(crate) enum Step {
         path: PathBuf,
         last: bool,
     },
+    /// Resource limits. After all that opens files; the parent sets them for a user namespace.
+    Rlimits(Vec<oci::runtime::Rlimit>),
     NoNewPrivileges,
     Seccomp(Box<Filter>),
     Umask(u32),
@@ -209,7 +211,7 @@ pub(crate) struct Plan {
 pub(crate) struct Request<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) rootfs: PathBuf,
-    pub(crate) bundle: &'a std::path::Path,
+    pub(crate) bundle: &'a Path,
     pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
     pub(crate) gate: Gate,
     pub(crate) console: Option<OwnedFd>,
@@ -400,14 +402,12 @@ impl Builder {
 
     fn devices(&mut self, spec: &Spec, bind: bool, process: &Process, console: Option<OwnedFd>) {
         // A /dev from the host has what it has; making nodes there would make them on the host.
-        let foreign = spec
-            .mounts
-            .iter()
-            .any(|mount| clean(&mount.destination) == PathBuf::from("/dev") && is_bind(mount));
+        let foreign =
+            spec.mounts.iter().any(|mount| clean(&mount.destination) == Path::new("/dev") && is_bind(mount));
         if !foreign {
             let listed = spec.linux.iter().flat_map(|linux| &linux.devices);
             for &(path, minor, major) in DEFAULT_DEVICES {
-                if !listed.clone().any(|device| clean(&device.path) == PathBuf::from(path)) {
+                if !listed.clone().any(|device| clean(&device.path) == Path::new(path)) {
                     let device = default_device(path, major, minor);
                     self.add(Step::Device { device, bind });
                 }
@@ -463,6 +463,9 @@ impl Builder {
             self.add(Step::OwnStdio { uid: user_ids.uid });
         }
         self.add(Step::WorkingDirectory { path: PathBuf::from(&process.cwd), last: false });
+        if !user && !process.rlimits.is_empty() {
+            self.add(Step::Rlimits(process.rlimits.clone()));
+        }
         let filter = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(filter).transpose()?;
         let early = !process.no_new_privileges;
         let mut filter = filter.flatten().map(Box::new);
@@ -551,7 +554,7 @@ fn is_bind(mount: &Mount) -> bool {
 /// a peer of the host's (true) or made its slave.
 fn mount_step(
     mount: &Mount,
-    bundle: &std::path::Path,
+    bundle: &Path,
     cgroup: Option<&cgroup::Cgroup>,
     user: Option<bool>,
 ) -> Result<MountStep, Error> {
@@ -586,7 +589,7 @@ fn mount_step(
     Ok(MountStep { destination: clean(&mount.destination), what, options })
 }
 
-fn parent_clone(source: &std::path::Path, how: Bind, shared: bool) -> Result<OwnedFd, Error> {
+fn parent_clone(source: &Path, how: Bind, shared: bool) -> Result<OwnedFd, Error> {
     let at = |e: std::io::Error| Error::io(format!("open bind source {}", source.display()), e);
     let tree = crate::steps::clone_tree(rustix::fs::CWD, source, how == Bind::Recursive)
         .map_err(|e| at(e.into()))?;

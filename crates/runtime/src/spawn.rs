@@ -8,7 +8,7 @@ use crate::state::Container;
 use crate::{Error, child, hooks, limits};
 use oci::runtime::{Hooks, IdMapping, Process, Resources, Spec};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::process::Cloned;
 
@@ -24,6 +24,8 @@ pub(crate) struct Job<'a> {
     /// prestart and createRuntime.
     pub(crate) hooks: Option<&'a Hooks>,
     pub(crate) hook_state: oci::runtime::State,
+    /// It will be in a user namespace of its own.
+    pub(crate) in_user_namespace: bool,
     /// PID namespace of this process for an exec.
     pub(crate) enter_pid: Option<OwnedFd>,
 }
@@ -67,8 +69,8 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         if self.kill {
-            drop(rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL));
-            drop(reap(&self.pidfd));
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = reap(&self.pidfd);
         }
     }
 }
@@ -94,7 +96,7 @@ pub(crate) fn spawn(
     let mut warnings = plan.warnings.clone();
     if rustix::process::geteuid().is_root() {
         // The child inherits it, so there is no moment at which a process of a joined PID namespace could look into it.
-        drop(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
     let back = enter(&mut job, &proc)?;
     let mut new = job.namespaces.new & !namespaces::CGROUP.bit & !namespaces::TIME.bit;
@@ -126,9 +128,9 @@ pub(crate) fn spawn(
         follow_fork(&mut started, job.cgroup)?;
     }
     prepare(&started, &job, &proc, &mut warnings)?;
-    started.channel.send(Kind::Go, "").map_err(|_| fate(&started, job.cgroup))?;
+    // If it failed meanwhile its message is waiting and says more than this error.
+    started.channel.send(Kind::Go, "").unwrap_or_default();
     await_ready(&mut started, &job)?;
-    set_rlimits(started.pid, job.process, &mut warnings)?;
     started.start_time =
         proc.stat(started.pid).map_err(|e| Error::io(format!("read state of process {}", started.pid), e))?.1;
     warnings.append(&mut started.warnings);
@@ -210,6 +212,11 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
     if job.namespaces.makes(namespaces::USER) {
         write_maps(pid, job.spec, proc)?;
     }
+    if job.in_user_namespace {
+        // The process itself could raise none there.
+        limits::set(Pid::from_raw(pid), &job.process.rlimits, |text| warnings.push(text))
+            .map_err(|(what, e)| Error::io(what, e))?;
+    }
     if let Some(cgroup) = job.cgroup {
         if let Some(resources) = &job.resources {
             warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));
@@ -279,39 +286,10 @@ fn fate(started: &Started, cgroup: Option<&cgroup::Cgroup>) -> Error {
 
 /// It died without a word.
 fn died(pidfd: &OwnedFd, cgroup: Option<&cgroup::Cgroup>) -> Error {
-    drop(rustix::process::pidfd_send_signal(pidfd, Signal::KILL));
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     let memory = match cgroup {
         Some(cgroup) if cgroup.oom_kills() > 0 => "; the memory limit is too low to start it",
         _ => "",
     };
     Error::Child { text: format!("it ended while it was set up{memory}") }
-}
-
-/// After the child's own steps, which a low limit could break, and from here, because a user namespace cannot raise any.
-fn set_rlimits(pid: i32, process: &Process, warnings: &mut Vec<String>) -> Result<(), Error> {
-    let pid = Pid::from_raw(pid);
-    for limit in &process.rlimits {
-        let resource = limits::resource(&limit.kind)
-            .ok_or_else(|| Error::invalid("process.rlimits", format!("unknown limit {:?}", limit.kind)))?;
-        let finite = |value: u64| (value != u64::MAX).then_some(value);
-        let wanted = Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) };
-        match rustix::process::prlimit(pid, resource, wanted) {
-            Ok(_) => {}
-            Err(Errno::PERM) => {
-                let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
-                let hard = limit.hard.min(most);
-                let clamped = Rlimit { current: finite(limit.soft.min(hard)), maximum: finite(hard) };
-                rustix::process::prlimit(pid, resource, clamped)
-                    .map_err(|e| Error::io(format!("set {}", limit.kind), e))?;
-                warnings.push(format!(
-                    "{}: hard limit {} needs CAP_SYS_RESOURCE, set to {hard}",
-                    limit.kind, limit.hard
-                ));
-            }
-            Err(e) => {
-                return Err(Error::io(format!("set {} to {}:{}", limit.kind, limit.soft, limit.hard), e));
-            }
-        }
-    }
-    Ok(())
 }

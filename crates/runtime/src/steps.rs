@@ -150,6 +150,8 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             Ok(())
         }
         Step::WorkingDirectory { path, last } => working_directory(world, &path, last),
+        Step::Rlimits(list) => crate::limits::set(None, &list, |text| world.warn(&text))
+            .map_err(|(what, e)| Failure::new(what, e)),
         Step::NoNewPrivileges => {
             rustix::thread::set_no_new_privs(true).map_err(|e| Failure::new("set no_new_privs", e))
         }
@@ -173,6 +175,11 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
 }
 
 impl World {
+    fn warn(&self, text: &str) {
+        // A warning that is lost must not stop the container.
+        self.channel.send(Kind::Warning, text).unwrap_or_default();
+    }
+
     fn wait_for_go(&self) -> Done {
         match self.channel.receive() {
             Ok(Some(message)) if message.kind == Kind::Go => Ok(()),
@@ -201,7 +208,7 @@ fn tie() -> Done {
 
 /// Nobody in the container may ptrace us or read our descriptors before execve (CVE-2016-9962).
 fn hide() {
-    drop(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn become_root() -> Result<(), Errno> {
@@ -626,7 +633,7 @@ fn own_stdio(uid: u32) {
         let Ok(stat) = rustix::fs::fstat(fd) else { continue };
         let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
         if stat.st_uid != uid && !(device && stat.st_rdev == null) {
-            drop(rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None));
+            let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
         }
     }
 }

@@ -270,6 +270,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         resources: None,
         hooks: None,
         hook_state: oci_state(&state, "running"),
+        in_user_namespace: own & namespaces::USER.bit != 0,
         enter_pid,
     };
     let (mut started, _) = spawn(plan, job, proc, &mut None)?;
@@ -421,6 +422,7 @@ fn populate(
         resources: Some(config::resources(spec)),
         hooks: spec.hooks.as_ref(),
         hook_state: oci_state(state, "creating"),
+        in_user_namespace: state.namespaces & namespaces::USER.bit != 0,
         enter_pid: None,
     };
     let (started, _) = spawn(plan, job, proc, container)?;

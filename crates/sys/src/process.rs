@@ -54,7 +54,7 @@ pub fn clone3(namespaces: u64, sibling: bool, cgroup: Option<BorrowedFd<'_>>) ->
         flags: namespaces | libc::CLONE_PIDFD as u64 | into_cgroup | parent,
         pidfd: (&raw mut pidfd).addr() as u64,
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
-        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd().cast_unsigned().into()),
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the child works on its own copy of memory, on a copy of this stack. The one thread check
@@ -167,21 +167,17 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 
 /// Gives every signal its default action and unblocks all, as a new program expects it.
 pub fn reset_signals() {
-    // SAFETY: `set` is initialised by sigemptyset before it is read, and default actions run no code of ours.
-    #[expect(
-        clippy::multiple_unsafe_ops_per_block,
-        reason = "one invariant covers all: the mask is initialised first"
-    )]
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        for signal in 1..=libc::SIGRTMAX() {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
+    for signal in 1..=libc::SIGRTMAX() {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            // SAFETY: the default action runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset only writes the set, which has its size.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set was initialised by sigemptyset; a null old set asks for nothing back.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
 }
 
 /// Sends signal `number`, real-time ones too, to the process behind `pidfd`; 0 only asks whether it is there.

@@ -22,19 +22,20 @@ const FORWARDED: &[i32] = &[
 
 /// Blocks what is meant for the process that we stand for, and gives a non-blocking descriptor that tells of it.
 pub fn block_forwarded() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before it is used, and signalfd's result is a new descriptor.
-    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one invariant: the set is initialised first")]
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        for &signal in FORWARDED {
-            libc::sigaddset(&raw mut set, signal);
-        }
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        match libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
-            fd if fd < 0 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset only writes the set, which has its size.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for &signal in FORWARDED {
+        // SAFETY: the set was initialised by sigemptyset, and each number is a signal's.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: the set is initialised; a null old set asks for nothing back.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    // SAFETY: the set is initialised, and -1 asks for a new descriptor.
+    match unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) } {
+        fd if fd < 0 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel just made this descriptor and nobody else knows it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
 }
 
