@@ -1,0 +1,18 @@
+//! The session by `brig`.
+
+use e2e::{Client, session_tests};
+
+session_tests! { Client::Brig;
+    attach
+    exec
+    exit_codes
+    images
+    life
+    load_and_system
+    logs
+    networks
+    run_pulls
+    run_rm
+    settings
+    terminal
+}
