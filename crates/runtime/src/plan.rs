@@ -45,7 +45,7 @@ pub(crate) enum Step {
     BecomeRoot,
     /// setsid(2), so that no signal of the caller's terminal comes here and a terminal of its own can be taken.
     NewSession,
-    /// A session keyring of its own (CVE-free only if nobody else has the host's).
+    /// A session keyring of its own, so that the keys of who called the runtime stay out of reach.
     Keyring(CString),
     /// New cgroup namespace. After `Await`: its root is the cgroup at this moment.
     CgroupNamespace,
