@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! parent                                child
-//!   | clone3                              | joins namespaces, mounts
-//!   | id maps, cgroup, rlimits            |
-//!   |---------- Go ---------------------->| steps that need maps or the cgroup
+//!   | clone3                              | joins its cgroup, mounts
+//!   | id maps, limits of the cgroup       |
+//!   |---------- Go ---------------------->| steps that need maps or limits
 //!   |<--------- Process(pid) -------------| only if it had to clone once more: the pid to go on with
 //!   |<--------- Warning(text) ------------| any time, any number
 //!   |<--------- Hooks --------------------| only with prestart or createRuntime hooks

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum Error {
     /// The id cannot be a directory name.
     #[error(
-        "invalid container id {id:?}: want letters, digits, `_`, `+`, `-`, `.`, at most 1024, not `.` or `..`"
+        "invalid container id {id:?}: want letters, digits, `_`, `+`, `-`, `.`, at most 255, not `.` or `..`"
     )]
     InvalidId { id: String },
     /// A container of that name is there.

@@ -22,6 +22,10 @@ use sys::process::StringList;
 pub(crate) enum Step {
     /// Dies with the runtime, and lets nobody look inside. First: nothing of a half-made container stays.
     Tie,
+    /// Puts itself into the cgroup's v1 directories (v2's is part of the clone), before anything else, while the host's paths
+    /// and privileges are there. By `tasks` and `0`, not by the parent and `cgroup.procs`: a single thread that moves itself
+    /// is the one case in which the kernel does not take the lock that waits for an RCU grace period, milliseconds.
+    JoinCgroup(Vec<PathBuf>),
     /// Waits until the parent wrote the id maps and put this process into its cgroup.
     Await,
     /// Joins namespaces by descriptor, a user namespace last: before that the host's privileges are needed.
@@ -41,7 +45,7 @@ pub(crate) enum Step {
     BecomeRoot,
     /// setsid(2), so that no signal of the caller's terminal comes here and a terminal of its own can be taken.
     NewSession,
-    /// A session keyring of its own (CVE-free only if nobody else has the host's).
+    /// A session keyring of its own, so that the keys of who called the runtime stay out of reach.
     Keyring(CString),
     /// New cgroup namespace. After `Await`: its root is the cgroup at this moment.
     CgroupNamespace,
@@ -231,6 +235,7 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     let user = user_new || namespaces.joins(namespaces::USER);
     let mount_new = namespaces.makes(namespaces::MOUNT);
     let mut plan = Builder::new(process, request.preserve_fds)?;
+    plan.join_cgroup(request.cgroup);
     plan.enter(namespaces, user_new);
     plan.add(Step::NewSession);
     plan.warnings_of(namespaces);
@@ -295,6 +300,7 @@ pub(crate) struct Joining<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) process: &'a Process,
     pub(crate) init: OwnedFd,
+    pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
     /// Bits that the container has of its own.
     pub(crate) namespaces: u32,
     pub(crate) root: Option<OwnedFd>,
@@ -308,6 +314,7 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     let process = joining.process;
     let user = joining.namespaces & namespaces::USER.bit != 0;
     let mut plan = Builder::new(process, joining.preserve_fds)?;
+    plan.join_cgroup(joining.cgroup);
     plan.add(Step::Tie);
     let namespaces = joining.namespaces & !namespaces::PID.bit;
     plan.add(Step::Await);
@@ -364,6 +371,14 @@ impl Builder {
     fn warnings_of(&mut self, namespaces: &Namespaces) {
         if !namespaces.makes(namespaces::MOUNT) && !namespaces.joins(namespaces::MOUNT) {
             self.plan.warnings.push("the container shares the host's mount namespace".into());
+        }
+    }
+
+    fn join_cgroup(&mut self, cgroup: Option<&cgroup::Cgroup>) {
+        let mounts = cgroup.map(cgroup::Cgroup::mounts).unwrap_or_default();
+        let tasks: Vec<_> = mounts.into_iter().filter(|m| !m.v2).map(|m| m.source.join("tasks")).collect();
+        if !tasks.is_empty() {
+            self.add(Step::JoinCgroup(tasks));
         }
     }
 

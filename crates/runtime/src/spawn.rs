@@ -217,14 +217,8 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
         limits::set(Pid::from_raw(pid), &job.process.rlimits, |text| warnings.push(text))
             .map_err(|(what, e)| Error::io(what, e))?;
     }
-    if let Some(cgroup) = job.cgroup {
-        if let Some(resources) = &job.resources {
-            warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));
-        }
-        match cgroup.v2_directory() {
-            Some(_) => cgroup.join_v1(pid)?,
-            None => cgroup.join(pid)?,
-        }
+    if let (Some(cgroup), Some(resources)) = (job.cgroup, &job.resources) {
+        warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));
     }
     if let Some(adjustment) = job.process.oom_score_adj {
         match proc.write(&format!("{pid}/oom_score_adj"), &adjustment.to_string()) {

@@ -53,6 +53,9 @@ impl World {
 pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
+        Step::JoinCgroup(files) => files.iter().try_for_each(|file| {
+            join_cgroup(file).map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))
+        }),
         Step::Await => world.wait_for_go(),
         Step::Join(list) => list.into_iter().try_for_each(|(kind, fd)| {
             namespaces::enter(kind, fd).map_err(|e| Failure::new(format!("join {} namespace", kind.name), e))
@@ -193,6 +196,11 @@ impl World {
         self.empty = None;
         self.null = None;
     }
+}
+
+fn join_cgroup(tasks: &Path) -> Result<(), Errno> {
+    let fd = rustix::fs::open(tasks, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"0")).map(|_| ())
 }
 
 fn tie() -> Done {

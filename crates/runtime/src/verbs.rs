@@ -256,6 +256,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         spec: &spec,
         process: &process,
         init,
+        cgroup: cgroup.as_ref(),
         namespaces: own,
         root,
         console,
