@@ -66,6 +66,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// The engine. Methods are called from async code; what blocks runs on blocking threads.
 #[derive(Debug)]
@@ -85,6 +86,7 @@ pub struct Engine {
     cgroup_mode: cgroup::Mode,
     /// A tidying thread is about to start.
     tidying: Arc<AtomicBool>,
+    last_checkpoint: Arc<Mutex<Option<Instant>>>,
     /// This host's name for `info`, stable over restarts.
     id: String,
 }
@@ -128,6 +130,7 @@ impl Engine {
             containers: Collection::default(),
             events: Events::default(),
             tidying: Arc::default(),
+            last_checkpoint: Arc::default(),
             execs: Mutex::default(),
             config,
             db,
