@@ -129,7 +129,6 @@ fn wrong_json() {
         json!({"Binds": ["/x:/../..:zz"]}),
         json!({"RestartPolicy": {"Name": "sometimes"}}),
         json!({"CapAdd": ["NO_SUCH_CAP"]}),
-        json!({"Ulimits": [{"Name": "nothing", "Soft": 1, "Hard": 1}]}),
         json!({"PortBindings": {"80/tcp": [{"HostPort": "99999"}]}}),
     ] {
         let answer = send(&with(host.clone()));
