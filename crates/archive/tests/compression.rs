@@ -19,7 +19,7 @@ fn unpacked(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 fn text() -> Vec<u8> {
-    (0..200_000u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect()
+    (0..20_000u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect()
 }
 
 #[test]

@@ -87,7 +87,11 @@ fn seconds_and_nanos(time: Timestamp) -> String {
 /// The API's `timeNano` as a log line shows it: local zone, nine decimals.
 pub(crate) fn event_time(nanos: i64) -> String {
     match Timestamp::from_nanosecond(i128::from(nanos)) {
-        Ok(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S.%9f%:z").to_string(),
+        Ok(time) => time
+            .to_zoned(TimeZone::system())
+            .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
+            .to_string()
+            .replace("+00:00", "Z"),
         Err(_) => nanos.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod containers;
+mod copy;
 mod exec;
 mod images;
 mod inspect;
@@ -45,14 +46,13 @@ impl Context {
 )]
 pub(crate) struct Line {
     /// Daemon socket to connect to (unix://PATH or tcp://HOST:PORT)
-    #[arg(short = 'H', long, value_name = "list", global = true)]
+    #[arg(short = 'H', long, value_name = "list")]
     host: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum Command {
     #[command(flatten)]
     Container(ContainerCommand),
@@ -91,7 +91,6 @@ struct Run {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum ContainerCommand {
     /// Create and run a new container from an image
     #[command(
@@ -123,6 +122,11 @@ enum ContainerCommand {
         after_help = "Examples:\n  brig logs -f web                  follow\n  brig logs --tail 100 -t web       the last lines, with times\n  brig logs --since 10m web         the last ten minutes\n  brig logs --since 2024-05-06T07:08:09 --until 5m web"
     )]
     Logs(logs::Logs),
+    /// Copy a tar archive out of or into a container
+    #[command(
+        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
+    )]
+    Cp(copy::Copy),
     #[command(flatten)]
     Simple(containers::Simple),
 }
@@ -240,6 +244,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Attach(flags) => attach::attach(context, flags).await,
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
+        ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
     }
 }

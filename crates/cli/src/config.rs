@@ -146,7 +146,7 @@ impl Config {
             std::fs::rename(&temporary, &self.path)
         });
         if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
+            drop(std::fs::remove_file(&temporary));
         }
         written.map_err(failed)
     }

@@ -33,11 +33,11 @@ pub(crate) fn is_silence(error: &io::Error) -> bool {
 pub(crate) async fn start(endpoint: &Endpoint) -> Result<()> {
     let Endpoint::Unix(socket) = endpoint else { return Ok(()) };
     let socket = socket.clone();
-    let started = tokio::task::spawn_blocking(move || start_blocking(&socket)).await;
+    let started = tokio::task::spawn_blocking(move || start_once(&socket, find_program)).await;
     started.map_err(|e| failed(&format!("{e}")))?
 }
 
-fn start_blocking(socket: &Path) -> Result<()> {
+fn start_once(socket: &Path, find_program: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
     let directory = socket.parent().unwrap_or(Path::new("/run"));
     make_directory(directory)?;
     let deadline = Instant::now() + START_TIMEOUT;
@@ -162,4 +162,68 @@ fn tail(path: &Path, from: u64) -> String {
     let new = bytes.get(usize::try_from(from).unwrap_or(0)..).unwrap_or_default();
     let text = String::from_utf8_lossy(&new[new.len().saturating_sub(LOG_TAIL)..]).trim().to_string();
     if text.is_empty() { text } else { format!("\n{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    /// Not a test of its own: the daemon that the others start. Answers pings until its socket is taken away.
+    #[test]
+    fn fake_daemon() {
+        let Some(socket) = std::env::var_os("FAKE_DAEMON_SOCKET") else { return };
+        let listener = UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        while Path::new(&socket).exists() {
+            match listener.accept() {
+                Ok((mut stream, _)) => {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK";
+                    stream.read_exact(&mut [0; 16]).and_then(|()| stream.write_all(answer)).unwrap();
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn script(directory: &Path, body: &str) -> PathBuf {
+        let path = directory.join("brigd");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn two_clients_start_one_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("run/brig.sock");
+        let body = format!(
+            "echo started >> {0}/starts\nFAKE_DAEMON_SOCKET={1} exec {2} --exact daemon::tests::fake_daemon",
+            directory.path().display(),
+            socket.display(),
+            std::env::current_exe().unwrap().display(),
+        );
+        let program = script(directory.path(), &body);
+        std::thread::scope(|scope| {
+            let race = || start_once(&socket, || Ok(program.clone()));
+            let threads = [scope.spawn(race), scope.spawn(race), scope.spawn(race)];
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_to_string(directory.path().join("starts")).unwrap(), "started\n");
+        assert!(ping(&socket).is_ok());
+        std::fs::remove_file(&socket).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_dies_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = script(directory.path(), "echo no space left >&2; exit 3");
+        let socket = directory.path().join("run/brig.sock");
+        let error = start_once(&socket, || Ok(program)).unwrap_err().to_string();
+        assert!(error.starts_with("start brigd: ") && error.ends_with("no space left"), "{error}");
+        assert!(error.contains("exit status: 3"), "{error}");
+    }
 }

@@ -11,8 +11,8 @@ pub(crate) enum Error {
     #[error("Error response from daemon: {message}")]
     Api { status: u16, message: String },
     /// Nobody listens on the daemon's address.
-    #[error("Cannot connect to the brig daemon at {address}. Is the brig daemon running?")]
-    Connect { address: String, source: io::Error },
+    #[error("{}", connect_text(address, cause))]
+    Connect { address: String, cause: io::Error },
     /// `brigd` was to be started and could not.
     #[error("start brigd: {reason}")]
     StartDaemon { reason: String },
@@ -85,6 +85,19 @@ impl HasKind for Error {
             Error::Reported(_) | Error::Exit { .. } => Kind::Internal,
             Error::Missing(_) => Kind::NotFound,
         }
+    }
+}
+
+/// Docker's words where nobody is there; the cause where something else is wrong, such as permissions.
+fn connect_text(address: &str, cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("Cannot connect to the brig daemon at {address}. Is the brig daemon running?")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied while trying to connect to the brig daemon socket at {address}")
+        }
+        _ => format!("connect to the brig daemon at {address}: {cause}"),
     }
 }
 

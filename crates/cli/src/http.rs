@@ -265,7 +265,7 @@ impl Client {
     /// A new connection, starting the daemon where nobody named an address and nobody listens.
     pub(crate) async fn connect(&self) -> Result<Box<dyn Io>> {
         match self.dial().await {
-            Err(Error::Connect { source, .. }) if !self.host.explicit && daemon::is_silence(&source) => {
+            Err(Error::Connect { cause, .. }) if !self.host.explicit && daemon::is_silence(&cause) => {
                 daemon::start(&self.host.endpoint).await?;
                 self.dial().await
             }
@@ -274,7 +274,7 @@ impl Client {
     }
 
     async fn dial(&self) -> Result<Box<dyn Io>> {
-        let failed = |source: io::Error| Error::Connect { address: self.host.endpoint.to_string(), source };
+        let failed = |cause: io::Error| Error::Connect { address: self.host.endpoint.to_string(), cause };
         match &self.host.endpoint {
             Endpoint::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(failed)?;
@@ -350,7 +350,7 @@ impl Client {
             .map_err(|e| Error::transport("open a connection", e))?;
         // Ends when the sender is dropped or the daemon closes; its error also reaches the request it concerns.
         drop(tokio::spawn(async move {
-            let _ = connection.await;
+            drop(connection.await);
         }));
         Ok(sender)
     }

@@ -49,9 +49,9 @@ impl Listing {
 }
 
 impl Form {
-    /// Whether the template names `field`; JSON names all.
+    /// Whether the template names `field`, or the whole row. `json` does not, as Docker's does not.
     pub(crate) fn mentions(&self, field: &str) -> bool {
-        self.template.as_ref().is_none_or(|t| t.mentions(field))
+        self.template.as_ref().is_some_and(|t| t.mentions(field))
     }
 
     /// The text for `rows`.
@@ -113,10 +113,11 @@ pub(crate) fn label_method(labels: &Value) -> Value {
 pub(crate) fn filters(list: &[String]) -> Result<String> {
     let mut map = serde_json::Map::new();
     for text in list {
-        let (key, value) = text.split_once('=').ok_or_else(|| {
-            crate::error::Error::Usage(format!(
-                "invalid argument \"{text}\" for \"-f, --filter\" flag: invalid filter '{text}'"
-            ))
+        let (key, value) = text.split_once('=').ok_or_else(|| crate::error::Error::Exit {
+            code: 125,
+            message: Some(format!(
+                "invalid argument \"{text}\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"
+            )),
         })?;
         let entry = map.entry(key.trim().to_lowercase()).or_insert_with(|| serde_json::json!({}));
         entry[value.trim()] = serde_json::json!(true);

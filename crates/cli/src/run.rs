@@ -80,7 +80,7 @@ pub(crate) async fn run_command(context: &Context, options: &Options, flags: &Ru
         spec.attach = spec::Attach::default();
         spec.write_attach();
     } else {
-        check_tty(spec.attach.stdin, options.tty).map_err(&failed)?;
+        check_tty(spec.attach.stdin, options.tty)?;
         if options.tty
             && let Some((rows, columns)) = terminal::size()
         {
@@ -126,7 +126,7 @@ async fn attached(
         drop(raw);
         if removed {
             // The daemon removes it; the name is free again when this command returns.
-            let _ = client.read_all(waiting).await;
+            drop(client.read_all(waiting).await);
         }
         return Err(start_failure(error));
     }
@@ -280,7 +280,7 @@ impl CidFile {
 impl Drop for CidFile {
     fn drop(&mut self) {
         if self.file.is_some() {
-            let _ = std::fs::remove_file(&self.path);
+            drop(std::fs::remove_file(&self.path));
         }
     }
 }

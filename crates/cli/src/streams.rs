@@ -108,7 +108,7 @@ async fn pump_input(mut writer: Writer, plan: &Plan) -> Result<Option<Ended>> {
         }
     }
     // Where the other side is gone already, nothing is left to close.
-    let _ = writer.close().await;
+    drop(writer.close().await);
     Ok(None)
 }
 
@@ -151,7 +151,7 @@ impl SignalProxy {
             let name = self.next().await;
             let path = Path::new(&["containers", container, "kill"]).query("signal", name);
             // A container that just ended takes no signals; its exit code follows anyway.
-            let _ = client.post(&path).await;
+            drop(client.post(&path).await);
         }
     }
 
@@ -193,7 +193,7 @@ pub(crate) async fn follow_size(client: &Client, base: &[&str]) {
             components.push("resize");
             let path = Path::new(&components).query("h", &rows.to_string()).query("w", &columns.to_string());
             // Not started yet, or ended already: the next change tries again.
-            let _ = client.post(&path).await;
+            drop(client.post(&path).await);
         }
         if changes.recv().await.is_none() {
             return std::future::pending().await;

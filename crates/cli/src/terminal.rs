@@ -185,7 +185,7 @@ pub(crate) fn print_line(text: &str) -> Result<()> {
 
 /// Writes a line to standard error; nobody is left to tell when that fails.
 pub(crate) fn warn(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    drop(writeln!(io::stderr().lock(), "{text}"));
 }
 
 /// The keys that leave a container without ending it, as bytes: `ctrl-p,ctrl-q`.

@@ -1,5 +1,10 @@
 //! Sizes and durations as Docker writes and reads them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "conversions saturate, and what is shown is rounded anyway"
+)]
+
 use crate::error::{Error, Result};
 
 /// A span of time the way people say it: `Less than a second`, `About a minute`, `3 weeks`. Without "ago".

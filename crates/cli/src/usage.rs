@@ -45,22 +45,58 @@ fn go_boolean(text: &str) -> Result<bool, String> {
 
 fn report(root: &Command, arguments: &[OsString], error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = terminal::print(&error.to_string());
+        drop(terminal::print(&error.to_string()));
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = terminal::print(&error.to_string());
+        drop(terminal::print(&error.to_string()));
         return ExitCode::SUCCESS;
     }
-    let (name, usage) = named_command(root, arguments);
-    let (message, code) = message(error, &name);
-    let hint = if name == "brig" { String::new() } else { format!("Usage:  {usage}\n\n") };
+    let (name, named) = named_command(root, arguments);
+    let (message, code) = message(error, &name, named);
+    let hint = match named.has_subcommands() {
+        true => String::new(),
+        false => format!("Usage:  {}\n\n", usage_line(named, &name)),
+    };
     terminal::warn(&format!("{message}\n\n{hint}Run '{name} --help' for more information"));
     ExitCode::from(code)
 }
 
-/// The subcommand that `arguments` name, and its usage line.
-fn named_command(root: &Command, arguments: &[OsString]) -> (String, String) {
+/// `brig rm [OPTIONS] CONTAINER [CONTAINER...]`, Docker's way of writing it.
+fn usage_line(command: &Command, name: &str) -> String {
+    let usage = command.clone().bin_name(name).render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").trim();
+    let words = usage.split(' ').map(|word| match word.strip_suffix("...") {
+        Some(many) if many.starts_with('<') => {
+            let bare = many.trim_matches(['<', '>']);
+            format!("{bare} [{bare}...]")
+        }
+        _ => word.replace(['<', '>'], ""),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// How many arguments a command takes, in Docker's words.
+fn arity(command: &Command) -> String {
+    let (mut least, mut more) = (0, false);
+    for positional in command.get_positionals() {
+        let range = positional.get_num_args().unwrap_or_else(|| 1.into());
+        least += if positional.is_required_set() { range.min_values().max(1) } else { 0 };
+        let many =
+            range.max_values() > range.min_values() || matches!(positional.get_action(), ArgAction::Append);
+        more |= many || !positional.is_required_set();
+    }
+    let plural = if least == 1 { "" } else { "s" };
+    match (least, more) {
+        (0, false) => "accepts no arguments".into(),
+        (0, true) => "takes fewer arguments".into(),
+        (_, true) => format!("requires at least {least} argument{plural}"),
+        (_, false) => format!("requires {least} argument{plural}"),
+    }
+}
+
+/// The subcommand that `arguments` name.
+fn named_command<'a>(root: &'a Command, arguments: &[OsString]) -> (String, &'a Command) {
     let mut name = "brig".to_string();
     let mut command = root;
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()).filter(|a| !a.starts_with('-')) {
@@ -69,11 +105,10 @@ fn named_command(root: &Command, arguments: &[OsString]) -> (String, String) {
         name.push_str(inner.get_name());
         command = inner;
     }
-    let usage = command.clone().bin_name(&name).render_usage().to_string();
-    (name, usage.trim_start_matches("Usage:").trim().to_string())
+    (name, command)
 }
 
-fn message(error: &clap::Error, name: &str) -> (String, u8) {
+fn message(error: &clap::Error, name: &str, command: &Command) -> (String, u8) {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(list)) => list.join(", "),
@@ -88,12 +123,12 @@ fn message(error: &clap::Error, name: &str) -> (String, u8) {
             let letter = argument.chars().nth(1).unwrap_or('-');
             (format!("unknown shorthand flag: '{letter}' in {argument}"), 125)
         }
-        ErrorKind::UnknownArgument => (format!("brig: '{name}' does not take the argument {argument:?}"), 1),
+        ErrorKind::UnknownArgument => (format!("brig: '{name}' {}", arity(command)), 1),
         ErrorKind::InvalidSubcommand => {
             (format!("brig: unknown command: {name} {}", context(ContextKind::InvalidSubcommand)), 1)
         }
-        ErrorKind::MissingRequiredArgument => {
-            (format!("brig: '{name}' requires more arguments: {argument}"), 1)
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
+            (format!("brig: '{name}' {}", arity(command)), 1)
         }
         ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
             (format!("flag needs an argument: {argument}"), 125)
@@ -119,8 +154,8 @@ mod tests {
         let mut command = crate::command();
         let error = command.try_get_matches_from_mut(line.split(' ')).unwrap_err();
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let (name, _) = named_command(&command, &arguments);
-        message(&error, &name)
+        let (name, named) = named_command(&command, &arguments);
+        message(&error, &name, named)
     }
 
     #[test]
@@ -128,8 +163,10 @@ mod tests {
         assert_eq!(error("brig run --foo"), ("unknown flag: --foo".into(), 125));
         assert_eq!(error("brig ps -z"), ("unknown shorthand flag: 'z' in -z".into(), 125));
         assert_eq!(error("brig nosuch"), ("brig: unknown command: brig nosuch".into(), 1));
-        assert_eq!(error("brig rm").1, 1);
-        assert!(error("brig container rm").0.starts_with("brig: 'brig container rm' requires"));
+        assert_eq!(error("brig rm"), ("brig: 'brig rm' requires at least 1 argument".into(), 1));
+        assert_eq!(error("brig exec x").0, "brig: 'brig exec' requires at least 2 arguments");
+        assert_eq!(error("brig rename x").0, "brig: 'brig rename' requires 2 arguments");
+        assert_eq!(error("brig ps x").0, "brig: 'brig ps' accepts no arguments");
         assert_eq!(error("brig ps -n x").1, 125);
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
         "ImageID": record.image_id,
         "Command": command(&record.args),
         "Created": unix_seconds(&record.created),
-        "Ports": [],
+        "Ports": ports(record),
         "Labels": record.config.labels,
         "State": record.state.status.as_str(),
         "Status": status(record),
@@ -73,6 +73,43 @@ fn mount(point: &MountPoint) -> Value {
         out["Driver"] = "local".into();
     }
     out
+}
+
+/// Published and exposed ports of a running container, as a list.
+fn ports(record: &Record) -> Vec<Value> {
+    if !record.state.status.is_alive() {
+        return Vec::new();
+    }
+    let published = record.ports.iter().map(|p| {
+        json!({ "IP": p.host_ip.to_string(), "PrivatePort": p.container_port, "PublicPort": p.host_port, "Type": p.protocol })
+    });
+    let exposed = record.config.exposed_ports.keys().filter_map(|port| {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let number: u16 = number.parse().ok()?;
+        let taken = record.ports.iter().any(|p| p.container_port == number && p.protocol == protocol);
+        (!taken).then(|| json!({ "PrivatePort": number, "Type": protocol }))
+    });
+    published.chain(exposed).collect()
+}
+
+/// The same by container port, null where a port is exposed only.
+fn port_map(record: &Record) -> Value {
+    let mut out = Map::new();
+    if !record.state.status.is_alive() {
+        return Value::Object(out);
+    }
+    for port in record.config.exposed_ports.keys() {
+        out.insert(port.clone(), Value::Null);
+    }
+    for p in &record.ports {
+        let binding = json!({ "HostIp": p.host_ip.to_string(), "HostPort": p.host_port.to_string() });
+        let entry = out.entry(format!("{}/{}", p.container_port, p.protocol)).or_insert(Value::Null);
+        match entry {
+            Value::Array(list) => list.push(binding),
+            other => *other = json!([binding]),
+        }
+    }
+    Value::Object(out)
 }
 
 /// `GET /containers/{id}/json`.
@@ -145,7 +182,7 @@ fn network_settings(engine: &Engine, record: &Record) -> Value {
         "Bridge": "",
         "SandboxID": if alive { record.id.as_str() } else { "" },
         "SandboxKey": key,
-        "Ports": {},
+        "Ports": port_map(record),
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,

@@ -716,6 +716,7 @@ mod tests {
             args: vec!["true".into()],
             mounts: Vec::new(),
             networks: BTreeMap::new(),
+            ports: Vec::new(),
             state: State::default(),
         }
     }

@@ -37,6 +37,8 @@ pub struct Container {
     pub(crate) restart_plan: watch::Sender<u64>,
     /// When the current task started, for the restart policy's back-off.
     pub(crate) started: Mutex<Option<std::time::Instant>>,
+    /// Keeps other programs off the published ports.
+    pub(crate) reservations: Mutex<Vec<network::ports::Reservation>>,
     /// Pause before the next automatic restart, milliseconds.
     pub(crate) backoff_ms: Mutex<u64>,
 }
@@ -59,6 +61,7 @@ impl Container {
             restart_plan: watch::Sender::new(0),
             started: Mutex::default(),
             backoff_ms: Mutex::default(),
+            reservations: Mutex::default(),
         }
     }
 

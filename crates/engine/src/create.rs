@@ -77,6 +77,10 @@ impl Engine {
             config.hostname = id.short().into();
         }
         let networks = self.networks.plan(&host_config, &networking, &config)?;
+        // Newer clients ask for the address on the endpoint; it is kept where older ones put it.
+        if let Some(asked) = networks.values().map(|s| &s.mac_address).find(|m| !m.is_empty()) {
+            config.mac_address.clone_from(asked);
+        }
         let mounts = self.plan_mounts(&id, &config, &host_config).await?;
         let name = self.take_name(&bare, &id)?;
         let record = Record {
@@ -91,6 +95,7 @@ impl Engine {
             args,
             mounts,
             networks,
+            ports: Vec::new(),
             state: State::default(),
         };
         if let Err(e) = self.clone().make(&record).await {

@@ -56,9 +56,9 @@ impl Engine {
             layers: Mutex::default(),
         });
         let doing = || format!("pull {}", reference.familiar());
-        let pulled = registry_client::pull(&self.registry, reference, platform, auth, sink.clone())
-            .await
-            .during(doing)?;
+        let leftovers = CollectOnDrop { engine: self.clone(), armed: true };
+        let pulled =
+            registry_client::pull(&self.registry, reference, platform, auth, sink).await.during(doing)?;
         let references = match reference.digest() {
             Some(_) => vec![reference.with_digest(pulled.target.digest)],
             None => vec![reference.clone(), reference.with_digest(pulled.target.digest)],

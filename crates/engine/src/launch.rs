@@ -109,9 +109,12 @@ impl Engine {
 
         let endpoints = self.networks.allocate(&record)?;
         container.lock().networks.clone_from(&endpoints);
+        let ports = crate::ports::reserve(container)?;
+        container.lock().ports.clone_from(&ports);
         let network = {
             let engine = self.clone();
-            let (record, endpoints) = (record.clone(), endpoints.clone());
+            let record = Record { ports, networks: endpoints.clone(), ..record.clone() };
+            let endpoints = endpoints.clone();
             blocking(move || engine.networks.connect(&engine.config, &record, &endpoints))
         };
         let files = {

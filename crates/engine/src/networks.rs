@@ -102,11 +102,7 @@ impl Networks {
         request: &NetworkingConfig,
         config: &model::Config,
     ) -> Result<BTreeMap<String, EndpointSettings>, Error> {
-        let published =
-            host.publish_all_ports || host.port_bindings.values().flatten().any(|b| !b.is_empty());
-        if published && !matches!(host.network_mode.as_str(), "host" | "none") {
-            return Err(Error::unsupported("publishing ports (-p, -P)"));
-        }
+        crate::ports::check(host, config)?;
         let mode = host.network_mode.as_str();
         if let Some(other) = request
             .endpoints_config
@@ -129,9 +125,6 @@ impl Networks {
             return Err(Error::invalid(
                 "user specified IP address is supported on user defined networks only",
             ));
-        }
-        if settings.mac_address.is_empty() {
-            settings.mac_address.clone_from(&config.mac_address);
         }
         settings.network_id.clone_from(&record.id);
         Ok([(record.name.clone(), settings)].into())
@@ -160,9 +153,10 @@ impl Networks {
             settings.ip_address = address.to_string();
             settings.ip_prefix_len = bridge.config.subnet.prefix();
             settings.gateway = bridge.config.gateway.to_string();
-            if settings.mac_address.is_empty() {
-                settings.mac_address = mac_text(network::mac_for(address));
-            }
+            settings.mac_address = match record.config.mac_address.as_str() {
+                "" => mac_text(network::mac_for(address)),
+                asked => asked.to_string(),
+            };
         }
         Ok(networks)
     }
@@ -197,7 +191,12 @@ impl Networks {
             self.ensure_bridge()?;
             network::create_sandbox(&path).during(doing)?;
             let endpoint = self.endpoint(record, settings)?;
-            return network::attach(&path, &endpoint).during(doing);
+            network::attach(&path, &endpoint).during(doing)?;
+            let mappings = crate::ports::mappings(record, &endpoint.bridge);
+            if !mappings.is_empty() {
+                network::ports::publish(&mappings).during(doing)?;
+            }
+            return Ok(());
         }
         network::create_sandbox(&path).during(doing)
     }
@@ -238,7 +237,11 @@ impl Networks {
     pub(crate) fn disconnect(&self, config: &Config, record: &Record) -> Result<(), Error> {
         let path = config.netns(record.id.as_str());
         // The kernel removes the veth pair with its namespace, on its own time.
-        let result = network::remove_sandbox(&path).during(|| "release network".into());
+        let mut result = network::remove_sandbox(&path).during(|| "release network".into());
+        let mappings = crate::ports::mappings(record, &config.bridge);
+        if !mappings.is_empty() {
+            result = result.and(network::ports::unpublish(&mappings).during(|| "take ports back".into()));
+        }
         if let Some(address) = address_of(record) {
             self.lock().pool.release(address);
         }
@@ -273,6 +276,16 @@ impl Networks {
             && let Err(e) = self.ensure_bridge()
         {
             tracing::error!(error = %errors::chain(&e), "bridge not restored");
+        }
+    }
+
+    /// Restores the published ports of containers that run, should somebody have flushed them. Blocking.
+    pub(crate) fn restore_ports(&self, config: &Config, record: &Record) {
+        let mappings = crate::ports::mappings(record, &config.bridge);
+        if !mappings.is_empty()
+            && let Err(e) = network::ports::publish(&mappings)
+        {
+            tracing::error!(container_id = record.id.as_str(), error = %errors::chain(&e), "ports not restored");
         }
     }
 

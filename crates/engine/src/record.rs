@@ -199,6 +199,9 @@ pub struct Record {
     /// Networks by name, with the addresses while running.
     #[serde(default)]
     pub networks: BTreeMap<String, EndpointSettings>,
+    /// Published ports, while running.
+    #[serde(default)]
+    pub ports: Vec<crate::ports::PublishedPort>,
     pub state: State,
 }
 

@@ -166,6 +166,10 @@ impl Engine {
             }
         }
         self.networks.sweep(&self.config, &alive);
+        for container in containers.iter().filter(|c| c.status().is_alive()) {
+            crate::ports::reserve_again(container);
+            self.networks.restore_ports(&self.config, &container.record());
+        }
         self.sweep_cgroups(&alive);
         for id in names_in(&self.config.data_root.join("containers")) {
             if !known.contains(&id) {

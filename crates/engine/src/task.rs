@@ -108,6 +108,8 @@ impl Engine {
         .await;
         let mut record = container.lock();
         crate::networks::clear(&mut record.networks);
+        record.ports.clear();
+        container.reservations.lock().expect("no holder panics").clear();
         if !record.host_config.auto_remove {
             drop(record);
             self.unmount_later(container.clone());

@@ -209,6 +209,12 @@ documents! {
         personality: Option<Personality>,
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         time_offsets: BTreeMap<String, TimeOffset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        intel_rdt: Option<serde_json::Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        net_devices: Option<serde_json::Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        memory_policy: Option<serde_json::Value>,
     }
 
     /// `size` ids from `container_id` inside are those from `host_id` outside.

@@ -4,8 +4,13 @@
 
 pub mod bpf;
 pub mod footprint;
+pub mod keyring;
+pub mod mount_attr;
 pub mod netns;
+pub mod process;
+pub mod seccomp;
 pub mod session;
+pub mod signal;
 pub mod signalfd;
 pub mod spawn;
 pub mod thread_fs;

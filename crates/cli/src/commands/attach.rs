@@ -62,12 +62,16 @@ pub(crate) async fn attach(context: &Context, flags: &Attach) -> Result<u8> {
 
 pub(crate) async fn start(context: &Context, flags: &Start) -> Result<u8> {
     if !flags.attach && !flags.interactive {
-        let code =
-            each(&flags.containers, async |name| run::start(context, &name).await.map(|()| Some(name)))
-                .await?;
+        let failed = std::cell::RefCell::new(Vec::new());
+        let code = each(&flags.containers, async |name| {
+            let started = run::start(context, &name).await;
+            started.inspect_err(|_| failed.borrow_mut().push(name.clone())).map(|()| Some(name))
+        })
+        .await?;
         if code != 0 {
-            let failed = "failed to start containers: see above".to_string();
-            return Err(Error::Exit { code, message: Some(format!("Error: {failed}")) });
+            let names = failed.borrow().join(", ");
+            let message = format!("Error: failed to start containers: {names}");
+            return Err(Error::Exit { code, message: Some(message) });
         }
         return Ok(0);
     }

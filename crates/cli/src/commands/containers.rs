@@ -196,8 +196,9 @@ async fn ports(context: &Context, container: &str, port: Option<&str>) -> Result
             });
         }
     }
-    if let (Some(wanted), true) = (&wanted, lines.is_empty()) {
-        let message = format!("Error: No public port '{wanted}' published for {container}");
+    if let (Some(_), true) = (&wanted, lines.is_empty()) {
+        let message =
+            format!("Error: No public port '{}' published for {container}", port.unwrap_or_default());
         return Err(Error::Usage(message));
     }
     lines.sort_by_key(|line| {

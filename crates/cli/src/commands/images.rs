@@ -9,9 +9,7 @@ use crate::terminal::{self, Out};
 use crate::value::Value;
 use crate::{clock, units};
 use bytes::Bytes;
-use http_body_util::{BodyExt, StreamBody};
 use hyper::Method;
-use hyper::body::Frame;
 use std::io::IsTerminal;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -123,10 +121,8 @@ pub(crate) async fn images(context: &Context, flags: &Images) -> Result<u8> {
         .query_some("filters", &listing::filters(&filter)?);
     let images: Vec<Value> = context.client.get(&path).await?;
     let with_digests = flags.digests || (flags.format.is_some() && form.mentions("Digest"));
-    let names = images.iter().flat_map(|image| {
-        let names = if flags.quiet { vec![Name::default()] } else { names(image, with_digests) };
-        names.into_iter().map(move |name| (image, name))
-    });
+    let names =
+        images.iter().flat_map(|image| names(image, with_digests).into_iter().map(move |name| (image, name)));
     if flags.quiet && flags.format.is_none() {
         let ids: String = names.map(|(image, _)| format!("{}\n", id(image, flags.no_trunc))).collect();
         terminal::print(&ids)?;
@@ -138,7 +134,7 @@ pub(crate) async fn images(context: &Context, flags: &Images) -> Result<u8> {
 }
 
 /// One line of the list: an image may have many.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Name {
     repository: String,
     tag: String,
@@ -239,7 +235,7 @@ pub(crate) async fn load(context: &Context, flags: &Load) -> Result<u8> {
         Some(file) => file_chunks(file),
         None => terminal::stdin_chunks(),
     };
-    let body = StreamBody::new(Chunks(chunks)).boxed_unsync();
+    let body = crate::body::streamed(chunks);
     let response = context.client.request_stream(Method::POST, &path, "application/x-tar", body).await?;
     Progress::new(Out::Stdout, false).follow(response.into_body()).await?;
     Ok(0)
@@ -265,23 +261,12 @@ fn file_chunks(mut file: tokio::fs::File) -> mpsc::Receiver<std::io::Result<Byte
     receiver
 }
 
-/// A channel as a body.
-struct Chunks(mpsc::Receiver<std::io::Result<Bytes>>);
-
-impl futures_util::Stream for Chunks {
-    type Item = std::io::Result<Frame<Bytes>>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(|bytes| bytes.map(Frame::data)))
-    }
-}
-
 pub(crate) async fn tag(context: &Context, flags: &Tag) -> Result<u8> {
-    let target = pull::parse(&flags.target).map_err(|_| {
-        Error::Usage(format!("{:?} is not a valid repository/tag: invalid reference format", flags.target))
+    let target = pull::parse(&flags.target).map_err(|e| {
+        Error::Usage(format!(
+            "Error parsing reference: {:?} is not a valid repository/tag: {e}",
+            flags.target
+        ))
     })?;
     if target.digest().is_some() {
         return Err(Error::Usage("refusing to create a tag with a digest reference".into()));

@@ -75,7 +75,11 @@ pub(crate) async fn show(
 ) -> Result<u8> {
     let template = match format {
         "" | "json" => None,
-        text => Some(Template::parse(text)?),
+        text => Some(Template::parse(text).map_err(|e| Error::Exit {
+            // Docker's exit code for a template that cannot be read.
+            code: 64,
+            message: Some(e.to_string()),
+        })?),
     };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in names {

@@ -109,6 +109,7 @@ fn row(container: &Value, whole: bool) -> Row {
         ("Mounts", Value::Str(mount_names(mounts, whole))),
         ("Names", Value::Str(names(container, whole))),
         ("Networks", Value::Str(networks.join(","))),
+        ("Platform", Value::Nil),
         ("Ports", Value::Str(ports(container.get("Ports").unwrap_or(&empty).items()))),
         ("RunningFor", Value::Str(clock::ago(created))),
         ("Size", Value::Str(size(container))),

@@ -11,10 +11,13 @@ use crate::error::{Error, Result};
 use crate::units;
 use serde_json::{Map, Value, json};
 
+/// Finds a variable by its name.
+pub(crate) type Lookup = Box<dyn Fn(&str) -> Option<String>>;
+
 /// What the client's machine contributes.
 pub(crate) struct ClientSide {
     /// A variable of the client's environment.
-    pub(crate) lookup: Box<dyn Fn(&str) -> Option<String>>,
+    pub(crate) lookup: Lookup,
     /// A path of the client, made absolute.
     pub(crate) absolute: Box<dyn Fn(&str) -> String>,
 }
@@ -478,14 +481,14 @@ fn networks(options: &Options) -> Result<(String, Map<String, Value>)> {
         }
         let alone = matches!(name.as_str(), "host" | "none") || name.starts_with("container:");
         if alone && options.network.len() > 1 {
-            return Err(Error::Usage(format!(
+            return Err(Error::Usage(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
-            )));
+                    .into(),
+            ));
         }
-        if !endpoint.is_empty() || options.network.len() > 1 {
-            if endpoints.insert(name.clone(), Value::Object(endpoint)).is_some() {
-                return Err(Error::Usage(format!("network \"{name}\" is specified multiple times")));
-            }
+        let said = !endpoint.is_empty() || options.network.len() > 1;
+        if said && endpoints.insert(name.clone(), Value::Object(endpoint)).is_some() {
+            return Err(Error::Usage(format!("network \"{name}\" is specified multiple times")));
         }
     }
     if options.network.is_empty() {

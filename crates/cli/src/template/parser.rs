@@ -79,9 +79,14 @@ fn pipeline_mentions(pipeline: &Pipeline, field: &str) -> bool {
 
 fn operand_mentions(operand: &Operand, field: &str) -> bool {
     match operand {
-        Operand::Chain(base, fields) => fields.iter().any(|f| f == field) || operand_mentions(base, field),
+        Operand::Chain(base, fields) => {
+            fields.iter().any(|f| f == field)
+                || (!matches!(**base, Operand::Dot) && operand_mentions(base, field))
+        }
         Operand::Parenthesis(pipeline) => pipeline_mentions(pipeline, field),
-        Operand::Literal(_) | Operand::Dot | Operand::Function(_) | Operand::Variable(_) => false,
+        // The whole row, as in `{{json .}}`.
+        Operand::Dot => true,
+        Operand::Literal(_) | Operand::Function(_) | Operand::Variable(_) => false,
     }
 }
 

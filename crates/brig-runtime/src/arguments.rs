@@ -1,0 +1,296 @@
+//! runc's command line.
+
+use lexopt::prelude::*;
+use runtime::{ContainerId, Create, Exec, KillTarget};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub(crate) const HELP: &str = "\
+brig-runtime: OCI runtime
+
+usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] COMMAND
+
+  create   [-b BUNDLE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring] ID
+  run      as create, and [-d] [--keep]
+  start    ID
+  state    ID
+  kill     [-a] ID [SIGNAL]
+  delete   [-f] ID
+  exec     [-p FILE] [-d] [-t] [--console-socket PATH] [--pid-file FILE] [--cwd DIR] [-e NAME=VALUE] [-u UID[:GID]]
+           [-g GID] [-c CAP] [--no-new-privs] [--preserve-fds N] ID COMMAND [ARG...]
+  list     [-f table|json] [-q]
+  ps       [-f table|json] ID
+  pause    ID
+  resume   ID
+  spec     [-b BUNDLE]
+  features
+";
+
+/// Options before the command.
+#[derive(Debug)]
+pub(crate) struct Global {
+    pub(crate) root: PathBuf,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) log_json: bool,
+    pub(crate) systemd_cgroup: bool,
+}
+
+/// The command with its options.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Create { id: ContainerId, options: Create },
+    Run { id: ContainerId, options: Create, detach: bool, keep: bool },
+    Exec { id: ContainerId, options: Box<Exec> },
+    Start { id: ContainerId },
+    State { id: ContainerId },
+    Kill { id: ContainerId, signal: i32, target: KillTarget },
+    Delete { id: ContainerId, force: bool },
+    List { json: bool, quiet: bool },
+    Ps { id: ContainerId, json: bool },
+    Pause { id: ContainerId },
+    Resume { id: ContainerId },
+    Spec { bundle: PathBuf },
+    Features,
+    Version,
+    Help,
+}
+
+impl Command {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Create { .. } => "create",
+            Command::Run { .. } => "run",
+            Command::Exec { .. } => "exec",
+            Command::Start { .. } => "start",
+            Command::State { .. } => "state",
+            Command::Kill { .. } => "kill",
+            Command::Delete { .. } => "delete",
+            Command::List { .. } => "list",
+            Command::Ps { .. } => "ps",
+            Command::Pause { .. } => "pause",
+            Command::Resume { .. } => "resume",
+            Command::Spec { .. } => "spec",
+            Command::Features => "features",
+            Command::Version => "version",
+            Command::Help => "help",
+        }
+    }
+
+    /// Whether a process of ours will be seen inside: then this program has to run from a sealed copy.
+    pub(crate) fn enters_a_container(&self) -> bool {
+        matches!(self, Command::Create { .. } | Command::Run { .. } | Command::Exec { .. })
+    }
+}
+
+/// Parses the process's arguments.
+pub(crate) fn parse() -> Result<(Global, Command), String> {
+    let mut parser = lexopt::Parser::from_env();
+    parse_with(&mut parser).map_err(|e| format!("{e}; see brig-runtime --help"))
+}
+
+type Parsed<T> = Result<T, lexopt::Error>;
+
+fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
+    let mut global =
+        Global { root: "/run/brig/runtime".into(), log: None, log_json: false, systemd_cgroup: false };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("root") => global.root = parser.value()?.into(),
+            Long("log") => {
+                global.log = Some(parser.value()?.into()).filter(|p: &PathBuf| !p.as_os_str().is_empty())
+            }
+            Long("log-format") => {
+                global.log_json = match parser.value()?.string()?.as_str() {
+                    "json" => true,
+                    "text" => false,
+                    other => return Err(format!("unknown log format {other:?}").into()),
+                }
+            }
+            Long("debug") => {}
+            Long("systemd-cgroup") => global.systemd_cgroup = true,
+            Long("rootless") => drop(parser.value()?),
+            Long("criu") => drop(parser.value()?),
+            Short('v') | Long("version") => return Ok((global, Command::Version)),
+            Short('h') | Long("help") => return Ok((global, Command::Help)),
+            Value(name) => {
+                let command = command(&name.string()?, parser)?;
+                return Ok((global, command));
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok((global, Command::Help))
+}
+
+fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
+    match name {
+        "create" | "run" => create(name == "run", parser),
+        "exec" => exec(parser),
+        "kill" => kill(parser),
+        "delete" => {
+            let mut force = false;
+            let id = only_id(parser, |argument| {
+                let ours = matches!(argument, Short('f') | Long("force"));
+                force |= ours;
+                ours
+            })?;
+            Ok(Command::Delete { id, force })
+        }
+        "start" => Ok(Command::Start { id: only_id(parser, |_| false)? }),
+        "state" => Ok(Command::State { id: only_id(parser, |_| false)? }),
+        "pause" => Ok(Command::Pause { id: only_id(parser, |_| false)? }),
+        "resume" => Ok(Command::Resume { id: only_id(parser, |_| false)? }),
+        "list" | "ps" => table(name == "ps", parser),
+        "spec" => spec(parser),
+        "features" => Ok(Command::Features),
+        "help" => Ok(Command::Help),
+        "version" => Ok(Command::Version),
+        other => Err(format!("unknown command {other:?}").into()),
+    }
+}
+
+fn create(run: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let mut options = Create { bundle: ".".into(), ..Create::default() };
+    let (mut detach, mut keep, mut id) = (false, false, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('b') | Long("bundle") => options.bundle = parser.value()?.into(),
+            Long("console-socket") => options.console_socket = path(parser)?,
+            Long("pid-file") => options.pid_file = path(parser)?,
+            Long("preserve-fds") => options.preserve_fds = descriptors(parser)?,
+            Long("no-pivot") => options.no_pivot = true,
+            Long("no-new-keyring") => options.no_new_keyring = true,
+            Short('d') | Long("detach") if run => detach = true,
+            Long("keep") if run => keep = true,
+            Long("no-subreaper") if run => {}
+            Value(value) if id.is_none() => id = Some(container_id(value)?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let id = id.ok_or("a container id is missing")?;
+    Ok(if run { Command::Run { id, options, detach, keep } } else { Command::Create { id, options } })
+}
+
+fn exec(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let mut options = Exec::default();
+    let mut id = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('p') | Long("process") => options.process = Some(process(parser)?),
+            Short('d') | Long("detach") => options.detach = true,
+            Short('t') | Long("tty") => options.tty = true,
+            Long("console-socket") => options.console_socket = path(parser)?,
+            Long("pid-file") => options.pid_file = path(parser)?,
+            Long("cwd") => options.cwd = Some(parser.value()?.string()?),
+            Short('e') | Long("env") => options.env.push(parser.value()?.string()?),
+            Short('u') | Long("user") => options.user = Some(parser.value()?.string()?),
+            Short('g') | Long("additional-gids") => options.additional_gids.push(parser.value()?.parse()?),
+            Short('c') | Long("cap") => options.caps.push(parser.value()?.string()?),
+            Long("no-new-privs") => options.no_new_privileges = true,
+            Long("preserve-fds") => options.preserve_fds = descriptors(parser)?,
+            Value(value) => {
+                id = Some(container_id(value)?);
+                break;
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    // All that follows is the command's, options too.
+    let rest = parser.raw_args()?.map(|argument| argument.string()).collect::<Parsed<Vec<_>>>()?;
+    options.args = match rest.split_first() {
+        Some((first, others)) if first == "--" => others.to_vec(),
+        _ => rest,
+    };
+    if options.process.is_none() && options.args.is_empty() {
+        return Err("process args cannot be empty".into());
+    }
+    Ok(Command::Exec { id: id.ok_or("a container id is missing")?, options: Box::new(options) })
+}
+
+fn process(parser: &mut lexopt::Parser) -> Parsed<oci::runtime::Process> {
+    let path: PathBuf = parser.value()?.into();
+    let bytes = std::fs::read(&path).map_err(|e| format!("read {}: {e}", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("read {}: {e}", path.display()).into())
+}
+
+fn kill(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let (mut target, mut id, mut signal) = (KillTarget::Init, None, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('a') | Long("all") => target = KillTarget::All,
+            Value(value) if id.is_none() => id = Some(container_id(value)?),
+            Value(value) if signal.is_none() => {
+                let text = value.string()?;
+                signal =
+                    Some(runtime::signal_number(&text).ok_or_else(|| format!("unknown signal {text:?}"))?);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Kill { id: id.ok_or("a container id is missing")?, signal: signal.unwrap_or(15), target })
+}
+
+fn table(ps: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let (mut json, mut quiet, mut id) = (false, false, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('f') | Long("format") => {
+                json = match parser.value()?.string()?.as_str() {
+                    "json" => true,
+                    "table" => false,
+                    other => return Err(format!("unknown format {other:?}").into()),
+                }
+            }
+            Short('q') | Long("quiet") if !ps => quiet = true,
+            Value(value) if ps && id.is_none() => id = Some(container_id(value)?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(match ps {
+        true => Command::Ps { id: id.ok_or("a container id is missing")?, json },
+        false => Command::List { json, quiet },
+    })
+}
+
+fn spec(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let mut bundle = PathBuf::from(".");
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('b') | Long("bundle") => bundle = parser.value()?.into(),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Spec { bundle })
+}
+
+/// One id, and what `option` takes.
+fn only_id(
+    parser: &mut lexopt::Parser,
+    mut option: impl FnMut(&lexopt::Arg<'_>) -> bool,
+) -> Parsed<ContainerId> {
+    let mut id = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(value) if id.is_none() => id = Some(container_id(value)?),
+            other if option(&other) => {}
+            other => return Err(other.unexpected()),
+        }
+    }
+    id.ok_or_else(|| "a container id is missing".into())
+}
+
+fn container_id(value: OsString) -> Parsed<ContainerId> {
+    value.string()?.parse().map_err(|e: runtime::Error| e.to_string().into())
+}
+
+fn path(parser: &mut lexopt::Parser) -> Parsed<Option<PathBuf>> {
+    Ok(Some(PathBuf::from(parser.value()?)).filter(|path| !path.as_os_str().is_empty()))
+}
+
+/// A bound that no table of descriptors exceeds by default.
+fn descriptors(parser: &mut lexopt::Parser) -> Parsed<u32> {
+    match parser.value()?.parse()? {
+        count @ 0..=1_048_576 => Ok(count),
+        count => Err(format!("--preserve-fds {count} is too many").into()),
+    }
+}

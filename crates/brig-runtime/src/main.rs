@@ -1,0 +1,126 @@
+//! `brig-runtime`: the command line of runc in front of the library `runtime`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that answers on its streams")]
+
+mod arguments;
+mod log;
+
+use arguments::{Command, Global};
+use runtime::Store;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What runc exits with when it fails itself; engines tell it from a container's code by the message.
+const FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let (global, command) = match arguments::parse() {
+        Ok(parsed) => parsed,
+        Err(text) => {
+            eprintln!("brig-runtime: {text}");
+            return ExitCode::from(FAILURE);
+        }
+    };
+    let mut log = log::Log::new(&global);
+    match perform(&global, command, &mut log) {
+        Ok(code) => ExitCode::from(code),
+        Err(text) => {
+            log.error(&text);
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, String> {
+    if global.systemd_cgroup {
+        return Err("--systemd-cgroup is not supported: set linux.cgroupsPath to a cgroupfs path".into());
+    }
+    let store = Store::new(&global.root);
+    let verb = command.name();
+    let text = |e: runtime::Error| format!("{verb} failed: {}", errors::chain(&e));
+    if command.enters_a_container() {
+        runtime::ensure_sealed().map_err(text)?;
+    }
+    let warn = |log: &mut log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
+    match command {
+        Command::Create { id, options } => warn(log, runtime::create(&store, &id, &options).map_err(text)?),
+        Command::Run { id, options, detach, keep } => {
+            let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
+            warn(log, exit.warnings);
+            return Ok(code(exit.code));
+        }
+        Command::Exec { id, options } => {
+            let exit = runtime::exec(&store, &id, &options).map_err(text)?;
+            warn(log, exit.warnings);
+            return Ok(code(exit.code));
+        }
+        Command::Start { id } => runtime::start(&store, &id).map_err(text)?,
+        Command::State { id } => println!("{}", pretty(&runtime::state(&store, &id).map_err(text)?)?),
+        Command::Kill { id, signal, target } => runtime::kill(&store, &id, signal, target).map_err(text)?,
+        Command::Delete { id, force } => runtime::delete(&store, &id, force).map_err(text)?,
+        Command::List { json, quiet } => list(&runtime::list(&store).map_err(text)?, json, quiet)?,
+        Command::Ps { id, json } => {
+            let pids = runtime::processes(&store, &id).map_err(text)?;
+            if json {
+                println!("{}", serde_json::to_string(&pids).map_err(|e| e.to_string())?);
+            } else {
+                println!("PID");
+                pids.iter().for_each(|pid| println!("{pid}"));
+            }
+        }
+        Command::Pause { id } => runtime::pause(&store, &id).map_err(text)?,
+        Command::Resume { id } => runtime::resume(&store, &id).map_err(text)?,
+        Command::Spec { bundle } => write_spec(&bundle)?,
+        Command::Features => println!("{}", pretty(&runtime::features())?),
+        Command::Version => println!(
+            "brig-runtime version {}\nspec: {}",
+            env!("CARGO_PKG_VERSION"),
+            oci::runtime::OCI_VERSION
+        ),
+        Command::Help => println!("{}", arguments::HELP),
+    }
+    Ok(0)
+}
+
+fn code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(value).map_err(|e| e.to_string())
+}
+
+fn list(rows: &[runtime::Listed], json: bool, quiet: bool) -> Result<(), String> {
+    if quiet {
+        rows.iter().for_each(|row| println!("{}", row.id));
+    } else if json {
+        println!("{}", serde_json::to_string(rows).map_err(|e| e.to_string())?);
+    } else {
+        let widest =
+            |least: usize, f: &dyn Fn(&runtime::Listed) -> usize| rows.iter().map(f).fold(least, usize::max);
+        let (id, bundle) = (widest(2, &|r| r.id.len()), widest(6, &|r| r.bundle.display().to_string().len()));
+        println!(
+            "{:<id$}   {:<9}   {:<9}   {:<bundle$}   {:<30}   OWNER",
+            "ID", "PID", "STATUS", "BUNDLE", "CREATED"
+        );
+        for row in rows {
+            println!(
+                "{:<id$}   {:<9}   {:<9}   {:<bundle$}   {:<30}   {}",
+                row.id,
+                row.pid,
+                row.status,
+                row.bundle.display().to_string(),
+                row.created,
+                row.owner
+            );
+        }
+    }
+    Ok(())
+}
+
+fn write_spec(bundle: &Path) -> Result<(), String> {
+    use std::io::Write as _;
+    let path = bundle.join("config.json");
+    let text = pretty(&runtime::default_spec())?;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    file.and_then(|mut file| writeln!(file, "{text}")).map_err(|e| format!("write {}: {e}", path.display()))
+}

@@ -1,0 +1,552 @@
+//! The built program on the real kernel. Needs root and Debian's package busybox-static.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it fails or is skipped")]
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A bundle with a busybox rootfs, its own `--root`, and everything removed at the end.
+struct Bundle {
+    directory: tempfile::TempDir,
+    id: String,
+    spec: serde_json::Value,
+}
+
+/// None, with the reason said, when this cannot run.
+fn bundle(name: &str) -> Option<Bundle> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let bin = directory.path().join("rootfs/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("package busybox-static is installed");
+    for applet in
+        ["sh", "true", "cat", "id", "sleep", "hostname", "echo", "grep", "pwd", "touch", "ls", "stat", "head"]
+    {
+        symlink("busybox", bin.join(applet)).unwrap();
+    }
+    for empty in ["etc", "tmp"] {
+        std::fs::create_dir(directory.path().join("rootfs").join(empty)).unwrap();
+    }
+    let id = format!("brigtest-{name}-{}", std::process::id());
+    let spec =
+        Command::new(env!("CARGO_BIN_EXE_brig-runtime")).arg("spec").arg("-b").arg(directory.path()).output();
+    assert!(spec.unwrap().status.success());
+    let text = std::fs::read(directory.path().join("config.json")).unwrap();
+    let mut spec: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    spec["process"]["terminal"] = false.into();
+    spec["linux"]["cgroupsPath"] = format!("/brigtest/{id}").into();
+    Some(Bundle { directory, id, spec })
+}
+
+impl Bundle {
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.path().join("rootfs")
+    }
+
+    fn args(&mut self, args: &[&str]) {
+        self.spec["process"]["args"] = args.into();
+    }
+
+    fn script(&mut self, script: &str) {
+        self.args(&["sh", "-c", script]);
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        std::fs::write(self.path().join("config.json"), self.spec.to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+        command.arg("--root").arg(self.path().join("state")).args(args);
+        command.current_dir(self.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn call(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Output of a verb that must succeed. Its container's output goes to a file, since init keeps the pipe.
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.path().join("out");
+        let file = std::fs::File::create(&out).unwrap();
+        let status = self.command(args).stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+        let text = std::fs::read_to_string(&out).unwrap();
+        assert!(status.success(), "{args:?}: {status}: {text}");
+        text
+    }
+
+    /// Runs the script in the foreground.
+    fn run(&mut self, script: &str) -> (i32, String) {
+        self.script(script);
+        let output = self.call(&["run", &self.id]);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn check(&mut self, script: &str, want: &str) {
+        let (code, text) = self.run(script);
+        assert_eq!((code, text.trim_end()), (0, want), "{script}");
+    }
+
+    /// The error of a `run` that must fail before the container's program.
+    fn refused(&mut self, want: &str) {
+        let output = self.call(&["run", &self.id]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(want), "want {want:?}: {text}");
+        assert_eq!(self.ok(&["list", "-q"]), "", "something stayed");
+        assert!(!Path::new("/sys/fs/cgroup/pids/brigtest").join(&self.id).exists(), "the cgroup stayed");
+    }
+
+    fn state(&self) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["state", &self.id])).unwrap()
+    }
+
+    fn wait_status(&self, want: &str) {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.state()["status"] != want {
+            assert!(std::time::Instant::now() < until, "never {want}");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        drop(self.command(&["delete", "--force", &self.id]).output());
+    }
+}
+
+#[test]
+fn life_of_a_container() {
+    let Some(mut b) = bundle("life") else { return };
+    let id = b.id.clone();
+    b.args(&["sleep", "100"]);
+    b.ok(&["create", "--pid-file", "pid", &id]);
+    let state = b.state();
+    assert_eq!(state["status"], "created");
+    assert_eq!(std::fs::read_to_string(b.path().join("pid")).unwrap(), state["pid"].to_string());
+    assert!(!b.call(&["create", &id]).status.success());
+    b.ok(&["start", &id]);
+    b.wait_status("running");
+    assert!(!b.call(&["start", &id]).status.success());
+    assert!(!b.call(&["delete", &id]).status.success());
+    assert_eq!(b.ok(&["list", "-q"]).trim(), id);
+    assert!(b.ok(&["ps", &id]).contains(&state["pid"].to_string()));
+    b.ok(&["pause", &id]);
+    assert_eq!(b.state()["status"], "paused");
+    b.ok(&["resume", &id]);
+    assert_eq!(b.ok(&["exec", &id, "echo", "hello"]).trim(), "hello");
+    assert_eq!(b.call(&["exec", &id, "sh", "-c", "exit 5"]).status.code(), Some(5));
+    b.ok(&["kill", &id, "KILL"]);
+    b.wait_status("stopped");
+    b.ok(&["delete", &id]);
+    let gone = b.call(&["state", &id]);
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("does not exist"));
+    b.ok(&["delete", "--force", &id]);
+}
+
+#[test]
+fn exit_codes_and_missing_programs() {
+    let Some(mut b) = bundle("codes") else { return };
+    assert_eq!(b.run("exit 7").0, 7);
+    assert_eq!(b.run("kill -9 $$; sleep 1").0, 0, "pid 1 cannot kill itself");
+    b.args(&["nope"]);
+    b.refused(r#"exec: "nope": executable file not found in $PATH"#);
+    b.args(&["/nope"]);
+    b.refused("no such file or directory");
+    b.args(&["/etc"]);
+    b.refused("is a directory");
+    std::fs::write(b.rootfs().join("bin/data"), "x").unwrap();
+    b.args(&["/bin/data"]);
+    b.refused("permission denied");
+    // The error is create's, not start's.
+    b.args(&["nope"]);
+    let output = b.call(&["--log", "log.json", "--log-format", "json", "create", &b.id]);
+    assert!(!output.status.success());
+    let log = std::fs::read_to_string(b.path().join("log.json")).unwrap();
+    let entry: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(entry["level"], "error");
+    assert!(entry["msg"].as_str().unwrap().contains("executable file not found in $PATH"));
+}
+
+#[test]
+fn namespaces_and_identity() {
+    let Some(mut b) = bundle("ns") else { return };
+    b.check("hostname; echo $$; pwd", "brig\n1\n/");
+    b.check("ls /sys/class/net", "lo");
+    for name in ["pid", "net", "ipc", "uts", "mnt", "cgroup"] {
+        let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        let (_, inside) = b.run(&format!("stat -c %N /proc/self/ns/{name}"));
+        assert!(!inside.contains(host.to_str().unwrap()), "{name} is shared");
+    }
+    b.spec["process"]["user"] =
+        serde_json::json!({"uid": 1000, "gid": 100, "additionalGids": [7], "umask": 0o77});
+    b.check("id -u; id -g; id -G; umask", "1000\n100\n100 7\n0077");
+    let (_, status) = b.run("grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNewPrivs)' /proc/self/status");
+    assert_eq!(
+        status.replace('\t', " ").trim(),
+        "CapInh: 0000000000000000\nCapPrm: 0000000000000000\nCapEff: 0000000000000000\nCapAmb: 0000000000000000\nNoNewPrivs: 1"
+    );
+}
+
+#[test]
+fn user_namespace_and_time_namespace() {
+    let Some(mut b) = bundle("userns") else { return };
+    std::fs::set_permissions(b.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(b.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    let namespaces = b.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(serde_json::json!({"type": "user"}));
+    namespaces.push(serde_json::json!({"type": "time"}));
+    let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    b.spec["linux"]["uidMappings"] = map.clone();
+    b.spec["linux"]["gidMappings"] = map;
+    b.spec["linux"]["timeOffsets"] = serde_json::json!({"boottime": {"secs": 100_000_000, "nanosecs": 0}});
+    b.check("id -u; head -c 40 /proc/self/uid_map | tr -s ' '", "0\n 0 100000 65536");
+    let (_, uptime) = b.run("cat /proc/uptime");
+    assert!(uptime.split('.').next().unwrap().parse::<u64>().unwrap() > 100_000_000, "{uptime}");
+    b.check("echo x > /dev/null && echo ok", "ok");
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    b.ok(&["run", "-d", &id]);
+    assert_eq!(b.ok(&["exec", &id, "id", "-u"]).trim(), "0");
+}
+
+#[test]
+fn joined_namespaces() {
+    let Some(mut first) = bundle("join1") else { return };
+    let Some(mut second) = bundle("join2") else { return };
+    first.args(&["sleep", "100"]);
+    first.ok(&["run", "-d", &first.id]);
+    let pid = first.state()["pid"].to_string();
+    let paths: Vec<_> = [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")]
+        .iter()
+        .map(|(kind, link)| serde_json::json!({"type": kind, "path": format!("/proc/{pid}/ns/{link}")}))
+        .chain([serde_json::json!({"type": "mount"})])
+        .collect();
+    second.spec["linux"]["namespaces"] = paths.into();
+    second.spec["hostname"] = "".into();
+    let (code, text) = second.run("cat /proc/1/cmdline | tr '\\0' ' '; hostname");
+    assert_eq!((code, text.trim()), (0, "sleep 100 brig"));
+}
+
+#[test]
+fn masks_and_read_only() {
+    let Some(mut b) = bundle("masks") else { return };
+    b.check("cat /proc/keys /proc/timer_list; ls /sys/firmware", "");
+    for path in ["/proc/sys/kernel/hostname", "/x", "/sys/x"] {
+        let (code, text) = b.run(&format!("echo x > {path}"));
+        assert!(code != 0 && text.contains("Read-only file system"), "{path}: {code} {text}");
+    }
+    let (code, text) =
+        b.run("ls -ld /dev/fd /dev/ptmx && echo x > /dev/null && head -c 1 /dev/urandom > /dev/null");
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn seccomp_is_in_force() {
+    let Some(mut b) = bundle("seccomp") else { return };
+    b.spec["linux"]["seccomp"] = serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["sethostname", "mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+    });
+    b.check("grep Seccomp: /proc/self/status | tr '\\t' ' '", "Seccomp: 2");
+    b.spec["process"]["noNewPrivileges"] = false.into();
+    b.check("grep Seccomp: /proc/self/status | tr '\\t' ' '", "Seccomp: 2");
+}
+
+#[test]
+fn limits_are_in_force() {
+    let Some(mut b) = bundle("limits") else { return };
+    b.spec["linux"]["resources"] = serde_json::json!({"pids": {"limit": 3}, "memory": {"limit": 33_554_432}});
+    let (code, text) = b.run("sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait");
+    assert!(code != 0 && text.contains("fork"), "{code} {text}");
+    // The limits are the container's from its first breath: a small one is enough to start.
+    b.spec["linux"]["resources"] = serde_json::json!({"memory": {"limit": 524_288}});
+    b.args(&["true"]);
+    let output = b.call(&["run", &b.id]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn working_directory_cannot_leave() {
+    let Some(mut b) = bundle("cwd") else { return };
+    let canary = std::fs::File::open("/etc").unwrap();
+    // Without close-on-exec, as a careless caller would leave it.
+    let leaked = rustix::io::dup(&canary).unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    for number in 0..32 {
+        for tail in ["", "/..", "/../../../etc"] {
+            b.spec["process"]["cwd"] = format!("/proc/self/fd/{number}{tail}").into();
+            b.args(&["cat", "passwd"]);
+            let output = b.call(&["run", &b.id]);
+            assert!(output.stdout.is_empty(), "fd {number}{tail} led out");
+        }
+    }
+    b.spec["process"]["cwd"] = "relative".into();
+    b.refused("not an absolute path");
+    b.spec["process"]["cwd"] = "/made/by/us".into();
+    b.check("pwd; ls /proc/self/fd | head -c 5 | tr '\\n' ' '", "/made/by/us\n0 1 2");
+}
+
+#[test]
+fn links_in_the_image_do_not_lead_out() {
+    for (index, link) in ["proc", "dev", "sys", "mnt", "dev/null", "dev/pts"].into_iter().enumerate() {
+        for (variant, to) in ["absolute", "/../../../../canary", "loop"].into_iter().enumerate() {
+            let Some(mut b) = bundle(&format!("links{index}-{variant}")) else { return };
+            let canary = b.path().join("canary");
+            std::fs::create_dir(&canary).unwrap();
+            let mounts = b.spec["mounts"].as_array_mut().unwrap();
+            mounts.push(serde_json::json!({"destination": "/mnt/a", "type": "bind", "source": "/tmp", "options": ["rbind", "ro"]}));
+            if link.starts_with("dev/") {
+                mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+                std::fs::create_dir(b.rootfs().join("dev")).unwrap();
+            }
+            let target = match to {
+                "absolute" => canary.clone(),
+                "loop" => PathBuf::from(format!("/{link}")),
+                other => PathBuf::from(other),
+            };
+            symlink(&target, b.rootfs().join(link)).unwrap();
+            b.spec["root"]["readonly"] = false.into();
+            b.args(&["true"]);
+            let output = b.call(&["run", &b.id]);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.success() || text.starts_with("brig-runtime: run failed: "),
+                "{link} {to}: {text}"
+            );
+            assert_eq!(std::fs::read_dir(&canary).unwrap().count(), 0, "{link} {to} led out");
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!mounts.contains(b.path().to_str().unwrap()), "{link} {to}: a mount leaked");
+        }
+    }
+}
+
+#[test]
+fn mounts_over_proc_are_refused() {
+    let Some(mut b) = bundle("overproc") else { return };
+    for destination in ["/proc/self/attr", "/proc/sys", "/proc", "/../proc/sys"] {
+        b.spec["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(serde_json::json!({"destination": destination, "type": "tmpfs", "source": "tmpfs"}));
+        b.args(&["true"]);
+        b.refused("/proc");
+        b.spec["mounts"].as_array_mut().unwrap().pop();
+    }
+}
+
+#[test]
+fn bind_options() {
+    let Some(mut b) = bundle("bind") else { return };
+    std::fs::create_dir(b.path().join("shared")).unwrap();
+    std::fs::write(b.path().join("file"), "content").unwrap();
+    let mounts = b.spec["mounts"].as_array_mut().unwrap();
+    mounts.push(serde_json::json!({"destination": "/a/b", "type": "bind", "source": "shared", "options": ["rbind", "rprivate"]}));
+    mounts.push(serde_json::json!({"destination": "/etc/file", "type": "bind", "source": "file", "options": ["bind", "ro"]}));
+    mounts.push(serde_json::json!({"destination": "/cg", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]}));
+    b.check("echo hi > /a/b/x; cat /etc/file", "content");
+    assert_eq!(std::fs::read_to_string(b.path().join("shared/x")).unwrap().trim(), "hi");
+    assert_ne!(b.run("echo no > /etc/file").0, 0);
+    let (code, text) = b.run("cat /cg/*/cgroup.procs | grep -c '^1$'; touch /cg/x");
+    assert!(code != 0 && text.contains("Read-only"), "{text}");
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let Some(mut b) = bundle("unsupported") else { return };
+    b.args(&["true"]);
+    let keep = b.spec.clone();
+    let mut check = |pointer: &str, value: serde_json::Value, want: &str| {
+        b.spec = keep.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        b.spec.pointer_mut(parent).unwrap()[key] = value;
+        b.refused(want);
+    };
+    check("/linux/intelRdt", serde_json::json!({"closID": "x"}), "intelRdt");
+    check("/linux/mountLabel", "x".into(), "mountLabel");
+    check("/process/scheduler", serde_json::json!({"policy": "SCHED_FIFO"}), "scheduler");
+    check(
+        "/linux/sysctl",
+        serde_json::json!({"kernel.core_pattern": "|/x"}),
+        "not in a separate kernel namespace",
+    );
+    check("/process/capabilities/bounding", serde_json::json!(["CAP_NOPE"]), "unknown capability");
+    check("/linux/namespaces", serde_json::json!([{"type": "what"}]), "unknown type");
+    if !Path::new("/sys/module/apparmor").exists() {
+        check("/process/apparmorProfile", "docker-default".into(), "AppArmor");
+    }
+}
+
+#[test]
+fn sysctls_rlimits_and_hooks() {
+    let Some(mut b) = bundle("misc") else { return };
+    b.spec["linux"]["sysctl"] = serde_json::json!({"kernel.shmmni": "123", "net.ipv4.ip_forward": "1"});
+    b.spec["process"]["rlimits"] = serde_json::json!([{"type": "RLIMIT_NOFILE", "hard": 77, "soft": 66}]);
+    let record = b.path().join("hooks");
+    let hook = |name: &str| {
+        let script = format!("echo {name} $(pwd) $(env | grep -c LD_) >> {}", record.display());
+        serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}])
+    };
+    b.spec["hooks"] = serde_json::json!({
+        "prestart": hook("prestart"), "createRuntime": hook("createRuntime"),
+        "poststart": hook("poststart"), "poststop": hook("poststop")
+    });
+    b.check(
+        "cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_forward; ulimit -Sn; ulimit -Hn",
+        "123\n1\n66\n77",
+    );
+    assert_eq!(
+        std::fs::read_to_string(record).unwrap(),
+        "prestart / 0\ncreateRuntime / 0\npoststart / 0\npoststop / 0\n"
+    );
+}
+
+#[test]
+fn exec_has_no_more_than_the_container() {
+    let Some(mut b) = bundle("exec") else { return };
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    b.ok(&["run", "-d", &id]);
+    let status = b.ok(&["exec", &id, "grep", "-E", "^Cap(Inh|Prm|Eff|Bnd|Amb)", "/proc/self/status"]);
+    assert_eq!(status.matches("0000000020000420").count(), 3, "{status}");
+    assert_eq!(
+        b.ok(&[
+            "exec",
+            "-u",
+            "5:6",
+            "-e",
+            "A=b",
+            "--cwd",
+            "/tmp",
+            &id,
+            "sh",
+            "-c",
+            "id -u; id -g; echo $A; pwd"
+        ]),
+        "5\n6\nb\n/tmp\n"
+    );
+    let missing = b.call(&["exec", &id, "nope"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("executable file not found in $PATH"));
+    for number in 0..16 {
+        let cwd = format!("/proc/self/fd/{number}/../../../../etc");
+        assert!(b.call(&["exec", "--cwd", &cwd, &id, "cat", "passwd"]).stdout.is_empty(), "{cwd} led out");
+    }
+    // The process that joins is seen inside only as a sealed copy, and then as the program itself.
+    let exe = b.ok(&["exec", &id, "stat", "-c", "%N", "/proc/self/exe"]);
+    assert!(exe.contains("busybox"), "{exe}");
+}
+
+#[test]
+fn own_program_cannot_be_run_from_inside() {
+    let Some(mut b) = bundle("exe") else { return };
+    // What CVE-2019-5736 did: the entry point is the runtime itself.
+    symlink("/proc/self/exe", b.rootfs().join("bin/evil")).unwrap();
+    std::fs::write(b.rootfs().join("bin/script"), "#!/proc/self/exe\n").unwrap();
+    std::fs::set_permissions(b.rootfs().join("bin/script"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let before = (std::fs::metadata(program).unwrap().modified().unwrap(), std::fs::read(program).unwrap());
+    for entry in ["/bin/evil", "/bin/script"] {
+        b.args(&[entry, "--version"]);
+        b.call(&["run", &b.id]);
+    }
+    let after = (std::fs::metadata(program).unwrap().modified().unwrap(), std::fs::read(program).unwrap());
+    assert!(before == after);
+}
+
+#[test]
+fn concurrent_verbs_on_one_id() {
+    let Some(mut b) = bundle("race") else { return };
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    for _ in 0..5 {
+        let children: Vec<_> = (0..4)
+            .map(|_| b.command(&["create", &id]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+            .collect();
+        let won = children.into_iter().map(|mut c| c.wait().unwrap()).filter(|s| s.success()).count();
+        assert_eq!(won, 1);
+        let mut verbs: Vec<_> =
+            [&["start"][..], &["delete", "--force"], &["delete", "--force"], &["state"], &["kill"]]
+                .iter()
+                .map(|verb| {
+                    let args: Vec<_> = verb.iter().copied().chain([id.as_str()]).collect();
+                    b.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+                })
+                .collect();
+        verbs.iter_mut().for_each(|c| assert!(c.wait().is_ok()));
+        assert_eq!(b.ok(&["list", "-q"]), "");
+    }
+}
+
+#[test]
+fn a_killed_create_can_be_deleted() {
+    let Some(mut b) = bundle("killed") else { return };
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    for microseconds in (0..8000).step_by(250) {
+        let mut child =
+            b.command(&["create", &id]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(microseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        b.ok(&["delete", "--force", &id]);
+        assert_eq!(b.ok(&["list", "-q"]), "");
+        assert!(!Path::new("/sys/fs/cgroup/pids/brigtest").join(&id).exists());
+    }
+}
+
+#[test]
+fn terminal_over_a_console_socket() {
+    let Some(mut b) = bundle("tty") else { return };
+    b.spec["process"]["terminal"] = true.into();
+    b.spec["process"]["consoleSize"] = serde_json::json!({"height": 33, "width": 77});
+    b.script("stty size 2>/dev/null || echo; ls -l /dev/console; test -t 0 && echo tty-ok");
+    b.refused_without_socket();
+    let socket = b.path().join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let id = b.id.clone();
+    b.ok(&["create", "--console-socket", socket.to_str().unwrap(), &id]);
+    let (connection, _) = listener.accept().unwrap();
+    let master = receive_fd(&connection);
+    let size = rustix::termios::tcgetwinsize(&master).unwrap();
+    assert_eq!((size.ws_row, size.ws_col), (33, 77));
+    b.ok(&["start", &id]);
+    let mut text = Vec::new();
+    let mut bytes = [0u8; 512];
+    // EIO is the end: the other side has closed.
+    while let Ok(count @ 1..) = rustix::io::read(&master, &mut bytes) {
+        text.extend_from_slice(&bytes[..count]);
+    }
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("tty-ok") && text.contains("/dev/console"), "{text}");
+    b.wait_status("stopped");
+}
+
+impl Bundle {
+    fn refused_without_socket(&self) {
+        let output = self.call(&["create", &self.id]);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--console-socket"));
+    }
+}
+
+fn receive_fd(socket: &std::os::unix::net::UnixStream) -> std::os::fd::OwnedFd {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0u8; 64];
+    recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        .unwrap();
+    control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .expect("a descriptor came")
+}

@@ -1,0 +1,135 @@
+//! What the runtime and the process that becomes the container say to each other, one packet a message, over one
+//! `SOCK_SEQPACKET` pair. A side that dies is an end of file for the other.
+//!
+//! ```text
+//! parent                                child
+//!   | clone3                              | joins namespaces, mounts
+//!   | id maps, cgroup, rlimits            |
+//!   |---------- Go ---------------------->| steps that need maps or the cgroup
+//!   |<--------- Process(pid) -------------| only if it had to clone once more: the pid to go on with
+//!   |<--------- Warning(text) ------------| any time, any number
+//!   |<--------- Hooks --------------------| only with prestart or createRuntime hooks
+//!   | runs them                           |
+//!   |---------- Go ---------------------->|
+//!   |<--------- Terminal + descriptor ----| only for a foreground terminal
+//!   |<--------- Listener + descriptor ----| only for a seccomp notify listener
+//!   |<--------- Ready --------------------| waits for the gate
+//!   | create: leaves                      | reads exec.fifo
+//!   | run, exec: Go --------------------->|
+//!   |<--------- Failed(text) -------------| instead of any of these, then exits
+//!   |<--------- end of file --------------| execve, which closes its end
+//! ```
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Longest message. Texts are cut to it.
+const MAX_MESSAGE: usize = 4096;
+
+/// See the module's drawing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Go = b'g',
+    Hooks = b'h',
+    Ready = b'r',
+    Terminal = b't',
+    Listener = b'l',
+    Warning = b'w',
+    Process = b'p',
+    Failed = b'f',
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::Go,
+    Kind::Hooks,
+    Kind::Ready,
+    Kind::Terminal,
+    Kind::Listener,
+    Kind::Warning,
+    Kind::Process,
+    Kind::Failed,
+];
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// A message received.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+impl Channel {
+    /// Both ends, closed at execve.
+    pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    pub(crate) fn send(&self, kind: Kind, text: &str) -> io::Result<()> {
+        let bytes = &text.as_bytes()[..text.len().min(MAX_MESSAGE - 1)];
+        send_parts(self.0.as_fd(), &[IoSlice::new(&[kind as u8]), IoSlice::new(bytes)], None)
+    }
+
+    pub(crate) fn send_fd(&self, kind: Kind, fd: BorrowedFd<'_>) -> io::Result<()> {
+        send_parts(self.0.as_fd(), &[IoSlice::new(&[kind as u8])], Some(fd))
+    }
+
+    /// The next message; `None` when the other side is gone.
+    pub(crate) fn receive(&self) -> io::Result<Option<Message>> {
+        let mut bytes = [0u8; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let length = loop {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            match rustix::net::recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(message) => break message.bytes,
+                // Reset comes once, before what was sent: the other side left without reading our last message.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
+                Err(e) => return Err(e.into()),
+            }
+        };
+        let mut fd = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                fd = fds.next();
+            }
+        }
+        let Some((&first, rest)) = bytes[..length].split_first() else { return Ok(None) };
+        let kind = KINDS.into_iter().find(|&kind| kind as u8 == first);
+        let kind = kind.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Some(Message { kind, text: String::from_utf8_lossy(rest).into_owned(), fd }))
+    }
+}
+
+/// Sends one packet or write, with a descriptor beside it if given.
+pub(crate) fn send_parts(
+    socket: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: [BorrowedFd<'_>; 1];
+    if let Some(fd) = fd {
+        fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    loop {
+        match rustix::net::sendmsg(socket, parts, &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Reading `config.json`, and refusing what would otherwise be ignored.
+
+use crate::Error;
+use crate::mount_options;
+use crate::namespaces::{self, Namespaces};
+use crate::procfs::Proc;
+use oci::runtime::{IoPriority, Personality, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// The document of a bundle, its bytes, and the absolute bundle.
+pub(crate) fn read_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>, PathBuf), Error> {
+    let bundle =
+        std::path::absolute(bundle).map_err(|e| Error::io(format!("find bundle {}", bundle.display()), e))?;
+    let path = bundle.join("config.json");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rustix::fs::open(&path, flags, Mode::empty())
+        .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+    let bytes = crate::state::read_bounded(fd, &path)?;
+    let spec = serde_json::from_slice(&bytes).map_err(|e| Error::Document { path, source: e })?;
+    Ok((spec, bytes, bundle))
+}
+
+/// Refuses what cannot be or is not supported. What is left, the plan does.
+pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result<(), Error> {
+    if !spec.oci_version.starts_with("1.") {
+        return Err(Error::invalid("ociVersion", format!("{:?} is not a version 1", spec.oci_version)));
+    }
+    let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    check_process(process)?;
+    let has = |kind| namespaces.makes(kind) || namespaces.joins(kind);
+    if !spec.hostname.is_empty() && !has(namespaces::UTS) {
+        return Err(Error::invalid("hostname", "needs a uts namespace"));
+    }
+    if !spec.domainname.is_empty() && !has(namespaces::UTS) {
+        return Err(Error::invalid("domainname", "needs a uts namespace"));
+    }
+    for (field, name) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        if name.len() > 64 || name.bytes().any(|b| b < b' ') {
+            return Err(Error::invalid(field, "is longer than 64 bytes or has control characters"));
+        }
+    }
+    let Some(linux) = &spec.linux else { return Ok(()) };
+    if !namespaces.makes(namespaces::MOUNT) {
+        let asks = !spec.mounts.is_empty()
+            || !linux.masked_paths.is_empty()
+            || !linux.readonly_paths.is_empty()
+            || !linux.devices.is_empty()
+            || process.terminal
+            || spec.root.as_ref().is_some_and(|root| root.readonly);
+        if asks {
+            return Err(Error::invalid(
+                "linux.namespaces",
+                "mounts, devices, a terminal, masked and read-only paths need a new mount namespace",
+            ));
+        }
+    }
+    if namespaces.makes(namespaces::USER) && linux.uid_mappings.is_empty() {
+        return Err(Error::invalid("linux.uidMappings", "is empty, and the user namespace is new"));
+    }
+    if !namespaces.makes(namespaces::USER)
+        && !linux.uid_mappings.is_empty()
+        && !namespaces.joins(namespaces::USER)
+    {
+        return Err(Error::invalid("linux.uidMappings", "needs a user namespace"));
+    }
+    if !linux.time_offsets.is_empty() && !namespaces.makes(namespaces::TIME) {
+        return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
+    }
+    for (name, present) in [
+        ("intelRdt", linux.intel_rdt.is_some()),
+        ("netDevices", linux.net_devices.is_some()),
+        ("memoryPolicy", linux.memory_policy.is_some()),
+    ] {
+        if present {
+            return Err(Error::unsupported(format!("linux.{name}"), ""));
+        }
+    }
+    if linux.mount_label.as_deref().is_some_and(|label| !label.is_empty()) {
+        return Err(Error::unsupported("linux.mountLabel", "SELinux mount contexts are not set yet"));
+    }
+    for name in linux.sysctl.keys() {
+        check_sysctl(name, |kind| namespaces.owns(kind, proc))?;
+    }
+    root_propagation(spec).map(|_| ())
+}
+
+/// The checks that a process of `exec` needs too.
+pub(crate) fn check_process(process: &Process) -> Result<(), Error> {
+    if process.args.is_empty() {
+        return Err(Error::invalid("process.args", "is empty"));
+    }
+    if !process.cwd.starts_with('/') {
+        return Err(Error::invalid("process.cwd", format!("{:?} is not an absolute path", process.cwd)));
+    }
+    if process.scheduler.is_some() {
+        return Err(Error::unsupported("process.scheduler", ""));
+    }
+    if process.exec_cpu_affinity.is_some() {
+        return Err(Error::unsupported("process.execCPUAffinity", ""));
+    }
+    for limit in &process.rlimits {
+        if crate::limits::resource(&limit.kind).is_none() {
+            return Err(Error::invalid("process.rlimits", format!("unknown limit {:?}", limit.kind)));
+        }
+    }
+    label(process).map(|_| ())
+}
+
+/// Propagation of the container's root, if asked for.
+pub(crate) fn root_propagation(spec: &Spec) -> Result<Option<(u64, bool)>, Error> {
+    match spec.linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref()) {
+        None | Some("") => Ok(None),
+        Some(word) => mount_options::propagation(word)
+            .map(Some)
+            .ok_or_else(|| Error::invalid("linux.rootfsPropagation", format!("unknown word {word:?}"))),
+    }
+}
+
+/// The rootfs: absolute, or relative to the bundle.
+pub(crate) fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
+    let root = spec.root.as_ref().filter(|root| !root.path.is_empty());
+    Ok(bundle.join(&root.ok_or_else(|| Error::invalid("root", "is missing"))?.path))
+}
+
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| Error::io(format!("open rootfs {}", path.display()), e))
+}
+
+/// A sysctl's path below `/proc/sys`: the first separator decides which of `.` and `/` separates, as in sysctl(8).
+pub(crate) fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'.' => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Only parameters that belong to a namespace of the container's own may be set: the others are the host's.
+fn check_sysctl(name: &str, owns: impl Fn(namespaces::Kind) -> bool) -> Result<(), Error> {
+    let refuse = |reason: &str| Err(Error::invalid(format!("linux.sysctl[{name:?}]"), reason));
+    let path = sysctl_path(name);
+    let odd = |b: u8| !(b.is_ascii_alphanumeric() || b"._-/:@".contains(&b));
+    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") || path.bytes().any(odd) {
+        return refuse("is not a parameter's name");
+    }
+    const IPC: &[&str] = &[
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
+    ];
+    let kind = match path.as_str() {
+        ipc if IPC.contains(&ipc) || ipc.starts_with("fs/mqueue/") => namespaces::IPC,
+        net if net.starts_with("net/") => namespaces::NETWORK,
+        "kernel/domainname" => namespaces::UTS,
+        "kernel/hostname" => return refuse("conflicts with the field hostname"),
+        _ => return refuse("is not in a separate kernel namespace"),
+    };
+    if owns(kind) {
+        Ok(())
+    } else {
+        refuse(&format!("needs a {} namespace of the container's own", kind.name))
+    }
+}
+
+/// Class and level of `ioPriority`.
+pub(crate) fn io_priority(priority: &IoPriority) -> Result<(u32, u32), Error> {
+    let class = match priority.class.as_str() {
+        "IOPRIO_CLASS_RT" => 1,
+        "IOPRIO_CLASS_BE" => 2,
+        "IOPRIO_CLASS_IDLE" => 3,
+        other => return Err(Error::invalid("process.ioPriority.class", format!("unknown class {other:?}"))),
+    };
+    match u32::try_from(priority.priority) {
+        Ok(level @ 0..=7) => Ok((class, level)),
+        _ => Err(Error::invalid("process.ioPriority.priority", "is not between 0 and 7")),
+    }
+}
+
+/// `PER_*` of personality(2).
+pub(crate) fn personality(personality: &Personality) -> Result<u32, Error> {
+    if !personality.flags.is_empty() {
+        return Err(Error::unsupported("linux.personality.flags", "the specification names none"));
+    }
+    match personality.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        other => Err(Error::invalid("linux.personality.domain", format!("unknown domain {other:?}"))),
+    }
+}
+
+/// Where the label for execve goes and what is written, or an error where the kernel would not enforce it.
+pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>, Error> {
+    let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
+    if let Some(label) = given(&process.selinux_label) {
+        if !Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(Error::unsupported("process.selinuxLabel", "this kernel has no active SELinux"));
+        }
+        return Ok(Some(("self/attr/exec", label)));
+    }
+    if let Some(profile) = given(&process.apparmor_profile) {
+        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+        if !enabled.is_ok_and(|text| text.first() == Some(&b'Y')) {
+            if profile == "unconfined" {
+                return Ok(None);
+            }
+            return Err(Error::unsupported(
+                format!("process.apparmorProfile {profile:?}"),
+                "this kernel has no active AppArmor",
+            ));
+        }
+        let file = if Path::new("/proc/self/attr/apparmor/exec").exists() {
+            "self/attr/apparmor/exec"
+        } else {
+            "self/attr/exec"
+        };
+        return Ok(Some((file, format!("exec {profile}"))));
+    }
+    Ok(None)
+}
+
+/// The limits to apply: the document's, with everything denied but the default devices unless it says otherwise.
+pub(crate) fn resources(spec: &Spec) -> oci::runtime::Resources {
+    let mut resources = spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let rule = |allow, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| {
+        oci::runtime::DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access.into()) }
+    };
+    let allow = |major: i64, minor: Option<i64>| rule(true, "c", Some(major), minor, "rwm");
+    let mut devices = vec![rule(false, "a", None, None, "rwm")];
+    devices.append(&mut resources.devices);
+    devices.push(rule(true, "c", None, None, "m"));
+    devices.push(rule(true, "b", None, None, "m"));
+    // null zero full random urandom, tty, ptmx, pts
+    devices.extend([3, 5, 7, 8, 9].map(|minor| allow(1, Some(minor))));
+    devices.extend([allow(5, Some(0)), allow(5, Some(2)), allow(136, None)]);
+    resources.devices = devices;
+    resources
+}
+
+/// Path below the cgroup roots. None for an unprivileged user who asks for nothing.
+pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> Option<String> {
+    let linux = spec.linux.as_ref();
+    match linux.and_then(|linux| linux.cgroups_path.as_deref()).filter(|path| !path.is_empty()) {
+        Some(path) if path.starts_with('/') => Some(path.to_owned()),
+        Some(path) => Some(format!("/{path}")),
+        None if rustix::process::geteuid().is_root() => Some(format!("/{id}")),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctls() {
+        let check = |name: &str, ok: bool| assert_eq!(check_sysctl(name, |_| true).is_ok(), ok, "{name:?}");
+        for good in
+            ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.1/forwarding", "kernel.shmmax", "fs.mqueue.msg_max"]
+        {
+            check(good, true);
+        }
+        for bad in [
+            "kernel.core_pattern",
+            "kernel/core_pattern",
+            "net.ipv4.../x",
+            "net/../kernel/core_pattern",
+            "net//x",
+            "net.a\nb",
+            "net.a=b",
+            "kernel.hostname",
+            "vm.overcommit_memory",
+            "",
+            "net/./x",
+        ] {
+            check(bad, false);
+        }
+        assert!(check_sysctl("net.ipv4.ip_forward", |_| false).is_err());
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+    }
+}

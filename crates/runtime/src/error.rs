@@ -1,0 +1,80 @@
+use errors::{HasKind, Kind};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The id cannot be a directory name.
+    #[error(
+        "invalid container id {id:?}: want letters, digits, `_`, `+`, `-`, `.`, at most 1024, not `.` or `..`"
+    )]
+    InvalidId { id: String },
+    /// A container of that name is there.
+    #[error("container with given ID already exists: {id}")]
+    Exists { id: String },
+    /// No container has this name.
+    #[error("container does not exist: {id}")]
+    NotFound { id: String },
+    /// The verb does not fit the state.
+    #[error("cannot {verb} container {id} in the {state} state")]
+    WrongState { verb: &'static str, id: String, state: &'static str },
+    /// The document asks for what cannot be.
+    #[error("config.json: {field}: {reason}")]
+    Invalid { field: String, reason: String },
+    /// The document asks for what this build or kernel does not do.
+    #[error("{feature} is not supported{why}")]
+    Unsupported { feature: String, why: String },
+    /// A document is no JSON or has a wrong shape.
+    #[error("read {path:?}")]
+    Document { path: PathBuf, source: serde_json::Error },
+    /// A file or system call.
+    #[error("{operation}")]
+    Io { operation: String, source: io::Error },
+    /// Said by the process that was to become the container.
+    #[error("unable to start container process: {text}")]
+    Child { text: String },
+    /// A hook failed or took too long.
+    #[error("{stage} hook {path}: {reason}")]
+    Hook { stage: &'static str, path: String, reason: String },
+    /// Limits.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The system call filter.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
+    /// The container was killed and does not end.
+    #[error("container {id} is still running {waited_ms} ms after SIGKILL")]
+    StillRunning { id: String, waited_ms: u64 },
+}
+
+impl Error {
+    pub(crate) fn io(operation: impl Into<String>, source: impl Into<io::Error>) -> Error {
+        Error::Io { operation: operation.into(), source: source.into() }
+    }
+
+    pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn unsupported(feature: impl Into<String>, why: &str) -> Error {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        Error::Unsupported { feature: feature.into(), why }
+    }
+}
+
+impl HasKind for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::InvalidId { .. } | Error::Invalid { .. } | Error::Document { .. } => Kind::InvalidArgument,
+            Error::Exists { .. } => Kind::AlreadyExists,
+            Error::NotFound { .. } => Kind::NotFound,
+            Error::WrongState { .. } | Error::StillRunning { .. } => Kind::WrongState,
+            Error::Unsupported { .. } => Kind::Unsupported,
+            Error::Io { source, .. } => errors::io_kind(source),
+            Error::Child { .. } | Error::Hook { .. } => Kind::Internal,
+            Error::Cgroup(e) => e.kind(),
+            Error::Seccomp(e) => e.kind(),
+        }
+    }
+}

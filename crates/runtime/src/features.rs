@@ -1,0 +1,117 @@
+//! The documents that need no container: what this runtime can, and a spec to begin with.
+
+use crate::limits::CAPABILITIES;
+use oci::runtime::{Capabilities, Linux, Mount, Namespace, Process, Resources, Root, Spec};
+use serde_json::{Value, json};
+
+/// What `features` prints.
+///
+/// Spec: runtime-spec, features.md.
+pub fn features() -> Value {
+    let capabilities: Vec<String> = CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": oci::runtime::OCI_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": [
+            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "lazytime", "noatime", "nodev",
+            "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind",
+            "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
+            "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
+            "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "slave", "strictatime", "suid",
+            "symfollow", "sync", "unbindable"
+        ],
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities,
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "seccomp": {
+                "enabled": true,
+                "actions": [
+                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
+                    "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
+                ],
+                "operators": [
+                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ",
+                    "SCMP_CMP_NE"
+                ]
+            },
+            "apparmor": { "enabled": true },
+            "selinux": { "enabled": false },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": false } }
+        }
+    })
+}
+
+/// What `spec` writes: a shell in a container with everything of its own.
+pub fn default_spec() -> Spec {
+    let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| Mount {
+        destination: destination.into(),
+        kind: Some(kind.into()),
+        source: Some(source.into()),
+        options: words(options),
+        ..Mount::default()
+    };
+    let caps = words(&["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
+    Spec {
+        oci_version: oci::runtime::OCI_VERSION.into(),
+        process: Some(Process {
+            terminal: true,
+            args: words(&["sh"]),
+            env: words(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"]),
+            cwd: "/".into(),
+            capabilities: Some(Capabilities {
+                bounding: caps.clone(),
+                effective: caps.clone(),
+                permitted: caps,
+                ..Capabilities::default()
+            }),
+            rlimits: vec![oci::runtime::Rlimit { kind: "RLIMIT_NOFILE".into(), hard: 1024, soft: 1024 }],
+            no_new_privileges: true,
+            ..Process::default()
+        }),
+        root: Some(Root { path: "rootfs".into(), readonly: true }),
+        hostname: "brig".into(),
+        mounts: vec![
+            mount("/proc", "proc", "proc", &[]),
+            mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount(
+                "/dev/pts",
+                "devpts",
+                "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            ),
+            mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+            mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ],
+        linux: Some(Linux {
+            resources: Some(Resources::default()),
+            namespaces: namespaces.map(|kind| Namespace { kind: kind.into(), path: None }).into(),
+            masked_paths: words(&[
+                "/proc/acpi",
+                "/proc/asound",
+                "/proc/kcore",
+                "/proc/keys",
+                "/proc/latency_stats",
+                "/proc/timer_list",
+                "/proc/timer_stats",
+                "/proc/sched_debug",
+                "/sys/firmware",
+                "/proc/scsi",
+            ]),
+            readonly_paths: words(&[
+                "/proc/bus",
+                "/proc/fs",
+                "/proc/irq",
+                "/proc/sys",
+                "/proc/sysrq-trigger",
+            ]),
+            ..Linux::default()
+        }),
+        ..Spec::default()
+    }
+}

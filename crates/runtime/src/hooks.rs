@@ -1,0 +1,102 @@
+//! Programs run at points of the life cycle. Each gets exactly the environment that the hook names, the state as JSON
+//! on stdin, and `/` as its directory.
+//!
+//! Spec: runtime-spec config.md, "POSIX-platform Hooks".
+
+use crate::Error;
+use oci::runtime::{Hook, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io::Write as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs `hooks` one after the other; the first failure ends it.
+pub(crate) fn run(stage: &'static str, hooks: &[Hook], state: &State) -> Result<(), Error> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let document =
+        serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
+    hooks.iter().try_for_each(|hook| {
+        one(hook, &document).map_err(|reason| Error::Hook { stage, path: hook.path.clone(), reason })
+    })
+}
+
+fn one(hook: &Hook, state: &[u8]) -> Result<(), String> {
+    if !hook.path.starts_with('/') {
+        return Err("path is not absolute".into());
+    }
+    let mut command = Command::new(&hook.path);
+    if let Some((name, rest)) = hook.args.split_first() {
+        command.arg0(name).args(rest);
+    }
+    command.env_clear().current_dir("/").stdin(Stdio::piped());
+    for entry in &hook.env {
+        let (name, value) =
+            entry.split_once('=').ok_or_else(|| format!("environment {entry:?} has no `=`"))?;
+        command.env(name, value);
+    }
+    let mut child = command.spawn().map_err(|e| format!("cannot be run: {e}"))?;
+    // A hook that does not read its state is fine.
+    drop(child.stdin.take().map(|mut pipe| pipe.write_all(state)));
+    if let Some(seconds) = hook.timeout
+        && !ends_within(&child, Duration::from_secs(seconds.into()))
+    {
+        drop(child.kill());
+        drop(child.wait());
+        return Err(format!("timed out after {seconds} s"));
+    }
+    let status = child.wait().map_err(|e| format!("wait: {e}"))?;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(format!("exit status {code}")),
+        (None, signal) => Err(format!("killed by signal {}", signal.unwrap_or_default())),
+    }
+}
+
+/// Waits for the end of `child`. False when the time is over.
+fn ends_within(child: &std::process::Child, limit: Duration) -> bool {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return false };
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(timeout) = Timespec::try_from(left) else { return false };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                return false;
+            }
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Hook {
+        let args = vec!["sh".into(), "-c".into(), script.into()];
+        Hook { path: "/bin/sh".into(), args, env: vec!["A=b".into()], timeout: Some(1) }
+    }
+
+    #[test]
+    fn environment_state_and_failure() {
+        let state = State { id: "x".into(), ..State::default() };
+        run(
+            "prestart",
+            &[shell(r#"[ "$A" = b ] && [ -z "$HOME" ] && grep -q '"id":"x"' && [ "$PWD" = / ]"#)],
+            &state,
+        )
+        .unwrap();
+        let error = run("prestart", &[shell("exit 3")], &state).unwrap_err();
+        assert_eq!(error.to_string(), "prestart hook /bin/sh: exit status 3");
+        let error = run("poststop", &[shell("exec sleep 60")], &state).unwrap_err();
+        assert_eq!(error.to_string(), "poststop hook /bin/sh: timed out after 1 s");
+    }
+}

@@ -1,0 +1,40 @@
+//! The OCI runtime: `config.json` becomes a [plan](plan), the plan becomes a container.
+//!
+//! ```text
+//! config.rs    bundle -> Spec, with everything refused that would otherwise be ignored
+//! plan.rs      Spec -> Vec<Step>, complete before the clone; `create` and `exec` are two plans from one builder
+//! spawn.rs     the parent: clone3, id maps, cgroup, limits, hooks
+//! child.rs     the child: walks the steps, waits at the gate, execve
+//! state.rs     what later verbs need, one small JSON file a container
+//! ```
+//!
+//! One thread, no async; the clone checks that. Nothing below a container's root is reached by a path string: all of it
+//! goes through descriptors resolved inside the root.
+
+mod channel;
+mod child;
+mod config;
+mod console;
+mod error;
+mod features;
+mod hooks;
+mod limits;
+mod mount_options;
+mod namespaces;
+pub mod plan;
+mod procfs;
+mod rooted;
+mod seal;
+mod spawn;
+mod state;
+mod steps;
+mod verbs;
+
+pub use error::Error;
+pub use features::{default_spec, features};
+pub use seal::ensure_sealed;
+pub use state::{ContainerId, Status, Store, timestamp};
+pub use verbs::{
+    Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
+    signal_number, start, state,
+};

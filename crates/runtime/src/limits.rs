@@ -1,0 +1,135 @@
+//! Names of resource limits and capabilities.
+
+use crate::Error;
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
+
+/// The kernel's resource called `RLIMIT_*`.
+pub(crate) fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "RLIMIT_AS" => Resource::As,
+        "RLIMIT_CORE" => Resource::Core,
+        "RLIMIT_CPU" => Resource::Cpu,
+        "RLIMIT_DATA" => Resource::Data,
+        "RLIMIT_FSIZE" => Resource::Fsize,
+        "RLIMIT_LOCKS" => Resource::Locks,
+        "RLIMIT_MEMLOCK" => Resource::Memlock,
+        "RLIMIT_MSGQUEUE" => Resource::Msgqueue,
+        "RLIMIT_NICE" => Resource::Nice,
+        "RLIMIT_NOFILE" => Resource::Nofile,
+        "RLIMIT_NPROC" => Resource::Nproc,
+        "RLIMIT_RSS" => Resource::Rss,
+        "RLIMIT_RTPRIO" => Resource::Rtprio,
+        "RLIMIT_RTTIME" => Resource::Rttime,
+        "RLIMIT_SIGPENDING" => Resource::Sigpending,
+        "RLIMIT_STACK" => Resource::Stack,
+        _ => return None,
+    })
+}
+
+/// Sets limits of a process, `None` for the caller. Where raising the hard limit is denied, the most that is allowed.
+pub(crate) fn set(
+    pid: Option<Pid>,
+    limits: &[oci::runtime::Rlimit],
+    mut warn: impl FnMut(String),
+) -> Result<(), (String, Errno)> {
+    for limit in limits {
+        let what = || format!("set {} to {}:{}", limit.kind, limit.soft, limit.hard);
+        let resource = resource(&limit.kind).ok_or_else(|| (what(), Errno::INVAL))?;
+        let finite = |value: u64| (value != u64::MAX).then_some(value);
+        let wanted = Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) };
+        match rustix::process::prlimit(pid, resource, wanted) {
+            Ok(_) => {}
+            Err(Errno::PERM) => {
+                let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+                let hard = limit.hard.min(most);
+                let clamped = Rlimit { current: finite(limit.soft.min(hard)), maximum: finite(hard) };
+                rustix::process::prlimit(pid, resource, clamped).map_err(|e| (what(), e))?;
+                warn(format!(
+                    "{}: hard limit {} needs CAP_SYS_RESOURCE, set to {hard}",
+                    limit.kind, limit.hard
+                ));
+            }
+            Err(e) => return Err((what(), e)),
+        }
+    }
+    Ok(())
+}
+
+/// In the order of the kernel's numbers.
+pub(crate) const CAPABILITIES: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The set named by `CAP_*` words.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a name that is no capability: leaving one out of a set that someone wrote down would be a guess.
+pub(crate) fn capability_set(field: &str, names: &[String]) -> Result<CapabilitySet, Error> {
+    let mut bits = 0u64;
+    for name in names {
+        let number = name.strip_prefix("CAP_").and_then(|n| CAPABILITIES.iter().position(|c| *c == n));
+        let number = number.ok_or_else(|| {
+            Error::invalid(format!("process.capabilities.{field}"), format!("unknown capability {name:?}"))
+        })?;
+        bits |= 1 << number;
+    }
+    Ok(CapabilitySet::from_bits_retain(bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_the_kernels_numbers() {
+        let set = |name: &str| capability_set("bounding", &[name.to_owned()]).unwrap();
+        assert_eq!(set("CAP_CHOWN"), CapabilitySet::CHOWN);
+        assert_eq!(set("CAP_SYS_ADMIN"), CapabilitySet::SYS_ADMIN);
+        assert_eq!(set("CAP_CHECKPOINT_RESTORE"), CapabilitySet::CHECKPOINT_RESTORE);
+        assert!(capability_set("bounding", &["CAP_NOPE".into()]).is_err());
+        assert!(capability_set("bounding", &["CHOWN".into()]).is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! Making and finding mount targets below the container's root, by descriptor.
+
+use rootdir::RootDir;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+/// The errno of a `rootdir` error.
+fn errno(error: rootdir::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// `path` without `.`, `..` and doubled slashes, absolute. Lexical, as runtimes have always cleaned destinations; symlinks
+/// are met later, inside the root.
+pub(crate) fn clean(path: &str) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Opens `path` without reading it.
+pub(crate) fn find(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    root.open_file(path, OFlags::PATH, Mode::empty()).map_err(errno)
+}
+
+/// As [`find`], but a symlink at the end is opened itself.
+pub(crate) fn find_no_follow(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    root.open_file(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(errno)
+}
+
+/// Opens the directory `path`, which is [`clean`], and makes what is missing of it with mode 0755.
+///
+/// Each part is made beside the descriptor of its parent and opened without following, so a link that appears in
+/// between is an error and nothing is made elsewhere (CVE-2024-45310).
+pub(crate) fn ensure_directory(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match root.open_file(path, flags, Mode::empty()).map_err(errno) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Err(Errno::NOENT) };
+    let parent = ensure_directory(root, parent)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    rustix::fs::openat(&parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens `path`, which is [`clean`], and makes an empty file if there is nothing.
+pub(crate) fn ensure_file(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    match find(root, path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Err(Errno::ISDIR) };
+    let parent = ensure_directory(root, parent)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+    // EXIST: a dangling symlink, or someone was faster.
+    drop(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o755))?);
+    rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a target of the same type as `tree`: directory for directory, file for anything else.
+pub(crate) fn ensure_like(root: &RootDir, path: &Path, tree: impl AsFd) -> Result<OwnedFd, Errno> {
+    match file_type(tree)? {
+        FileType::Directory => ensure_directory(root, path),
+        _ => ensure_file(root, path),
+    }
+}
+
+/// The type of an open file.
+pub(crate) fn file_type(fd: impl AsFd) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode))
+}
+
+/// Whether `fd` is the character device `major`:`minor`.
+pub(crate) fn is_device(fd: impl AsFd, kind: FileType, major: u32, minor: u32) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == rustix::fs::makedev(major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned() {
+        let check = |path: &str, want: &str| assert_eq!(clean(path), Path::new(want), "{path:?}");
+        check("/a//b/./c", "/a/b/c");
+        check("a/../../b", "/b");
+        check("/..", "/");
+        check("", "/");
+    }
+
+    #[test]
+    fn nothing_is_made_outside() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        let root = RootDir::open(inside.path()).unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", inside.path().join("dangling")).unwrap();
+        // The absolute link resolves inside the root, where its target is missing.
+        assert!(ensure_directory(&root, Path::new("/link/x")).is_err());
+        assert_eq!(ensure_file(&root, Path::new("/dangling")).unwrap_err(), Errno::EXIST);
+        assert!(ensure_directory(&root, Path::new("/a/b/c")).is_ok());
+        assert!(ensure_file(&root, Path::new("/a/f")).is_ok());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,433 @@
+//! What later verbs need to know of a container.
+//!
+//! ```text
+//! ROOT/ID/state.json     this file's [`State`]; written beside and renamed, so always whole
+//! ROOT/ID/config.json    the document as it was at create
+//! ROOT/ID/exec.fifo      there until `start`; init has it open and reads one byte
+//! ```
+//!
+//! Verbs that change something hold an exclusive flock(2) on the directory, which the kernel drops with the process.
+//! `state.json` is first written before the cgroup is made (pid 0), so that `delete --force` can clean up after a
+//! runtime that was killed at any later point.
+
+use crate::Error;
+use crate::procfs::Proc;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+pub(crate) const FIFO: &str = "exec.fifo";
+/// Longest document read, ours or a user's: 5,000 mounts and a MiB of annotations fit.
+pub(crate) const MAX_DOCUMENT: u64 = 32 << 20;
+/// The version of `state.json` written here. A newer one is refused.
+const VERSION: u32 = 1;
+
+/// A name that is safe as one path component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerId(String);
+
+impl std::str::FromStr for ContainerId {
+    type Err = Error;
+
+    fn from_str(id: &str) -> Result<ContainerId, Error> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
+        if id.is_empty() || id.len() > 255 || id == "." || id == ".." || !id.bytes().all(allowed) {
+            return Err(Error::InvalidId { id: id.chars().take(128).collect() });
+        }
+        Ok(ContainerId(id.to_owned()))
+    }
+}
+
+impl ContainerId {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    /// The specification's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// `state.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct State {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    /// 0 until init is there.
+    pub(crate) pid: i32,
+    /// Start time of `pid`, clock ticks after boot: with it a reused id is told from ours.
+    pub(crate) start_time: u64,
+    /// RFC 3339, UTC.
+    pub(crate) created: String,
+    /// Path below the cgroup roots; none without cgroup.
+    pub(crate) cgroup: Option<String>,
+    /// `CLONE_NEW*` bits of the namespaces the container has, made or joined.
+    pub(crate) namespaces: u32,
+    /// Root by chroot, so the mount namespace's root is not the container's.
+    #[serde(default)]
+    pub(crate) no_pivot: bool,
+    #[serde(default)]
+    pub(crate) owner: u32,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl State {
+    pub(crate) fn new(id: &ContainerId, bundle: PathBuf, rootfs: PathBuf) -> State {
+        State {
+            version: VERSION,
+            id: id.0.clone(),
+            bundle,
+            rootfs,
+            pid: 0,
+            start_time: 0,
+            created: timestamp(),
+            cgroup: None,
+            namespaces: 0,
+            no_pivot: false,
+            owner: rustix::process::geteuid().as_raw(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// The `--root` directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Names the directory; it is made by the first create.
+    pub fn new(root: impl Into<PathBuf>) -> Store {
+        Store { root: root.into() }
+    }
+
+    /// Makes the directory of a new container and locks it.
+    pub(crate) fn create(&self, id: &ContainerId) -> Result<Container, Error> {
+        let path = self.root.join(&id.0);
+        let mode = Mode::from_raw_mode(0o700);
+        let made = match rustix::fs::mkdir(&path, mode) {
+            Err(Errno::NOENT) => {
+                std::fs::create_dir_all(&self.root)
+                    .and_then(|()| {
+                        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+                        std::fs::set_permissions(&self.root, private)
+                    })
+                    .map_err(|e| Error::io(format!("make {}", self.root.display()), e))?;
+                rustix::fs::mkdir(&path, mode)
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => lock(id, path),
+            Err(Errno::EXIST) => Err(Error::Exists { id: id.0.clone() }),
+            Err(e) => Err(Error::io(format!("make {}", path.display()), e)),
+        }
+    }
+
+    /// Opens and locks a container's directory.
+    pub(crate) fn lock(&self, id: &ContainerId) -> Result<Container, Error> {
+        lock(id, self.root.join(&id.0))
+    }
+
+    /// Reads without lock; the rename makes it whole.
+    pub(crate) fn read(&self, id: &ContainerId) -> Result<State, Error> {
+        let path = self.root.join(&id.0);
+        let directory = open_directory(id, &path)?;
+        Container { directory, path, id: id.clone() }.read()
+    }
+
+    /// The status, without lock.
+    pub(crate) fn status(&self, id: &ContainerId, state: &State, proc: &Proc) -> Result<Status, Error> {
+        let path = self.root.join(&id.0);
+        let directory = open_directory(id, &path)?;
+        Ok(Container { directory, path, id: id.clone() }.status(state, proc)?.0)
+    }
+
+    /// Names of all containers, sorted.
+    pub(crate) fn ids(&self) -> Result<Vec<ContainerId>, Error> {
+        let at = |e| Error::io(format!("list {}", self.root.display()), e);
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(at)?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(at)?;
+            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                ids.push(id);
+            }
+        }
+        ids.sort_by(|a: &ContainerId, b| a.0.cmp(&b.0));
+        Ok(ids)
+    }
+}
+
+fn open_directory(id: &ContainerId, path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(Error::NotFound { id: id.0.clone() }),
+        Err(e) => Err(Error::io(format!("open {}", path.display()), e)),
+    }
+}
+
+fn lock(id: &ContainerId, path: PathBuf) -> Result<Container, Error> {
+    let directory = open_directory(id, &path)?;
+    let at = |e| Error::io(format!("lock {}", path.display()), e);
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive)).map_err(at)?;
+    // While we waited a delete may have removed it; a directory without links is not the one of that name any more.
+    if rustix::fs::fstat(&directory).map_err(at)?.st_nlink == 0 {
+        return Err(Error::NotFound { id: id.0.clone() });
+    }
+    Ok(Container { directory, path, id: id.clone() })
+}
+
+/// A container's directory, locked while this lives.
+#[derive(Debug)]
+pub(crate) struct Container {
+    directory: OwnedFd,
+    path: PathBuf,
+    pub(crate) id: ContainerId,
+}
+
+impl Container {
+    pub(crate) fn read(&self) -> Result<State, Error> {
+        let bytes = self.read_file(STATE)?;
+        let state: State = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Document { path: self.path.join(STATE), source: e })?;
+        if state.version > VERSION {
+            return Err(Error::unsupported(
+                format!("state version {} of container {}", state.version, state.id),
+                "a newer brig-runtime made it",
+            ));
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn write(&self, state: &State) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(state)
+            .map_err(|e| Error::Document { path: self.path.join(STATE), source: e })?;
+        self.write_file("state.json.new", &bytes)?;
+        rustix::fs::renameat(&self.directory, "state.json.new", &self.directory, STATE)
+            .map_err(|e| Error::io(format!("rename {}", self.path.join(STATE).display()), e))
+    }
+
+    pub(crate) fn write_config(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.write_file(CONFIG, bytes)
+    }
+
+    /// The document as it was at create.
+    pub(crate) fn read_config(&self) -> Result<oci::runtime::Spec, Error> {
+        serde_json::from_slice(&self.read_file(CONFIG)?)
+            .map_err(|e| Error::Document { path: self.path.join(CONFIG), source: e })
+    }
+
+    /// Makes the fifo and opens both its ends as one descriptor: opening never blocks, and a read waits for a byte.
+    pub(crate) fn make_fifo(&self) -> Result<OwnedFd, Error> {
+        let at = |e| Error::io(format!("make {}", self.path.join(FIFO).display()), e);
+        rustix::fs::mknodat(&self.directory, FIFO, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .map_err(at)?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)
+    }
+
+    /// Lets init go. False if nobody waits.
+    pub(crate) fn open_gate(&self) -> Result<bool, Error> {
+        let at = |e| Error::io(format!("open {}", self.path.join(FIFO).display()), e);
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fifo = match rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()) {
+            // No process has the other end: init is gone.
+            Err(Errno::NXIO | Errno::NOENT) => return Ok(false),
+            other => other.map_err(at)?,
+        };
+        rustix::io::write(&fifo, b"0").map_err(at)?;
+        rustix::fs::unlinkat(&self.directory, FIFO, AtFlags::empty()).map_err(at)?;
+        Ok(true)
+    }
+
+    fn has_fifo(&self) -> bool {
+        rustix::fs::statat(&self.directory, FIFO, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// The status, and a descriptor of init if it lives.
+    pub(crate) fn status(&self, state: &State, proc: &Proc) -> Result<(Status, Option<OwnedFd>), Error> {
+        let pidfd = init(state, proc)?;
+        let status = match &pidfd {
+            None if state.pid == 0 => Status::Creating,
+            None => Status::Stopped,
+            Some(_) if self.has_fifo() => Status::Created,
+            Some(_) if is_paused(state) => Status::Paused,
+            Some(_) => Status::Running,
+        };
+        Ok((status, pidfd))
+    }
+
+    /// Removes the directory and everything we put there.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        let at = |e| Error::io(format!("remove {}", self.path.display()), e);
+        for name in [FIFO, CONFIG, "state.json.new", STATE] {
+            match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(at(e)),
+            }
+        }
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(at(e)),
+        }
+    }
+
+    fn read_file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(fd) => read_bounded(fd, &path),
+            Err(Errno::NOENT) => Err(Error::NotFound { id: self.id.0.clone() }),
+            Err(e) => Err(Error::io(format!("open {}", path.display()), e)),
+        }
+    }
+
+    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let at = |e| Error::io(format!("write {}", self.path.join(name).display()), e);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o600)).map_err(at)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let count = rustix::io::retry_on_intr(|| rustix::io::write(&fd, left)).map_err(at)?;
+            left = &left[count..];
+        }
+        Ok(())
+    }
+}
+
+/// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.
+pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
+    use std::io::Read as _;
+    let at = |e| Error::io(format!("read {}", path.display()), e);
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd).take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(at)?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(at(Errno::FBIG.into()));
+    }
+    Ok(bytes)
+}
+
+/// A descriptor of the container's init, if it lives and is not a zombie. The start time is compared after the descriptor
+/// is open: from then on the number cannot be reused.
+pub(crate) fn init(state: &State, proc: &Proc) -> Result<Option<OwnedFd>, Error> {
+    let Some(pid) = Pid::from_raw(state.pid) else { return Ok(None) };
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+        Err(e) => return Err(Error::io(format!("open process {}", state.pid), e)),
+    };
+    match proc.stat(state.pid) {
+        Ok((b'Z' | b'X', _)) | Err(Errno::NOENT | Errno::SRCH) => Ok(None),
+        Ok((_, start)) => Ok((start == state.start_time).then_some(pidfd)),
+        Err(e) => Err(Error::io(format!("read state of process {}", state.pid), e)),
+    }
+}
+
+fn is_paused(state: &State) -> bool {
+    let cgroup = state.cgroup.as_deref().and_then(|path| cgroup::Cgroup::open(path).ok());
+    cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+}
+
+/// The time now, RFC 3339 in UTC with nanoseconds.
+pub fn timestamp() -> String {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    format_time(time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Howard Hinnant's days to civil date.
+pub(crate) fn format_time(seconds: i64, nanoseconds: u32) -> String {
+    let days = seconds.div_euclid(86400) + 719_468;
+    let clock = seconds.rem_euclid(86400);
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z")
+}
+
+impl AsFd for Container {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        let check = |id: &str, ok: bool| assert_eq!(id.parse::<ContainerId>().is_ok(), ok, "{id:?}");
+        for good in ["a", "a.b", "A_b-c+1", "..."] {
+            check(good, true);
+        }
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "a\n", "é", &"a".repeat(256)] {
+            check(bad, false);
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(format_time(0, 1), "1970-01-01T00:00:00.000000001Z");
+        assert_eq!(format_time(951_782_400, 0), "2000-02-29T00:00:00.000000000Z");
+        assert_eq!(
+            format_time(1_795_229_999, 0),
+            "2026-11-21T03:13:19.000000000Z".replace("03:13:19", "02:59:59")
+        );
+    }
+
+    #[test]
+    fn a_deleted_container_is_gone_for_the_one_that_waited() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let id: ContainerId = "x".parse().unwrap();
+        let first = store.create(&id).unwrap();
+        assert!(matches!(store.create(&id), Err(Error::Exists { .. })));
+        let other = store.clone();
+        let waiting = std::thread::spawn(move || other.lock(&"x".parse().unwrap()).map(drop));
+        first.remove().unwrap();
+        drop(first);
+        assert!(matches!(waiting.join().unwrap(), Err(Error::NotFound { .. })));
+    }
+}

@@ -1,0 +1,713 @@
+//! Doing what the plan says, in the child.
+
+use crate::channel::{Channel, Kind};
+use crate::child::Failure;
+use crate::plan::{Credentials, MountStep, Step, What};
+use crate::procfs::{Proc, is_procfs};
+use crate::{console, hooks, namespaces, rooted};
+use oci::runtime::Device;
+use rootdir::RootDir;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use sys::mount_attr::{self as attr, Attributes};
+use sys::process::StringList;
+
+/// What the steps share.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) channel: Channel,
+    /// The host's procfs; gone before the working directory is entered.
+    pub(crate) proc: Option<Proc>,
+    /// What the container's paths resolve in; gone with the pivot.
+    pub(crate) root: Option<RootDir>,
+    pub(crate) env: StringList,
+    /// A tmpfs that covers a masked directory, to be cloned for the others.
+    empty: Option<OwnedFd>,
+    /// The null device that covers masked files.
+    null: Option<OwnedFd>,
+    cwd_entered: bool,
+}
+
+type Done = Result<(), Failure>;
+
+impl World {
+    pub(crate) fn new(channel: Channel, proc: Proc, env: StringList) -> World {
+        World { channel, proc: Some(proc), root: None, env, empty: None, null: None, cwd_entered: false }
+    }
+
+    fn root(&self) -> Result<&RootDir, Failure> {
+        self.root.as_ref().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+    }
+}
+
+/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Fork`]) are the caller's.
+pub(crate) fn perform(step: Step, world: &mut World) -> Done {
+    match step {
+        Step::Tie => tie(),
+        Step::Await => world.wait_for_go(),
+        Step::Join(list) => list.into_iter().try_for_each(|(kind, fd)| {
+            namespaces::enter(kind, fd).map_err(|e| Failure::new(format!("join {} namespace", kind.name), e))
+        }),
+        Step::JoinProcess { pidfd, namespaces } => {
+            let bits = ThreadNameSpaceType::from_bits_retain(namespaces);
+            let joined = rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), bits);
+            joined.map_err(|e| Failure::new("join the container's namespaces", e))
+        }
+        Step::ChangeRoot(root) => change_root(root).map_err(|e| Failure::new("chroot to the rootfs", e)),
+        Step::BecomeRoot => become_root().map_err(|e| Failure::new("become root of the user namespace", e)),
+        Step::NewSession => rustix::process::setsid().map(|_| ()).map_err(|e| Failure::new("setsid", e)),
+        Step::Keyring(name) => keyring(&name),
+        Step::CgroupNamespace => sys::process::unshare(namespaces::CGROUP.bit)
+            .map_err(|e| Failure::new("make cgroup namespace", e)),
+        Step::Propagate(bits) => propagate(bits),
+        Step::AttachRoot { path, private_parent } => {
+            let root = attach_root(&path, private_parent)
+                .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
+            world.root = Some(RootDir::from_fd(root));
+            Ok(())
+        }
+        Step::RootHere => {
+            let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
+            world.root = Some(root);
+            Ok(())
+        }
+        Step::Mount(mount) => mount_one(*mount, world),
+        Step::Device { device, bind } => make_device(&device, bind, world)
+            .map_err(|e| Failure::new(format!("make device {}", device.path), e)),
+        Step::DeviceLinks { ptmx } => {
+            device_links(world.root()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
+        }
+        Step::Terminal { size, owner, console, sink } => terminal(world, size, owner, console, sink),
+        Step::RuntimeHooks => {
+            world.channel.send(Kind::Hooks, "").map_err(|e| Failure::new("talk to the runtime", e))?;
+            world.wait_for_go()
+        }
+        Step::ContainerHooks { hooks, state } => run_hooks("createContainer", &hooks, state),
+        Step::StartHooks { hooks, state } => run_hooks("startContainer", &hooks, state),
+        Step::Sysctl { name, path, value } => {
+            let proc = world
+                .proc
+                .as_ref()
+                .ok_or_else(|| Failure::new("the plan has no /proc here", Errno::NOENT))?;
+            proc.write(&format!("sys/{path}"), &value)
+                .map_err(|e| Failure::new(format!("set sysctl {name} to {value:?}"), e))
+        }
+        Step::HostName(name) => rustix::system::sethostname(name.as_bytes())
+            .map_err(|e| Failure::new(format!("set hostname {name:?}"), e)),
+        Step::DomainName(name) => rustix::system::setdomainname(name.as_bytes())
+            .map_err(|e| Failure::new(format!("set domainname {name:?}"), e)),
+        Step::ReadOnly(path) => read_only(world.root()?, &path)
+            .map_err(|e| Failure::new(format!("make {} read-only", path.display()), e)),
+        Step::Mask(path) => {
+            mask(world, &path).map_err(|e| Failure::new(format!("mask {}", path.display()), e))
+        }
+        Step::Directory(path) => {
+            // What cannot be made is reported by entering it.
+            drop(rooted::ensure_directory(world.root()?, &path));
+            Ok(())
+        }
+        Step::RootReadOnly => attr::set(world.root()?, false, &Attributes::new(attr::RDONLY, 0))
+            .map_err(|e| Failure::new("make the rootfs read-only", e)),
+        Step::PivotRoot { propagation } => {
+            pivot_root(world.root()?, propagation).map_err(|e| Failure::new("pivot_root", e))?;
+            world.leave_root();
+            Ok(())
+        }
+        Step::MoveRoot => {
+            move_root(world.root()?).map_err(|e| Failure::new("move the rootfs to /", e))?;
+            world.leave_root();
+            Ok(())
+        }
+        Step::IoPriority { class, level } => {
+            sys::process::set_io_priority(class, level).map_err(|e| Failure::new("set I/O priority", e))
+        }
+        Step::Personality(domain) => {
+            sys::process::set_personality(domain).map_err(|e| Failure::new("set personality", e))
+        }
+        Step::Label { file, value } => {
+            let proc = world
+                .proc
+                .as_ref()
+                .ok_or_else(|| Failure::new("the plan has no /proc here", Errno::NOENT))?;
+            proc.write(file, &value).map_err(|e| Failure::new(format!("set label {value:?}"), e))
+        }
+        Step::Home { uid } => {
+            let home = crate::child::home(uid);
+            world.env.push(home);
+            Ok(())
+        }
+        Step::OwnStdio { uid } => {
+            own_stdio(uid);
+            Ok(())
+        }
+        Step::WorkingDirectory { path, last } => working_directory(world, &path, last),
+        Step::Rlimits(list) => crate::limits::set(None, &list, |text| world.warn(&text))
+            .map_err(|(what, e)| Failure::new(what, e)),
+        Step::NoNewPrivileges => {
+            rustix::thread::set_no_new_privs(true).map_err(|e| Failure::new("set no_new_privs", e))
+        }
+        Step::Seccomp(filter) => match sys::seccomp::load(&filter.instructions, filter.flags) {
+            Ok(None) => Ok(()),
+            Ok(Some(listener)) => world
+                .channel
+                .send_fd(Kind::Listener, listener.as_fd())
+                .map_err(|e| Failure::new("hand over the seccomp listener", e)),
+            Err(e) => Err(Failure::new("load seccomp filter", e)),
+        },
+        Step::Umask(mask) => {
+            rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
+            Ok(())
+        }
+        Step::Become(credentials) => become_user(&credentials),
+        Step::Fork { .. } | Step::Find | Step::Gate(_) => {
+            Err(Failure::new("a step in the wrong place", Errno::INVAL))
+        }
+    }
+}
+
+impl World {
+    fn warn(&self, text: &str) {
+        // A warning that is lost must not stop the container.
+        self.channel.send(Kind::Warning, text).unwrap_or_default();
+    }
+
+    fn wait_for_go(&self) -> Done {
+        match self.channel.receive() {
+            Ok(Some(message)) if message.kind == Kind::Go => Ok(()),
+            Ok(_) => Err(Failure::new("wait for the runtime", Errno::PIPE)),
+            Err(e) => Err(Failure::new("wait for the runtime", e)),
+        }
+    }
+
+    fn leave_root(&mut self) {
+        self.root = None;
+        self.empty = None;
+        self.null = None;
+    }
+}
+
+fn tie() -> Done {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| Failure::new("tie to the runtime", e))?;
+    // An unprivileged runtime could not write the id maps of a process that hides; it hides after that.
+    if rustix::process::geteuid().is_root() {
+        hide();
+    }
+    rustix::process::umask(Mode::empty());
+    Ok(())
+}
+
+/// Nobody in the container may ptrace us or read our descriptors before execve (CVE-2016-9962).
+fn hide() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+fn become_root() -> Result<(), Errno> {
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // The kernel forgets the tie when ids change.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    hide();
+    Ok(())
+}
+
+fn keyring(name: &std::ffi::CStr) -> Done {
+    match sys::keyring::join_session(name) {
+        // A kernel or an outer seccomp filter without keys has nothing to protect.
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOSYS | Errno::PERM)) => Ok(()),
+        other => other.map_err(|e| Failure::new("join session keyring", e)),
+    }
+}
+
+fn propagate(bits: u64) -> Done {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let root = root.map_err(|e| Failure::new("open /", e))?;
+    attr::set(root, true, &Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
+}
+
+/// Clones the mount at `path`, with `recursive` the tree below it, without attaching it anywhere.
+pub(crate) fn clone_tree(directory: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let recursive = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+    let empty =
+        if path.as_os_str().is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive | empty;
+    open_tree(directory, path, flags)
+}
+
+/// Attaches `tree` on what is open as `target`. No path is resolved.
+pub(crate) fn attach(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let target = rustix::fs::open(path, flags, Mode::empty())?;
+    if private_parent {
+        make_parent_private(&target)?;
+    }
+    let tree = clone_tree(CWD, path, true)?;
+    attach(&tree, &target)?;
+    if private_parent {
+        // Only the binds below keep the host as their peer, not the root itself.
+        attr::set(&tree, false, &Attributes::propagation(attr::PRIVATE))?;
+    }
+    Ok(tree)
+}
+
+/// The mount that `directory` is on, found by walking up to its root, becomes private: what is attached below a shared
+/// mount would appear on the host, and pivot_root(2) refuses it.
+fn make_parent_private(directory: &OwnedFd) -> std::io::Result<()> {
+    let mut here = rustix::io::fcntl_dupfd_cloexec(directory, 3)?;
+    for _ in 0..256 {
+        match attr::set(&here, false, &Attributes::propagation(attr::PRIVATE)) {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {}
+            other => return other,
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        here = rustix::fs::openat(&here, "..", flags, Mode::empty())?;
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// Where in `/proc` something may be mounted: files that give no way to change the kernel's or the process's state.
+const OVER_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+fn mount_one(mount: MountStep, world: &mut World) -> Done {
+    let shown = mount.destination.clone();
+    let name = match &mount.what {
+        What::New { kind, .. } => kind.clone(),
+        What::Bind { source, .. } | What::Tree { source, .. } => source.display().to_string(),
+        What::Cgroup(_) => "cgroup".into(),
+    };
+    let failure = |e: std::io::Error| Failure::new(format!("mount {name} on {}", shown.display()), e);
+    let root = world.root()?;
+    if mount.destination == Path::new("/") {
+        return Err(failure(Errno::BUSY.into()));
+    }
+    let options = &mount.options;
+    let (tree, target) = match mount.what {
+        What::New { kind, source } => {
+            if kind == "proc" || kind == "sysfs" {
+                refuse_link(root, &mount.destination)
+                    .map_err(|text| Failure::text(format!("mount {name}: {text}")))?;
+            }
+            let target = rooted::ensure_directory(root, &mount.destination).map_err(|e| failure(e.into()))?;
+            let tree = new_filesystem(&kind, &source, &options.data, options.attributes.set).map_err(
+                |(what, e)| Failure::new(format!("mount {name} on {}: {what}", shown.display()), e),
+            )?;
+            (tree, target)
+        }
+        What::Bind { source, how } => {
+            let tree = clone_tree(CWD, &source, how == crate::mount_options::Bind::Recursive)
+                .map_err(|e| failure(e.into()))?;
+            let target =
+                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            (tree, target)
+        }
+        What::Tree { tree, .. } => {
+            let target =
+                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            (tree, target)
+        }
+        What::Cgroup(hierarchies) => {
+            return mount_cgroups(root, &mount.destination, &hierarchies, options).map_err(failure);
+        }
+    };
+    // A file system that covers a file of /proc could make later writes there, by us or by the container, lies. Seen on
+    // the target's descriptor, so links in the image do not help.
+    let whole_proc = mount.destination == Path::new("/proc");
+    if !whole_proc
+        && is_procfs(&target).map_err(|e| failure(e.into()))?
+        && !OVER_PROC.iter().any(|allowed| mount.destination == Path::new(allowed))
+    {
+        return Err(Failure::text(format!("mount {name} on {}: is inside /proc", shown.display())));
+    }
+    if whole_proc && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
+        return Err(Failure::text(format!("mount {name} on /proc: is not a procfs")));
+    }
+    attributes(&tree, options).map_err(failure)?;
+    attach(&tree, &target).map_err(|e| failure(e.into()))?;
+    propagations(&tree, options).map_err(failure)
+}
+
+fn attributes(tree: &OwnedFd, options: &crate::mount_options::Options) -> std::io::Result<()> {
+    if !options.attributes.is_empty() {
+        attr::set(tree, false, &options.attributes)?;
+    }
+    if !options.recursive.is_empty() {
+        attr::set(tree, true, &options.recursive)?;
+    }
+    Ok(())
+}
+
+fn propagations(tree: &OwnedFd, options: &crate::mount_options::Options) -> std::io::Result<()> {
+    options
+        .propagation
+        .iter()
+        .try_for_each(|&(bits, recursive)| attr::set(tree, recursive, &Attributes::propagation(bits)))
+}
+
+fn refuse_link(root: &RootDir, path: &Path) -> Result<(), String> {
+    match rooted::find_no_follow(root, path) {
+        Ok(fd) if rooted::file_type(&fd) != Ok(FileType::Directory) => {
+            Err(format!("{} is not an ordinary directory", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file system, not attached. An error says at which option.
+fn new_filesystem(
+    kind: &str,
+    source: &str,
+    data: &[String],
+    attributes: u64,
+) -> Result<OwnedFd, (String, std::io::Error)> {
+    let at = |what: &str| {
+        let what = what.to_owned();
+        move |e: Errno| (what, e.into())
+    };
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen"))?;
+    fsconfig_set_string(&context, "source", source).map_err(at("source"))?;
+    for option in data {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(&context, key, value),
+            None => fsconfig_set_flag(&context, option.as_str()),
+        }
+        .map_err(|e| (format!("option {option:?}"), e.into()))?;
+    }
+    fsconfig_create(&context).map_err(at("create"))?;
+    let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
+}
+
+/// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
+fn mount_cgroups(
+    root: &RootDir,
+    destination: &Path,
+    hierarchies: &[cgroup::HierarchyMount],
+    options: &crate::mount_options::Options,
+) -> std::io::Result<()> {
+    let target = rooted::ensure_directory(root, destination)?;
+    let bind = |source: &Path, target: &OwnedFd| -> std::io::Result<()> {
+        let tree = clone_tree(CWD, source, false)?;
+        attributes(&tree, options)?;
+        attach(&tree, target)?;
+        propagations(&tree, options)
+    };
+    if let [only] = hierarchies
+        && only.name.is_empty()
+    {
+        return bind(&only.source, &target);
+    }
+    let data = ["mode=755".to_owned(), "size=65536".to_owned()];
+    let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set).map_err(|(_, e)| e)?;
+    attach(&tmpfs, &target)?;
+    for hierarchy in hierarchies {
+        let name = Path::new(&hierarchy.name);
+        rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&tmpfs, name, flags, Mode::empty())?;
+        bind(&hierarchy.source, &place)?;
+        for link in &hierarchy.links {
+            rustix::fs::symlinkat(name, &tmpfs, link.as_str())?;
+        }
+    }
+    attr::set(&tmpfs, false, &Attributes::new(options.attributes.set & attr::RDONLY, 0))
+}
+
+fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Errno> {
+    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
+    let path = rooted::clean(&device.path);
+    let (kind, number) = match device.kind.as_str() {
+        "c" | "u" => (FileType::CharacterDevice, true),
+        "b" => (FileType::BlockDevice, true),
+        "p" => (FileType::Fifo, false),
+        _ => return Err(Errno::INVAL),
+    };
+    let major = u32::try_from(device.major).unwrap_or(0);
+    let minor = u32::try_from(device.minor).unwrap_or(0);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR) };
+    let directory = rooted::ensure_directory(root, parent)?;
+    if bind {
+        // The host's node, whose numbers are checked: a user namespace may not make one.
+        let tree = clone_tree(CWD, &path, false)?;
+        if !rooted::is_device(&tree, kind, major, minor)? {
+            return Err(Errno::NODEV);
+        }
+        let target = rooted::ensure_file(root, &path)?;
+        return attach(&tree, &target);
+    }
+    let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
+    let number = if number { rustix::fs::makedev(major, minor) } else { 0 };
+    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // Fine if it is what we would make; anything else the image put there is not trusted.
+            let there = rooted::find_no_follow(root, &path)?;
+            if !rooted::is_device(&there, kind, major, minor)? {
+                return Err(Errno::EXIST);
+            }
+        }
+        Err(e) => return Err(e),
+    }
+    if device.uid.is_some() || device.gid.is_some() {
+        let uid = Uid::from_raw(device.uid.unwrap_or(0));
+        let gid = Gid::from_raw(device.gid.unwrap_or(0));
+        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
+    let directory = rooted::ensure_directory(root, Path::new("/dev"))?;
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ];
+    for (name, to) in links {
+        match rustix::fs::symlinkat(to, &directory, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if !ptmx {
+        return Ok(());
+    }
+    match rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx") {
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(&directory, "ptmx", rustix::fs::AtFlags::empty())?;
+            rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx")
+        }
+        other => other,
+    }
+}
+
+fn terminal(
+    world: &World,
+    size: Option<(u16, u16)>,
+    owner: u32,
+    console: bool,
+    sink: Option<OwnedFd>,
+) -> Done {
+    let at = |e: Errno| Failure::new("set up the terminal", e);
+    let root = world.root()?;
+    let pty = console::open_pty(root).map_err(|e| Failure::new("open a terminal at /dev/pts", e))?;
+    if let Some((rows, columns)) = size {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&pty.master, size).map_err(at)?;
+    }
+    rustix::fs::fchown(&pty.slave, Some(Uid::from_raw(owner)), None).map_err(at)?;
+    if console {
+        console::mount_console(root, pty.slave.as_fd()).map_err(|e| Failure::new("mount /dev/console", e))?;
+    }
+    let sent = match sink {
+        Some(sink) => console::send_master(sink.as_fd(), pty.master.as_fd()),
+        None => world.channel.send_fd(Kind::Terminal, pty.master.as_fd()),
+    };
+    sent.map_err(|e| Failure::new("hand over the terminal", e))?;
+    console::take_terminal(&pty.slave).map_err(at)
+}
+
+fn run_hooks(stage: &'static str, list: &[oci::runtime::Hook], mut state: oci::runtime::State) -> Done {
+    state.pid = rustix::process::getpid().as_raw_pid();
+    hooks::run(stage, list, &state).map_err(|e| Failure::text(e.to_string()))
+}
+
+/// What is not there need not be protected.
+fn absent(e: Errno) -> bool {
+    matches!(e, Errno::NOENT | Errno::NOTDIR)
+}
+
+fn read_only(root: &RootDir, path: &Path) -> std::io::Result<()> {
+    let target = match rooted::find(root, path) {
+        Err(e) if absent(e) => return Ok(()),
+        other => other?,
+    };
+    let tree = clone_tree(&target, Path::new(""), true)?;
+    attr::set(&tree, true, &Attributes::new(attr::RDONLY, 0))?;
+    Ok(attach(&tree, &target)?)
+}
+
+fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
+    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
+    let target = match rooted::find(root, path) {
+        Err(e) if absent(e) => return Ok(()),
+        other => other?,
+    };
+    if rooted::file_type(&target)? == FileType::Directory {
+        let tree = match &world.empty {
+            Some(empty) => clone_tree(empty, Path::new(""), false)?,
+            None => {
+                let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+                new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
+            }
+        };
+        attach(&tree, &target)?;
+        world.empty.get_or_insert(tree);
+        return Ok(());
+    }
+    if world.null.is_none() {
+        world.null = Some(null_device(root)?);
+    }
+    let null = world.null.as_ref().ok_or(Errno::NODEV)?;
+    let tree = clone_tree(null, Path::new(""), false)?;
+    // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
+    attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
+    Ok(attach(&tree, &target)?)
+}
+
+/// The container's null device, verified on its descriptor (CVE-2025-31133), or the host's if there is none.
+fn null_device(root: &RootDir) -> Result<OwnedFd, Errno> {
+    let is_null = |fd: &OwnedFd| rooted::is_device(fd, FileType::CharacterDevice, 1, 3);
+    if let Ok(fd) = rooted::find_no_follow(root, Path::new("/dev/null"))
+        && is_null(&fd)?
+    {
+        return Ok(fd);
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let host = rustix::fs::open("/dev/null", flags, Mode::empty())?;
+    if is_null(&host)? { Ok(host) } else { Err(Errno::NODEV) }
+}
+
+fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Result<()> {
+    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::process::fchdir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    // The old root now lies over the new one, at the same place.
+    rustix::process::fchdir(&old)?;
+    if propagation.is_some_and(|(bits, _)| bits == attr::SHARED) {
+        // Or unmounting it here would unmount on the host.
+        attr::set(&old, true, &Attributes::propagation(attr::SLAVE))?;
+    }
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    match propagation {
+        Some((bits, recursive)) => attr::set(root, recursive, &Attributes::propagation(bits)),
+        None => Ok(()),
+    }
+}
+
+fn move_root(root: &RootDir) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")
+}
+
+fn change_root(root: OwnedFd) -> Result<(), Errno> {
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")
+}
+
+/// Best effort, as in other runtimes: a socket or a file on a read-only mount keeps its owner. The null device is shared.
+fn own_stdio(uid: u32) {
+    let null = rustix::fs::makedev(1, 3);
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+        let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        if stat.st_uid != uid && !(device && stat.st_rdev == null) {
+            let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
+        }
+    }
+}
+
+fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
+    // Nothing of the host may be reachable as /proc/self/fd/N from here on.
+    world.proc = None;
+    world.root = None;
+    if !world.cwd_entered {
+        let failure = |e: Errno| {
+            let text = crate::child::lower(e);
+            Failure::text(format!("chdir to cwd ({path:?}) set in config.json failed: {text}"))
+        };
+        match rustix::process::chdir(path) {
+            Ok(()) => world.cwd_entered = true,
+            // The user may enter what root may not (a user's directory on NFS), so ask again then.
+            Err(Errno::ACCESS | Errno::PERM) if !last => return Ok(()),
+            Err(e) => return Err(failure(e)),
+        }
+    }
+    // The kernel says "(unreachable)" of a directory that is not below our root.
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(cwd) if cwd.as_bytes().first() == Some(&b'/') => Ok(()),
+        _ => Err(Failure::text(
+            "current working directory is outside of container mount namespace root -- possible container breakout detected",
+        )),
+    }
+}
+
+fn become_user(credentials: &Credentials) -> Done {
+    let at = |what: &'static str| move |e: Errno| Failure::new(what, e);
+    for number in 0..64u32 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if credentials.bounding.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Beyond the last capability that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Err(e) => return Err(at("drop from the bounding set")(e)),
+        }
+    }
+    rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
+    if !credentials.keep_groups {
+        rustix::thread::set_thread_groups(&credentials.groups).map_err(at("set additional groups"))?;
+    }
+    let (uid, gid) = (credentials.uid, credentials.gid);
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .map_err(|e| Failure::new(format!("become group {}", gid.as_raw()), e))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .map_err(|e| Failure::new(format!("become user {}", uid.as_raw()), e))?;
+    rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
+    // Changing ids unties, and makes the process visible again on some settings.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("tie to the runtime"))?;
+    hide();
+    let sets = CapabilitySets {
+        effective: credentials.effective,
+        permitted: credentials.permitted,
+        inheritable: credentials.inheritable,
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(at("set capabilities"))?;
+    rustix::thread::clear_ambient_capability_set().map_err(at("clear ambient capabilities"))?;
+    for number in 0..64u32 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if credentials.ambient.contains(capability) {
+            rustix::thread::configure_capability_in_ambient_set(capability, true)
+                .map_err(at("raise ambient capabilities"))?;
+        }
+    }
+    Ok(())
+}
+
+/// `HOME=` and the directory.
+pub(crate) fn home_entry(directory: &[u8]) -> CString {
+    CString::new([b"HOME=", directory].concat()).unwrap_or_else(|_| c"HOME=/".into())
+}

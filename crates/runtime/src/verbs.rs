@@ -1,0 +1,661 @@
+//! The verbs of the command line: each one function, from the store to the kernel and back.
+
+use crate::namespaces::{self, Namespaces};
+use crate::plan::{self, Gate, Joining, Request};
+use crate::procfs::Proc;
+use crate::spawn::{Job, Started, reap, spawn};
+use crate::state::{Container, ContainerId, State, Status, Store, init};
+use crate::{Error, config, console, hooks};
+use cgroup::Cgroup;
+use oci::runtime::{Process, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long SIGKILL may take. A process in an uninterruptible sleep on a dead disk takes longer, and is reported.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Options of `create` and `run`.
+#[derive(Debug, Clone, Default)]
+pub struct Create {
+    pub bundle: PathBuf,
+    pub console_socket: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub preserve_fds: u32,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+}
+
+/// Options of `exec`. With `process` the others that describe a process are ignored.
+#[derive(Debug, Clone, Default)]
+pub struct Exec {
+    pub process: Option<Process>,
+    pub args: Vec<String>,
+    pub cwd: Option<String>,
+    pub env: Vec<String>,
+    /// `UID[:GID]`, numbers.
+    pub user: Option<String>,
+    pub additional_gids: Vec<u32>,
+    pub caps: Vec<String>,
+    pub no_new_privileges: bool,
+    pub tty: bool,
+    pub detach: bool,
+    pub console_socket: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub preserve_fds: u32,
+}
+
+/// What a verb that starts a process says.
+#[derive(Debug, Default)]
+pub struct Exit {
+    /// Of the process if it was waited for: 0..255, 128 + signal for a death by signal.
+    pub code: i32,
+    pub warnings: Vec<String>,
+}
+
+/// Whom a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillTarget {
+    Init,
+    All,
+}
+
+/// One row of `list`.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    pub oci_version: String,
+    pub id: String,
+    pub pid: i32,
+    pub status: &'static str,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub created: String,
+    pub annotations: std::collections::BTreeMap<String, String>,
+    pub owner: u32,
+}
+
+/// Makes a container whose init waits for [`start`]. Nothing stays after an error.
+pub fn create(store: &Store, id: &ContainerId, options: &Create) -> Result<Vec<String>, Error> {
+    let mut made = make(store, id, options, true, true)?;
+    made.started.keep();
+    Ok(std::mem::take(&mut made.started.warnings))
+}
+
+/// Makes and starts a container. Without `detach` waits for its end, passes on terminal and signals, and removes it unless
+/// `keep`.
+pub fn run(
+    store: &Store,
+    id: &ContainerId,
+    options: &Create,
+    detach: bool,
+    keep: bool,
+) -> Result<Exit, Error> {
+    let mut made = make(store, id, options, false, detach)?;
+    let result = made.started.go(made.cgroup.as_ref()).and_then(|()| poststart(&made.spec, &made.state));
+    if let Err(e) = result {
+        drop(made.started);
+        undo(made.cgroup.as_ref(), &made.container);
+        return Err(e);
+    }
+    made.started.keep();
+    let warnings = std::mem::take(&mut made.started.warnings);
+    if detach {
+        return Ok(Exit { code: 0, warnings });
+    }
+    let Made { started, container, .. } = made;
+    // Other verbs must be able to work on it while it runs.
+    drop(container);
+    let code = wait_in_foreground(&started)?;
+    if !keep {
+        match delete(store, id, true) {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Exit { code, warnings })
+}
+
+/// Lets the created init go.
+pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
+    let container = store.lock(id)?;
+    let state = container.read()?;
+    let proc = Proc::open()?;
+    let (status, _) = container.status(&state, &proc)?;
+    if status != Status::Created || !container.open_gate()? {
+        return Err(Error::WrongState { verb: "start", id: state.id, state: status.as_str() });
+    }
+    let spec = container.read_config()?;
+    poststart(&spec, &state)
+}
+
+/// The specification's state document, and more words as runc's.
+pub fn state(store: &Store, id: &ContainerId) -> Result<Listed, Error> {
+    listed(store, id, &Proc::open()?)
+}
+
+/// All containers, sorted by id. Those that vanish meanwhile are left out.
+pub fn list(store: &Store) -> Result<Vec<Listed>, Error> {
+    let proc = Proc::open()?;
+    let mut rows = Vec::new();
+    for id in store.ids()? {
+        match listed(store, &id, &proc) {
+            Ok(row) => rows.push(row),
+            Err(Error::NotFound { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(rows)
+}
+
+/// Sends signal `number`.
+pub fn kill(store: &Store, id: &ContainerId, number: i32, target: KillTarget) -> Result<(), Error> {
+    let state = store.read(id)?;
+    let proc = Proc::open()?;
+    let pidfd = init(&state, &proc)?;
+    let at = |pid: i32, e: std::io::Error| Error::io(format!("send signal {number} to process {pid}"), e);
+    let shares_pids = state.namespaces & namespaces::PID.bit == 0;
+    let everyone = target == KillTarget::All || number == 9 && shares_pids && pidfd.is_none();
+    if everyone && let Some(cgroup) = open_cgroup(&state)? {
+        if number == 9 {
+            return Ok(cgroup.kill()?);
+        }
+        for pid in cgroup.pids()? {
+            let Some(raw) = rustix::process::Pid::from_raw(pid) else { continue };
+            match rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) {
+                Ok(fd) => match sys::process::send_signal(fd, number) {
+                    Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => return Err(at(pid, e)),
+                    _ => {}
+                },
+                Err(_) => continue,
+            }
+        }
+        return Ok(());
+    }
+    let gone = || Error::WrongState { verb: "kill", id: state.id.clone(), state: "stopped" };
+    match sys::process::send_signal(pidfd.ok_or_else(gone)?, number) {
+        Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Err(gone()),
+        other => other.map_err(|e| at(state.pid, e)),
+    }
+}
+
+/// Removes a stopped or merely created container; with `force` kills a running one first. Also cleans up after a runtime
+/// that was killed while it made one.
+pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error> {
+    let container = match store.lock(id) {
+        Err(Error::NotFound { .. }) if force => return Ok(()),
+        other => other?,
+    };
+    let state = match container.read() {
+        // Killed before the first state was written: there is nothing but the directory.
+        Err(Error::NotFound { .. } | Error::Document { .. }) if force => return container.remove(),
+        other => other?,
+    };
+    let proc = Proc::open()?;
+    let (status, pidfd) = container.status(&state, &proc)?;
+    if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
+        return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
+    }
+    let cgroup = open_cgroup(&state)?;
+    if let Some(pidfd) = pidfd {
+        match sys::process::send_signal(&pidfd, 9) {
+            Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
+                return Err(Error::io(format!("kill process {}", state.pid), e));
+            }
+            _ => {}
+        }
+        if let Some(cgroup) = cgroup.as_ref().filter(|_| status == Status::Paused) {
+            cgroup.thaw()?;
+        }
+        wait_for_end(&pidfd, &state)?;
+    }
+    if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
+        if !cgroup.pids()?.is_empty() {
+            cgroup.kill()?;
+        }
+        cgroup.remove()?;
+    }
+    let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
+    container.remove()?;
+    // The container is gone whatever they say; the specification asks for a warning only.
+    drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+    Ok(())
+}
+
+/// Runs another process in a container.
+pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Error> {
+    let container = store.lock(id)?;
+    let state = container.read()?;
+    let proc = Proc::open()?;
+    let (status, pidfd) = container.status(&state, &proc)?;
+    let init = match (status, pidfd) {
+        (Status::Running | Status::Created, Some(init)) => init,
+        _ => return Err(Error::WrongState { verb: "exec in", id: state.id, state: status.as_str() }),
+    };
+    let spec = container.read_config()?;
+    // An exec changes nothing in the directory, and may last.
+    drop(container);
+    let process = exec_process(&spec, options)?;
+    config::check_process(&process)?;
+    let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
+    let cgroup = open_cgroup(&state)?.filter(Cgroup::exists);
+    let own = differing(&state, &proc)?;
+    let enter_pid = (own & namespaces::PID.bit != 0)
+        .then(|| proc.namespace(&state.pid.to_string(), "pid"))
+        .transpose()
+        .map_err(|e| Error::io("open the container's pid namespace", e))?;
+    let root = state
+        .no_pivot
+        .then(|| config::open_root(Path::new(&format!("/proc/{}/root", state.pid))))
+        .transpose()?;
+    let plan = plan::exec(Joining {
+        spec: &spec,
+        process: &process,
+        init,
+        namespaces: own,
+        root,
+        console,
+        preserve_fds: options.preserve_fds,
+        state: oci_state(&state, "running"),
+    })?;
+    let job = Job {
+        namespaces: Namespaces::default(),
+        spec: &spec,
+        process: &process,
+        cgroup: cgroup.as_ref(),
+        resources: None,
+        hooks: None,
+        hook_state: oci_state(&state, "running"),
+        in_user_namespace: own & namespaces::USER.bit != 0,
+        enter_pid,
+    };
+    let (mut started, _) = spawn(plan, job, proc, &mut None)?;
+    write_pid_file(options.pid_file.as_deref(), started.pid)?;
+    started.go(cgroup.as_ref())?;
+    started.keep();
+    let warnings = std::mem::take(&mut started.warnings);
+    let code = if options.detach { 0 } else { wait_in_foreground(&started)? };
+    Ok(Exit { code, warnings })
+}
+
+/// Freezes all processes.
+pub fn pause(store: &Store, id: &ContainerId) -> Result<(), Error> {
+    freezer(store, id, "pause", &[Status::Running, Status::Created], Cgroup::freeze)
+}
+
+/// Thaws them.
+pub fn resume(store: &Store, id: &ContainerId) -> Result<(), Error> {
+    freezer(store, id, "resume", &[Status::Paused], Cgroup::thaw)
+}
+
+/// All processes, as the host numbers them.
+pub fn processes(store: &Store, id: &ContainerId) -> Result<Vec<i32>, Error> {
+    match open_cgroup(&store.read(id)?)? {
+        Some(cgroup) => Ok(cgroup.pids()?),
+        None => Err(Error::unsupported("ps of a container without cgroup", "")),
+    }
+}
+
+/// The number of a signal given by name (`KILL`, `SIGKILL`, `RTMIN+3`) or number.
+pub fn signal_number(text: &str) -> Option<i32> {
+    const NAMES: &[&str] = &[
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    if let Ok(number) = text.parse::<i32>() {
+        return (0..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let position = |name| NAMES.iter().position(|n| *n == name).and_then(|at| i32::try_from(at + 1).ok());
+    let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
+    match name {
+        "IOT" => Some(6),
+        "POLL" => Some(29),
+        "CLD" => Some(17),
+        _ => position(name)
+            .or_else(|| offset(name.strip_prefix("RTMIN")?).map(|n| 34 + n))
+            .or_else(|| offset(name.strip_prefix("RTMAX")?).map(|n| 64 + n))
+            .filter(|number| (1..=64).contains(number)),
+    }
+}
+
+struct Made {
+    container: Container,
+    started: Started,
+    cgroup: Option<Cgroup>,
+    spec: Spec,
+    state: State,
+}
+
+fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: bool) -> Result<Made, Error> {
+    let (spec, bytes, bundle) = config::read_bundle(&options.bundle)?;
+    let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let proc = Proc::open()?;
+    let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
+    config::check(&spec, &namespaces, &proc)?;
+    let console = console_sink(process, options.console_socket.as_deref(), detach)?;
+    let rootfs = config::rootfs(&spec, &bundle)?;
+    let mut state = State::new(id, bundle, rootfs);
+    state.cgroup = config::cgroup_path(&spec, id.as_str());
+    state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
+    state.no_pivot = options.no_pivot || !namespaces.makes(namespaces::MOUNT);
+    state.annotations.clone_from(&spec.annotations);
+    let container = store.create(id)?;
+    let prepared = (|| {
+        container.write_config(&bytes)?;
+        container.write(&state)?;
+        let cgroup = state.cgroup.as_deref().map(Cgroup::create).transpose()?;
+        Ok((cgroup, fifo.then(|| container.make_fifo()).transpose()?))
+    })();
+    let (cgroup, fifo) = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => {
+            undo(None, &container);
+            return Err(e);
+        }
+    };
+    let mut container = Some(container);
+    let result = populate(
+        &spec,
+        options,
+        &mut state,
+        namespaces,
+        proc,
+        cgroup.as_ref(),
+        fifo,
+        console,
+        &mut container,
+    );
+    // The child takes it, this process never.
+    let container = container.ok_or_else(|| Error::NotFound { id: id.as_str().to_owned() })?;
+    match result {
+        Ok(started) => Ok(Made { container, started, cgroup, spec, state }),
+        Err(e) => {
+            undo(cgroup.as_ref(), &container);
+            Err(e)
+        }
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the second half of `make`, apart so that one place can undo it"
+)]
+fn populate(
+    spec: &Spec,
+    options: &Create,
+    state: &mut State,
+    mut namespaces: Namespaces,
+    proc: Proc,
+    cgroup: Option<&Cgroup>,
+    fifo: Option<OwnedFd>,
+    console: Option<OwnedFd>,
+    container: &mut Option<Container>,
+) -> Result<Started, Error> {
+    let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let hook_state = oci_state(state, "created");
+    let request = Request {
+        spec,
+        rootfs: state.rootfs.clone(),
+        bundle: &state.bundle,
+        cgroup,
+        gate: fifo.map_or(Gate::Parent, Gate::Fifo),
+        console,
+        preserve_fds: options.preserve_fds,
+        no_pivot: options.no_pivot,
+        keyring: (!options.no_new_keyring)
+            .then(|| CString::new(format!("_ses.{}", state.id)).unwrap_or_default()),
+        state: hook_state.clone(),
+    };
+    let plan = plan::create(request, &mut namespaces)?;
+    let job = Job {
+        namespaces,
+        spec,
+        process,
+        cgroup,
+        resources: Some(config::resources(spec)),
+        hooks: spec.hooks.as_ref(),
+        hook_state: oci_state(state, "creating"),
+        in_user_namespace: state.namespaces & namespaces::USER.bit != 0,
+        enter_pid: None,
+    };
+    let (started, _) = spawn(plan, job, proc, container)?;
+    state.pid = started.pid;
+    state.start_time = started.start_time;
+    if let Some(container) = container {
+        container.write(state)?;
+    }
+    write_pid_file(options.pid_file.as_deref(), started.pid)?;
+    Ok(started)
+}
+
+/// Takes back what was made. What cannot be taken back `delete --force` finds later.
+fn undo(cgroup: Option<&Cgroup>, container: &Container) {
+    let removed = cgroup.map_or(Ok(()), |cgroup| {
+        if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
+            drop(cgroup.kill());
+        }
+        cgroup.remove()
+    });
+    if removed.is_ok() {
+        drop(container.remove());
+    }
+}
+
+fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
+    match &spec.hooks {
+        Some(list) => hooks::run("poststart", &list.poststart, &oci_state(state, "running")),
+        None => Ok(()),
+    }
+}
+
+fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
+    Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
+}
+
+fn listed(store: &Store, id: &ContainerId, proc: &Proc) -> Result<Listed, Error> {
+    let state = store.read(id)?;
+    let status = store.status(id, &state, proc)?;
+    let alive = !matches!(status, Status::Stopped | Status::Creating);
+    Ok(Listed {
+        oci_version: oci::runtime::OCI_VERSION.into(),
+        id: state.id,
+        pid: if alive { state.pid } else { 0 },
+        status: status.as_str(),
+        bundle: state.bundle,
+        rootfs: state.rootfs,
+        created: state.created,
+        annotations: state.annotations,
+        owner: state.owner,
+    })
+}
+
+fn oci_state(state: &State, status: &str) -> oci::runtime::State {
+    oci::runtime::State {
+        oci_version: oci::runtime::OCI_VERSION.into(),
+        id: state.id.clone(),
+        status: status.into(),
+        pid: state.pid,
+        bundle: state.bundle.display().to_string(),
+        annotations: state.annotations.clone(),
+    }
+}
+
+fn freezer(
+    store: &Store,
+    id: &ContainerId,
+    verb: &'static str,
+    from: &[Status],
+    change: impl Fn(&Cgroup) -> Result<(), cgroup::Error>,
+) -> Result<(), Error> {
+    let container = store.lock(id)?;
+    let state = container.read()?;
+    let (status, _) = container.status(&state, &Proc::open()?)?;
+    if !from.contains(&status) {
+        return Err(Error::WrongState { verb, id: state.id, state: status.as_str() });
+    }
+    let cgroup =
+        open_cgroup(&state)?.ok_or_else(|| Error::unsupported(format!("{verb} without cgroup"), ""))?;
+    Ok(change(&cgroup)?)
+}
+
+/// Connects the console socket, or refuses what cannot work.
+fn console_sink(process: &Process, socket: Option<&Path>, detach: bool) -> Result<Option<OwnedFd>, Error> {
+    match socket {
+        Some(_) if !process.terminal => {
+            Err(Error::invalid("process.terminal", "is false, but --console-socket is given"))
+        }
+        Some(path) => console::connect(path).map(Some),
+        None if process.terminal && detach => {
+            Err(Error::invalid("process.terminal", "needs --console-socket when the runtime does not stay"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Namespaces that the container has and we are not in. Joining one's own user namespace is an error.
+fn differing(state: &State, proc: &Proc) -> Result<u32, Error> {
+    let mut bits = 0;
+    for kind in namespaces::ALL.iter().filter(|kind| state.namespaces & kind.bit != 0) {
+        let inode = |pid: &str| {
+            proc.namespace(pid, kind.link)
+                .and_then(rustix::fs::fstat)
+                .map(|stat| stat.st_ino)
+                .map_err(|e| Error::io(format!("open {} namespace of process {pid}", kind.name), e))
+        };
+        if inode(&state.pid.to_string())? != inode("self")? {
+            bits |= kind.bit;
+        }
+    }
+    Ok(bits)
+}
+
+fn exec_process(spec: &Spec, options: &Exec) -> Result<Process, Error> {
+    let own = spec.process.clone().unwrap_or_default();
+    if let Some(given) = &options.process {
+        let mut process = given.clone();
+        if process.cwd.is_empty() {
+            process.cwd = "/".into();
+        }
+        // Never more than the container: an absent set means the container's.
+        process.capabilities = process.capabilities.or(own.capabilities);
+        return Ok(process);
+    }
+    let mut process =
+        Process { args: options.args.clone(), terminal: options.tty, console_size: None, ..own };
+    process.env.extend(options.env.iter().cloned());
+    if let Some(cwd) = &options.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &options.user {
+        let (uid, gid) = parse_user(user)?;
+        process.user.uid = uid;
+        process.user.gid = gid.unwrap_or(process.user.gid);
+    }
+    process.user.additional_gids.extend(&options.additional_gids);
+    process.no_new_privileges |= options.no_new_privileges;
+    if !options.caps.is_empty() {
+        let caps = process.capabilities.get_or_insert_default();
+        for set in [&mut caps.bounding, &mut caps.effective, &mut caps.permitted] {
+            set.extend(options.caps.iter().cloned());
+        }
+    }
+    Ok(process)
+}
+
+fn parse_user(text: &str) -> Result<(u32, Option<u32>), Error> {
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let id = part.parse::<u32>().ok().filter(|&id| digits && id != u32::MAX);
+        id.ok_or_else(|| Error::invalid("--user", format!("{text:?} is not UID[:GID]")))
+    };
+    match text.split_once(':') {
+        None => Ok((number(text)?, None)),
+        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
+    }
+}
+
+/// Written beside and renamed, so that a reader never sees a part.
+fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<(), Error> {
+    let Some(path) = path else { return Ok(()) };
+    let at = |e: std::io::Error| Error::io(format!("write pid file {}", path.display()), e);
+    let name = path.file_name().ok_or_else(|| at(Errno::ISDIR.into()))?;
+    let temporary = path.with_file_name(format!(".{}.{pid}", name.to_string_lossy()));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let write = || {
+        let fd = rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644))?;
+        rustix::io::write(&fd, pid.to_string().as_bytes())?;
+        rustix::fs::rename(&temporary, path)
+    };
+    write().map_err(|e| at(e.into()))
+}
+
+fn wait_for_end(pidfd: &OwnedFd, state: &State) -> Result<(), Error> {
+    let until = Instant::now() + KILL_LIMIT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| Error::io("wait", Errno::INVAL))?;
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                let waited_ms = u64::try_from(KILL_LIMIT.as_millis()).unwrap_or(u64::MAX);
+                return Err(Error::StillRunning { id: state.id.clone(), waited_ms });
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::io("wait for the container's end", e)),
+        }
+    }
+}
+
+fn wait_in_foreground(started: &Started) -> Result<i32, Error> {
+    let signals = sys::signal::block_forwarded().map_err(|e| Error::io("take signals", e))?;
+    let forward = || {
+        while let Some(number) = sys::signal::next(&signals) {
+            if number != sys::signal::WINCH {
+                drop(sys::process::send_signal(&started.pidfd, number));
+            }
+        }
+    };
+    console::relay(started.terminal.as_ref(), started.pidfd.as_fd(), Some(signals.as_fd()), forward)
+        .map_err(|e| Error::io("relay the terminal", e))?;
+    reap(&started.pidfd).map_err(|e| Error::io("wait for the container", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        let check = |text: &str, want: Option<i32>| assert_eq!(signal_number(text), want, "{text:?}");
+        check("KILL", Some(9));
+        check("sigterm", Some(15));
+        check("15", Some(15));
+        check("SIGSYS", Some(31));
+        check("RTMIN+3", Some(37));
+        check("SIGRTMAX-1", Some(63));
+        check("0", Some(0));
+        for bad in ["", "SIG", "65", "-1", "RTMIN+99", "NOPE", "9 "] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn users() {
+        let check = |text: &str, want: Option<(u32, Option<u32>)>| {
+            assert_eq!(parse_user(text).ok(), want, "{text:?}")
+        };
+        check("0", Some((0, None)));
+        check("1000:100", Some((1000, Some(100))));
+        for bad in ["", ":", "1:", ":1", "1:2:3", "-1", "+1", "4294967295", "4294967296", " 1", "root", "٣"]
+        {
+            check(bad, None);
+        }
+    }
+}

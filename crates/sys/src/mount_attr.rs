@@ -1,0 +1,72 @@
+//! Attributes of mounts, changed through a descriptor.
+//!
+//! Kernel: [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), Linux 5.12.
+#![allow(unsafe_code, reason = "rustix has no mount_setattr")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+pub const RDONLY: u64 = 0x1;
+pub const NOSUID: u64 = 0x2;
+pub const NODEV: u64 = 0x4;
+pub const NOEXEC: u64 = 0x8;
+/// Mask of the access time modes; cleared together with setting one.
+pub const ATIME_MASK: u64 = 0x70;
+pub const NOATIME: u64 = 0x10;
+pub const STRICTATIME: u64 = 0x20;
+pub const NODIRATIME: u64 = 0x80;
+pub const NOSYMFOLLOW: u64 = 0x20_0000;
+
+pub const UNBINDABLE: u64 = 1 << 17;
+pub const PRIVATE: u64 = 1 << 18;
+pub const SLAVE: u64 = 1 << 19;
+pub const SHARED: u64 = 1 << 20;
+
+/// What to change: bits of this module. `set` and `clear` as the kernel's `attr_set` and `attr_clr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Attributes {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
+    reserved: u64,
+}
+
+impl Attributes {
+    /// Sets and clears attributes, leaves propagation.
+    pub fn new(set: u64, clear: u64) -> Attributes {
+        Attributes { set, clear, ..Attributes::default() }
+    }
+
+    /// Changes propagation only.
+    pub fn propagation(propagation: u64) -> Attributes {
+        Attributes { propagation, ..Attributes::default() }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Attributes::default()
+    }
+}
+
+/// Changes the mount whose root is open as `mount`, with `recursive` also all below it.
+///
+/// # Errors
+///
+/// `EINVAL` when `mount` is not the root of a mount, `EPERM` for an attribute locked by a user namespace.
+pub fn set(mount: impl AsFd, recursive: bool, attributes: &Attributes) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string and the structure has the layout and size of `struct mount_attr`, version
+    // 0; both outlive the call and the kernel only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
