@@ -55,7 +55,7 @@ impl Engine {
                 return Err(Error::conflict("cannot start a paused container, try unpause instead"));
             }
             Status::Removing | Status::Dead => {
-                return Err(Error::conflict("container is marked for removal and cannot be started"));
+                return Err(Error::marked_for_removal());
             }
             Status::Created | Status::Exited | Status::Restarting => {}
         }

@@ -111,10 +111,8 @@ impl Engine {
             container.lock().state.manually_stopped = true;
             self.save(container).await?;
         }
-        if was == Status::Paused {
-            self.tell(container, &Request::Resume).await?;
-        }
         self.send(container, signal).await?;
+        self.thaw(container).await;
         drop(verb);
         let ended = async { life.wait_for(|l| l.exits > exits || l.removed).await.map(drop) };
         let in_time = match u64::try_from(seconds) {
@@ -146,6 +144,7 @@ impl Engine {
         let mut life = container.life.subscribe();
         if container.status().is_alive() {
             self.send(container, Signal::KILL).await?;
+            self.thaw(container).await;
         }
         match tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || l.removed)).await {
             Ok(_) => Ok(()),
@@ -171,6 +170,9 @@ impl Engine {
             self.save(&container).await?;
         }
         self.tell(&container, &Request::Kill { exec_id: None, signal: signal.0 }).await?;
+        if signal == Signal::KILL {
+            self.thaw(&container).await;
+        }
         self.publish(&container, "kill", &[("signal", signal.0.to_string())]);
         if signal == Signal::KILL {
             // Docker returns once the container is gone.
@@ -184,6 +186,20 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Lets a paused container go on to receive the signal it was sent: on cgroup v1 not even SIGKILL reaches the frozen.
+    async fn thaw(&self, container: &Container) {
+        if container.status() != Status::Paused {
+            return;
+        }
+        if let Err(e) = self.tell(container, &Request::Resume).await {
+            tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "resume for a signal");
+        }
+        let mut record = container.lock();
+        if record.state.status == Status::Paused {
+            record.state.status = Status::Running;
+        }
     }
 
     async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
@@ -202,7 +218,9 @@ impl Engine {
     /// What a shim's refusal means when the task has ended meanwhile, heard of or not; else the refusal itself.
     pub(crate) fn not_running_or(&self, container: &Container, error: Error) -> Error {
         let shim_dir = self.config.shim_dir(container.id().as_str());
+        let pid = container.lock().state.pid;
         let ended = !container.life.borrow().running
+            || has_ended(pid)
             || task::read_exit(&shim_dir).is_some()
             || !shim_alive::is_alive(&shim_dir);
         if ended { Error::conflict(format!("Container {} is not running", container.id())) } else { error }
@@ -225,8 +243,10 @@ impl Engine {
         // The end of the next task is no part of this restart, however soon it comes.
         drop(under_way);
         // Someone else may have started it meanwhile, which is as good.
-        if !container.status().is_alive() {
-            self.launch(&container).await?;
+        match container.status() {
+            Status::Running | Status::Paused => {}
+            Status::Removing | Status::Dead => return Err(Error::marked_for_removal()),
+            Status::Created | Status::Exited | Status::Restarting => self.launch(&container).await?,
         }
         drop(verb);
         self.publish(&container, "restart", &[]);
@@ -364,6 +384,12 @@ impl Engine {
         let key = container.id().to_string();
         blocking(move || snapshots.usage(&key)).await.ok().map(|u| u.size_bytes)
     }
+}
+
+/// Whether the process has exited, waited for or not. Kernel: proc_pid_stat(5), the state is after the last parenthesis.
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// The signal that asks the container's task to end.

@@ -88,7 +88,7 @@ impl Engine {
             }
             return;
         }
-        match look(&dir, was_alive).await {
+        match look(&dir).await {
             Found::Running(status, pid, connection) => {
                 {
                     let mut record = container.lock();
@@ -270,15 +270,15 @@ enum Found {
 }
 
 /// Looks for the task of the shim directory `dir`. One that nobody has started is ended, since who wanted it is gone.
-async fn look(dir: &Path, was_started: bool) -> Found {
+async fn look(dir: &Path) -> Found {
     let begin = Instant::now();
     while shim_alive::is_alive(dir) {
         match shim_state(dir).await {
-            Some((ShimStatus::Created, ..)) if !was_started => {
+            Some((ShimStatus::Created, ..)) => {
                 tracing::info!(dir = %dir.display(), "ending a task that was never started");
                 shim_alive::shut_down(dir).await;
             }
-            Some((ShimStatus::Created, ..)) | None => {}
+            None => {}
             Some((status, pid, connection)) => return Found::Running(status, pid, Box::new(connection)),
         }
         if begin.elapsed() > SILENCE {

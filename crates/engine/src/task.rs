@@ -64,10 +64,16 @@ impl Engine {
             self.runtime_delete(container).await;
         }
         let restart = self.plan_restart(container, exit.code);
+        let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
         {
             let mut record = container.lock();
             let state = &mut record.state;
-            state.status = if restart.is_some() { Status::Restarting } else { Status::Exited };
+            state.status = match restart {
+                Some(_) => Status::Restarting,
+                // Nobody can start it any more, and so the record need not be written before it is erased.
+                None if auto_remove => Status::Removing,
+                None => Status::Exited,
+            };
             state.pid = 0;
             state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
@@ -78,7 +84,6 @@ impl Engine {
         }
         self.forget_execs(container.id());
         self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
-        let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
         if !auto_remove && let Err(e) = self.save(container).await {
             tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
         }
@@ -91,10 +96,9 @@ impl Engine {
         drop(remains);
         if auto_remove {
             let _verb = container.verbs.lock().await;
-            if !container.status().is_alive()
-                && let Err(e) = self.remove_now(container, true).await
-            {
+            if let Err(e) = self.remove_now(container, true).await {
                 tracing::warn!(container_id = id, error = %errors::chain(&e), "automatic removal failed");
+                container.lock().state.status = Status::Dead;
             }
         } else if let Some(pause) = restart {
             self.restart_later(container.clone(), pause);
