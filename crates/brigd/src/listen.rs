@@ -9,8 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 
+/// How long a lock that should be free may be held.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Groups that may use the socket when none is named, first one that exists.
 const GROUPS: &[&str] = &["brig", "docker"];
 
@@ -140,6 +143,45 @@ pub(crate) fn notify_ready() {
     }
 }
 
+/// Makes the directories of data and of what runs ours alone, as long as the result lives.
+pub(crate) fn lock_roots(settings: &Settings) -> Result<[File; 2], Report> {
+    let hold = |path: &Path, mode| {
+        let fail = |e: std::io::Error| Report {
+            kind: errors::io_kind(&e),
+            links: vec![format!("open {}", path.display()), e.to_string()],
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(fail)?;
+        let directory = File::open(path).map_err(fail)?;
+        lock(&directory, path)?;
+        Ok(directory)
+    };
+    // The modes are the engine's, which makes what lies below.
+    Ok([hold(&settings.engine.data_root, 0o710)?, hold(&settings.engine.exec_root, 0o711)?])
+}
+
+/// Waits a moment: a program that the last daemon was just starting when it was killed may hold the lock still.
+fn lock(file: &File, path: &Path) -> Result<(), Report> {
+    let begin = Instant::now();
+    loop {
+        let error = match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let message = format!("another daemon holds {}", path.display());
+                return Err(Report::new(Kind::AlreadyExists, message));
+            }
+            Err(e) => std::io::Error::from(e),
+        };
+        return Err(Report {
+            kind: errors::io_kind(&error),
+            links: vec![format!("lock {}", path.display()), error.to_string()],
+        });
+    }
+}
+
 /// Keeps the pid file locked while the daemon lives.
 #[derive(Debug)]
 pub(crate) struct PidFile {
@@ -161,12 +203,7 @@ pub(crate) fn write_pidfile(settings: &Settings) -> Result<PidFile, Report> {
         links: vec![format!("write {}", path.display()), e.to_string()],
     };
     let mut file = File::options().write(true).create(true).truncate(false).open(path).map_err(fail)?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-        rustix::io::Errno::WOULDBLOCK => {
-            Report::new(Kind::AlreadyExists, format!("another daemon holds {}", path.display()))
-        }
-        e => fail(e.into()),
-    })?;
+    lock(&file, path)?;
     file.set_len(0).map_err(fail)?;
     writeln!(file, "{}", std::process::id()).map_err(fail)?;
     Ok(PidFile { path: path.clone(), _file: file })

@@ -44,9 +44,11 @@ fn run(settings: Settings) -> Result<(), errors::Report> {
 
 async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let report = |e: engine::Error| errors::Report { kind: e.kind(), ..errors::Report::of(&e) };
+    // Before anything is looked at: two daemons on one store would take each other's containers for leftovers.
+    let _store = listen::lock_roots(&settings)?;
+    let pidfile = listen::write_pidfile(&settings)?;
     let listeners = listen::open(&settings)?;
     let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
-    let pidfile = listen::write_pidfile(&settings)?;
     let api = Arc::new(Api { engine, version: env!("CARGO_PKG_VERSION") });
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();

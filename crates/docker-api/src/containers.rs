@@ -3,7 +3,7 @@
 use crate::filters::Filters;
 use crate::hijack::{Style, detach_keys, hijack, multiplexed, take};
 use crate::render::{self, Sizes};
-use crate::reply::{Failure, Outcome, json, no_content, ok, stream};
+use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
 use crate::units::parse_time;
@@ -154,15 +154,14 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     if body.config.image.is_empty() {
         return Err(Failure::bad_request("Config cannot be empty in order to create a container"));
     }
-    let created = api
-        .engine
-        .create(CreateRequest {
-            name,
-            config: body.config,
-            host_config: body.host_config.unwrap_or_default(),
-            networking: body.networking.unwrap_or_default(),
-        })
-        .await?;
+    let request = CreateRequest {
+        name,
+        config: body.config,
+        host_config: body.host_config.unwrap_or_default(),
+        networking: body.networking.unwrap_or_default(),
+    };
+    let engine = api.engine.clone();
+    let created = to_the_end(async move { engine.create(request).await }).await?;
     Ok(json(StatusCode::CREATED, &object!({ "Id": created.id.as_str(), "Warnings": created.warnings })))
 }
 
@@ -176,23 +175,25 @@ pub(crate) async fn inspect(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
 
 /// `POST /containers/{id}/start`.
 pub(crate) async fn start(api: &Arc<Api>, id: &str) -> Outcome {
-    // On a task of its own: a client that goes away must not leave a start half done.
     let (engine, id) = (api.engine.clone(), id.to_string());
-    finish(tokio::spawn(async move { engine.start(&id).await })).await
+    to_the_end(async move { engine.start(&id).await }).await?;
+    no_content()
 }
 
 /// `POST /containers/{id}/stop`.
 pub(crate) async fn stop(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let (timeout, signal) = stop_options(call)?;
     let (engine, id) = (api.engine.clone(), id.to_string());
-    finish(tokio::spawn(async move { engine.stop(&id, timeout, signal).await })).await
+    to_the_end(async move { engine.stop(&id, timeout, signal).await }).await?;
+    no_content()
 }
 
 /// `POST /containers/{id}/restart`.
 pub(crate) async fn restart(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let (timeout, signal) = stop_options(call)?;
     let (engine, id) = (api.engine.clone(), id.to_string());
-    finish(tokio::spawn(async move { engine.restart(&id, timeout, signal).await })).await
+    to_the_end(async move { engine.restart(&id, timeout, signal).await }).await?;
+    no_content()
 }
 
 fn stop_options(call: &Call) -> Result<(Option<i64>, Option<Signal>), Failure> {
@@ -203,37 +204,29 @@ fn stop_options(call: &Call) -> Result<(Option<i64>, Option<Signal>), Failure> {
     Ok((call.query.number("t")?, signal))
 }
 
-async fn finish(task: tokio::task::JoinHandle<Result<(), engine::Error>>) -> Outcome {
-    match task.await {
-        Ok(result) => result?,
-        Err(e) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
-    }
-    no_content()
-}
-
 /// `POST /containers/{id}/kill`.
 pub(crate) async fn kill(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let signal = match call.query.text("signal") {
         "" => Signal::KILL,
         text => Signal::parse(text)?,
     };
-    api.engine.kill(id, signal).await?;
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    to_the_end(async move { engine.kill(&id, signal).await }).await?;
     no_content()
 }
 
 /// `POST /containers/{id}/pause` and `unpause`.
 pub(crate) async fn pause(api: &Arc<Api>, id: &str, pause: bool) -> Outcome {
-    if pause {
-        api.engine.pause(id).await?
-    } else {
-        api.engine.unpause(id).await?
-    }
+    let (engine, id) = (api.engine.clone(), id.to_string());
+    to_the_end(async move { if pause { engine.pause(&id).await } else { engine.unpause(&id).await } })
+        .await?;
     no_content()
 }
 
 /// `POST /containers/{id}/rename`.
 pub(crate) async fn rename(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
-    api.engine.rename(id, call.query.text("name")).await?;
+    let (engine, id, new) = (api.engine.clone(), id.to_string(), call.query.text("name").to_string());
+    to_the_end(async move { engine.rename(&id, &new).await }).await?;
     no_content()
 }
 
@@ -259,7 +252,8 @@ pub(crate) async fn remove(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     }
     let (force, volumes) = (call.query.flag("force"), call.query.flag("v"));
     let (engine, id) = (api.engine.clone(), id.to_string());
-    finish(tokio::spawn(async move { engine.remove(&id, force, volumes).await })).await
+    to_the_end(async move { engine.remove(&id, force, volumes).await }).await?;
+    no_content()
 }
 
 /// `POST /containers/prune`.
@@ -282,7 +276,8 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
         }
         let size = api.engine.writable_size(&container).await.unwrap_or(0);
         // One that was started or removed meanwhile is not ours to take.
-        if api.engine.remove(record.id.as_str(), false, false).await.is_ok() {
+        let (engine, id) = (api.engine.clone(), record.id.to_string());
+        if to_the_end(async move { engine.remove(&id, false, false).await }).await.is_ok() {
             reclaimed += size;
             deleted.push(record.id.to_string());
         }

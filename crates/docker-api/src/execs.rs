@@ -2,7 +2,7 @@
 
 use crate::containers::size;
 use crate::hijack::{Style, detach_keys, hijack};
-use crate::reply::{Outcome, empty, json, ok};
+use crate::reply::{Outcome, empty, json, ok, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
 use engine::{ExecConfig, Streams};
@@ -70,7 +70,8 @@ pub(crate) async fn start(api: &Arc<Api>, id: &str, mut call: Call) -> Outcome {
     let console = body.console_size.map(|[h, w]| (h, w));
     let streams = if body.detach { Streams::default() } else { exec.config.streams };
     let keys = detach_keys(&exec.config.detach_keys, exec.config.tty && streams.stdin)?;
-    let attachment = api.engine.start_exec(&exec, streams, console).await?;
+    let (engine, started) = (api.engine.clone(), exec.clone());
+    let attachment = to_the_end(async move { engine.start_exec(&started, streams, console).await }).await?;
     if body.detach || !streams.any() {
         return Ok(empty(StatusCode::OK));
     }

@@ -3,7 +3,7 @@
 use crate::filters::Filters;
 use crate::progress::PullLines;
 use crate::render;
-use crate::reply::{Failure, Outcome, empty, line, ok, stream};
+use crate::reply::{Failure, Outcome, empty, line, ok, stream, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
 use bytes::Bytes;
@@ -116,13 +116,16 @@ pub(crate) async fn tag(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     if reference.digest().is_some() {
         return Err(Failure::bad_request("refusing to create a tag with a digest reference"));
     }
-    api.engine.tag(name, &reference).await?;
+    let (engine, name) = (api.engine.clone(), name.to_string());
+    to_the_end(async move { engine.tag(&name, &reference).await }).await?;
     Ok(empty(StatusCode::CREATED))
 }
 
 /// `DELETE /images/{name}`.
 pub(crate) async fn remove(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
-    let removed = api.engine.remove_image(name, call.query.flag("force"), call.query.flag("noprune")).await?;
+    let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
+    let (engine, name) = (api.engine.clone(), name.to_string());
+    let removed = to_the_end(async move { engine.remove_image(&name, force, no_prune).await }).await?;
     let entry = |r: &Removed| match r {
         Removed::Untagged(name) => json!({ "Untagged": name }),
         Removed::Deleted(id) => json!({ "Deleted": id }),

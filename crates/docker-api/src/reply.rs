@@ -65,6 +65,18 @@ impl From<Error> for Failure {
     }
 }
 
+/// Does `work` on a task of its own: a client that goes away must not leave it half done.
+pub(crate) async fn to_the_end<T, F>(work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => Ok(result?),
+        Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
+}
+
 /// The chain as a client should read it: what only repeats the request is left out, so that Docker's own sentence
 /// (`No such image: x`) comes first, as clients expect.
 fn text(error: &Error) -> String {

@@ -1,11 +1,17 @@
 //! One container in memory: its record, the order of verbs on it, and what people wait for.
 
+use crate::error::{During, Error};
 use crate::record::{ContainerId, Record, Status};
 use crate::shim_client::ShimConnection;
+use errors::{Kind, Report};
 use shim_api::Streams;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+
+/// How long a request waits for others on the same container. Longer than anything but a task that cannot be made.
+const VERBS_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What waiters watch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,15 +30,18 @@ pub struct Life {
 pub struct Container {
     id: ContainerId,
     record: Mutex<Record>,
-    /// Held by start, stop, kill -9, restart, remove: one at a time, in order.
+    /// Held by start, restart, pause, rename, remove, and by stop while it sends its signal: one at a time, in order.
     pub(crate) verbs: tokio::sync::Mutex<()>,
+    /// Held while the record is written or erased, so that the database has the last state and not an older one; true
+    /// once it is erased, and never written again.
+    pub(crate) erased: Mutex<bool>,
     /// Held while the remains of an ended task are taken down.
     pub(crate) remains: Arc<tokio::sync::Mutex<()>>,
     pub(crate) life: watch::Sender<Life>,
     /// Attached before the task exists; served between create and start.
     early: Mutex<Vec<(Streams, oneshot::Sender<ShimConnection>)>>,
-    /// A restart is under way: the end of the task must neither remove the container nor apply its policy.
-    pub(crate) restarting: AtomicBool,
+    /// Restarts that wait for the task's end, which must then neither remove the container nor apply its policy.
+    restarting: AtomicU32,
     /// Bumped to cancel a planned restart.
     pub(crate) restart_plan: watch::Sender<u64>,
     /// When the current task started, for the restart policy's back-off.
@@ -54,10 +63,11 @@ impl Container {
             id: record.id.clone(),
             record: Mutex::new(record),
             verbs: tokio::sync::Mutex::default(),
+            erased: Mutex::default(),
             remains: Arc::default(),
             life: watch::Sender::new(life),
             early: Mutex::default(),
-            restarting: AtomicBool::new(false),
+            restarting: AtomicU32::new(0),
             restart_plan: watch::Sender::new(0),
             started: Mutex::default(),
             backoff_ms: Mutex::default(),
@@ -99,8 +109,42 @@ impl Container {
         std::mem::take(&mut *self.early.lock().expect("no holder panics"))
     }
 
-    /// Whether a restart is under way.
+    /// Whether someone waits for the task's end in order to start the next one.
     pub(crate) fn is_restarting(&self) -> bool {
-        self.restarting.load(Ordering::SeqCst)
+        self.restarting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Says that the task's end is part of a restart, until the guard is dropped.
+    pub(crate) fn restart_under_way(&self) -> RestartUnderWay<'_> {
+        self.restarting.fetch_add(1, Ordering::SeqCst);
+        RestartUnderWay(self)
+    }
+
+    /// Waits until the verbs are free. The one that had them may have removed the container meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// NotFound when it is gone, Unavailable when another request on it does not end.
+    pub(crate) async fn take_verbs(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let Ok(guard) = tokio::time::timeout(VERBS_DEADLINE, self.verbs.lock()).await else {
+            let report = Report::new(Kind::Unavailable, "another request on it has not ended");
+            return Err(report).during(|| {
+                format!("wait {} s for container {}", VERBS_DEADLINE.as_secs(), self.lock().name)
+            });
+        };
+        if self.life.borrow().removed {
+            return Err(Error::NoSuchContainer { name: self.lock().name.clone() });
+        }
+        Ok(guard)
+    }
+}
+
+/// See [`Container::restart_under_way`].
+#[derive(Debug)]
+pub(crate) struct RestartUnderWay<'a>(&'a Container);
+
+impl Drop for RestartUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.restarting.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -48,6 +48,11 @@ impl Error {
         Error::Conflict { message: message.into() }
     }
 
+    /// A start of what is about to be gone.
+    pub(crate) fn marked_for_removal() -> Error {
+        Error::conflict("container is marked for removal and cannot be started")
+    }
+
     /// Something this version cannot do.
     pub fn unsupported(what: impl Into<String>) -> Error {
         Error::Unsupported { what: what.into() }

@@ -140,7 +140,8 @@ impl Engine {
                 let text = errors::chain(&e);
                 let code = if text.contains("permission denied") { 126 } else { 127 };
                 status.exit_code = Some(code);
-                Err(e)
+                drop(status);
+                Err(self.not_running_or(&container, e))
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
-use crate::{Engine, devices, user};
+use crate::{Engine, devices, shim_alive, user};
 use errors::{HasKind, Kind, Report};
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
@@ -46,7 +46,7 @@ impl Engine {
     /// the reason in its state, and goes if it is to be removed automatically.
     pub async fn start(self: &Arc<Self>, name: &str) -> Result<(), Error> {
         let container = self.container(name)?;
-        let _verb = container.verbs.lock().await;
+        let _verb = container.take_verbs().await?;
         match container.status() {
             Status::Running => {
                 return Err(Error::NotModified { message: "container is already running".into() });
@@ -55,7 +55,7 @@ impl Engine {
                 return Err(Error::conflict("cannot start a paused container, try unpause instead"));
             }
             Status::Removing | Status::Dead => {
-                return Err(Error::conflict("container is marked for removal and cannot be started"));
+                return Err(Error::marked_for_removal());
             }
             Status::Created | Status::Exited | Status::Restarting => {}
         }
@@ -84,7 +84,10 @@ impl Engine {
                 record.state.pid = 0;
                 record.state.finished_at = now();
             }
-            self.save(container).await?;
+            // A full disk must not keep those who wait from hearing of it.
+            if let Err(e) = self.save(container).await {
+                tracing::error!(container_id = %container.id(), error = %errors::chain(&e), "cannot record a failed start");
+            }
             let record = container.record();
             container.life.send_modify(|life| {
                 life.exits += 1;
@@ -161,7 +164,7 @@ impl Engine {
             life.error.clear();
         });
         self.publish(container, "start", &[]);
-        self.supervise(container.clone(), connection);
+        self.supervise(container.clone(), Some(connection));
         Ok(())
     }
 
@@ -173,14 +176,16 @@ impl Engine {
         }
         // A shim whose container was never started leaves by Shutdown; for any other the runtime kills what runs, and
         // the shim leaves when it sees that.
-        drop(crate::shim_client::ask(&dir, &Request::Shutdown).await);
+        shim_alive::shut_down(&dir).await;
         self.runtime_delete(container).await;
+        shim_alive::kill(&dir).await;
     }
 
     /// Spawns the shim and waits for its one line.
     async fn spawn_shim(&self, dir: &Path) -> Result<i32, Error> {
         let doing = || format!("run {}", self.config.shim.display());
-        let log = std::fs::File::create(dir.join("shim.log")).io_during(doing)?;
+        let log = std::fs::File::create(dir.join(shim_alive::LOG_FILE)).io_during(doing)?;
+        shim_alive::mark(&log).io_during(doing)?;
         let mut child = tokio::process::Command::new(&self.config.shim)
             .arg(dir)
             .current_dir("/")
@@ -212,7 +217,7 @@ impl Engine {
                 source: Box::new(report),
             }),
             Err(_) => {
-                let log = std::fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
+                let log = std::fs::read_to_string(dir.join(shim_alive::LOG_FILE)).unwrap_or_default();
                 fail(
                     Kind::Internal,
                     format!("the shim said nothing: {}", log.trim().chars().take(2000).collect::<String>()),

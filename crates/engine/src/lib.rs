@@ -28,6 +28,7 @@ mod ports;
 mod record;
 mod recover;
 mod remove;
+mod shim_alive;
 mod shim_client;
 mod system;
 mod task;
@@ -84,6 +85,8 @@ pub struct Engine {
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
     capabilities: Vec<String>,
     cgroup_mode: cgroup::Mode,
+    /// Recovery is over: tasks may be started.
+    recovered: tokio::sync::watch::Sender<bool>,
     /// A tidying thread is about to start.
     tidying: Arc<AtomicBool>,
     last_checkpoint: Arc<Mutex<Option<Instant>>>,
@@ -129,6 +132,7 @@ impl Engine {
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
             events: Events::default(),
+            recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),
             last_checkpoint: Arc::default(),
             execs: Mutex::default(),
@@ -168,11 +172,15 @@ impl Engine {
         self.containers.list()
     }
 
-    /// Writes the container's record.
-    async fn save(&self, container: &Container) -> Result<(), Error> {
-        let record = container.record();
-        let db = self.db.clone();
-        error::blocking(move || put(&db, &record)).await
+    /// Writes the container's record as it is now, unless it has been erased.
+    async fn save(&self, container: &Arc<Container>) -> Result<(), Error> {
+        let (db, container) = (self.db.clone(), container.clone());
+        error::blocking(move || {
+            let erased = container.erased.lock().expect("no holder panics");
+            // Taken with the lock held: of two writes the later one has the later state.
+            if *erased { Ok(()) } else { put(&db, &container.record()) }
+        })
+        .await
     }
 
     fn publish(&self, container: &Container, action: &str, more: &[(&str, String)]) {

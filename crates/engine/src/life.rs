@@ -4,10 +4,9 @@ use crate::container::{Container, Life};
 use crate::error::{Error, blocking};
 use crate::record::Status;
 use crate::shim_client::ask;
-use crate::{Engine, names};
+use crate::{Engine, Record, names, shim_alive, task};
 use shim_api::Request;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a killed task may take to be gone before we say that it cannot be killed.
@@ -77,17 +76,19 @@ impl Engine {
         signal: Option<Signal>,
     ) -> Result<(), Error> {
         let container = self.container(name)?;
-        let _verb = container.verbs.lock().await;
-        self.stop_locked(&container, timeout_s, signal, true).await
+        self.end_task_of(&container, timeout_s, signal, true).await
     }
 
-    async fn stop_locked(
+    /// Ends the task. The verbs are held while the signal is sent and not while its effect is waited for: a task that
+    /// ignores the signal must be open to `kill`, `rm -f` and a shorter `stop` meanwhile.
+    async fn end_task_of(
         self: &Arc<Self>,
         container: &Arc<Container>,
         timeout_s: Option<i64>,
         signal: Option<Signal>,
         by_user: bool,
     ) -> Result<(), Error> {
+        let verb = container.take_verbs().await?;
         let was = container.status();
         if was == Status::Restarting {
             self.cancel_restart(container).await?;
@@ -99,8 +100,7 @@ impl Engine {
         let record = container.record();
         let signal = match signal {
             Some(signal) => signal,
-            None if record.config.stop_signal.is_empty() => Signal::TERM,
-            None => Signal::parse(&record.config.stop_signal)?,
+            None => stop_signal(&record)?,
         };
         let seconds =
             timeout_s.or(record.config.stop_timeout).unwrap_or(i64::from(self.config.stop_timeout_s));
@@ -111,10 +111,9 @@ impl Engine {
             container.lock().state.manually_stopped = true;
             self.save(container).await?;
         }
-        if was == Status::Paused {
-            self.tell(container, &Request::Resume).await?;
-        }
         self.send(container, signal).await?;
+        self.thaw(container).await;
+        drop(verb);
         let ended = async { life.wait_for(|l| l.exits > exits || l.removed).await.map(drop) };
         let in_time = match u64::try_from(seconds) {
             Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended).await.is_ok(),
@@ -130,7 +129,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn cancel_restart(&self, container: &Container) -> Result<(), Error> {
+    async fn cancel_restart(&self, container: &Arc<Container>) -> Result<(), Error> {
         container.restart_plan.send_modify(|n| *n += 1);
         {
             let mut record = container.lock();
@@ -145,6 +144,7 @@ impl Engine {
         let mut life = container.life.subscribe();
         if container.status().is_alive() {
             self.send(container, Signal::KILL).await?;
+            self.thaw(container).await;
         }
         match tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || l.removed)).await {
             Ok(_) => Ok(()),
@@ -165,10 +165,14 @@ impl Engine {
         if !container.status().is_alive() {
             return Err(Error::conflict(format!("Container {} is not running", container.id())));
         }
-        if signal == Signal::KILL || signal == Signal::TERM {
+        if signal == Signal::KILL || signal == stop_signal(&container.record())? {
             container.lock().state.manually_stopped = true;
+            self.save(&container).await?;
         }
-        self.send(&container, signal).await?;
+        self.tell(&container, &Request::Kill { exec_id: None, signal: signal.0 }).await?;
+        if signal == Signal::KILL {
+            self.thaw(&container).await;
+        }
         self.publish(&container, "kill", &[("signal", signal.0.to_string())]);
         if signal == Signal::KILL {
             // Docker returns once the container is gone.
@@ -184,6 +188,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets a paused container go on to receive the signal it was sent: on cgroup v1 not even SIGKILL reaches the frozen.
+    async fn thaw(&self, container: &Container) {
+        if container.status() != Status::Paused {
+            return;
+        }
+        if let Err(e) = self.tell(container, &Request::Resume).await {
+            tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "resume for a signal");
+        }
+        let mut record = container.lock();
+        if record.state.status == Status::Paused {
+            record.state.status = Status::Running;
+        }
+    }
+
     async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
         let frozen = container.status() == Status::Paused;
         let sent = self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await;
@@ -195,14 +213,25 @@ impl Engine {
         }
         match sent {
             // It ended by itself meanwhile: what was wanted has happened.
-            Err(_) if !container.life.borrow().running => Ok(()),
-            Err(e) if errors::HasKind::kind(&e) == errors::Kind::NotFound => Ok(()),
+            Err(Error::Conflict { .. }) => Ok(()),
             other => other,
         }
     }
 
     async fn tell(&self, container: &Container, request: &Request) -> Result<(), Error> {
-        ask(&self.config.shim_dir(container.id().as_str()), request).await.map(drop)
+        let answer = ask(&self.config.shim_dir(container.id().as_str()), request).await;
+        answer.map(drop).map_err(|e| self.not_running_or(container, e))
+    }
+
+    /// What a shim's refusal means when the task has ended meanwhile, heard of or not; else the refusal itself.
+    pub(crate) fn not_running_or(&self, container: &Container, error: Error) -> Error {
+        let shim_dir = self.config.shim_dir(container.id().as_str());
+        let pid = container.lock().state.pid;
+        let ended = !container.life.borrow().running
+            || has_ended(pid)
+            || task::read_exit(&shim_dir).is_some()
+            || !shim_alive::is_alive(&shim_dir);
+        if ended { Error::conflict(format!("Container {} is not running", container.id())) } else { error }
     }
 
     /// Stops and starts.
@@ -213,18 +242,21 @@ impl Engine {
         signal: Option<Signal>,
     ) -> Result<(), Error> {
         let container = self.container(name)?;
-        let _verb = container.verbs.lock().await;
-        container.restarting.store(true, Ordering::SeqCst);
-        let result = async {
-            match self.stop_locked(&container, timeout_s, signal, false).await {
-                Ok(()) | Err(Error::NotModified { .. }) => {}
-                Err(e) => return Err(e),
-            }
-            self.launch(&container).await
+        let under_way = container.restart_under_way();
+        match self.end_task_of(&container, timeout_s, signal, false).await {
+            Ok(()) | Err(Error::NotModified { .. }) => {}
+            Err(e) => return Err(e),
         }
-        .await;
-        container.restarting.store(false, Ordering::SeqCst);
-        result?;
+        let verb = container.take_verbs().await?;
+        // The end of the next task is no part of this restart, however soon it comes.
+        drop(under_way);
+        // Someone else may have started it meanwhile, which is as good.
+        match container.status() {
+            Status::Running | Status::Paused => {}
+            Status::Removing | Status::Dead => return Err(Error::marked_for_removal()),
+            Status::Created | Status::Exited | Status::Restarting => self.launch(&container).await?,
+        }
+        drop(verb);
         self.publish(&container, "restart", &[]);
         Ok(())
     }
@@ -274,6 +306,7 @@ impl Engine {
                 "Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
         }
+        let _verb = container.take_verbs().await?;
         let old = container.lock().name.clone();
         if old == new {
             return Err(Error::invalid("Renaming a container with the same name as its current name"));
@@ -318,7 +351,7 @@ impl Engine {
         action: &str,
     ) -> Result<(), Error> {
         let container = self.container(name)?;
-        let _verb = container.verbs.lock().await;
+        let _verb = container.take_verbs().await?;
         match container.status() {
             status if status == from => {}
             Status::Paused => return Err(Error::conflict(format!("Container {name} is already paused"))),
@@ -326,7 +359,13 @@ impl Engine {
             _ => return Err(Error::conflict(format!("Container {} is not running", container.id()))),
         }
         self.tell(&container, request).await?;
-        container.lock().state.status = to;
+        {
+            let mut record = container.lock();
+            // It may have ended while it was told.
+            if record.state.status == from {
+                record.state.status = to;
+            }
+        }
         self.save(&container).await?;
         self.publish(&container, action, &[]);
         Ok(())
@@ -352,6 +391,20 @@ impl Engine {
         let snapshots = self.snapshots.clone();
         let key = container.id().to_string();
         blocking(move || snapshots.usage(&key)).await.ok().map(|u| u.size_bytes)
+    }
+}
+
+/// Whether the process has exited, waited for or not. Kernel: proc_pid_stat(5), the state is after the last parenthesis.
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// The signal that asks the container's task to end.
+fn stop_signal(record: &Record) -> Result<Signal, Error> {
+    match record.config.stop_signal.as_str() {
+        "" => Ok(Signal::TERM),
+        text => Signal::parse(text),
     }
 }
 

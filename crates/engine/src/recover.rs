@@ -5,7 +5,8 @@
 //! | left | becomes |
 //! |---|---|
 //! | shim whose container runs | adopted: its exits are heard again |
-//! | shim whose container was created and never started | ended; the container is startable |
+//! | shim that does not answer | its container goes on; heard again once the shim speaks |
+//! | shim whose container is being made, or was made and never started | ended; the container is startable |
 //! | no shim, but `exit.json` | the exit is recorded as if it had been heard |
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
 //! | mount, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
@@ -18,18 +19,18 @@ use crate::container::Container;
 use crate::error::{During, Error, blocking};
 use crate::record::{ContainerId, Record, Status};
 use crate::shim_client::{ShimConnection, ask};
-use crate::{Engine, task};
+use crate::{Engine, shim_alive, task};
 use metadata::RecordKind;
 use shim_api::{Exit, Request, Response, Status as ShimStatus};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a container that ran when the machine went down is recorded with, as Docker does.
 const MACHINE_LOST: i32 = 255;
-/// How long a shim without a record may take to end.
-const STRAY_DEADLINE: Duration = Duration::from_secs(5);
+/// A shim that has not answered for so long when the daemon starts is waited for behind everybody's back.
+const SILENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
@@ -51,6 +52,7 @@ impl Engine {
         self.end_strays().await;
         let engine = self.clone();
         blocking(move || engine.sweep()).await?;
+        self.recovered.send_replace(true);
         for container in containers {
             self.apply_policy_at_start(&container).await;
         }
@@ -79,44 +81,35 @@ impl Engine {
     async fn adopt(self: &Arc<Self>, container: &Arc<Container>) {
         let id = container.id().as_str();
         let dir = self.config.shim_dir(id);
-        let alive = container.status().is_alive();
+        let was_alive = container.status().is_alive();
         if !dir.exists() {
-            if alive {
+            if was_alive {
                 self.ended(container, Some(exit_with(MACHINE_LOST))).await;
             }
             return;
         }
-        match shim_state(&dir).await {
-            Some((ShimStatus::Created, _, _)) => {
-                tracing::info!(container_id = id, "ending a task that was never started");
-                if let Err(e) = ask(&dir, &Request::Shutdown).await {
-                    tracing::warn!(container_id = id, error = %errors::chain(&e), "shutdown of shim");
-                }
-                self.runtime_delete(container).await;
-                let remains = container.remains.clone().lock_owned().await;
-                self.take_down(container).await;
-                drop(remains);
-                if alive {
-                    self.ended(container, Some(exit_with(MACHINE_LOST))).await;
-                }
-            }
-            Some((status, pid, connection)) => {
+        match look(&dir).await {
+            Found::Running(status, pid, connection) => {
                 {
                     let mut record = container.lock();
                     record.state.status =
                         if status == ShimStatus::Paused { Status::Paused } else { Status::Running };
                     record.state.pid = pid;
                 }
-                *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
-                container.life.send_modify(|life| life.running = true);
                 if let Err(e) = self.save(container).await {
                     tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an adoption");
                 }
-                self.supervise(container.clone(), connection);
+                self.adopted(container, Some(*connection));
             }
-            None => {
+            // Its container goes on; what became of it is heard once the shim speaks again.
+            Found::Silent if was_alive => {
+                tracing::warn!(container_id = id, "the shim does not answer");
+                self.adopted(container, None);
+            }
+            Found::Silent | Found::Gone => {
+                shim_alive::kill(&dir).await;
                 let exit = task::read_exit(&dir);
-                if alive {
+                if was_alive {
                     self.ended(container, exit).await;
                 } else {
                     self.runtime_delete(container).await;
@@ -128,6 +121,12 @@ impl Engine {
         }
     }
 
+    fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
+        *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
+        container.life.send_modify(|life| life.running = true);
+        self.supervise(container.clone(), connection);
+    }
+
     /// Ends shims whose container has no record.
     async fn end_strays(&self) {
         let known: HashSet<String> = self.list_containers().iter().map(|c| c.id().to_string()).collect();
@@ -137,14 +136,10 @@ impl Engine {
             }
             tracing::warn!(container_id = id, "ending a task without a record");
             let dir = self.config.shim_dir(&id);
-            if ask(&dir, &Request::Kill { exec_id: None, signal: 9 }).await.is_ok() {
-                let gone = async {
-                    while task::read_exit(&dir).is_none() {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                };
-                drop(tokio::time::timeout(STRAY_DEADLINE, gone).await);
+            if ask(&dir, &Request::Kill { exec_id: None, signal: 9 }).await.is_err() {
+                shim_alive::shut_down(&dir).await;
             }
+            shim_alive::kill(&dir).await;
             drop(std::fs::remove_dir_all(&dir));
         }
     }
@@ -166,9 +161,14 @@ impl Engine {
             }
         }
         self.networks.sweep(&self.config, &alive);
-        for container in containers.iter().filter(|c| c.status().is_alive()) {
-            crate::ports::reserve_again(container);
-            self.networks.restore_ports(&self.config, &container.record());
+        for container in &containers {
+            // Not while its end takes the ports back.
+            let remains = container.remains.blocking_lock();
+            if container.status().is_alive() {
+                crate::ports::reserve_again(container);
+                self.networks.restore_ports(&self.config, &container.record());
+            }
+            drop(remains);
         }
         self.sweep_cgroups(&alive);
         for id in names_in(&self.config.data_root.join("containers")) {
@@ -259,6 +259,34 @@ impl Engine {
             }
         }
     }
+}
+
+/// What has become of a task.
+enum Found {
+    Running(ShimStatus, i32, Box<ShimConnection>),
+    /// The shim lives and does not answer.
+    Silent,
+    Gone,
+}
+
+/// Looks for the task of the shim directory `dir`. One that nobody has started is ended, since who wanted it is gone.
+async fn look(dir: &Path) -> Found {
+    let begin = Instant::now();
+    while shim_alive::is_alive(dir) {
+        match shim_state(dir).await {
+            Some((ShimStatus::Created, ..)) => {
+                tracing::info!(dir = %dir.display(), "ending a task that was never started");
+                shim_alive::shut_down(dir).await;
+            }
+            None => {}
+            Some((status, pid, connection)) => return Found::Running(status, pid, Box::new(connection)),
+        }
+        if begin.elapsed() > SILENCE {
+            return Found::Silent;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Found::Gone
 }
 
 /// What the shim in `dir` says, and a subscribed connection to it.

@@ -16,10 +16,7 @@ impl Engine {
     /// Removes a container; with `force` also one that runs. `volumes` removes its anonymous volumes too.
     pub async fn remove(self: &Arc<Self>, name: &str, force: bool, volumes: bool) -> Result<(), Error> {
         let container = self.container(name)?;
-        let verb = container.verbs.lock().await;
-        if container.life.borrow().removed {
-            return Err(Error::NoSuchContainer { name: name.into() });
-        }
+        let _verb = container.take_verbs().await?;
         let status = container.status();
         match status {
             Status::Running | Status::Paused | Status::Restarting if !force => {
@@ -46,14 +43,9 @@ impl Engine {
             let exits = container.life.borrow().exits;
             self.kill_and_wait(&container, exits).await?;
         }
-        if container.lock().host_config.auto_remove && status.is_alive() {
-            // The end of the task removes it; wait for that instead of racing with it.
-            drop(verb);
-            let mut life = container.life.subscribe();
-            drop(life.wait_for(|l| l.removed).await);
-            return Ok(());
-        }
-        self.remove_now(&container, volumes).await
+        // The end of a task with `--rm` waits for our verbs to do the same, and then finds nothing to do.
+        let auto_remove = container.lock().host_config.auto_remove;
+        self.remove_now(&container, volumes || (auto_remove && status.is_alive())).await
     }
 
     /// Removes a container without a task. The caller holds its verbs.
@@ -66,9 +58,8 @@ impl Engine {
             return Ok(());
         }
         let remains = container.remains.clone().lock_owned().await;
-        let record = container.record();
-        let engine = self.clone();
-        let result = blocking(move || engine.erase(&record, volumes)).await;
+        let (engine, owned) = (self.clone(), container.clone());
+        let result = blocking(move || engine.erase(&owned, volumes)).await;
         drop(remains);
         result?;
         drop(container.take_early());
@@ -78,11 +69,16 @@ impl Engine {
         Ok(())
     }
 
-    fn erase(&self, record: &crate::Record, volumes: bool) -> Result<(), Error> {
+    fn erase(&self, container: &Container, volumes: bool) -> Result<(), Error> {
+        let record = &container.record();
         let id = record.id.as_str();
         let doing = || format!("remove container {}", record.name);
         task::unmount(self, id);
-        self.db.delete_record(metadata::RecordKind::Container, id).during(doing)?;
+        {
+            let mut erased = container.erased.lock().expect("no holder panics");
+            self.db.delete_record(metadata::RecordKind::Container, id).during(doing)?;
+            *erased = true;
+        }
         // From here on the container is gone; what fails is cleaned up by the next start.
         if let Err(e) = self.snapshots.remove(id) {
             tracing::warn!(container_id = id, error = %errors::chain(&e), "snapshot not removed");

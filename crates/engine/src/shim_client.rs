@@ -28,14 +28,8 @@ pub(crate) struct ShimConnection {
 impl ShimConnection {
     /// Connects to the shim whose directory is `dir`.
     pub(crate) async fn connect(dir: &Path) -> Result<ShimConnection, Error> {
-        let doing = || format!("connect to shim in {}", dir.display());
         let connect = async {
-            // A socket's path is limited to 108 bytes; through the directory's descriptor it always fits.
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let handle = rustix::fs::open(dir, flags, Mode::empty()).io_during(doing)?;
-            let path = format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), shim_api::SOCKET_FILE);
-            let stream = UnixStream::connect(path).await.io_during(doing)?;
-            let (read, write) = stream.into_split();
+            let (read, write) = open(dir).await?.into_split();
             let mut connection = ShimConnection {
                 reader: ShimReader { stream: read, buffer: Vec::new(), start: 0 },
                 writer: ShimWriter { stream: write },
@@ -46,6 +40,12 @@ impl ShimConnection {
             }
         };
         within(QUICK, connect).await
+    }
+
+    /// Process id of the shim, even of one that does not answer; None when nobody listens.
+    pub(crate) async fn pid(dir: &Path) -> Option<i32> {
+        let stream = within(QUICK, open(dir)).await.ok()?;
+        stream.peer_cred().ok()?.pid()
     }
 
     /// Sends `request` and waits for its answer. A refusal is an error with the shim's own chain.
@@ -94,6 +94,15 @@ impl ShimConnection {
             None => Ok(None),
         }
     }
+}
+
+async fn open(dir: &Path) -> Result<UnixStream, Error> {
+    let doing = || format!("connect to shim in {}", dir.display());
+    // A socket's path is limited to 108 bytes; through the directory's descriptor it always fits.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(dir, flags, Mode::empty()).io_during(doing)?;
+    let path = format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), shim_api::SOCKET_FILE);
+    UnixStream::connect(path).await.io_during(doing)
 }
 
 /// One question on a connection of its own.

@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::record::{Status, now};
 use crate::shim_client::ShimConnection;
-use crate::{Engine, error::blocking};
+use crate::{Engine, error::blocking, shim_alive};
 use shim_api::{Event, Exit};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,23 +14,36 @@ const FIRST_BACKOFF_MS: u64 = 100;
 const MAX_BACKOFF_MS: u64 = 60_000;
 /// A task that ran this long is healthy: its next restart starts the back-off anew.
 const HEALTHY: Duration = Duration::from_secs(10);
+/// How long the runtime may take to kill and forget a container.
+const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+/// Pauses between tries to hear of a shim that does not answer.
+const LISTEN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_LISTEN_PAUSE: Duration = Duration::from_secs(1);
 /// What a task is recorded with when its shim was killed and took the exit code along.
 const SHIM_LOST: i32 = 137;
 
 impl Engine {
-    /// Listens to the shim until its task ends. The connection is subscribed.
-    pub(crate) fn supervise(self: &Arc<Self>, container: Arc<Container>, mut connection: ShimConnection) {
+    /// Listens to the shim until its task ends. The connection is subscribed; None where the shim does not answer yet.
+    pub(crate) fn supervise(self: &Arc<Self>, container: Arc<Container>, connection: Option<ShimConnection>) {
         let engine = self.clone();
         tokio::spawn(async move {
             let dir = engine.config.shim_dir(container.id().as_str());
+            let mut connection = connection;
             let exit = loop {
-                match connection.next_event().await {
+                let Some(listened) = &mut connection else {
+                    connection = listen_again(&dir).await;
+                    if connection.is_none() {
+                        break None;
+                    }
+                    continue;
+                };
+                match listened.next_event().await {
                     Ok(Some(Event::Exited { exec_id: None, exit })) => break Some(exit),
                     Ok(Some(Event::Exited { exec_id: Some(id), exit })) => engine.exec_exited(&id, &exit),
-                    Ok(None) => break None,
+                    Ok(None) => connection = None,
                     Err(e) => {
-                        tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "the shim is gone");
-                        break None;
+                        tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "the shim is silent");
+                        connection = None;
                     }
                 }
             };
@@ -51,10 +64,16 @@ impl Engine {
             self.runtime_delete(container).await;
         }
         let restart = self.plan_restart(container, exit.code);
+        let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
         {
             let mut record = container.lock();
             let state = &mut record.state;
-            state.status = if restart.is_some() { Status::Restarting } else { Status::Exited };
+            state.status = match restart {
+                Some(_) => Status::Restarting,
+                // Nobody can start it any more, and so the record need not be written before it is erased.
+                None if auto_remove => Status::Removing,
+                None => Status::Exited,
+            };
             state.pid = 0;
             state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
@@ -65,7 +84,6 @@ impl Engine {
         }
         self.forget_execs(container.id());
         self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
-        let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
         if !auto_remove && let Err(e) = self.save(container).await {
             tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
         }
@@ -78,10 +96,9 @@ impl Engine {
         drop(remains);
         if auto_remove {
             let _verb = container.verbs.lock().await;
-            if !container.status().is_alive()
-                && let Err(e) = self.remove_now(container, true).await
-            {
+            if let Err(e) = self.remove_now(container, true).await {
                 tracing::warn!(container_id = id, error = %errors::chain(&e), "automatic removal failed");
+                container.lock().state.status = Status::Dead;
             }
         } else if let Some(pause) = restart {
             self.restart_later(container.clone(), pause);
@@ -138,8 +155,12 @@ impl Engine {
             .arg("--root")
             .arg(self.config.runtime_root())
             .args(["delete", "--force", record.id.as_str()])
-            .output()
-            .await;
+            .kill_on_drop(true)
+            .output();
+        let Ok(output) = tokio::time::timeout(DELETE_DEADLINE, output).await else {
+            tracing::error!(container_id = record.id.as_str(), "runtime delete does not end; killed");
+            return;
+        };
         match output {
             Ok(output) if output.status.success() => {}
             Ok(output) => tracing::warn!(
@@ -196,8 +217,11 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
                 _ = plan.changed() => return,
             }
+            // What is swept when the daemon starts must not be made anew at the same time.
+            drop(engine.recovered.subscribe().wait_for(|r| *r).await);
             let _verb = container.verbs.lock().await;
-            if plan.has_changed().unwrap_or(true) || container.status() != Status::Restarting {
+            let removed = container.life.borrow().removed;
+            if removed || plan.has_changed().unwrap_or(true) || container.status() != Status::Restarting {
                 return;
             }
             if let Err(e) = engine.launch(&container).await {
@@ -206,6 +230,21 @@ impl Engine {
             }
         });
     }
+}
+
+/// A subscribed connection to the shim, or None once it is gone. A stopped one is waited for: its container goes on.
+async fn listen_again(dir: &Path) -> Option<ShimConnection> {
+    let mut pause = LISTEN_PAUSE;
+    while shim_alive::is_alive(dir) {
+        if let Ok(mut connection) = ShimConnection::connect(dir).await
+            && connection.subscribe().await.is_ok()
+        {
+            return Some(connection);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_LISTEN_PAUSE);
+    }
+    None
 }
 
 /// What the shim left when it ended by itself.
@@ -220,8 +259,15 @@ pub(crate) fn unmount(engine: &Engine, id: &str) {
         return;
     }
     if let Err(e) = engine.snapshots.unmount(&rootfs) {
-        tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system not unmounted");
-        return;
+        // The daemon was killed between making the directory and mounting on it.
+        if std::fs::remove_dir(&rootfs).is_ok() {
+            return;
+        }
+        tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system in use; detaching it");
+        if let Err(e) = mount::detach(&rootfs) {
+            tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system not unmounted");
+            return;
+        }
     }
     drop(std::fs::remove_dir(&rootfs));
 }
