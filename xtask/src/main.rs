@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to people")]
 
+mod bench;
 mod build;
 mod install;
 mod lint;
@@ -28,6 +29,8 @@ usage: cargo xtask COMMAND
                           ARGS go to `cargo test`, for example a filter or `-p engine`
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
+  bench [--runs 20] [--containers 100] [--without PEER]
+                          brig, dockerd and podman in turn; writes bench/RESULTS.md
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";
@@ -48,6 +51,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         return Err(Error::new(format!("which command?\n\n{USAGE}")));
     };
     match command.as_str() {
+        "bench" => bench::command(rest),
         "build" => build::command(rest),
         "install" => install::command(rest),
         "lint" => lint::command(rest),

@@ -46,6 +46,19 @@ pub(crate) const TEST: &[Package] = &[
     program("xz-utils", "xz"),
 ];
 
+/// The peers of the bench, and what it uses itself.
+pub(crate) const BENCH: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("containerd", "containerd"),
+    program("crun", "crun"),
+    program("docker.io", "dockerd"),
+    program("iproute2", "ip"),
+    Package { name: "netavark", provides: Provides::File("/usr/lib/podman/netavark") },
+    program("podman", "podman"),
+    program("runc", "runc"),
+    program("util-linux", "unshare"),
+];
+
 impl Package {
     fn is_here(&self) -> bool {
         match self.provides {

@@ -42,6 +42,13 @@ pub(crate) fn open(settings: &Settings) -> Result<Vec<UnixListener>, Report> {
     Ok(out)
 }
 
+/// Removes the sockets that were made here; clients then see at once that nobody listens.
+pub(crate) fn remove_sockets(settings: &Settings) {
+    for path in settings.hosts.iter().filter_map(|h| h.strip_prefix("unix://")) {
+        drop(std::fs::remove_file(path));
+    }
+}
+
 fn unix(path: &Path, group: Option<&str>) -> Result<UnixListener, Report> {
     let fail = |doing: &str, e: std::io::Error| Report {
         kind: errors::io_kind(&e),

@@ -61,6 +61,7 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     tracing::info!("leaving; containers go on");
     stop_sender.send_replace(true);
     while servers.join_next().await.is_some() {}
+    listen::remove_sockets(&settings);
     drop(pidfile);
     Ok(())
 }

@@ -325,7 +325,7 @@ pub fn networks(client: Client) {
     let id = run_detached(client, daemon, &name, &["--hostname", "given"], NAP);
     let address = client.run(daemon, &["exec", &name, "hostname", "-i"]).success();
     assert_eq!(client.run(daemon, &["exec", &name, "hostname"]).success(), "given");
-    assert_eq!(run(&format!("container:{name}"), "ip -4 addr show eth0").contains(&address), true);
+    assert!(run(&format!("container:{name}"), "ip -4 addr show eth0").contains(&address));
     run("bridge", &format!("ping -c 1 -W 5 {address}"));
     client.run(daemon, &["rm", "-f", &id]).success();
 

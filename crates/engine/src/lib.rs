@@ -67,6 +67,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// The engine. Methods are called from async code; what blocks runs on blocking threads.
 #[derive(Debug)]
@@ -88,6 +89,7 @@ pub struct Engine {
     recovered: tokio::sync::watch::Sender<bool>,
     /// A tidying thread is about to start.
     tidying: Arc<AtomicBool>,
+    last_checkpoint: Arc<Mutex<Option<Instant>>>,
     /// This host's name for `info`, stable over restarts.
     id: String,
 }
@@ -132,6 +134,7 @@ impl Engine {
             events: Events::default(),
             recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),
+            last_checkpoint: Arc::default(),
             execs: Mutex::default(),
             config,
             db,

@@ -203,7 +203,15 @@ impl Engine {
     }
 
     async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
-        match self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await {
+        let frozen = container.status() == Status::Paused;
+        let sent = self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await;
+        if frozen && signal == Signal::KILL && sent.is_ok() {
+            // Frozen processes of cgroup v1 do not die before they are thawed.
+            if let Err(e) = self.tell(container, &Request::Resume).await {
+                tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "thaw of a killed container");
+            }
+        }
+        match sent {
             // It ended by itself meanwhile: what was wanted has happened.
             Err(Error::Conflict { .. }) => Ok(()),
             other => other,

@@ -7,9 +7,10 @@ use crate::record::Status;
 use crate::{Engine, task};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TIDY_PAUSE: Duration = Duration::from_millis(300);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Removes a container; with `force` also one that runs. `volumes` removes its anonymous volumes too.
@@ -102,6 +103,7 @@ impl Engine {
             return;
         }
         let (snapshots, db, tidying) = (self.snapshots.clone(), self.db.clone(), self.tidying.clone());
+        let last_checkpoint = self.last_checkpoint.clone();
         std::thread::spawn(move || {
             // A short wait gathers the leavings of many removals in one round.
             std::thread::sleep(TIDY_PAUSE);
@@ -109,8 +111,13 @@ impl Engine {
             if let Err(e) = snapshots.empty_trash() {
                 tracing::warn!(error = %errors::chain(&e), "trash not emptied");
             }
-            if let Err(e) = db.checkpoint() {
-                tracing::warn!(error = %errors::chain(&e), "database log not checkpointed");
+            // A new log begins with a sync, so not after each removal: a container made next would wait for it.
+            let mut last = last_checkpoint.lock().expect("no holder panics");
+            if last.is_none_or(|at| at.elapsed() >= CHECKPOINT_EVERY) {
+                if let Err(e) = db.checkpoint() {
+                    tracing::warn!(error = %errors::chain(&e), "database log not checkpointed");
+                }
+                *last = Some(Instant::now());
             }
         });
     }

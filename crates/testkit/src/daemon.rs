@@ -271,14 +271,33 @@ impl Daemon {
     /// Waits until nothing is left of containers that are gone: brigd and the kernel clean up behind the caller's back.
     #[track_caller]
     pub fn assert_no_leaks(&self) {
+        self.assert_none("left by containers", || self.leaks());
+    }
+
+    /// Removes all containers and images, and waits until nothing is left of either.
+    #[track_caller]
+    pub fn assert_empties(&self) {
+        self.remove_all();
+        self.assert_no_leaks();
+        for image in self.get("/images/json?all=1").as_array().unwrap() {
+            let id = image["Id"].as_str().unwrap();
+            let answer = self.request("DELETE", &format!("/images/{id}?force=1"), &Value::Null);
+            assert_eq!(answer.status, 200, "remove {id}: {}", answer.text());
+        }
+        assert_eq!(self.get("/images/json?all=1"), Value::Array(Vec::new()));
+        self.assert_none("left by images", || crate::leaks::find_in_store(self));
+    }
+
+    #[track_caller]
+    fn assert_none(&self, what: &str, find: impl Fn() -> Vec<String>) {
         let begin = Instant::now();
         loop {
-            let leaks = self.leaks();
+            let leaks = find();
             if leaks.is_empty() {
                 return;
             }
             let log = self.log();
-            assert!(begin.elapsed() < STOP_TIMEOUT, "left behind: {leaks:#?}\nbrigd said:\n{log}");
+            assert!(begin.elapsed() < STOP_TIMEOUT, "{what}: {leaks:#?}\nbrigd said:\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 /// Where cgroup hierarchies are mounted: on the directory itself, or on directories in it.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Directories that are empty when there is no image either.
+const EMPTY_STORE: &[&str] = &["content/blobs/sha256", "snapshots/snapshots"];
 /// Directories that are empty when there is no container.
 const EMPTY_EXEC: &[&str] = &["shims", "rootfs", "netns", "runtime"];
 /// The same below the data root, and what is empty when nothing is under way.
@@ -36,6 +38,13 @@ pub(crate) fn find(daemon: &Daemon, brigd: Option<u32>) -> Vec<String> {
     out
 }
 
+/// What is left of images that are gone. Call it when there are none, and no containers.
+pub(crate) fn find_in_store(daemon: &Daemon) -> Vec<String> {
+    let directories = EMPTY_STORE.iter().map(|d| daemon.data_root.join(d));
+    let left = directories.flat_map(|d| names_in(&d).into_iter().map(move |n| d.join(n)));
+    left.map(|path| format!("file {}", path.display())).collect()
+}
+
 /// The parent itself stays as long as the daemon lives.
 fn is_parent(cgroup: &Path, daemon: &Daemon) -> bool {
     cgroup.ends_with(&daemon.cgroup_parent)
@@ -50,7 +59,7 @@ fn temporary_files(data_root: &Path) -> Vec<String> {
 
 /// Processes, other than `except` and this one, whose command line names a path below `root`: shims, runtimes.
 /// Clients of the test are not among them, since they name the socket in their environment.
-pub(crate) fn processes_of(root: &Path, except: Option<u32>) -> Vec<(u32, String)> {
+pub fn processes_of(root: &Path, except: Option<u32>) -> Vec<(u32, String)> {
     let needle = root.to_string_lossy().into_owned();
     let own = std::process::id();
     let pids = names_in(Path::new("/proc")).into_iter().filter_map(|n| n.parse::<u32>().ok());

@@ -165,6 +165,16 @@ impl Registry {
         Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
     }
 
+    /// The file in which the registry keeps a blob: for tests that change it behind the registry's back.
+    pub fn blob_path(&self, digest: &Digest) -> std::path::PathBuf {
+        let text = digest.to_string();
+        let hex = text.trim_start_matches("sha256:");
+        let blobs = self._root.path().join("storage/docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        assert!(path.exists(), "{} is missing", path.display());
+        path
+    }
+
     /// One request on a connection of its own.
     fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);

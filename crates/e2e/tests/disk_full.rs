@@ -1,0 +1,82 @@
+//! The disk is full: an error that says so, a store that stays sound, and room can be made with `rm` and `rmi`.
+
+#![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
+
+use e2e::{BUSYBOX, Client};
+use rustix::mount::{MountFlags, UnmountFlags};
+use serde_json::Value;
+use std::path::Path;
+use testkit::daemon::{Daemon, Options};
+use testkit::images;
+use testkit::registry::Registry;
+use testkit::tar::{Entry, archive};
+
+/// A small file system; gone when dropped.
+struct SmallDisk {
+    directory: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn new(size: &str) -> SmallDisk {
+        let directory = tempfile::Builder::new().prefix("brig-test-disk-").tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={size},mode=700")).unwrap();
+        rustix::mount::mount(
+            "tmpfs",
+            directory.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .unwrap();
+        SmallDisk { directory }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ignored = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+fn no_space(text: &str) -> bool {
+    text.contains("No space left on device")
+}
+
+#[test]
+fn full_while_pulling_and_while_writing() {
+    if !testkit::is_root() {
+        return;
+    }
+    let disk = SmallDisk::new("32m");
+    // Dropped before the disk is.
+    let daemon = Daemon::start(Options { data_root: Some(disk.path().join("data")), ..Options::default() });
+    let registry = Registry::start();
+    images::push_busybox(&registry, "busybox", "1");
+    let large = archive(&[Entry::file("large", 0o644, vec![1; 40 << 20])]);
+    registry.push_image("large", "1", &[large], images::busybox_config());
+    let run = |args: &[&str]| Client::Brig.run(&daemon, args);
+
+    let failed = run(&["pull", &registry.reference("large", "1")]).expect(1);
+    assert!(no_space(&failed.stderr), "{failed:?}");
+    daemon.assert_no_leaks();
+    assert_eq!(daemon.get("/images/json"), Value::Array(Vec::new()));
+
+    // What the failed pull took has been given back.
+    let reference = registry.reference("busybox", "1");
+    run(&["pull", &reference]).success();
+    run(&["tag", &reference, BUSYBOX]).success();
+    let fill =
+        run(&["run", "--name", "fills", BUSYBOX, "dd", "if=/dev/zero", "of=/file", "bs=64k"]).expect(1);
+    assert!(no_space(&fill.stderr), "{fill:?}");
+    run(&["rm", "fills"]).success();
+    assert_eq!(run(&["run", "--rm", BUSYBOX, "echo", "hi"]).success(), "hi");
+
+    run(&["run", "--name", "again", BUSYBOX, "dd", "if=/dev/zero", "of=/file", "bs=64k"]).expect(1);
+    run(&["rmi", &reference]).success();
+    run(&["rm", "again"]).success();
+    daemon.assert_empties();
+}
