@@ -81,8 +81,14 @@ impl Engine {
         if let Some(asked) = networks.values().map(|s| &s.mac_address).find(|m| !m.is_empty()) {
             config.mac_address.clone_from(asked);
         }
-        let mounts = self.plan_mounts(&id, &config, &host_config).await?;
         let name = self.take_name(&bare, &id)?;
+        let mounts = match self.plan_mounts(&id, &config, &host_config).await {
+            Ok(mounts) => mounts,
+            Err(e) => {
+                self.give_up(&name, &id).await;
+                return Err(e);
+            }
+        };
         let record = Record {
             version: RECORD_VERSION,
             id: id.clone(),
@@ -99,13 +105,23 @@ impl Engine {
             state: State::default(),
         };
         if let Err(e) = self.clone().make(&record).await {
-            self.containers.release(&name);
+            self.give_up(&name, &id).await;
             return Err(e);
         }
         let container = Arc::new(Container::new(record));
         self.containers.insert(container.clone());
         self.publish(&container, "create", &[]);
         Ok(Created { id, warnings: Vec::new() })
+    }
+
+    /// Takes back what a create that failed has made before its record.
+    async fn give_up(self: &Arc<Self>, name: &str, id: &ContainerId) {
+        self.containers.release(name);
+        let (engine, id) = (self.clone(), id.clone());
+        // What cannot be taken back now, the next start of the daemon does.
+        if let Err(e) = blocking(move || engine.remove_volumes_of(|owner| owner == id.as_str())).await {
+            tracing::warn!(error = %errors::chain(&e), "volumes of a failed create not removed");
+        }
     }
 
     fn take_name(&self, wanted: &str, id: &ContainerId) -> Result<String, Error> {

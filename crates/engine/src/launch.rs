@@ -114,6 +114,14 @@ impl Engine {
         container.lock().networks.clone_from(&endpoints);
         let ports = crate::ports::reserve(container)?;
         container.lock().ports.clone_from(&ports);
+        if !ports.is_empty() {
+            // Rules in the kernel outlive us; whoever comes next must know of them.
+            self.save(container).await?;
+        }
+        if self.config.runtime_root().join(id).exists() {
+            // A runtime was killed, or went on after its shim was.
+            self.runtime_delete(container).await;
+        }
         let network = {
             let engine = self.clone();
             let record = Record { ports, networks: endpoints.clone(), ..record.clone() };
@@ -220,7 +228,10 @@ impl Engine {
                 let log = std::fs::read_to_string(dir.join(shim_alive::LOG_FILE)).unwrap_or_default();
                 fail(
                     Kind::Internal,
-                    format!("the shim said nothing: {}", log.trim().chars().take(2000).collect::<String>()),
+                    format!(
+                        "the shim ended without a word {}",
+                        log.trim().chars().take(2000).collect::<String>()
+                    ),
                 )
             }
         }

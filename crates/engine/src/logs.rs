@@ -60,8 +60,8 @@ impl Engine {
         } else {
             drop(stop_write);
         }
-        let follow =
-            options.follow && !matches!(container.status(), Status::Created | Status::Exited | Status::Dead);
+        let follow = options.follow
+            && matches!(container.status(), Status::Running | Status::Paused | Status::Restarting);
         tokio::task::spawn_blocking(move || {
             let doing = || format!("read log {}", path.display());
             let read = || -> Result<(), Error> {

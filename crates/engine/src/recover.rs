@@ -21,6 +21,7 @@ use crate::record::{ContainerId, Record, Status};
 use crate::shim_client::{ShimConnection, ask};
 use crate::{Engine, shim_alive, task};
 use metadata::RecordKind;
+use network::ports::PortMapping;
 use shim_api::{Exit, Request, Response, Status as ShimStatus};
 use std::collections::HashSet;
 use std::path::Path;
@@ -36,7 +37,14 @@ impl Engine {
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
         let engine = self.clone();
         let records = blocking(move || engine.load_records()).await?;
-        for record in records {
+        let mut stale = Vec::new();
+        for mut record in records {
+            if !record.state.status.is_alive() {
+                // They may be another's by now: nothing of them must be given back a second time.
+                stale.extend(crate::ports::mappings(&record, &self.config.bridge));
+                crate::networks::clear(&mut record.networks);
+                record.ports.clear();
+            }
             self.containers.reserve(&record.name, &record.id)?;
             self.networks.adopt(&record);
             self.containers.insert(Arc::new(Container::new(record)));
@@ -51,7 +59,7 @@ impl Engine {
         while adoptions.join_next().await.is_some() {}
         self.end_strays().await;
         let engine = self.clone();
-        blocking(move || engine.sweep()).await?;
+        blocking(move || engine.sweep(stale)).await?;
         self.recovered.send_replace(true);
         for container in containers {
             self.apply_policy_at_start(&container).await;
@@ -145,7 +153,7 @@ impl Engine {
     }
 
     /// Removes what no running container and no record owns. Blocking.
-    fn sweep(&self) -> Result<(), Error> {
+    fn sweep(&self, stale: Vec<PortMapping>) -> Result<(), Error> {
         let containers = self.list_containers();
         let known: HashSet<String> = containers.iter().map(|c| c.id().to_string()).collect();
         let alive: HashSet<String> =
@@ -170,6 +178,7 @@ impl Engine {
             }
             drop(remains);
         }
+        self.take_back_ports(&containers, stale);
         self.sweep_cgroups(&alive);
         for id in names_in(&self.config.data_root.join("containers")) {
             if !known.contains(&id) {
@@ -187,9 +196,23 @@ impl Engine {
         if !reconciled.is_clean() {
             tracing::info!(?reconciled, "store reconciled");
         }
+        self.remove_volumes_of(|owner| !known.contains(owner))?;
         self.sweep_volumes()?;
         self.tidy_later();
         Ok(())
+    }
+
+    /// Unpublishes what was published to tasks that are gone and is not published to one that runs.
+    fn take_back_ports(&self, containers: &[Arc<Container>], stale: Vec<PortMapping>) {
+        let alive = containers.iter().filter(|c| c.status().is_alive());
+        let held: Vec<PortMapping> =
+            alive.flat_map(|c| crate::ports::mappings(&c.record(), &self.config.bridge)).collect();
+        for mapping in stale.into_iter().filter(|m| !held.contains(m)) {
+            // One by one: a port that another container has by now is not ours to take.
+            if let Err(e) = network::ports::unpublish(std::slice::from_ref(&mapping)) {
+                tracing::debug!(port = mapping.host_port, error = %errors::chain(&e), "port not taken back");
+            }
+        }
     }
 
     fn sweep_volumes(&self) -> Result<(), Error> {

@@ -74,6 +74,9 @@ impl Engine {
         let id = record.id.as_str();
         let doing = || format!("remove container {}", record.name);
         task::unmount(self, id);
+        if !volumes {
+            self.leave_anonymous_volumes(record)?;
+        }
         {
             let mut erased = container.erased.lock().expect("no holder panics");
             self.db.delete_record(metadata::RecordKind::Container, id).during(doing)?;

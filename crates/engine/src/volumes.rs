@@ -23,6 +23,9 @@ pub struct Volume {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub anonymous: bool,
+    /// The container that an anonymous volume goes with. None when its container left it behind, or it has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl Engine {
@@ -134,11 +137,45 @@ impl Engine {
             std::fs::DirBuilder::new().recursive(true).mode(0o701).create(dir).io_during(doing)?;
         }
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&data).io_during(doing)?;
-        let volume = Volume { name: name.into(), created: now(), labels: BTreeMap::new(), anonymous };
-        let body = serde_json::to_string(&volume).map_err(std::io::Error::from).io_during(doing)?;
-        self.db.put_record(RecordKind::Volume, name, name, &body).during(doing)?;
+        let owner_id = anonymous.then(|| owner.to_string());
+        let volume =
+            Volume { name: name.into(), created: now(), labels: BTreeMap::new(), anonymous, owner: owner_id };
+        self.put_volume(&volume).during(doing)?;
         self.events.publish("volume", "create", name, [("container".to_string(), owner.to_string())].into());
         Ok(true)
+    }
+
+    fn put_volume(&self, volume: &Volume) -> Result<(), Error> {
+        let doing = || format!("save volume {}", volume.name);
+        let body = serde_json::to_string(volume).map_err(std::io::Error::from).io_during(doing)?;
+        self.db.put_record(RecordKind::Volume, &volume.name, &volume.name, &body).during(doing)
+    }
+
+    /// Removes the anonymous volumes of containers that never came to be. Blocking.
+    pub(crate) fn remove_volumes_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+        for row in self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())? {
+            let Ok(volume) = serde_json::from_str::<Volume>(&row.body) else { continue };
+            if volume.owner.as_deref().is_some_and(&is_gone) {
+                tracing::info!(volume = volume.name, "removing a volume whose container never came to be");
+                self.erase_volume(&volume.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the anonymous volumes of a container that is about to be removed as things of their own: they stay.
+    pub(crate) fn leave_anonymous_volumes(&self, record: &Record) -> Result<(), Error> {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.anonymous) {
+            let doing = || format!("keep volume {}", point.name);
+            let Some(row) = self.db.get_record(RecordKind::Volume, &point.name).during(doing)? else {
+                continue;
+            };
+            let Ok(volume) = serde_json::from_str::<Volume>(&row.body) else { continue };
+            if volume.owner.is_some() {
+                self.put_volume(&Volume { owner: None, ..volume })?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the volumes that were made for this container only.
@@ -313,13 +350,35 @@ fn clean(destination: &str) -> Result<String, Error> {
     Ok(format!("/{}", parts.join("/")))
 }
 
+/// Stands beside `_data` while a volume is being filled: what is there then is not all of it.
+const FILLING: &str = "filling";
+
 /// Copies what the image has at the volume's place into the volume, once.
 pub(crate) fn copy_up(root: &RootDir, point: &MountPoint) -> Result<(), Error> {
     let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
     let target = Path::new(&point.source);
-    if std::fs::read_dir(target).io_during(doing)?.next().is_some() {
+    let marker = target.with_file_name(FILLING);
+    let unfinished = marker.exists();
+    if !unfinished && std::fs::read_dir(target).io_during(doing)?.next().is_some() {
         return Ok(());
     }
+    // Of two containers that start at once the second waits for the first, and then finds the volume filled.
+    let file = match std::fs::File::options().write(true).create(!unfinished).truncate(false).open(&marker) {
+        Ok(file) => file,
+        Err(e) if unfinished && e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).io_during(doing),
+    };
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).io_during(doing)?;
+    if !marker.exists() {
+        return Ok(());
+    }
+    // A copy that was cut off is done again over what it left.
+    fill(root, point, target)?;
+    std::fs::remove_file(&marker).io_during(doing)
+}
+
+fn fill(root: &RootDir, point: &MountPoint, target: &Path) -> Result<(), Error> {
+    let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
     let source = match root.subroot(Path::new(&point.destination)) {
         Ok(source) => source,
         Err(e) if matches!(errors::HasKind::kind(&e), errors::Kind::NotFound) => return Ok(()),
