@@ -90,7 +90,9 @@ fn outside(wishes: &Wishes, no_build: bool) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::new("the bench starts container engines: run it as root"));
     }
-    if !no_build {
+    if no_build {
+        eprintln!("warning: measuring the programs of the last build, which may not be those of this commit");
+    } else {
         build(Profile::Release)?;
     }
     let work = target().join(format!("bench-{}", std::process::id()));

