@@ -283,6 +283,17 @@ impl Networks {
         }
     }
 
+    /// Takes back ports that no running container publishes. Blocking.
+    pub(crate) fn sweep_ports(&self, config: &Config, alive: &[Record]) {
+        let keep: Vec<_> = alive.iter().flat_map(|r| crate::ports::mappings(r, &config.bridge)).collect();
+        let subnet = self.lock().config.subnet;
+        match network::ports::retain(subnet, &keep) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "took back ports of containers that are gone"),
+            Err(e) => tracing::warn!(error = %errors::chain(&e), "stale ports not taken back"),
+        }
+    }
+
     /// Restores the published ports of containers that run, should somebody have flushed them. Blocking.
     pub(crate) fn restore_ports(&self, config: &Config, record: &Record) {
         let mappings = crate::ports::mappings(record, &config.bridge);

@@ -169,6 +169,9 @@ impl Engine {
             }
         }
         self.networks.sweep(&self.config, &alive);
+        let running: Vec<Record> =
+            containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive()).collect();
+        self.networks.sweep_ports(&self.config, &running);
         for container in &containers {
             // Not while its end takes the ports back.
             let remains = container.remains.blocking_lock();

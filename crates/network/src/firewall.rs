@@ -33,7 +33,7 @@ use crate::nft::{self, Batch, ESTABLISHED_OR_RELATED, Expr, IPS_DST_NAT, Type, V
 use crate::{BridgeConfig, Error, Result};
 use std::net::Ipv4Addr;
 
-const TABLE: &str = "brig";
+pub(crate) const TABLE: &str = "brig";
 const STRANGERS: &str = "strangers";
 pub(crate) const PORTS_AT: &str = "ports_at";
 pub(crate) const PORTS_ANY: &str = "ports_any";

@@ -4,7 +4,7 @@
 //! Kernel: `include/uapi/linux/netfilter/nf_tables.h`; [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html) for
 //! what the expressions mean.
 
-use crate::netlink::{Failure, NLM_F_ACK, NLM_F_CREATE, Request, Socket};
+use crate::netlink::{Attributes, Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Request, Socket};
 use crate::{Error, Result};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
@@ -25,6 +25,7 @@ const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NLM_F_APPEND: u16 = 0x800;
 
@@ -349,6 +350,36 @@ pub(crate) fn with_socket<T>(
     let done = work(&socket)?;
     *slot = Some((namespace, socket));
     Ok(done)
+}
+
+/// The keys and values of the elements of `set` in the table `inet <table>`; none if there is no such set.
+pub(crate) fn list_elements(table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut request = Request::default();
+    let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | NFT_MSG_GETSETELEM;
+    request.message(kind, NLM_F_DUMP, &[NFPROTO_INET, 0, 0, 0], |r| {
+        r.text(NFTA_SET_ELEM_LIST_TABLE, table);
+        r.text(NFTA_SET_ELEM_LIST_SET, set);
+    });
+    // A socket of its own: a dump that ends in an error leaves nothing behind on the one that batches share.
+    let dump = match Socket::netfilter().and_then(|socket| socket.dump(&request)) {
+        Ok(dump) => dump,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Firewall { operation: format!("list {set}"), source }),
+    };
+    let nested =
+        |bytes: &[u8], kind: u16| Attributes(bytes).find(|(k, _)| *k == kind).map(|(_, v)| v.to_vec());
+    let mut out = Vec::new();
+    for (_, body) in &dump {
+        // Behind the family, the version and the resource's number.
+        let list = nested(body.get(4..).unwrap_or_default(), NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
+        for (_, element) in Attributes(&list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
+            let data = |kind| nested(element, kind).and_then(|data| nested(&data, NFTA_DATA_VALUE));
+            if let (Some(key), Some(value)) = (data(NFTA_SET_ELEM_KEY), data(NFTA_SET_ELEM_DATA)) {
+                out.push((key, value));
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// An interface name as a key.

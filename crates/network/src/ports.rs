@@ -134,6 +134,30 @@ pub fn unpublish(mappings: &[PortMapping]) -> Result<()> {
     conntrack::forget_udp(mappings)
 }
 
+/// Takes back every mapping to an address in `subnet` that is not in `keep`: what daemons that were killed left. How
+/// many there were.
+///
+/// # Errors
+///
+/// [`Error::Firewall`].
+pub fn retain(subnet: crate::Net, keep: &[PortMapping]) -> Result<usize> {
+    let mut removed = 0;
+    for (map, wanted) in elements(keep) {
+        let ours =
+            |value: &[u8]| value.first_chunk().is_some_and(|a: &[u8; 4]| subnet.contains(Ipv4Addr::from(*a)));
+        let stale: Vec<(Vec<u8>, Value)> = crate::nft::list_elements(firewall::TABLE, map)?
+            .into_iter()
+            .filter(|(key, value)| ours(value) && !wanted.iter().any(|(kept, _)| kept == key))
+            .map(|(key, value)| (key, Value::Bytes(value)))
+            .collect();
+        if !stale.is_empty() {
+            firewall::change_elements("take stale ports back", |batch| batch.delete_elements(map, &stale))?;
+            removed += stale.len();
+        }
+    }
+    Ok(removed)
+}
+
 /// A map of the table and what goes into it.
 type MapElements = (&'static str, Vec<(Vec<u8>, Value)>);
 

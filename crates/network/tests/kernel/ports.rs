@@ -2,8 +2,8 @@
 //! container sees who really asks.
 
 use crate::host::{Container, Host, bridge, endpoint, host_asks, inside, on_host, outside, run};
-use network::ports::{PortMapping, Protocol, publish, reserve, unpublish};
-use network::{BridgeConfig, Error, ensure_bridge};
+use network::ports::{PortMapping, Protocol, publish, reserve, retain, unpublish};
+use network::{BridgeConfig, Error, Net, ensure_bridge};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::Duration;
 
@@ -138,6 +138,24 @@ fn ports_are_published_once() {
         assert!(out.cannot_ask((WAN, 8081)), "all or nothing");
         assert!(matches!(unpublish(&both), Err(Error::PortTaken { .. })));
         assert!(out.asks((WAN, 8080)).is_some());
+    });
+}
+
+#[test]
+fn what_nobody_publishes_any_more_is_taken_back() {
+    on_host(|host| {
+        let (net, server, out) = stage(host);
+        let second = host.container("second", &endpoint(&net, 3));
+        second.serve(80);
+        let (kept, stale) =
+            (mapping(Ipv4Addr::UNSPECIFIED, 8080, &server), mapping(Ipv4Addr::UNSPECIFIED, 8081, &second));
+        let stale_at = mapping(WAN, 8082, &second);
+        publish(&[kept.clone(), stale, stale_at]).unwrap();
+        assert_eq!(retain(Net::new(Ipv4Addr::new(10, 9, 0, 0), 16).unwrap(), &[]).unwrap(), 0, "another's");
+        assert_eq!(retain(net.subnet, std::slice::from_ref(&kept)).unwrap(), 2);
+        assert!(out.asks((WAN, 8080)).is_some());
+        assert!(out.cannot_ask((WAN, 8081)) && out.cannot_ask((WAN, 8082)));
+        assert_eq!(retain(net.subnet, &[kept]).unwrap(), 0);
     });
 }
 
