@@ -11,6 +11,9 @@ use shim_api::{Exit, Request, Response, Streams};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+/// How long an exec that failed for no known reason waits for the container's end to be the reason.
+const END_IS_NEAR: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// What a client asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecConfig {
@@ -51,9 +54,13 @@ impl Exec {
     }
 
     pub(crate) fn set_exit(&self, exit: &Exit) {
+        self.set_exit_code(exit.code);
+    }
+
+    fn set_exit_code(&self, code: i32) {
         let mut status = self.status.lock().expect("no holder panics");
         status.running = false;
-        status.exit_code = Some(exit.code);
+        status.exit_code = Some(code);
     }
 }
 
@@ -135,12 +142,14 @@ impl Engine {
                 Ok(Attachment::new(connection, Some(exec.clone())))
             }
             Err(e) => {
-                let mut status = exec.status.lock().expect("no holder panics");
-                status.running = false;
-                let text = errors::chain(&e);
-                let code = if text.contains("permission denied") { 126 } else { 127 };
-                status.exit_code = Some(code);
-                drop(status);
+                let denied = errors::chain(&e).contains("permission denied");
+                exec.set_exit_code(if denied { 126 } else { 127 });
+                if errors::HasKind::kind(&e) == errors::Kind::Internal {
+                    // What runtimes say when the container ends under their hands; its end is heard a moment later.
+                    let mut life = container.life.subscribe();
+                    drop(tokio::time::timeout(END_IS_NEAR, life.wait_for(|l| !l.running)).await);
+                }
+                self.require_running(&container)?;
                 Err(self.not_running_or(&container, e))
             }
         }

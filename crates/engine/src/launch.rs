@@ -186,7 +186,7 @@ impl Engine {
         // the shim leaves when it sees that.
         shim_alive::shut_down(&dir).await;
         self.runtime_delete(container).await;
-        shim_alive::kill(&dir).await;
+        shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
     }
 
     /// Spawns the shim and waits for its one line.
