@@ -39,6 +39,8 @@ struct Wishes {
     containers: usize,
     /// Peers to leave out, by name.
     without: Vec<String>,
+    /// To see that it works: one run, two containers, and the results are not kept.
+    smoke: bool,
 }
 
 impl Wishes {
@@ -53,11 +55,15 @@ impl Wishes {
         while let Some(name) = take_value(args, "--without")? {
             without.push(name);
         }
-        Ok(Wishes { runs, containers, without })
+        if take_flag(args, "--smoke") {
+            return Ok(Wishes { runs: 1, containers: 2, without, smoke: true });
+        }
+        Ok(Wishes { runs, containers, without, smoke: false })
     }
 
     fn args(&self) -> Vec<String> {
         let mut out = vec![format!("--runs={}", self.runs), format!("--containers={}", self.containers)];
+        out.extend(self.smoke.then(|| "--smoke".into()));
         out.extend(self.without.iter().map(|name| format!("--without={name}")));
         out
     }
@@ -67,26 +73,26 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let mut args = args.to_vec();
     let stage = take_value(&mut args, "--stage")?;
     let work = take_value(&mut args, "--work")?.map(PathBuf::from);
-    let smoke = take_flag(&mut args, "--smoke");
-    let mut wishes = Wishes::take(&mut args)?;
+    let no_build = take_flag(&mut args, "--no-build");
+    let wishes = Wishes::take(&mut args)?;
     no_more(&args)?;
-    if smoke {
-        (wishes.runs, wishes.containers) = (1, 2);
-    }
     match (stage.as_deref(), work) {
         (Some("init"), Some(work)) => init(&work, &wishes),
         (Some("inside"), Some(work)) => inside(&work, &wishes),
-        _ => outside(&wishes),
+        _ => outside(&wishes, no_build),
     }
 }
 
-fn outside(wishes: &Wishes) -> Result<()> {
+/// Without a build, the programs are those of the last one.
+fn outside(wishes: &Wishes, no_build: bool) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::BENCH)?;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::new("the bench starts container engines: run it as root"));
     }
-    build(Profile::Release)?;
+    if !no_build {
+        build(Profile::Release)?;
+    }
     let work = target().join(format!("bench-{}", std::process::id()));
     std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
     let made = image::make(&work);
@@ -139,6 +145,11 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     for words in [&["ip", "link", "set", "lo", "up"][..], &["mount", "-t", "tmpfs", "tmpfs", "/run"]] {
         run(Command::new(words[0]).args(&words[1..]))?;
     }
+    // crun refuses cgroup v1 with controllers in a v2 hierarchy beside it. Only this mount namespace loses that one.
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if std::fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
+        run(Command::new("umount").arg(unified))?;
+    }
     let programs = target().join("brig/release");
     let mut engines = engines::all(&programs, work);
     engines.retain(|engine| !wishes.without.iter().any(|name| name == engine.name()));
@@ -150,6 +161,9 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     result?;
     let text = report.markdown();
     println!("\n{text}");
+    if wishes.smoke {
+        return Ok(());
+    }
     let path = root().join("bench/RESULTS.md");
     std::fs::create_dir_all(root().join("bench")).doing(|| "create bench".into())?;
     std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
@@ -206,7 +220,7 @@ mod tests {
 
     #[test]
     fn wishes_survive_the_way_through_the_stages() {
-        let wishes = Wishes { runs: 3, containers: 4, without: vec!["podman".into()] };
+        let wishes = Wishes { runs: 3, containers: 4, without: vec!["podman".into()], smoke: false };
         let mut args = wishes.args();
         let again = Wishes::take(&mut args).unwrap();
         assert_eq!((again.runs, again.containers, again.without), (3, 4, vec!["podman".to_string()]));

@@ -29,7 +29,7 @@ usage: cargo xtask COMMAND
                           ARGS go to `cargo test`, for example a filter or `-p engine`
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
-  bench [--runs 20] [--containers 100] [--without PEER]
+  bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units

@@ -1,7 +1,7 @@
 //! Containers.
 
 use crate::filters::Filters;
-use crate::hijack::{Style, detach_keys, hijack, multiplexed, take};
+use crate::hijack::{Refusal, Style, detach_keys, hijack, multiplexed, take};
 use crate::render::{self, Sizes};
 use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end};
 use crate::request::Call;
@@ -445,11 +445,11 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
     let named = call.at_least(42);
     let (upgrade, input) = take(call.request);
     if !live {
-        return hijack(upgrade, input, style, named, async { None });
+        return hijack(upgrade, input, style, named, async { Err(Refusal::default()) });
     }
     // Registered before the answer: a start that follows the answer finds it.
     let pending = api.engine.attach(id, streams).await?;
-    hijack(upgrade, input, style, named, pending.ready())
+    hijack(upgrade, input, style, named, async { pending.ready().await.ok_or(Refusal::default()) })
 }
 
 #[cfg(test)]

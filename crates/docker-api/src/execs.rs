@@ -1,7 +1,7 @@
 //! Execs.
 
 use crate::containers::size;
-use crate::hijack::{Style, detach_keys, hijack};
+use crate::hijack::{Refusal, Style, detach_keys, hijack};
 use crate::reply::{Outcome, empty, json, ok, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
@@ -70,11 +70,7 @@ pub(crate) async fn start(api: &Arc<Api>, id: &str, mut call: Call) -> Outcome {
     let console = body.console_size.map(|[h, w]| (h, w));
     let streams = if body.detach { Streams::default() } else { exec.config.streams };
     let keys = detach_keys(&exec.config.detach_keys, exec.config.tty && streams.stdin)?;
-    let (engine, started) = (api.engine.clone(), exec.clone());
-    let attachment = to_the_end(async move { engine.start_exec(&started, streams, console).await }).await?;
-    if body.detach || !streams.any() {
-        return Ok(empty(StatusCode::OK));
-    }
+    api.engine.check_exec(&exec)?;
     let style = Style {
         tty: exec.config.tty,
         stdin: streams.stdin,
@@ -82,7 +78,16 @@ pub(crate) async fn start(api: &Arc<Api>, id: &str, mut call: Call) -> Outcome {
         detach_keys: keys,
         prologue: None,
     };
-    hijack(wants_upgrade.then_some(upgrade), None, style, named, async { Some(attachment) })
+    let engine = api.engine.clone();
+    let starting = to_the_end(async move { engine.start_exec(&exec, streams, console).await });
+    if body.detach || !streams.any() {
+        starting.await?;
+        return Ok(empty(StatusCode::OK));
+    }
+    // The stream comes first, as Docker does it: a program that cannot be started is told there, and its exit code, 126
+    // or 127, by inspect.
+    let attachment = async move { starting.await.map_err(|failure| Refusal(Some(failure.message))) };
+    hijack(wants_upgrade.then_some(upgrade), None, style, named, attachment)
 }
 
 /// `POST /exec/{id}/resize`.

@@ -32,6 +32,19 @@ pub(crate) struct Style {
     pub(crate) prologue: Option<mpsc::Receiver<Bytes>>,
 }
 
+/// Why there is nothing to stream. A text is for the person at the other end: the answer's status has been sent.
+#[derive(Debug, Default)]
+pub(crate) struct Refusal(pub(crate) Option<String>);
+
+impl Refusal {
+    fn frame(self, tty: bool) -> Bytes {
+        match self.0 {
+            None => Bytes::new(),
+            Some(text) => frame(Output::Stderr(format!("{text}\r\n").into_bytes()), tty),
+        }
+    }
+}
+
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 
@@ -53,14 +66,15 @@ pub(crate) fn hijack<F>(
     attachment: F,
 ) -> Outcome
 where
-    F: Future<Output = Option<Attachment>> + Send + 'static,
+    F: Future<Output = Result<Attachment, Refusal>> + Send + 'static,
 {
     let kind = if style.tty || !multiplexed_name { RAW } else { MULTIPLEXED };
     let Some(upgrade) = upgrade else {
         let (sender, reply) = stream(kind);
         tokio::spawn(async move {
-            if let Some(attachment) = attachment.await {
-                plain(input, style, attachment, sender).await;
+            match attachment.await {
+                Ok(attachment) => plain(input, style, attachment, sender).await,
+                Err(refusal) => drop(sender.send(refusal.frame(style.tty)).await),
             }
         });
         return Ok(reply);
@@ -82,7 +96,7 @@ where
 async fn upgraded_stream<S, F>(stream: S, mut style: Style, attachment: F)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
-    F: Future<Output = Option<Attachment>> + Send,
+    F: Future<Output = Result<Attachment, Refusal>> + Send,
 {
     let (mut from_client, mut to_client) = tokio::io::split(stream);
     if let Some(mut prologue) = style.prologue.take() {
@@ -92,9 +106,13 @@ where
             }
         }
     }
-    let Some(attachment) = attachment.await else {
-        drop(to_client.shutdown().await);
-        return;
+    let attachment = match attachment.await {
+        Ok(attachment) => attachment,
+        Err(refusal) => {
+            drop(to_client.write_all(&refusal.frame(style.tty)).await);
+            drop(to_client.shutdown().await);
+            return;
+        }
     };
     let (mut output, mut input) = attachment.split();
     let outgoing = async {

@@ -113,6 +113,20 @@ impl Engine {
             .collect()
     }
 
+    /// Whether an exec could be started now.
+    ///
+    /// # Errors
+    ///
+    /// WrongState when its container does not run or it was started before.
+    pub fn check_exec(&self, exec: &Exec) -> Result<(), Error> {
+        let container = self.container(exec.container_id.as_str())?;
+        self.require_running(&container)?;
+        if exec.status().started {
+            return Err(Error::conflict(format!("exec {} has already run", exec.id)));
+        }
+        Ok(())
+    }
+
     /// Starts an exec with `streams` attached; no stream at all detaches.
     pub async fn start_exec(
         self: &Arc<Self>,

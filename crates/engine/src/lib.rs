@@ -178,7 +178,7 @@ impl Engine {
         error::blocking(move || {
             let erased = container.erased.lock().expect("no holder panics");
             // Taken with the lock held: of two writes the later one has the later state.
-            if *erased { Ok(()) } else { put(&db, &container.record()) }
+            if *erased { Ok(()) } else { put_freeing(&db, &container.record()) }
         })
         .await
     }
@@ -195,8 +195,20 @@ impl Engine {
     }
 }
 
+/// As [`put`] for a record that exists: on a full disk the reserve is used, so that an exit is never forgotten.
+fn put_freeing(db: &Database, record: &Record) -> Result<(), Error> {
+    let doing = || format!("save container {}", record.name);
+    let body = body(record).io_during(doing)?;
+    db.delete(|tx| tx.put_record(metadata::RecordKind::Container, record.id.as_str(), &record.name, &body))
+        .during(doing)
+}
+
+fn body(record: &Record) -> Result<String, std::io::Error> {
+    serde_json::to_string(record).map_err(std::io::Error::from)
+}
+
 fn put(db: &Database, record: &Record) -> Result<(), Error> {
     let doing = || format!("save container {}", record.name);
-    let body = serde_json::to_string(record).map_err(std::io::Error::from).io_during(doing)?;
+    let body = body(record).io_during(doing)?;
     db.put_record(metadata::RecordKind::Container, record.id.as_str(), &record.name, &body).during(doing)
 }

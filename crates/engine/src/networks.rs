@@ -109,12 +109,15 @@ impl Networks {
             .keys()
             .find(|n| *n != mode && *n != "default" && !BUILT_IN.contains(&n.as_str()))
         {
-            return Err(Error::NoSuchNetwork { name: other.clone() });
+            return Err(Error::unsupported(format!("connecting a container to a second network ({other})")));
         }
         if mode.starts_with("container:") {
             return Ok(BTreeMap::new());
         }
-        let record = self.find(mode)?;
+        // An unknown network is an error of the start, as in Docker: clients take any 404 of a create for a missing image.
+        let Ok(record) = self.find(mode) else {
+            return Ok([(mode.to_string(), EndpointSettings::default())].into());
+        };
         let given = request.endpoints_config.get(mode).or_else(|| request.endpoints_config.get("default"));
         let mut settings = given.cloned().flatten().unwrap_or_default();
         let wants_address = settings
@@ -143,6 +146,7 @@ impl Networks {
     pub(crate) fn allocate(&self, record: &Record) -> Result<BTreeMap<String, EndpointSettings>, Error> {
         let mut networks = record.networks.clone();
         for (name, settings) in &mut networks {
+            self.find(name)?;
             settings.endpoint_id = random_hex();
             if name != "bridge" {
                 continue;

@@ -102,6 +102,13 @@ impl Engine {
             self.remove_anonymous_volumes(record);
         }
         // Trees are deleted where nobody waits.
+        if self.db.is_reserve_spent() {
+            // The disk was full: what this frees must first of all pay for the next deletion, before others take it.
+            if let Err(e) = self.snapshots.empty_trash() {
+                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
+            }
+            self.db.restore_reserve();
+        }
         self.tidy_later();
         Ok(())
     }
@@ -120,6 +127,7 @@ impl Engine {
             if let Err(e) = snapshots.empty_trash() {
                 tracing::warn!(error = %errors::chain(&e), "trash not emptied");
             }
+            db.restore_reserve();
             // A new log begins with a sync, so not after each removal: a container made next would wait for it.
             let mut last = last_checkpoint.lock().expect("no holder panics");
             if last.is_none_or(|at| at.elapsed() >= CHECKPOINT_EVERY) {

@@ -125,6 +125,16 @@ impl Database {
         self.commit_freeing(Durability::Power, f)
     }
 
+    /// Whether a full disk cost the reserve, so that the next deletion has none.
+    pub fn is_reserve_spent(&self) -> bool {
+        self.reserve.is_spent()
+    }
+
+    /// Takes the reserve again that a full disk cost, if there is room for it now.
+    pub fn restore_reserve(&self) {
+        self.reserve.restore();
+    }
+
     /// Moves the log into the database file and takes the reserve again. For idle moments; it syncs.
     pub fn checkpoint(&self) -> Result<(), Error> {
         self.reserve.restore();

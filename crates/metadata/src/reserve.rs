@@ -20,6 +20,11 @@ impl Reserve {
         Reserve { path: dir.join("reserve") }
     }
 
+    /// Whether the blocks are in use elsewhere.
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.path.exists()
+    }
+
     /// Gives the blocks back to the file system. Says whether there were any.
     pub(crate) fn release(&self) -> bool {
         std::fs::remove_file(&self.path).is_ok()

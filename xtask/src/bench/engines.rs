@@ -190,14 +190,10 @@ impl Engine {
             }
             Kind::Podman => Command::new("podman"),
         };
-        command
-            .env("HOME", &self.home)
-            .env("DOCKER_CONFIG", &self.home)
-            .env_remove("BRIG_HOST")
-            .env_remove("DOCKER_CONTEXT");
+        command.env("HOME", &self.home).env_remove("BRIG_HOST").env_remove("DOCKER_CONTEXT");
         match self.kind {
             Kind::Brig | Kind::Dockerd => {
-                command.env("DOCKER_HOST", self.host()).args(args);
+                command.env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", &self.home).args(args);
             }
             Kind::Podman => {
                 for (flag, name) in [
@@ -220,6 +216,10 @@ impl Engine {
                 command.args(args.iter().take(1));
                 if args.first() == Some(&"run") {
                     command.args(["--cgroup-parent", "/podman-bench"]);
+                }
+                if args.first() == Some(&"rm") {
+                    // The others kill at once; podman would wait ten seconds for a process that ignores SIGTERM.
+                    command.args(["--time", "0"]);
                 }
                 command.args(args.iter().skip(1));
             }
