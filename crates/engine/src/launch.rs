@@ -443,8 +443,9 @@ pub(crate) fn credentials(
     text: &str,
     group_add: &[String],
 ) -> Result<user::Credentials, Error> {
-    let read = |path: &str| match root.read_to_string_bounded(Path::new(path), MAX_PASSWD) {
-        Ok(text) => Ok(text),
+    // A full name in another encoding than ours is no reason not to start.
+    let read = |path: &str| match root.read_bounded(Path::new(path), MAX_PASSWD) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) if e.kind() == Kind::NotFound => Ok(String::new()),
         Err(e) => Err(e).during(|| format!("read {path} of the container")),
     };

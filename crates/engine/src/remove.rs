@@ -73,6 +73,7 @@ impl Engine {
         result?;
         drop(container.take_early());
         self.publish(container, "destroy", &[]);
+        self.drop_execs(container.id());
         self.containers.remove(container);
         container.life.send_modify(|life| life.removed = true);
         Ok(())
