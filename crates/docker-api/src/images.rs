@@ -80,16 +80,28 @@ fn matches_reference(image: &Image, pattern: &str) -> bool {
 
 /// `*` and `?` within one path component.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            let end = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
-            (0..=end).any(|n| glob(rest, &text[n..]))
+    let (mut p, mut t) = (0, 0);
+    // The last star and where what it stands for ends. An earlier one never needs to stand for more: what it could
+    // reach in this component, the last one can.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(b'?') if text[t] != b'/' => (p, t) = (p + 1, t + 1),
+            Some(c) if *c == text[t] => (p, t) = (p + 1, t + 1),
+            _ => match star {
+                Some((at, end)) if text[end] != b'/' => {
+                    star = Some((at, end + 1));
+                    (p, t) = (at + 1, end + 1);
+                }
+                _ => return false,
+            },
         }
-        (Some((b'?', rest)), Some((c, more))) if *c != b'/' => glob(rest, more),
-        (Some((p, rest)), Some((c, more))) if p == c => glob(rest, more),
-        _ => false,
     }
+    pattern[p..].iter().all(|c| *c == b'*')
 }
 
 /// `GET /images/{name}/json`.
@@ -300,5 +312,11 @@ mod tests {
         check("*/b", "a/b", true);
         check("b?sybox", "busybox", true);
         check("x", "busybox", false);
+        check("a*/*c", "abc/abc", true);
+        check("a*c", "a/c", false);
+        check("", "", true);
+        check("**", "ab", true);
+        // Takes no time that grows faster than the product of the lengths.
+        check(&format!("{}x", "*a".repeat(2000)), &"a".repeat(4000), false);
     }
 }

@@ -53,14 +53,7 @@ impl From<Error> for Failure {
         };
         // A command that cannot be started is the request's mistake, as Docker answers it.
         let message = text(&error);
-        let cannot_exec = ["executable file not found", "no such file or directory", "permission denied"];
-        let status = if status == StatusCode::INTERNAL_SERVER_ERROR
-            && cannot_exec.iter().any(|t| message.contains(t))
-        {
-            StatusCode::BAD_REQUEST
-        } else {
-            status
-        };
+        let status = if blames_the_request(&error, &message) { StatusCode::BAD_REQUEST } else { status };
         Failure { status, message }
     }
 }
@@ -74,6 +67,36 @@ where
     match tokio::spawn(work).await {
         Ok(result) => Ok(result?),
         Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
+}
+
+/// Whether what failed below says that the request was wrong: the words of runtimes and kernel about a command, a
+/// directory or a limit that a client chose. Docker answers 400 then, and never 404, which is for the container.
+fn blames_the_request(error: &Error, message: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "executable file not found",
+        "no such file or directory",
+        "permission denied",
+        "not a directory",
+        "is a directory",
+        "exec format error",
+        "argument list too long",
+        "file name too long",
+        "invalid argument",
+        "numerical result out of range",
+        "is not a procfs",
+    ];
+    let Error::Failed { doing, kind, .. } = error else { return false };
+    let by_runtime = message.contains("runtime create: ") || message.contains("runtime exec: ");
+    let by_place =
+        message.contains("create working directory") || message.contains("gathering device information");
+    match kind {
+        Kind::DataLoss | Kind::Hostile => doing == "load images",
+        Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
+            let lower = message.to_lowercase();
+            WORDS.iter().any(|word| lower.contains(word))
+        }
+        _ => false,
     }
 }
 

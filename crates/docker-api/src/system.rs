@@ -146,6 +146,7 @@ pub(crate) async fn auth(api: &Arc<Api>, call: Call) -> Outcome {
             let status = match errors::HasKind::kind(&e) {
                 errors::Kind::Unauthenticated | errors::Kind::Denied => StatusCode::UNAUTHORIZED,
                 errors::Kind::InvalidArgument => StatusCode::BAD_REQUEST,
+                errors::Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
             Err(Failure::new(status, errors::chain(&e)))

@@ -44,7 +44,7 @@ pub(crate) fn parse_time(text: &str) -> Option<i128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if let Ok(seconds) = whole.parse::<i64>() {
         let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-        return Some(i128::from(seconds) * NANOS + digits.parse::<i128>().ok()?);
+        return Some(i128::from(seconds) * NANOS + i128::from(digits.parse::<u32>().ok()?));
     }
     let mut total = 0i128;
     let mut number = String::new();
@@ -59,7 +59,7 @@ pub(crate) fn parse_time(text: &str) -> Option<i128> {
                 } else {
                     1
                 };
-                total += number.parse::<i128>().ok()? * factor * NANOS;
+                total += i128::from(number.parse::<u64>().ok()?) * factor * NANOS;
                 number.clear();
             }
             _ => return None,
@@ -98,5 +98,8 @@ mod tests {
         assert_eq!(parse_time("1970-01-01T00:00:02Z"), Some(2_000_000_000));
         assert!(parse_time("10m").is_some());
         assert_eq!(parse_time("x"), None);
+        assert_eq!(parse_time("99999999999999999999999999999999999999h"), None);
+        assert_eq!(parse_time("1.x"), None);
+        assert!(parse_time("18446744073709551615h18446744073709551615h").is_some());
     }
 }

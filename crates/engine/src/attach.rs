@@ -85,7 +85,8 @@ impl Engine {
         match container.status() {
             Status::Running => {
                 let dir = self.config.shim_dir(container.id().as_str());
-                Ok(Source::Now(Box::new(ShimConnection::attach(&dir, streams).await?)))
+                let attached = ShimConnection::attach(&dir, streams).await;
+                Ok(Source::Now(Box::new(attached.map_err(|e| self.not_running_or(container, e))?)))
             }
             Status::Paused => {
                 let name = container.lock().name.clone();

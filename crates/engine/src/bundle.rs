@@ -6,7 +6,7 @@ use crate::model::HostConfig;
 use crate::record::{MountKind, MountPoint, Record};
 use crate::user::Credentials;
 use oci::runtime as spec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Docker's default capabilities, without `CAP_`.
 pub const DEFAULT_CAPABILITIES: &[&str] = &[
@@ -250,18 +250,34 @@ fn capability_sets(names: Vec<String>, uid: u32) -> spec::Capabilities {
 
 /// `KEY=value` replaces, `KEY` alone removes.
 pub(crate) fn merge_env(env: &mut Vec<String>, changes: &[String]) {
+    fn key_of(entry: &str) -> &str {
+        entry.split('=').next().unwrap_or_default()
+    }
+    // A client may send tens of thousands: the work must not grow with their square.
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut out: Vec<Option<String>> = Vec::new();
+    for entry in std::mem::take(env) {
+        places.entry(key_of(&entry).to_string()).or_insert(out.len());
+        out.push(Some(entry));
+    }
     for change in changes {
-        let key = change.split('=').next().unwrap_or_default();
-        let position = env.iter().position(|e| e.split('=').next() == Some(key));
-        match (position, change.contains('=')) {
-            (Some(i), true) => env[i].clone_from(change),
-            (Some(i), false) => {
-                env.remove(i);
+        let key = key_of(change);
+        let is_set = change.contains('=');
+        match places.get(key) {
+            Some(place) => {
+                out[*place] = is_set.then(|| change.clone());
+                if !is_set {
+                    places.remove(key);
+                }
             }
-            (None, true) => env.push(change.clone()),
-            (None, false) => {}
+            None if is_set => {
+                places.insert(key.to_string(), out.len());
+                out.push(Some(change.clone()));
+            }
+            None => {}
         }
     }
+    env.extend(out.into_iter().flatten());
 }
 
 fn set_home(env: &mut Vec<String>, home: &str, given: bool) {

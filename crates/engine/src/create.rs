@@ -264,6 +264,9 @@ fn validate(
     if !host_text(&config.hostname) || !host_text(&config.domainname) {
         return Err(Error::invalid(format!("invalid hostname {:?}", config.hostname)));
     }
+    if config.working_dir.contains('\0') || config.user.contains('\0') {
+        return Err(Error::invalid("a NUL byte in the working directory or the user"));
+    }
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return Err(Error::invalid(format!(
             "the working directory '{}' is invalid, it needs to be an absolute path",
@@ -317,6 +320,7 @@ fn validate(
         other => return Err(Error::unsupported(format!("the log driver {other}"))),
     }
     crate::launch::log_limits(&host.log_config.config)?;
+    crate::limits::check(host)?;
     unsupported(config, host)
 }
 

@@ -109,7 +109,11 @@ where
 {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
-        // The work panicked, or the runtime is going down: pass the panic on, there is no value to give.
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
+        Err(e) => match e.try_into_panic() {
+            // Pass it on, there is no value to give.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

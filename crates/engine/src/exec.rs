@@ -8,8 +8,13 @@ use crate::{Engine, bundle, launch};
 use oci::runtime as spec;
 use rootdir::RootDir;
 use shim_api::{Exit, Request, Response, Streams};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// How long an exec that failed for no known reason waits for the container's end to be the reason.
+const END_IS_NEAR: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// What a client asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +46,7 @@ pub struct Exec {
     pub id: String,
     pub container_id: ContainerId,
     pub config: ExecConfig,
+    made: Instant,
     status: Mutex<ExecStatus>,
 }
 
@@ -51,9 +57,13 @@ impl Exec {
     }
 
     pub(crate) fn set_exit(&self, exit: &Exit) {
+        self.set_exit_code(exit.code);
+    }
+
+    fn set_exit_code(&self, code: i32) {
         let mut status = self.status.lock().expect("no holder panics");
         status.running = false;
-        status.exit_code = Some(exit.code);
+        status.exit_code = Some(code);
     }
 }
 
@@ -64,6 +74,10 @@ impl Engine {
         self.require_running(&container)?;
         if config.cmd.is_empty() || config.cmd[0].is_empty() {
             return Err(Error::invalid("No exec command specified"));
+        }
+        let nul = |text: &String| text.contains('\0');
+        if config.cmd.iter().any(nul) || nul(&config.working_dir) || nul(&config.user) {
+            return Err(Error::invalid("a NUL byte in the command, the working directory or the user"));
         }
         if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
             return Err(Error::invalid(format!(
@@ -79,9 +93,14 @@ impl Engine {
             id: random_hex(),
             container_id: container.id().clone(),
             config,
+            made: Instant::now(),
             status: Mutex::default(),
         });
-        self.execs.lock().expect("no holder panics").insert(exec.id.clone(), exec.clone());
+        {
+            let mut execs = self.execs.lock().expect("no holder panics");
+            forget_old(&mut execs);
+            execs.insert(exec.id.clone(), exec.clone());
+        }
         self.publish(
             &container,
             &format!("exec_create: {}", exec.config.cmd.join(" ")),
@@ -149,12 +168,14 @@ impl Engine {
                 Ok(Attachment::new(connection, Some(exec.clone())))
             }
             Err(e) => {
-                let mut status = exec.status.lock().expect("no holder panics");
-                status.running = false;
-                let text = errors::chain(&e);
-                let code = if text.contains("permission denied") { 126 } else { 127 };
-                status.exit_code = Some(code);
-                drop(status);
+                let denied = errors::chain(&e).contains("permission denied");
+                exec.set_exit_code(if denied { 126 } else { 127 });
+                if errors::HasKind::kind(&e) == errors::Kind::Internal {
+                    // What runtimes say when the container ends under their hands; its end is heard a moment later.
+                    let mut life = container.life.subscribe();
+                    drop(tokio::time::timeout(END_IS_NEAR, life.wait_for(|l| !l.running)).await);
+                }
+                self.require_running(&container)?;
                 Err(self.not_running_or(&container, e))
             }
         }
@@ -203,7 +224,7 @@ impl Engine {
 
     /// Ends the execs of a container whose task has ended; those that finished are forgotten with it.
     pub(crate) fn forget_execs(&self, container: &ContainerId) {
-        let mut execs = self.execs.lock().expect("no holder panics");
+        let execs = self.execs.lock().expect("no holder panics");
         for exec in execs.values().filter(|e| e.container_id == *container) {
             let mut status = exec.status.lock().expect("no holder panics");
             if status.running {
@@ -211,11 +232,29 @@ impl Engine {
                 status.exit_code.get_or_insert(137);
             }
         }
-        // A client may still ask for the code of one that has just ended; keep a bounded number.
-        const KEPT: usize = 4096;
-        if execs.len() > KEPT {
-            execs.retain(|_, e| e.status().running || e.container_id == *container);
-        }
+    }
+
+    /// Forgets the execs of a container that is gone.
+    pub(crate) fn drop_execs(&self, container: &ContainerId) {
+        self.execs.lock().expect("no holder panics").retain(|_, e| e.container_id != *container);
+    }
+}
+
+/// Most execs that are remembered besides those that run. A client may still ask for the code of one that has ended;
+/// nobody asks for one that has ended thousands ago.
+const KEPT: usize = 4096;
+
+/// Makes room by half: the execs that do not run, oldest first.
+fn forget_old(execs: &mut HashMap<String, Arc<Exec>>) {
+    if execs.len() < KEPT {
+        return;
+    }
+    let mut idle: Vec<(Instant, String)> =
+        execs.values().filter(|e| !e.status().running).map(|e| (e.made, e.id.clone())).collect();
+    idle.sort_unstable();
+    idle.truncate(KEPT / 2);
+    for (_, id) in idle {
+        execs.remove(&id);
     }
 }
 

@@ -186,7 +186,7 @@ impl Engine {
         // the shim leaves when it sees that.
         shim_alive::shut_down(&dir).await;
         self.runtime_delete(container).await;
-        shim_alive::kill(&dir).await;
+        shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
     }
 
     /// Spawns the shim and waits for its one line.
@@ -443,8 +443,9 @@ pub(crate) fn credentials(
     text: &str,
     group_add: &[String],
 ) -> Result<user::Credentials, Error> {
-    let read = |path: &str| match root.read_to_string_bounded(Path::new(path), MAX_PASSWD) {
-        Ok(text) => Ok(text),
+    // A full name in another encoding than ours is no reason not to start.
+    let read = |path: &str| match root.read_bounded(Path::new(path), MAX_PASSWD) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) if e.kind() == Kind::NotFound => Ok(String::new()),
         Err(e) => Err(e).during(|| format!("read {path} of the container")),
     };

@@ -20,6 +20,7 @@ mod exec;
 mod images;
 mod launch;
 mod life;
+mod limits;
 mod logs;
 pub mod model;
 mod names;

@@ -1,7 +1,7 @@
 //! The verbs on a container that exists: stop, kill, restart, wait, rename, resize, pause.
 
 use crate::container::{Container, Life};
-use crate::error::{Error, blocking};
+use crate::error::{During, Error, blocking};
 use crate::record::Status;
 use crate::shim_client::ask;
 use crate::{Engine, Record, names, shim_alive, task};
@@ -141,11 +141,16 @@ impl Engine {
 
     /// SIGKILL, and waits until the task that was number `exits` is gone.
     pub(crate) async fn kill_and_wait(&self, container: &Arc<Container>, exits: u64) -> Result<(), Error> {
-        let mut life = container.life.subscribe();
         if container.status().is_alive() {
             self.send(container, Signal::KILL).await?;
             self.thaw(container).await;
         }
+        self.wait_for_end(container, exits).await
+    }
+
+    /// Waits until the task that was number `exits` is gone, as long as a killed one may take.
+    pub(crate) async fn wait_for_end(&self, container: &Container, exits: u64) -> Result<(), Error> {
+        let mut life = container.life.subscribe();
         match tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || l.removed)).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::conflict(format!(
@@ -203,15 +208,7 @@ impl Engine {
     }
 
     async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
-        let frozen = container.status() == Status::Paused;
-        let sent = self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await;
-        if frozen && signal == Signal::KILL && sent.is_ok() {
-            // Frozen processes of cgroup v1 do not die before they are thawed.
-            if let Err(e) = self.tell(container, &Request::Resume).await {
-                tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "thaw of a killed container");
-            }
-        }
-        match sent {
+        match self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await {
             // It ended by itself meanwhile: what was wanted has happened.
             Err(Error::Conflict { .. }) => Ok(()),
             other => other,
@@ -231,7 +228,10 @@ impl Engine {
             || has_ended(pid)
             || task::read_exit(&shim_dir).is_some()
             || !shim_alive::is_alive(&shim_dir);
-        if ended { Error::conflict(format!("Container {} is not running", container.id())) } else { error }
+        if ended {
+            return Error::conflict(format!("Container {} is not running", container.id()));
+        }
+        Err::<(), _>(error).during(|| format!("container {}", container.lock().name)).expect_err("it is one")
     }
 
     /// Stops and starts.

@@ -142,8 +142,9 @@ fn first_free(wish: &Wish) -> Result<Reservation, Error> {
         }
     }
     match last {
-        Some(e) => Err(e)
+        Some(e @ network::Error::PortTaken { .. }) => Err(e)
             .during(|| format!("Bind for {}:{} failed: port is already allocated", wish.host_ip, wish.first)),
+        Some(e) => Err(e).during(|| format!("Bind for {}:{} failed", wish.host_ip, wish.first)),
         None => Err(Error::invalid("an empty port range")),
     }
 }

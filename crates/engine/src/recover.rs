@@ -115,7 +115,7 @@ impl Engine {
                 self.adopted(container, None);
             }
             Found::Silent | Found::Gone => {
-                shim_alive::kill(&dir).await;
+                shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
                 let exit = task::read_exit(&dir);
                 if was_alive {
                     self.ended(container, exit).await;
@@ -147,7 +147,7 @@ impl Engine {
             if ask(&dir, &Request::Kill { exec_id: None, signal: 9 }).await.is_err() {
                 shim_alive::shut_down(&dir).await;
             }
-            shim_alive::kill(&dir).await;
+            shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
             drop(std::fs::remove_dir_all(&dir));
         }
     }
@@ -299,7 +299,7 @@ enum Found {
 async fn look(dir: &Path) -> Found {
     let begin = Instant::now();
     while shim_alive::is_alive(dir) {
-        match shim_state(dir).await {
+        match tokio::time::timeout(SILENCE, shim_state(dir)).await.ok().flatten() {
             Some((ShimStatus::Created, ..)) => {
                 tracing::info!(dir = %dir.display(), "ending a task that was never started");
                 shim_alive::shut_down(dir).await;

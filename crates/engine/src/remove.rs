@@ -4,7 +4,8 @@
 use crate::container::Container;
 use crate::error::{During, Error, blocking};
 use crate::record::Status;
-use crate::{Engine, task};
+use crate::{Engine, shim_alive, task};
+use errors::{HasKind, Kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,7 +42,15 @@ impl Engine {
         if status.is_alive() {
             container.lock().state.manually_stopped = true;
             let exits = container.life.borrow().exits;
-            self.kill_and_wait(&container, exits).await?;
+            if let Err(e) = self.kill_and_wait(&container, exits).await {
+                if e.kind() != Kind::Unavailable {
+                    return Err(e);
+                }
+                // Its shim does not answer and so cannot kill it. Without a shim the daemon does that itself.
+                let shim_dir = self.config.shim_dir(container.id().as_str());
+                shim_alive::kill(&shim_dir, Duration::ZERO).await;
+                self.wait_for_end(&container, exits).await?;
+            }
         }
         // The end of a task with `--rm` waits for our verbs to do the same, and then finds nothing to do.
         let auto_remove = container.lock().host_config.auto_remove;
@@ -64,6 +73,7 @@ impl Engine {
         result?;
         drop(container.take_early());
         self.publish(container, "destroy", &[]);
+        self.drop_execs(container.id());
         self.containers.remove(container);
         container.life.send_modify(|life| life.removed = true);
         Ok(())

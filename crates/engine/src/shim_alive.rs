@@ -17,7 +17,7 @@ pub(crate) const LOG_FILE: &str = "shim.log";
 /// How long a shim may take to end the container it has just made.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a shim may take to see that its container is gone, and to write that down.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Locks the file that is going to be a shim's stderr.
@@ -67,9 +67,9 @@ async fn runs(dir: &Path) -> bool {
     }
 }
 
-/// Kills the shim of `dir` when it does not leave by itself. What it leaves behind is the caller's.
-pub(crate) async fn kill(dir: &Path) {
-    if gone(dir, LEAVE_DEADLINE).await {
+/// Kills the shim of `dir` when it does not leave by itself within `patience`. What it leaves behind is the caller's.
+pub(crate) async fn kill(dir: &Path, patience: Duration) {
+    if gone(dir, patience).await {
         return;
     }
     tracing::warn!(dir = %dir.display(), "the shim does not leave; killing it");

@@ -78,6 +78,11 @@ impl Engine {
             }
             points.insert(point.destination.clone(), point);
         }
+        for destination in host.tmpfs.keys() {
+            if points.contains_key(&clean(destination)?) {
+                return Err(Error::invalid(format!("Duplicate mount point: {destination}")));
+            }
+        }
         for destination in config.volumes.iter().flatten().map(|(d, _)| d) {
             let destination = clean(destination)?;
             if !points.contains_key(&destination) && !host.tmpfs.contains_key(&destination) {
@@ -257,6 +262,15 @@ fn from_request(request: &crate::model::MountRequest) -> Result<MountPoint, Erro
             point.name.clear();
             point.source.clone_from(&request.source);
             if let Some(options) = &request.bind_options {
+                if !matches!(
+                    options.propagation.as_str(),
+                    "" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
+                ) {
+                    return Err(Error::invalid(format!(
+                        "invalid mount config for type \"bind\": invalid propagation mode: {:?}",
+                        options.propagation
+                    )));
+                }
                 point.propagation.clone_from(&options.propagation);
                 point.non_recursive = options.non_recursive;
                 if options.create_mountpoint {
