@@ -14,9 +14,14 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+/// How often a client that says nothing is looked at.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 /// Size of a read from the client.
 const READ: usize = 32 << 10;
 
@@ -72,7 +77,11 @@ where
     let Some(upgrade) = upgrade else {
         let (sender, reply) = stream(kind);
         tokio::spawn(async move {
-            match attachment.await {
+            let attachment = tokio::select! {
+                attachment = attachment => attachment,
+                () = sender.closed() => return,
+            };
+            match attachment {
                 Ok(attachment) => plain(input, style, attachment, sender).await,
                 Err(refusal) => drop(sender.send(refusal.frame(style.tty)).await),
             }
@@ -81,7 +90,10 @@ where
     };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => upgraded_stream(TokioIo::new(upgraded), style, attachment).await,
+            Ok(upgraded) => match upgraded.downcast::<TokioIo<UnixStream>>() {
+                Ok(parts) => upgraded_stream(parts.io.into_inner(), parts.read_buf, style, attachment).await,
+                Err(_) => tracing::error!("an upgraded connection is no unix socket"),
+            },
             Err(error) => tracing::debug!(%error, "upgrade"),
         }
     });
@@ -93,12 +105,25 @@ where
     Ok(reply)
 }
 
-async fn upgraded_stream<S, F>(stream: S, mut style: Style, attachment: F)
+/// Returns once the client has closed its end altogether. One that has only said all it has to say still listens.
+async fn has_left(client: &UnixStream) {
+    loop {
+        tokio::time::sleep(LOOK_AFTER_CLIENT).await;
+        let mut poll = [PollFd::new(client, PollFlags::empty())];
+        // Asked for nothing, the kernel tells of hang-ups and errors only.
+        let known = rustix::event::poll(&mut poll, Some(&Timespec::default()));
+        if known.is_err() || !poll[0].revents().is_empty() {
+            return;
+        }
+    }
+}
+
+/// `first` is what the client sent right behind its request.
+async fn upgraded_stream<F>(stream: UnixStream, first: Bytes, mut style: Style, attachment: F)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
     F: Future<Output = Result<Attachment, Refusal>> + Send,
 {
-    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    let (mut from_client, mut to_client) = stream.into_split();
     if let Some(mut prologue) = style.prologue.take() {
         while let Some(piece) = prologue.recv().await {
             if to_client.write_all(&piece).await.is_err() {
@@ -106,7 +131,12 @@ where
             }
         }
     }
-    let attachment = match attachment.await {
+    // The task that is waited for may never come.
+    let attachment = tokio::select! {
+        attachment = attachment => attachment,
+        () = has_left(from_client.as_ref()) => return,
+    };
+    let attachment = match attachment {
         Ok(attachment) => attachment,
         Err(refusal) => {
             drop(to_client.write_all(&refusal.frame(style.tty)).await);
@@ -128,8 +158,16 @@ where
     };
     let incoming = async {
         let mut buffer = vec![0; READ];
+        let mut first = first;
         loop {
-            match from_client.read(&mut buffer).await {
+            let read = if first.is_empty() {
+                from_client.read(&mut buffer).await
+            } else {
+                let n = first.len().min(READ);
+                buffer[..n].copy_from_slice(&first.split_to(n));
+                Ok(n)
+            };
+            match read {
                 Ok(0) | Err(_) => break,
                 Ok(_) if !style.stdin => {}
                 Ok(n) => {
@@ -149,8 +187,8 @@ where
         if style.stdin && style.closes_stdin {
             drop(input.close_stdin().await);
         }
-        // The client has said all it wants to say; it still listens.
-        std::future::pending::<()>().await;
+        // The client has said all it wants to say; as long as it listens, the output goes on.
+        has_left(from_client.as_ref()).await;
     };
     tokio::select! {
         () = outgoing => {}

@@ -5,7 +5,7 @@
 use e2e::BUSYBOX;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -416,6 +416,39 @@ fn requests_that_cost_much_are_answered_and_others_meanwhile() {
     let body = json!({"Image": BUSYBOX, "Cmd": ["true"], "Env": env});
     daemon.request("POST", "/containers/create", &body).expect(201);
     assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    daemon.remove_all();
+    daemon.assert_empties();
+}
+
+#[test]
+fn clients_that_left_are_let_go_of() {
+    let Some(daemon) = own() else { return };
+    run(&daemon, "silent", &["sleep", "300"], json!({}));
+    create(&daemon, "unborn", &["sleep", "300"], json!({}));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors();
+    let head = "HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n";
+    let attach = |name: &str| {
+        let mut stream = raw::connect(&daemon.socket).unwrap();
+        write!(stream, "POST /containers/{name}/attach?stream=1&stdout=1 {head}").unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        stream
+    };
+    let mut clients: Vec<_> = ["silent", "unborn"].iter().cycle().take(40).map(|name| attach(name)).collect();
+    // Half closed is not gone: it still listens.
+    let listening = clients.pop().unwrap();
+    listening.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(descriptors() >= before + 40);
+    drop(clients);
+    wait_until("their descriptors are closed", || descriptors() <= before + 5);
+    let mut listening = listening;
+    listening.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+    let mut rest = Vec::new();
+    let error = listening.read_to_end(&mut rest).expect_err("it is not over");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    drop(listening);
     daemon.remove_all();
     daemon.assert_empties();
 }
