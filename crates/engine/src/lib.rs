@@ -184,6 +184,13 @@ impl Engine {
         .await
     }
 
+    /// As [`Engine::save`] for what must not wait for a record: a full disk keeps nobody from ending what fills it.
+    async fn save_if_possible(&self, container: &Arc<Container>) {
+        if let Err(e) = self.save(container).await {
+            tracing::error!(container_id = %container.id(), error = %errors::chain(&e), "a change of state is not recorded");
+        }
+    }
+
     /// Tells of the networks that the container's task joins or leaves.
     fn publish_networks(&self, container: &Container, action: &str) {
         let names: Vec<String> = container.lock().networks.keys().cloned().collect();

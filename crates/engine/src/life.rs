@@ -109,7 +109,7 @@ impl Engine {
         if by_user {
             // Before the signal: the end that it causes must not be answered by the restart policy, whoever hears it.
             container.lock().state.manually_stopped = true;
-            self.save(container).await?;
+            self.save_if_possible(container).await;
         }
         self.send(container, signal).await?;
         self.thaw(container).await;
@@ -136,7 +136,8 @@ impl Engine {
             record.state.status = Status::Exited;
             record.state.manually_stopped = true;
         }
-        self.save(container).await
+        self.save_if_possible(container).await;
+        Ok(())
     }
 
     /// SIGKILL, and waits until the task that was number `exits` is gone.
@@ -172,7 +173,7 @@ impl Engine {
         }
         if signal == Signal::KILL || signal == stop_signal(&container.record())? {
             container.lock().state.manually_stopped = true;
-            self.save(&container).await?;
+            self.save_if_possible(&container).await;
         }
         self.tell(&container, &Request::Kill { exec_id: None, signal: signal.0 }).await?;
         if signal == Signal::KILL {
@@ -373,7 +374,7 @@ impl Engine {
                 record.state.status = to;
             }
         }
-        self.save(&container).await?;
+        self.save_if_possible(&container).await;
         self.publish(&container, action, &[]);
         Ok(())
     }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// How often and how soon a deletion is tried again on a full disk, whose free blocks others may take first.
+const TRIES_ON_FULL_DISK: u32 = 5;
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(50);
 const TIDY_PAUSE: Duration = Duration::from_millis(300);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
@@ -89,7 +92,17 @@ impl Engine {
         }
         {
             let mut erased = container.erased.lock().expect("no holder panics");
-            self.db.delete_record(metadata::RecordKind::Container, id).during(doing)?;
+            let delete = || self.db.delete_record(metadata::RecordKind::Container, id).during(doing);
+            let mut deleted = delete();
+            for _ in 0..TRIES_ON_FULL_DISK {
+                if !deleted.as_ref().is_err_and(|e| e.kind() == Kind::Exhausted) {
+                    break;
+                }
+                // Its own files are to go anyway, and make room to write down that they have.
+                self.make_room(id);
+                deleted = delete();
+            }
+            deleted?;
             *erased = true;
         }
         // From here on the container is gone; what fails is cleaned up by the next start.
@@ -112,6 +125,21 @@ impl Engine {
         }
         self.tidy_later();
         Ok(())
+    }
+
+    /// Removes the log and all that was written in a container that is about to be erased; its directories stay.
+    fn make_room(&self, id: &str) {
+        let upper = self.snapshots.upper(id).ok();
+        for directory in upper.into_iter().chain([self.config.container_dir(id)]) {
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+                // What cannot be removed now is removed with the directory.
+                drop(if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) });
+            }
+        }
+        std::thread::sleep(FULL_DISK_PAUSE);
     }
 
     /// Empties the trash and brings the database's log home, on one thread however often it is asked for.
