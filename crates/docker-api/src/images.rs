@@ -226,6 +226,9 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
+/// How long the rest of an archive that was refused is read and thrown away.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// `POST /images/load`.
 pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(16);
@@ -240,12 +243,18 @@ pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
                 Err(e) => Err(std::io::Error::other(e)),
             };
             if sender.send(piece).await.is_err() {
+                // Refused already. A client that still sends does not read the reason.
+                while let Some(Ok(_)) = body.frame().await {}
                 return;
             }
         }
     });
+    let abort = feed.abort_handle();
     let loaded = api.engine.load(ChannelRead { receiver, current: Bytes::new() }).await;
-    feed.abort();
+    if loaded.is_err() {
+        drop(tokio::time::timeout(DRAIN, feed).await);
+    }
+    abort.abort();
     let mut out = Vec::new();
     for one in loaded? {
         if one.references.is_empty() {
