@@ -85,11 +85,15 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
         "invalid argument",
         "numerical result out of range",
         "is not a procfs",
+        "is not an ordinary directory",
+        "is inside /proc",
+        "too many levels of symbolic links",
+        "is larger than",
     ];
     let Error::Failed { doing, kind, .. } = error else { return false };
     let by_runtime = message.contains("runtime create: ") || message.contains("runtime exec: ");
-    let by_place =
-        message.contains("create working directory") || message.contains("gathering device information");
+    let places = ["create working directory", "gathering device information", " of the container: "];
+    let by_place = places.iter().any(|place| message.contains(place));
     match kind {
         Kind::DataLoss | Kind::Hostile => doing == "load images",
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {

@@ -10,7 +10,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use testkit::daemon::{Daemon, Options, program};
-use testkit::{leaks, raw, wait_until};
+use testkit::tar::Entry;
+use testkit::{images, leaks, raw, wait_until};
 
 /// What is not held up by anything takes less.
 const AT_ONCE: Duration = Duration::from_secs(8);
@@ -316,5 +317,105 @@ fn a_second_daemon_on_the_same_store_is_refused_before_it_touches_anything() {
     assert!(said.contains("another daemon"), "{said}");
     assert_eq!(daemon.state(&id)["Running"], true);
     remove(&daemon, &id).expect(204);
+    daemon.assert_empties();
+}
+
+#[test]
+fn places_to_mount_on_may_be_links_to_nothing_and_stay_inside() {
+    let Some(daemon) = own() else { return };
+    let canary = daemon.scratch().join("canary");
+    std::fs::create_dir(&canary).unwrap();
+    std::fs::write(canary.join("hosts"), "canary").unwrap();
+    let outside = canary.to_str().unwrap();
+    let layer = testkit::tar::archive(&[
+        Entry::symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
+        Entry::symlink("etc/hosts", &format!("{outside}/hosts")),
+        Entry::symlink("etc/hostname", &format!("../../../../..{outside}/hostname")),
+        Entry::symlink("data", &format!("{outside}/data")),
+    ]);
+    let config = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"], "Volumes": {"/data": {}}});
+    daemon
+        .load(&images::docker_archive("links:latest", &[images::busybox_layer(), &layer], &config))
+        .expect(200);
+    let command = "grep -q localhost /etc/hosts && test -s /etc/resolv.conf && touch /data/x";
+    let body = json!({"Image": "links", "Cmd": ["sh", "-c", command]});
+    let id = daemon.request("POST", "/containers/create", &body).expect(201).json();
+    let id = id["Id"].as_str().unwrap();
+    post(&daemon, &format!("/containers/{id}/start")).expect(204);
+    daemon.wait_status(id, "exited");
+    assert_eq!(daemon.state(id)["ExitCode"], 0);
+    let left: Vec<_> = std::fs::read_dir(&canary).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["hosts"]);
+    assert_eq!(std::fs::read_to_string(canary.join("hosts")).unwrap(), "canary");
+    remove(&daemon, id).expect(204);
+    daemon.assert_empties();
+}
+
+#[test]
+fn what_no_kernel_takes_is_refused_at_create() {
+    let Some(daemon) = own() else { return };
+    for host in [
+        json!({"CgroupParent": "../../x"}),
+        json!({"CgroupParent": "a\0b"}),
+        json!({"CpusetCpus": "8000"}),
+        json!({"CpusetCpus": "../x"}),
+        json!({"CpuPeriod": 1}),
+        json!({"CpuQuota": 1}),
+        json!({"NanoCpus": i64::MAX}),
+        json!({"Memory": 64 << 20, "MemorySwap": -5}),
+        json!({"MemorySwappiness": 1000}),
+        json!({"OomScoreAdj": 5000}),
+        json!({"Tmpfs": {"/proc": ""}}),
+        json!({"Tmpfs": {"relative": ""}}),
+        json!({"Binds": ["x:/a"], "Tmpfs": {"/a/": ""}}),
+        json!({"Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/a", "BindOptions": {"Propagation": "x"}}]}),
+    ] {
+        let body = json!({"Image": BUSYBOX, "Cmd": ["true"], "HostConfig": host});
+        let answer = daemon.request("POST", "/containers/create", &body);
+        assert_eq!(answer.status, 400, "{host}: {}", answer.text());
+    }
+    daemon.assert_empties();
+}
+
+#[test]
+fn what_only_the_runtime_refuses_is_the_clients_mistake_too() {
+    let Some(daemon) = own() else { return };
+    for (config, host) in [
+        (json!({"Cmd": ["/nonexistent"]}), json!({})),
+        (json!({"Cmd": ["/etc/not-a-program"]}), json!({})),
+        (json!({"Cmd": ["/etc"]}), json!({})),
+        (json!({"Cmd": ["true"], "WorkingDir": "/etc/passwd"}), json!({})),
+        (json!({"Cmd": ["true"], "WorkingDir": format!("/{}", "a".repeat(300))}), json!({})),
+        (json!({"Cmd": ["true"]}), json!({"Sysctls": {"net.ipv4.ip_forward": "bogus"}})),
+        (
+            json!({"Cmd": ["true"]}),
+            json!({"Devices": [{"PathOnHost": "/nonexistent", "PathInContainer": "/x"}]}),
+        ),
+    ] {
+        let mut body = config.clone();
+        body["Image"] = BUSYBOX.into();
+        body["HostConfig"] = host.clone();
+        let created = daemon.request("POST", "/containers/create?name=refused", &body).expect(201).json();
+        let id = created["Id"].as_str().unwrap();
+        let answer = post(&daemon, &format!("/containers/{id}/start"));
+        assert_eq!(answer.status, 400, "{config} {host}: {}", answer.text());
+        remove(&daemon, id).expect(204);
+    }
+    daemon.assert_empties();
+}
+
+#[test]
+fn requests_that_cost_much_are_answered_and_others_meanwhile() {
+    let Some(daemon) = own() else { return };
+    let begin = Instant::now();
+    let pattern = format!("%7B%22reference%22%3A%5B%22{}x%22%5D%7D", "*b".repeat(60));
+    daemon.request("GET", &format!("/images/json?filters={pattern}"), &Value::Null).expect(200);
+    let hours = "9".repeat(38);
+    daemon.request("GET", &format!("/events?since={hours}h&until=1"), &Value::Null).expect(400);
+    let env: Vec<String> = (0..50_000).map(|n| format!("V{n}=x")).collect();
+    let body = json!({"Image": BUSYBOX, "Cmd": ["true"], "Env": env});
+    daemon.request("POST", "/containers/create", &body).expect(201);
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    daemon.remove_all();
     daemon.assert_empties();
 }

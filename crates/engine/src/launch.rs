@@ -323,6 +323,7 @@ impl Engine {
         }
         self.copy_up(record, &root)?;
         let etc_files = self.write_etc(record)?;
+        make_places(record, &root, &etc_files);
         let devices = devices::collect(&record.host_config)?;
         let device_numbers = devices::numbers(&record.host_config);
         let rootfs_text = rootfs.to_string_lossy();
@@ -419,6 +420,29 @@ impl Engine {
             crate::volumes::copy_up(root, point)?;
         }
         Ok(())
+    }
+}
+
+/// Makes the places to mount on that are symlinks to nothing, as `/etc/resolv.conf` is in images made for systemd:
+/// runtimes make what is missing and do not agree on links. What cannot be made here, the runtime reports.
+fn make_places(record: &Record, root: &RootDir, etc_files: &[(String, &'static str)]) {
+    const OVER_MOUNTED: &[&str] = &["/dev", "/proc", "/sys"];
+    let files = etc_files.iter().map(|(_, inside)| (*inside, false));
+    let mounts = record
+        .mounts
+        .iter()
+        .map(|m| (m.destination.as_str(), m.kind == MountKind::Tmpfs || Path::new(&m.source).is_dir()));
+    for (place, is_dir) in files.chain(mounts) {
+        let covers = |above: &str| place != above && Path::new(place).starts_with(above);
+        // What lies below another mount is made there, not here.
+        if OVER_MOUNTED.iter().any(|above| Path::new(place).starts_with(above))
+            || record.mounts.iter().any(|m| covers(&m.destination))
+        {
+            continue;
+        }
+        if let Err(e) = root.mkdirs_for_mountpoint(Path::new(place), is_dir) {
+            tracing::debug!(container_id = %record.id, place, error = %errors::chain(&e), "place to mount on");
+        }
     }
 }
 
