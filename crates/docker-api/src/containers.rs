@@ -23,9 +23,14 @@ const LIST_FILTERS: &[&str] = &[
     "is-task", "publish", "expose",
 ];
 
+const STATUSES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
+
 /// `GET /containers/json`.
 pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let filters = Filters::parse(call.query.text("filters"), LIST_FILTERS)?;
+    let is_status = |v: &String| STATUSES.contains(&v.as_str());
+    filters.check("status", is_status)?;
+    filters.check("exited", |v| v.parse::<i32>().is_ok())?;
     let limit: Option<usize> =
         call.query.number::<i64>("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let narrowed = !filters.get("status").is_empty() || !filters.get("exited").is_empty();

@@ -117,7 +117,7 @@ pub(crate) fn inspect(api: &Arc<Api>, id: &str) -> Outcome {
         "OpenStdin": config.streams.stdin,
         "OpenStderr": config.streams.stderr,
         "OpenStdout": config.streams.stdout,
-        "CanRemove": !status.running,
+        "CanRemove": false,
         "ContainerID": exec.container_id.as_str(),
         "DetachKeys": config.detach_keys,
         "Pid": status.pid,

@@ -43,6 +43,14 @@ impl Filters {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Refuses a value of `key` that cannot be.
+    pub(crate) fn check(&self, key: &str, is_valid: impl Fn(&String) -> bool) -> Result<(), Failure> {
+        match self.get(key).iter().find(|v| !is_valid(v)) {
+            Some(value) => Err(Failure::bad_request(format!("invalid filter '{key}={value}'"))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the key is absent or `matches` one of its values.
     pub(crate) fn any(&self, key: &str, matches: impl Fn(&str) -> bool) -> bool {
         let values = self.get(key);

@@ -91,7 +91,8 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
         "is larger than",
     ];
     let Error::Failed { doing, kind, .. } = error else { return false };
-    let by_runtime = message.contains("runtime create: ") || message.contains("runtime exec: ");
+    let by_runtime =
+        message.contains("OCI runtime create failed: ") || message.contains("OCI runtime exec failed: ");
     let places = ["create working directory", "gathering device information", " of the container: "];
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
@@ -107,7 +108,23 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
 /// The chain as a client should read it: what only repeats the request is left out, so that Docker's own sentence
 /// (`No such image: x`) comes first, as clients expect.
 fn text(error: &Error) -> String {
+    // Docker's words for what the runtime says, which people and scripts look for.
+    let whole = errors::chain(error);
+    for (ours, dockers) in [
+        ("runtime create: ", "failed to create task for container: OCI runtime create failed: "),
+        ("runtime exec: ", "OCI runtime exec failed: "),
+    ] {
+        if let Some((_, said)) = whole.split_once(ours) {
+            return format!("{dockers}{said}");
+        }
+    }
     match error {
+        // The client knows which container it wanted to start.
+        Error::Failed { doing, kind: Kind::NotFound | Kind::WrongState | Kind::InvalidArgument, source }
+            if doing.starts_with("start container ") =>
+        {
+            errors::chain(source.as_ref())
+        }
         Error::Failed { doing, kind: Kind::NotFound | Kind::WrongState | Kind::InvalidArgument, source }
             if matches!(doing.as_str(), "find image" | "remove image" | "tag image" | "load images") =>
         {

@@ -89,6 +89,10 @@ impl Engine {
                 _ => id.short().into(),
             };
         }
+        if host_config.cgroupns_mode.is_empty() {
+            let private = self.cgroup_mode == cgroup::Mode::V2 && !host_config.privileged;
+            host_config.cgroupns_mode = if private { "private" } else { "host" }.into();
+        }
         let networks = self.networks.plan(&host_config, &networking, &config)?;
         // Newer clients ask for the address on the endpoint; it is kept where older ones put it.
         if let Some(asked) = networks.values().map(|s| &s.mac_address).find(|m| !m.is_empty()) {

@@ -103,7 +103,7 @@ impl Engine {
         }
         self.publish(
             &container,
-            &format!("exec_create: {}", exec.config.cmd.join(" ")),
+            &format!("exec_create: {}", described(&exec)),
             &[("execID", exec.id.clone())],
         );
         Ok(exec)
@@ -163,13 +163,12 @@ impl Engine {
                     let mut status = exec.status.lock().expect("no holder panics");
                     status.pid = pid;
                 }
-                let action = format!("exec_start: {}", exec.config.cmd.join(" "));
+                let action = format!("exec_start: {}", described(exec));
                 self.publish(&container, &action, &[("execID", exec.id.clone())]);
                 Ok(Attachment::new(connection, Some(exec.clone())))
             }
             Err(e) => {
-                let denied = errors::chain(&e).contains("permission denied");
-                exec.set_exit_code(if denied { 126 } else { 127 });
+                exec.set_exit_code(exit_code_of_failure(&errors::chain(&e), &exec.config.cmd[0]));
                 if errors::HasKind::kind(&e) == errors::Kind::Internal {
                     // What runtimes say when the container ends under their hands; its end is heard a moment later.
                     let mut life = container.life.subscribe();
@@ -238,6 +237,19 @@ impl Engine {
     pub(crate) fn drop_execs(&self, container: &ContainerId) {
         self.execs.lock().expect("no holder panics").retain(|_, e| e.container_id != *container);
     }
+}
+
+/// Docker's exit code for an exec that could not be started: 127 when its program is not there, else 126.
+fn exit_code_of_failure(message: &str, program: &str) -> i32 {
+    let missing = message.contains("executable file not found")
+        || (message.contains("no such file or directory") && message.contains(&format!("{program:?}")));
+    if missing { 127 } else { 126 }
+}
+
+/// Docker's word for an exec's event: the program, a space, the arguments.
+fn described(exec: &Exec) -> String {
+    let (program, arguments) = exec.config.cmd.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    format!("{program} {}", arguments.join(" "))
 }
 
 /// Most execs that are remembered besides those that run. A client may still ask for the code of one that has ended;

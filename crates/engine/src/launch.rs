@@ -171,6 +171,7 @@ impl Engine {
             life.running = true;
             life.error.clear();
         });
+        self.publish_networks(container, "connect");
         self.publish(container, "start", &[]);
         self.supervise(container.clone(), Some(connection));
         Ok(())

@@ -184,6 +184,19 @@ impl Engine {
         .await
     }
 
+    /// Tells of the networks that the container's task joins or leaves.
+    fn publish_networks(&self, container: &Container, action: &str) {
+        let names: Vec<String> = container.lock().networks.keys().cloned().collect();
+        for network in names.iter().filter_map(|name| self.networks.find(name).ok()) {
+            let attributes = [
+                ("container".to_string(), container.id().to_string()),
+                ("name".to_string(), network.name.clone()),
+                ("type".to_string(), network.driver.clone()),
+            ];
+            self.events.publish("network", action, network.id.as_str(), attributes.into());
+        }
+    }
+
     fn publish(&self, container: &Container, action: &str, more: &[(&str, String)]) {
         let mut attributes = container.lock().config.labels.clone();
         {

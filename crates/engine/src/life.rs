@@ -211,6 +211,10 @@ impl Engine {
         match self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await {
             // It ended by itself meanwhile: what was wanted has happened.
             Err(Error::Conflict { .. }) => Ok(()),
+            Ok(()) => {
+                self.publish(container, "kill", &[("signal", signal.0.to_string())]);
+                Ok(())
+            }
             other => other,
         }
     }
@@ -230,6 +234,9 @@ impl Engine {
             || !shim_alive::is_alive(&shim_dir);
         if ended {
             return Error::conflict(format!("Container {} is not running", container.id()));
+        }
+        if errors::HasKind::kind(&error) != errors::Kind::Unavailable {
+            return error;
         }
         Err::<(), _>(error).during(|| format!("container {}", container.lock().name)).expect_err("it is one")
     }

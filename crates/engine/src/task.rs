@@ -84,6 +84,7 @@ impl Engine {
         }
         self.forget_execs(container.id());
         self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
+        self.publish_networks(container, "disconnect");
         if !auto_remove && let Err(e) = self.save(container).await {
             tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
         }

@@ -36,6 +36,7 @@ impl Engine {
         self.require_running(&container)?;
         let path = self.cgroups_path(&container.record());
         let columns = columns(arguments)?;
+        self.publish(&container, "top", &[]);
         blocking(move || {
             let cgroup = cgroup::Cgroup::open(&path).during(|| "open cgroup".into())?;
             let mut pids = cgroup.pids().during(|| "list processes".into())?;

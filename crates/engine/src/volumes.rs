@@ -229,7 +229,11 @@ fn parse_bind(text: &str) -> Result<MountPoint, Error> {
              \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
         )));
     };
-    for option in mode.split(',').filter(|o| !o.is_empty()) {
+    let options: Vec<&str> = mode.split(',').filter(|o| !o.is_empty()).collect();
+    if options.contains(&"ro") && options.contains(&"rw") {
+        return Err(Error::invalid(format!("invalid mode: {mode}")));
+    }
+    for option in options {
         match option {
             "ro" => point.read_write = false,
             "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
