@@ -64,17 +64,30 @@ impl Engine {
         .await
         .during(|| "find image".into())?;
         let run_config = image_config.config.clone().unwrap_or_default();
+        let mut warnings = Vec::new();
+        // Refusing such images would refuse many; saying nothing would pass for having checked.
+        if run_config.healthcheck.as_ref().is_some_and(|h| !h.is_null()) && config.healthcheck.is_none() {
+            warnings.push(
+                "The image's health check is not run: this version of brig does not check health.".into(),
+            );
+        }
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
         bundle::Security::parse(&host_config)?;
         bundle::capabilities(&host_config, &self.capabilities)?;
 
         let id = ContainerId::random();
-        if config.hostname.is_empty()
-            && host_config.network_mode != "host"
-            && !host_config.network_mode.starts_with("container:")
-        {
-            config.hostname = id.short().into();
+        if config.hostname.is_empty() {
+            config.hostname = match host_config.network_mode.split_once(':') {
+                // Whoever shares a network goes by one name in it.
+                Some(("container", other)) => {
+                    self.container(other).map(|c| c.record().config.hostname).unwrap_or_default()
+                }
+                None if host_config.network_mode == "host" => {
+                    rustix::system::uname().nodename().to_string_lossy().into_owned()
+                }
+                _ => id.short().into(),
+            };
         }
         if host_config.cgroupns_mode.is_empty() {
             let private = self.cgroup_mode == cgroup::Mode::V2 && !host_config.privileged;
@@ -115,7 +128,7 @@ impl Engine {
         let container = Arc::new(Container::new(record));
         self.containers.insert(container.clone());
         self.publish(&container, "create", &[]);
-        Ok(Created { id, warnings: Vec::new() })
+        Ok(Created { id, warnings })
     }
 
     /// Takes back what a create that failed has made before its record.

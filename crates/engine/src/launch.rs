@@ -339,11 +339,7 @@ impl Engine {
             network: joined.network.clone(),
             pid: joined.pid.clone(),
             ipc: joined.ipc.clone(),
-            uts: if joined.network == Choice::Host && record.config.hostname.is_empty() {
-                Choice::Host
-            } else {
-                joined.uts.clone()
-            },
+            uts: joined.uts.clone(),
             shared_shm: joined.shared_shm.clone(),
             etc_files: &etc_files,
             devices: &devices,

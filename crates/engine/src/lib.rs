@@ -38,7 +38,7 @@ mod user;
 mod volumes;
 
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
-pub use bundle::{ALL_CAPABILITIES, DEFAULT_CAPABILITIES};
+pub use bundle::DEFAULT_CAPABILITIES;
 pub use config::Config;
 pub use container::{Container, Life};
 pub use create::{CreateRequest, Created};

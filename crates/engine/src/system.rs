@@ -1,8 +1,8 @@
 //! What `info`, `version` and `system df` tell.
 
-use crate::bundle::ALL_CAPABILITIES;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::{Engine, Status};
+use oci::runtime::ALL_CAPABILITIES;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -150,7 +150,8 @@ pub(crate) fn lower(e: Errno) -> String {
         Errno::ACCESS => "permission denied".into(),
         Errno::PERM => "operation not permitted".into(),
         Errno::NOEXEC => "exec format error".into(),
-        Errno::ISDIR => "is a directory".into(),
+        // Older docker clients know 126 by "permission denied" only, which is what execve(2) says of a directory.
+        Errno::ISDIR => "is a directory: permission denied".into(),
         Errno::NOTDIR => "not a directory".into(),
         Errno::LOOP => "too many levels of symbolic links".into(),
         other => std::io::Error::from(other).to_string(),
@@ -228,7 +229,7 @@ mod tests {
         check(&["sh"], &["PATH=bin:"], Err(r#"exec: "sh": executable file not found in $PATH"#));
         check(&["sh"], &[], Err(r#"exec: "sh": executable file not found in $PATH"#));
         check(&["/nope"], &[], Err(r#"exec: "/nope": stat /nope: no such file or directory"#));
-        check(&["/etc"], &[], Err(r#"exec: "/etc": is a directory"#));
+        check(&["/etc"], &[], Err(r#"exec: "/etc": is a directory: permission denied"#));
         check(&["/etc/passwd"], &[], Err(r#"exec: "/etc/passwd": permission denied"#));
     }
 }

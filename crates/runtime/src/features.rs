@@ -1,6 +1,6 @@
 //! The documents that need no container: what this runtime can, and a spec to begin with.
 
-use crate::limits::CAPABILITIES;
+use oci::runtime::ALL_CAPABILITIES;
 use oci::runtime::{Capabilities, Linux, Mount, Namespace, Process, Resources, Root, Spec};
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 ///
 /// Spec: runtime-spec, features.md.
 pub fn features() -> Value {
-    let capabilities: Vec<String> = CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+    let capabilities: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": oci::runtime::OCI_VERSION,

@@ -57,51 +57,6 @@ pub(crate) fn set(
     Ok(())
 }
 
-/// In the order of the kernel's numbers.
-pub(crate) const CAPABILITIES: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// The set named by `CAP_*` words.
 ///
 /// # Errors
@@ -110,7 +65,9 @@ pub(crate) const CAPABILITIES: &[&str] = &[
 pub(crate) fn capability_set(field: &str, names: &[String]) -> Result<CapabilitySet, Error> {
     let mut bits = 0u64;
     for name in names {
-        let number = name.strip_prefix("CAP_").and_then(|n| CAPABILITIES.iter().position(|c| *c == n));
+        let number = name
+            .strip_prefix("CAP_")
+            .and_then(|n| oci::runtime::ALL_CAPABILITIES.iter().position(|c| *c == n));
         let number = number.ok_or_else(|| {
             Error::invalid(format!("process.capabilities.{field}"), format!("unknown capability {name:?}"))
         })?;
