@@ -80,3 +80,26 @@ fn full_while_pulling_and_while_writing() {
     run(&["rm", "again"]).success();
     daemon.assert_empties();
 }
+
+#[test]
+fn what_fills_the_disk_can_be_stopped_and_removed() {
+    if !testkit::is_root() {
+        return;
+    }
+    let disk = SmallDisk::new("24m");
+    let options = Options { data_root: Some(disk.path().join("data")), ..Options::default() };
+    let mut daemon = Daemon::start(options);
+    daemon.load_busybox(BUSYBOX);
+    let run = |daemon: &Daemon, args: &[&str]| Client::Brig.run(daemon, args);
+    let write = "while :; do dd if=/dev/zero of=/f$((i=i+1)) bs=64k 2>/dev/null || sleep 0.1; done";
+    run(&daemon, &["run", "-d", "--name", "logger", BUSYBOX, "yes", &"a".repeat(200)]).success();
+    run(&daemon, &["run", "-d", "--name", "writer", BUSYBOX, "sh", "-c", write]).success();
+    let free = || rustix::fs::statvfs(disk.path()).unwrap().f_bavail;
+    testkit::wait_until("the disk is full", || free() == 0);
+    run(&daemon, &["stop", "-t", "0", "logger", "writer"]).success();
+    daemon.kill9();
+    daemon.spawn();
+    run(&daemon, &["rm", "logger", "writer"]).success();
+    assert_eq!(run(&daemon, &["run", "--rm", BUSYBOX, "echo", "hi"]).success(), "hi");
+    daemon.assert_empties();
+}
