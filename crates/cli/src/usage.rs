@@ -7,6 +7,28 @@ use clap::{ArgAction, Command, FromArgMatches};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// Commands of docker that are known and not there: missing, not mistyped.
+const NOT_YET: &[&str] = &[
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "context",
+    "export",
+    "import",
+    "manifest",
+    "plugin",
+    "push",
+    "save",
+    "search",
+    "stats",
+    "swarm",
+    "trust",
+    "update",
+];
+
 /// Parses `arguments`; prints help or the mistake and gives back the exit code where there is nothing to run.
 pub(crate) fn parse(command: Command, arguments: Vec<OsString>) -> Result<Line, ExitCode> {
     // `--rm=false` is rare; only then every flag is made to take a value, which would clutter the help.
@@ -125,7 +147,11 @@ fn message(error: &clap::Error, name: &str, command: &Command) -> (String, u8) {
         }
         ErrorKind::UnknownArgument => (format!("brig: '{name}' {}", arity(command)), 1),
         ErrorKind::InvalidSubcommand => {
-            (format!("brig: unknown command: {name} {}", context(ContextKind::InvalidSubcommand)), 1)
+            let command = context(ContextKind::InvalidSubcommand);
+            match NOT_YET.contains(&command.as_str()) {
+                true => (format!("brig: {command} is not supported by this version of brig"), 1),
+                false => (format!("brig: unknown command: {name} {command}"), 1),
+            }
         }
         ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             (format!("brig: '{name}' {}", arity(command)), 1)

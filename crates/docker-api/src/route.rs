@@ -91,7 +91,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["exec", id, "json"] if get => execs::inspect(api, id),
 
         ["networks"] if get => networks::list(api, &call),
-        ["networks", "create" | "prune"] if post => Err(Failure::not_here("networks of the user's own")),
+        ["networks", "create" | "prune"] if post => Err(Failure::not_here("making networks")),
         ["networks", name] if get => networks::inspect(api, name),
         ["networks", name] if delete => networks::remove(api, name),
         ["networks", name, "connect" | "disconnect"] if post => {
@@ -100,7 +100,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
 
         ["volumes"] if get => networks::list_volumes(api, &call).await,
-        ["volumes", ..] => Err(Failure::not_here("managing volumes by themselves")),
+        ["volumes", ..] => Err(Failure::not_here("managing volumes apart from containers")),
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),
