@@ -277,6 +277,9 @@ fn from_request(request: &crate::model::MountRequest) -> Result<MountPoint, Erro
                 }
                 point.propagation.clone_from(&options.propagation);
                 point.non_recursive = options.non_recursive;
+                if options.read_only_force_recursive {
+                    return Err(Error::unsupported("a bind mount that is read-only with all below it"));
+                }
                 if options.create_mountpoint {
                     point.mode = "create".into();
                 }
