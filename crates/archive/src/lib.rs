@@ -8,6 +8,7 @@ mod error;
 mod hashing;
 #[cfg(test)]
 mod hello_world;
+mod image;
 mod pack;
 mod tar;
 mod whiteout;
@@ -16,4 +17,5 @@ pub use apply::{Applied, Options, Whiteouts, apply};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
 pub use hashing::Hashing;
+pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};
