@@ -1,6 +1,7 @@
 //! The commands: their tree for clap, and who does what.
 
 mod attach;
+mod commit;
 mod containers;
 mod copy;
 mod exec;
@@ -127,6 +128,8 @@ enum ContainerCommand {
         override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Create a new image from a container's changes
+    Commit(commit::Commit),
     #[command(flatten)]
     Simple(containers::Simple),
 }
@@ -245,6 +248,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
     }
 }

@@ -10,6 +10,8 @@
 
 #![recursion_limit = "256"]
 
+mod archives;
+mod commit;
 mod containers;
 mod detach;
 mod execs;

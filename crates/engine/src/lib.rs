@@ -9,7 +9,9 @@
 
 mod attach;
 mod bundle;
+mod changes;
 mod collection;
+mod commit;
 mod config;
 mod container;
 mod create;
@@ -18,6 +20,7 @@ mod error;
 mod events;
 mod exec;
 mod images;
+mod instructions;
 mod launch;
 mod life;
 mod limits;
@@ -37,8 +40,10 @@ mod top;
 mod user;
 mod volumes;
 
+pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
 pub use create::{CreateRequest, Created};
