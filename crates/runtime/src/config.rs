@@ -56,14 +56,15 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
             ));
         }
     }
-    if namespaces.makes(namespaces::USER) && linux.uid_mappings.is_empty() {
-        return Err(Error::invalid("linux.uidMappings", "is empty, and the user namespace is new"));
-    }
-    if !namespaces.makes(namespaces::USER)
-        && !linux.uid_mappings.is_empty()
-        && !namespaces.joins(namespaces::USER)
-    {
-        return Err(Error::invalid("linux.uidMappings", "needs a user namespace"));
+    let mappings = [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)];
+    for (field, list) in mappings.map(|(field, list)| (format!("linux.{field}"), list)) {
+        if namespaces.makes(namespaces::USER) && list.is_empty() {
+            return Err(Error::invalid(field, "is empty, and the user namespace is new"));
+        }
+        if !has(namespaces::USER) && !list.is_empty() {
+            return Err(Error::invalid(field, "needs a user namespace"));
+        }
+        crate::idmap::check(&field, list)?;
     }
     if !linux.time_offsets.is_empty() && !namespaces.makes(namespaces::TIME) {
         return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
@@ -77,9 +78,7 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
             return Err(Error::unsupported(format!("linux.{name}"), ""));
         }
     }
-    if linux.mount_label.as_deref().is_some_and(|label| !label.is_empty()) {
-        return Err(Error::unsupported("linux.mountLabel", "SELinux mount contexts are not set yet"));
-    }
+    crate::mounts::label(spec)?;
     for name in linux.sysctl.keys() {
         check_sysctl(name, |kind| namespaces.owns(kind, proc))?;
     }
@@ -207,11 +206,16 @@ pub(crate) fn personality(personality: &Personality) -> Result<u32, Error> {
     }
 }
 
+/// Whether SELinux is active: its file system is only there then.
+pub(crate) fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
 /// Where the label for execve goes and what is written, or an error where the kernel would not enforce it.
 pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>, Error> {
     let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
     if let Some(label) = given(&process.selinux_label) {
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
+        if !has_selinux() {
             return Err(Error::unsupported("process.selinuxLabel", "this kernel has no active SELinux"));
         }
         return Ok(Some(("self/attr/exec", label)));

@@ -406,6 +406,7 @@ fn populate(
         rootfs: state.rootfs.clone(),
         bundle: &state.bundle,
         cgroup,
+        proc: &proc,
         gate: fifo.map_or(Gate::Parent, Gate::Fifo),
         console,
         preserve_fds: options.preserve_fds,
