@@ -161,6 +161,55 @@ fn limits_are_in_force() {
 }
 
 #[test]
+fn limits_are_updated() {
+    let Some(mut b) = bundle("update") else { return };
+    b.spec["linux"]["resources"] =
+        serde_json::json!({"pids": {"limit": 20}, "memory": {"limit": 33_554_432}});
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    b.ok(&["run", "-d", &id]);
+    let inside = format!("brigtest/{id}");
+    let read = |controller: &str, file: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{inside}/{file}"));
+        text.unwrap().trim().to_owned()
+    };
+    let memory = || read("memory", "memory.limit_in_bytes");
+    b.ok(&["update", "--memory", "64M", "--pids-limit", "10", "--cpu-share", "77", &id]);
+    assert_eq!(
+        (memory(), read("pids", "pids.max"), read("cpu", "cpu.shares")),
+        ("67108864".into(), "10".into(), "77".into())
+    );
+    b.ok(&["update", &id, "--cpu-quota=50000", "--cpu-period", "100000"]);
+    assert_eq!(
+        (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")),
+        ("50000".into(), "100000".into())
+    );
+    std::fs::write(
+        b.path().join("limits.json"),
+        r#"{"memory": {"limit": 50331648}, "blockIO": {"weight": 0}}"#,
+    )
+    .unwrap();
+    b.ok(&["update", "-r", "limits.json", &id]);
+    assert_eq!(memory(), "50331648");
+    // What the kernel refuses is named, and what went before it is taken back.
+    let refused = b.call(&["update", "--memory", "40M", "--cpuset-cpus", "9999", &id]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && text.contains("cpuset.cpus"), "{text}");
+    assert_eq!(memory(), "50331648");
+    for (flags, want) in [
+        (["--memory", "x"], "invalid value for memory"),
+        (["--what", "1"], "flag provided but not defined: --what"),
+        (["--l3-cache-schema", "L3:0=f"], "l3 cache schema is not enabled"),
+    ] {
+        let output = b.call(&["update", flags[0], flags[1], &id]);
+        assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(want), "{want}");
+    }
+    b.ok(&["kill", &id, "KILL"]);
+    b.wait_status("stopped");
+    assert!(!b.call(&["update", "--memory", "64M", &id]).status.success());
+}
+
+#[test]
 fn working_directory_cannot_leave() {
     let Some(mut b) = bundle("cwd") else { return };
     let canary = std::fs::File::open("/etc").unwrap();

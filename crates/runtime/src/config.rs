@@ -241,22 +241,27 @@ pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>,
     Ok(None)
 }
 
-/// The limits to apply: the document's, with everything denied but the default devices unless it says otherwise.
+/// The limits to apply: the document's, with the device rules of [`device_rules`].
 pub(crate) fn resources(spec: &Spec) -> oci::runtime::Resources {
     let mut resources = spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    resources.devices = device_rules(resources.devices);
+    resources
+}
+
+/// Everything denied, then what the document says, then the default devices, which every container has.
+pub(crate) fn device_rules(given: Vec<oci::runtime::DeviceRule>) -> Vec<oci::runtime::DeviceRule> {
     let rule = |allow, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| {
         oci::runtime::DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access.into()) }
     };
     let allow = |major: i64, minor: Option<i64>| rule(true, "c", Some(major), minor, "rwm");
     let mut devices = vec![rule(false, "a", None, None, "rwm")];
-    devices.append(&mut resources.devices);
+    devices.extend(given);
     devices.push(rule(true, "c", None, None, "m"));
     devices.push(rule(true, "b", None, None, "m"));
     // null zero full random urandom, tty, ptmx, pts
     devices.extend([3, 5, 7, 8, 9].map(|minor| allow(1, Some(minor))));
     devices.extend([allow(5, Some(0)), allow(5, Some(2)), allow(136, None)]);
-    resources.devices = devices;
-    resources
+    devices
 }
 
 /// Path below the cgroup roots. None for an unprivileged user who asks for nothing.

@@ -457,7 +457,7 @@ fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
     }
 }
 
-fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
+pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
     Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
 }
 
