@@ -1,6 +1,7 @@
 //! Mounts of every kind, by the built program on the real kernel. Needs root and Debian's package busybox-static.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it fails or is skipped")]
 
+#[path = "support/bundle.rs"]
 mod bundle;
 
 use bundle::{Bundle, bundle};
