@@ -25,8 +25,10 @@ mod reply;
 mod request;
 mod route;
 mod serve;
+mod stats;
 mod system;
 mod units;
+mod update;
 
 pub use serve::{Api, serve};
 

@@ -3,7 +3,7 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, images, networks, system};
+use crate::{archives, commit, containers, execs, images, networks, stats, system, update};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -78,8 +78,10 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "logs"] if get => containers::logs(api, id, &call),
         ["containers", id, "attach"] if post => containers::attach(api, id, call).await,
         ["containers", id, "changes"] if get => archives::changes(api, id).await,
+        ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
+        ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        ["containers", id, verb @ ("stats" | "update" | "export" | "archive" | "checkpoints")] => {
+        ["containers", id, verb @ ("export" | "archive" | "checkpoints")] => {
             api.engine.container(id)?;
             Err(Failure::not_here(&format!("container {verb}")))
         }

@@ -134,6 +134,9 @@ impl Engine {
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
         *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
         container.life.send_modify(|life| life.running = true);
+        if container.status() == Status::Running {
+            self.watch_health(container);
+        }
         self.supervise(container.clone(), connection);
     }
 
