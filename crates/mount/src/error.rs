@@ -10,9 +10,9 @@ pub enum Error {
     /// A call of the overlay mount failed. `log` is what the kernel wrote about it, in brackets, or empty.
     #[error("mount overlay on {target:?}: {call}{log}")]
     Overlay { target: PathBuf, call: String, log: String, hint: Option<&'static str>, source: io::Error },
-    /// A file system image could not be mounted. `log` is as above.
-    #[error("mount image {image:?} on {target:?}: {call}{log}")]
-    Image { image: PathBuf, target: PathBuf, call: &'static str, log: String, source: io::Error },
+    /// A file system image could not be mounted. `call` ends with what the kernel wrote about it.
+    #[error("mount image {image:?} on {target:?}: {call}")]
+    Image { image: PathBuf, target: PathBuf, call: String, source: io::Error },
     /// A bind mount failed.
     #[error("bind {source_path:?} on {target:?}: {call}")]
     Bind { source_path: PathBuf, target: PathBuf, call: &'static str, source: io::Error },
