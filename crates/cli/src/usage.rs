@@ -20,7 +20,6 @@ const NOT_YET: &[&str] = &[
     "import",
     "manifest",
     "plugin",
-    "push",
     "save",
     "search",
     "stats",

@@ -3,7 +3,7 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{containers, execs, images, networks, system};
+use crate::{containers, execs, images, networks, push, system};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -53,7 +53,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(api, &name.join("/"), &call).await
         }
-        ["images", name @ .., "push"] if post && !name.is_empty() => Err(Failure::not_here("pushing images")),
+        ["images", name @ .., "push"] if post && !name.is_empty() => {
+            push::push(api, &name.join("/"), &call).await
+        }
         ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(api, &name.join("/"), &call).await

@@ -31,6 +31,7 @@ mod import;
 mod lease;
 mod load;
 mod model;
+mod outgoing;
 mod remove;
 mod store;
 mod sweep;
@@ -45,5 +46,6 @@ pub use model::{
     Collected, DiskUsage, HistoryEntry, Image, ImageId, OnProgress, Progress, Reconciled, Sizes, State,
     ignore,
 };
+pub use outgoing::{Outgoing, OutgoingBlob};
 pub use remove::{Remove, Removed, User};
 pub use store::Images;
