@@ -1,6 +1,7 @@
 //! The commands: their tree for clap, and who does what.
 
 mod attach;
+mod commit;
 mod containers;
 mod copy;
 mod exec;
@@ -11,7 +12,9 @@ mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
 mod push;
+mod stats;
 mod system;
+mod update;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -128,6 +131,18 @@ enum ContainerCommand {
         override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Create a new image from a container's changes
+    Commit(commit::Commit),
+    /// Display a live stream of container(s) resource usage statistics
+    #[command(
+        after_help = "Examples:\n  brig stats                        all that run, again every second\n  brig stats --no-stream web db     once\n  brig stats --no-stream --format '{{.Name}} {{.CPUPerc}} {{.MemUsage}}'"
+    )]
+    Stats(stats::Stats),
+    /// Update configuration of one or more containers
+    #[command(
+        after_help = "Examples:\n  brig update -m 512m --memory-swap 1g web    limits of a container that runs\n  brig update --cpus 0.5 web db\n  brig update --restart unless-stopped web"
+    )]
+    Update(update::Update),
     #[command(flatten)]
     Simple(containers::Simple),
 }
@@ -253,6 +268,9 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
+        ContainerCommand::Stats(flags) => stats::stats(context, flags).await,
+        ContainerCommand::Update(flags) => update::update(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
     }
 }

@@ -13,7 +13,6 @@ const NOT_YET: &[&str] = &[
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "context",
     "export",
@@ -22,10 +21,8 @@ const NOT_YET: &[&str] = &[
     "plugin",
     "save",
     "search",
-    "stats",
     "swarm",
     "trust",
-    "update",
 ];
 
 /// Parses `arguments`; prints help or the mistake and gives back the exit code where there is nothing to run.

@@ -57,8 +57,8 @@ enum Failure {
     Lost(Error),
     /// The body was too large for someone.
     TooLarge(Error),
-    /// Worth another try, after so long.
-    Passing(Error, Option<Duration>),
+    /// Worth another try, a little later.
+    Passing(Error),
 }
 
 impl<'a> Upload<'a> {
@@ -104,7 +104,13 @@ impl<'a> Upload<'a> {
                     self.location = None;
                     (error, None)
                 }
-                Failure::Passing(error, asked) => (error, asked),
+                Failure::Passing(error) => {
+                    let asked = match &error {
+                        Error::Registry { source, .. } => source.retry_after(),
+                        _ => None,
+                    };
+                    (error, asked)
+                }
             };
             if let Some(source) = self.broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return Err(Error::Source { digest, source });
@@ -356,13 +362,13 @@ impl<'a> Upload<'a> {
             Ok(Err(answer)) => answer,
             Err(error) => return Err(passing(error)),
         };
-        let (status, temporary, asked) = (answer.status, answer.is_temporary(), answer.retry_after());
+        let (status, temporary) = (answer.status, answer.is_temporary());
         let lost = matches!(status, 404 | 416) && self.location.is_some();
         let error = self.push.refusal(answer, &self.what());
         Err(match status {
             _ if lost => Failure::Lost(error),
             413 => Failure::TooLarge(error),
-            _ if temporary => Failure::Passing(error, asked),
+            _ if temporary => Failure::Passing(error),
             _ => Failure::Fatal(error),
         })
     }
@@ -371,9 +377,9 @@ impl<'a> Upload<'a> {
 /// What broke on the way may go better next time; what was decided stays decided.
 fn passing(error: Error) -> Failure {
     match error {
-        Error::Network { .. } | Error::Timeout { .. } => Failure::Passing(error, None),
+        Error::Network { .. } | Error::Timeout { .. } => Failure::Passing(error),
         Error::Connect { ref source, .. } if source.kind() != io::ErrorKind::InvalidData => {
-            Failure::Passing(error, None)
+            Failure::Passing(error)
         }
         other => Failure::Fatal(other),
     }
