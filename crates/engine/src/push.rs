@@ -18,7 +18,7 @@ pub enum PushEvent {
     /// A step of the transfer, by blob.
     Transfer(PushProgress),
     /// Not all platforms of the index are here, nor at the registry: this one's manifest goes in its place.
-    Instead { index: Descriptor, manifest: Descriptor },
+    Instead { index: Box<Descriptor>, manifest: Box<Descriptor> },
     /// The registry has the tag.
     Done { tag: String, digest: Digest, size: u64 },
 }
@@ -82,7 +82,7 @@ impl Engine {
         let mut target = if whole { &image.target } else { &image.manifest };
         let mut outgoing = self.gather(target, &lease).await.during(doing)?;
         if whole && !self.registry_has(tag, &outgoing.absent, auth).await.during(doing)? {
-            let (index, manifest) = (image.target.clone(), image.manifest.clone());
+            let (index, manifest) = (Box::new(image.target.clone()), Box::new(image.manifest.clone()));
             drop(progress.send(PushEvent::Instead { index, manifest }).await);
             target = &image.manifest;
             outgoing = self.gather(target, &lease).await.during(doing)?;
