@@ -20,6 +20,7 @@ mod hijack;
 mod images;
 mod networks;
 mod progress;
+mod push;
 mod render;
 mod reply;
 mod request;

@@ -3,7 +3,7 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, images, networks, stats, system, update};
+use crate::{archives, commit, containers, execs, images, networks, push, stats, system, update};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -52,7 +52,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(api, &name.join("/"), &call).await
         }
-        ["images", name @ .., "push"] if post && !name.is_empty() => Err(Failure::not_here("pushing images")),
+        ["images", name @ .., "push"] if post && !name.is_empty() => {
+            push::push(api, &name.join("/"), &call).await
+        }
         ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(api, &name.join("/"), &call).await
