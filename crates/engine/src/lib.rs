@@ -10,6 +10,7 @@
 mod attach;
 mod bundle;
 mod changes;
+mod clamp;
 mod collection;
 mod commit;
 mod config;
@@ -43,6 +44,7 @@ mod top;
 mod update;
 mod user;
 mod volumes;
+mod workspace;
 
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
@@ -69,6 +71,7 @@ pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::Volume;
+pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;

@@ -27,6 +27,26 @@ pub fn bind(source: &Path, target: &Path) -> Result<(), Error> {
         .map_err(failed("move_mount"))
 }
 
+/// Binds what is open as `source` on `target`, which is of the same sort. Nothing is looked up again by name.
+///
+/// Kernel: [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2.
+pub fn bind_open(source: std::os::fd::BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
+    let failed = |call| {
+        move |e: Errno| Error::Bind {
+            source_path: "(open descriptor)".into(),
+            target: target.into(),
+            call,
+            source: e.into(),
+        }
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(source, "", flags).map_err(failed("open_tree"))?;
+    rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("move_mount"))
+}
+
 /// Unmounts `target`; fails while it is in use.
 ///
 /// Kernel: [umount2(2)](https://man7.org/linux/man-pages/man2/umount2.2.html).

@@ -101,6 +101,29 @@ impl Snapshotter for Overlay {
         Ok(inserted)
     }
 
+    fn commit(&self, key: &str, new: &NewLayer) -> Result<bool, Error> {
+        let (number, inserted) = self.db.write(|tx| -> Result<_, Error> {
+            let row = tx.snapshot(key)?.ok_or_else(|| Error::NotFound { key: key.into() })?;
+            tx.delete_snapshot(key)?;
+            let layer = LayerRow {
+                chain_id: new.chain_id,
+                number: row.number,
+                parent: new.parent,
+                diff_id: new.diff_id,
+                size_bytes: new.size_bytes,
+                durable: false,
+            };
+            Ok((row.number, tx.insert_layer(&layer)?))
+        })?;
+        if inserted {
+            // The kernel's scratch; left behind it would be in nobody's way.
+            tree::remove_tree(&self.home.path(number, "work"))?;
+        } else {
+            self.home.discard(number)?;
+        }
+        Ok(inserted)
+    }
+
     fn sync(&self) -> Result<(), Error> {
         let path = &self.home.snapshots;
         let failed =
