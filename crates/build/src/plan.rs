@@ -23,7 +23,6 @@ pub(crate) enum Source {
 /// A stage that is needed.
 #[derive(Debug, Clone)]
 pub(crate) struct StagePlan {
-    pub(crate) index: usize,
     pub(crate) base: Source,
     pub(crate) platform: Platform,
     /// Triggers of the base, then the stage's own instructions with their places in the plan.
@@ -42,8 +41,6 @@ pub(crate) struct Plan {
     /// Needed stages by number.
     pub(crate) stages: BTreeMap<usize, StagePlan>,
     pub(crate) infos: Vec<StepInfo>,
-    pub(crate) build_platform: Platform,
-    pub(crate) target_platform: Platform,
 }
 
 /// Automatic arguments for the two platforms.
@@ -216,8 +213,6 @@ mod tests {
             "FROM a AS x\nFROM x AS a\nFROM a\nCOPY --from=x / /\nCOPY --from=9 / /\n",
         )
         .expect("good");
-        let request = |_: ()| ();
-        request(());
         assert_eq!(file.stage_before(2, "a"), Some(1));
         assert_eq!(file.stage_before(0, "a"), None);
         let (infos, heads) = describe(&file, &[0, 2].into());

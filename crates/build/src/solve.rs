@@ -260,9 +260,9 @@ async fn make_plan(
     for (index, (base, platform, triggers)) in found {
         let head = heads[&index];
         let steps = (head + 1..).zip(file.stages[index].instructions.iter().cloned()).collect();
-        stages.insert(index, StagePlan { index, base, platform, triggers, head, steps });
+        stages.insert(index, StagePlan { base, platform, triggers, head, steps });
     }
-    let plan = Plan { file, target, global, stages, infos, build_platform, target_platform };
+    let plan = Plan { file, target, global, stages, infos };
     Ok((plan, bases))
 }
 

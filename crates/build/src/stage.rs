@@ -204,10 +204,6 @@ impl Place {
     pub(crate) fn wrong(&self, token: &str, message: impl Into<String>) -> Error {
         plan::at(&self.shared.plan.file, &self.instruction, token, message)
     }
-
-    pub(crate) async fn note(&self, text: impl Into<String>) {
-        self.shared.tell(Event::Note { index: self.step, text: text.into() }).await;
-    }
 }
 
 /// Builds one stage.

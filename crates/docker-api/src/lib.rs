@@ -11,6 +11,8 @@
 #![recursion_limit = "256"]
 
 mod archives;
+mod body;
+mod build;
 mod commit;
 mod containers;
 mod detach;

@@ -3,13 +3,12 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, images, networks, push, stats, system, update};
+use crate::{archives, build, commit, containers, execs, images, networks, push, stats, system, update};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
 /// Endpoints of the API that this version does not have, by first path component.
 const NOT_HERE: &[(&str, &str)] = &[
-    ("build", "building images"),
     ("plugins", "plugins"),
     ("swarm", "swarm mode"),
     ("nodes", "swarm mode"),
@@ -87,6 +86,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             api.engine.container(id)?;
             Err(Failure::not_here(&format!("container {verb}")))
         }
+
+        ["build"] if post => build::build(api, call).await,
+        ["build", "prune"] if post => build::prune(api, &call).await,
 
         ["exec", id, "start"] if post => execs::start(api, id, call).await,
         ["exec", id, "resize"] if post => execs::resize(api, id, &call).await,

@@ -68,7 +68,7 @@ async fn plan_one(place: &Place, state: &StageState, mount: Mount, text: &str) -
     let source = match (&mount.from, mount.kind) {
         (Some(name), _) => from(place, name).await?,
         (None, MountKind::Bind) => From::Context(shared.request.context.clone()),
-        (None, MountKind::Cache) if mount.source.as_deref().is_some_and(|s| clean(s) != "") => {
+        (None, MountKind::Cache) if mount.source.as_deref().is_some_and(|s| !clean(s).is_empty()) => {
             return Err(place.wrong(text, "source of a cache mount needs from"));
         }
         (None, _) => From::Nothing,
