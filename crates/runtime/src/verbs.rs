@@ -3,6 +3,7 @@
 use crate::namespaces::{self, Namespaces};
 use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
+use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
 use crate::state::{Container, ContainerId, State, Status, Store, init};
 use crate::{Error, config, console, hooks};
@@ -241,6 +242,11 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     drop(container);
     let process = exec_process(&spec, options)?;
     config::check_process(&process)?;
+    let watched = state.namespaces & namespaces::PID.bit == 0 || seal::has_ptrace(&spec);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process: &process, watched, starts: false })?;
+    if sealed {
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
     let cgroup = open_cgroup(&state)?.filter(Cgroup::exists);
     let own = differing(&state, &proc)?;
@@ -261,6 +267,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         root,
         console,
         preserve_fds: options.preserve_fds,
+        launcher: !sealed,
         state: oci_state(&state, "running"),
     })?;
     let job = Job {
@@ -340,6 +347,12 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;
+    let watched = !namespaces.makes(namespaces::PID);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process, watched, starts: true })?;
+    if sealed {
+        // Starts over if it is not; nothing is made yet.
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(process, options.console_socket.as_deref(), detach)?;
     let rootfs = config::rootfs(&spec, &bundle)?;
     let mut state = State::new(id, bundle, rootfs);
@@ -371,6 +384,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         cgroup.as_ref(),
         fifo,
         console,
+        !sealed,
         &mut container,
     );
     // The child takes it, this process never.
@@ -397,6 +411,7 @@ fn populate(
     cgroup: Option<&Cgroup>,
     fifo: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    launcher: bool,
     container: &mut Option<Container>,
 ) -> Result<Started, Error> {
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
@@ -411,6 +426,7 @@ fn populate(
         console,
         preserve_fds: options.preserve_fds,
         no_pivot: options.no_pivot,
+        launcher,
         keyring: (!options.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", state.id)).unwrap_or_default()),
         state: hook_state.clone(),
