@@ -119,7 +119,9 @@ fn entry_points_that_are_the_runtime() {
             b.args(&[entry, "--version"]);
             let id = b.id.clone();
             let (_, said) = output(&b, &program, &["run", &id]);
-            assert!(!said.contains("brig-runtime version"), "{entry} is the runtime: {said}");
+            // A runtime that is linked dynamically would miss its loader in there.
+            let ran = said.contains("brig-runtime version") || said.contains("no such file");
+            assert!(!ran, "{entry} is the runtime: {said}");
             unharmed(&program, entry);
         }
         ["link", "script", "loaded"]
