@@ -11,6 +11,7 @@ mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
 mod system;
+mod volumes;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ enum Command {
     Network(objects::Network),
     /// Manage volumes
     #[command(subcommand)]
-    Volume(objects::Volume),
+    Volume(volumes::Volume),
     /// Manage the engine
     #[command(name = "system", subcommand)]
     SystemGroup(system::Group),
@@ -231,7 +232,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
         Command::Network(command) => objects::network(&context, command).await,
-        Command::Volume(command) => objects::volume(&context, command).await,
+        Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),
     }
 }

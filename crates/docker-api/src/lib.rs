@@ -10,6 +10,7 @@
 
 #![recursion_limit = "256"]
 
+mod body;
 mod containers;
 mod detach;
 mod execs;
@@ -25,6 +26,7 @@ mod route;
 mod serve;
 mod system;
 mod units;
+mod volumes;
 
 pub use serve::{Api, serve};
 

@@ -3,7 +3,7 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{containers, execs, images, networks, system};
+use crate::{containers, execs, images, networks, system, volumes};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -99,8 +99,16 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             Err(Failure::not_here("connecting running containers to networks"))
         }
 
-        ["volumes"] if get => networks::list_volumes(api, &call).await,
-        ["volumes", ..] => Err(Failure::not_here("managing volumes apart from containers")),
+        ["volumes"] if get => volumes::list(api, &call).await,
+        ["volumes", "create"] if post => volumes::create(api, call).await,
+        ["volumes", "prune"] if post => volumes::prune(api, &call).await,
+        ["volumes", name] if get => volumes::inspect(api, name).await,
+        ["volumes", name] if delete => volumes::remove(api, name, &call).await,
+        ["volumes", _] if method == Method::PUT => volumes::update(),
+        ["brig", "volumes", name, "archive"] if get => volumes::export(api, name).await,
+        ["brig", "volumes", name, "archive"] if method == Method::PUT => {
+            volumes::import(api, name, call).await
+        }
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),

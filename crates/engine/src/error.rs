@@ -20,6 +20,9 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    /// No volume plugin has this name.
+    #[error("error looking up volume plugin {name}: plugin \"{name}\" not found")]
+    NoSuchPlugin { name: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -65,7 +68,8 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
-            | Error::NoSuchVolume { .. } => Kind::NotFound,
+            | Error::NoSuchVolume { .. }
+            | Error::NoSuchPlugin { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,
             Error::Unsupported { .. } => Kind::Unsupported,

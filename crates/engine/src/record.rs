@@ -156,6 +156,15 @@ pub struct MountPoint {
     /// This volume was made for this container without a name, and goes with it under `rm -v` and `--rm`.
     #[serde(default)]
     pub anonymous: bool,
+    /// Driver of the volume.
+    #[serde(default)]
+    pub driver: String,
+    /// What is shown of the volume or image, below its root; empty for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+    /// The image shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
 }
 
 /// What a mount shows.
@@ -165,6 +174,7 @@ pub enum MountKind {
     Bind,
     Volume,
     Tmpfs,
+    Image,
 }
 
 impl MountKind {
@@ -174,6 +184,7 @@ impl MountKind {
             MountKind::Bind => "bind",
             MountKind::Volume => "volume",
             MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
         }
     }
 }
@@ -203,6 +214,13 @@ pub struct Record {
     #[serde(default)]
     pub ports: Vec<crate::ports::PublishedPort>,
     pub state: State,
+}
+
+impl Record {
+    /// Whether the container was made from this image or shows it in a mount.
+    pub(crate) fn uses_image(&self, id: &Digest) -> bool {
+        self.image_id == *id || self.mounts.iter().any(|m| m.image.as_ref() == Some(id))
+    }
 }
 
 #[cfg(test)]
