@@ -10,7 +10,9 @@
 
 #![recursion_limit = "256"]
 
+mod archives;
 mod body;
+mod commit;
 mod containers;
 mod detach;
 mod execs;
@@ -19,13 +21,16 @@ mod hijack;
 mod images;
 mod networks;
 mod progress;
+mod push;
 mod render;
 mod reply;
 mod request;
 mod route;
 mod serve;
+mod stats;
 mod system;
 mod units;
+mod update;
 mod volumes;
 
 pub use serve::{Api, serve};

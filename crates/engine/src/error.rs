@@ -23,6 +23,9 @@ pub enum Error {
     /// No volume plugin has this name.
     #[error("error looking up volume plugin {name}: plugin \"{name}\" not found")]
     NoSuchPlugin { name: String },
+    /// No image has this tag; Docker has several sentences for it.
+    #[error("{message}")]
+    NoSuchTag { message: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -68,8 +71,9 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
-            | Error::NoSuchVolume { .. }
-            | Error::NoSuchPlugin { .. } => Kind::NotFound,
+            | Error::NoSuchPlugin { .. }
+            | Error::NoSuchTag { .. }
+            | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,
             Error::Unsupported { .. } => Kind::Unsupported,
