@@ -332,3 +332,32 @@ fn labels_and_driver_of_a_mount_make_the_volume() {
     );
     ok(client, &shared.daemon, &["volume", "rm", &name]);
 }
+
+#[test]
+fn a_read_only_bind_is_read_only_all_the_way_down() {
+    let Some(shared) = shared() else { return };
+    let client = Client::Docker;
+    let source = tempfile::tempdir().unwrap();
+    let below = source.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    rustix::mount::mount("t", &below, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let path = source.path().display();
+    let check = |args: &[&str], want: &str| {
+        let script = "touch /d/f 2>/dev/null && echo top; touch /d/below/f 2>/dev/null && echo below; true";
+        let out =
+            ok(client, &shared.daemon, &[&["run", "--rm"], args, &[BUSYBOX, "sh", "-c", script]].concat());
+        assert_eq!(out, want, "{args:?}");
+    };
+    check(&["-v", &format!("{path}:/d:ro")], "");
+    check(&["--mount", &format!("type=bind,src={path},dst=/d,ro")], "");
+    check(
+        &[
+            "--mount",
+            &format!("type=bind,src={path},dst=/d,ro,bind-recursive=readonly,bind-propagation=rprivate"),
+        ],
+        "",
+    );
+    check(&["--mount", &format!("type=bind,src={path},dst=/d,ro,bind-recursive=writable")], "below");
+    check(&["-v", &format!("{path}:/d")], "top\nbelow");
+    rustix::mount::unmount(&below, rustix::mount::UnmountFlags::DETACH).unwrap();
+}

@@ -160,6 +160,9 @@ pub struct MountPoint {
     /// This volume was made for this container without a name, and goes with it under `rm -v` and `--rm`.
     #[serde(default)]
     pub anonymous: bool,
+    /// Of a read-only bind, what is mounted below it stays writable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_top: bool,
     /// Driver of the volume.
     #[serde(default)]
     pub driver: String,

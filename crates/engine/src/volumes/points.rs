@@ -165,8 +165,19 @@ fn from_request(request: &MountRequest) -> Result<Planned, Error> {
                 }
                 point.propagation.clone_from(&options.propagation);
                 point.non_recursive = options.non_recursive;
+                point.read_only_top = options.read_only_non_recursive;
                 if options.read_only_force_recursive {
-                    return Err(Error::unsupported("a bind mount that is read-only with all below it"));
+                    let contradicts = options.read_only_non_recursive || options.non_recursive;
+                    if !request.read_only || contradicts {
+                        return Err(bad(
+                            "ReadOnlyForceRecursive must not be used with a writable, non-recursive or \
+                                        ReadOnlyNonRecursive mount"
+                                .into(),
+                        ));
+                    }
+                    if !matches!(options.propagation.as_str(), "" | "rprivate") {
+                        return Err(bad("ReadOnlyForceRecursive requires Propagation to be rprivate".into()));
+                    }
                 }
                 if options.create_mountpoint {
                     point.mode = "create".into();
@@ -254,6 +265,7 @@ fn volume_point(name: &str, destination: &str, mode: &str) -> MountPoint {
         copy_up: false,
         non_recursive: false,
         anonymous: false,
+        read_only_top: false,
         driver: LOCAL.into(),
         subpath: String::new(),
         image: None,
