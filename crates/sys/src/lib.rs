@@ -8,6 +8,7 @@ pub mod keyring;
 pub mod mount_attr;
 pub mod netns;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod session;
 pub mod signal;
