@@ -9,7 +9,9 @@
 
 mod attach;
 mod bundle;
+mod changes;
 mod collection;
+mod commit;
 mod config;
 mod container;
 mod create;
@@ -19,6 +21,7 @@ mod events;
 mod exec;
 mod health;
 mod images;
+mod instructions;
 mod launch;
 mod life;
 mod limits;
@@ -27,6 +30,7 @@ pub mod model;
 mod names;
 mod networks;
 mod ports;
+mod push;
 mod record;
 mod recover;
 mod remove;
@@ -40,8 +44,10 @@ mod update;
 mod user;
 mod volumes;
 
+pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
 pub use create::{CreateRequest, Created};
@@ -54,6 +60,7 @@ pub use life::{Armed, Signal, WaitCondition};
 pub use logs::{LogEntry, LogOptions, LogStream};
 pub use networks::Network;
 pub use ports::PublishedPort;
+pub use push::PushEvent;
 pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
@@ -61,7 +68,7 @@ pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -87,6 +94,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -150,6 +158,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

@@ -94,8 +94,8 @@ fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
                 Err(e) => Err(Failure::new("wait for start", e)),
             }
         }
-        Gate::Parent => match world.channel.receive() {
-            Ok(Some(message)) if message.kind == Kind::Go => Ok(()),
+        Gate::Parent => match world.channel.wait_for_go() {
+            Ok(true) => Ok(()),
             _ => Err(Failure::text("the runtime is gone")),
         },
     }

@@ -6,7 +6,7 @@ use crate::procfs::Proc;
 use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
 use crate::state::{Container, ContainerId, State, Status, Store, init};
-use crate::{Error, config, console, hooks};
+use crate::{Error, config, console, hooks, rdt, scheduling};
 use cgroup::Cgroup;
 use oci::runtime::{Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -220,6 +220,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         }
         cgroup.remove()?;
     }
+    rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
     // The container is gone whatever they say; the specification asks for a warning only.
@@ -279,8 +280,14 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         hooks: None,
         hook_state: oci_state(&state, "running"),
         in_user_namespace: own & namespaces::USER.bit != 0,
+        rdt: None,
         enter_pid,
     };
+    let affinity = process.exec_cpu_affinity.as_ref();
+    if let Some(set) = affinity.map(|a| scheduling::processors("initial", &a.initial)).transpose()?.flatten()
+    {
+        rustix::thread::sched_setaffinity(None, &set).map_err(|e| Error::io("set execCPUAffinity", e))?;
+    }
     let (mut started, _) = spawn(plan, job, proc, &mut None)?;
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     started.go(cgroup.as_ref())?;
@@ -360,6 +367,11 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
     state.no_pivot = options.no_pivot || !namespaces.makes(namespaces::MOUNT);
     state.annotations.clone_from(&spec.annotations);
+    let rdt = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref());
+    let resctrl = rdt.map(|_| rdt::root(&proc)).transpose()?;
+    if let (Some(root), Some(rdt)) = (&resctrl, rdt) {
+        state.rdt = rdt::will_make(root, rdt, id.as_str());
+    }
     let container = store.create(id)?;
     let prepared = (|| {
         container.write_config(&bytes)?;
@@ -385,6 +397,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         fifo,
         console,
         !sealed,
+        resctrl,
         &mut container,
     );
     // The child takes it, this process never.
@@ -393,6 +406,9 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         Ok(started) => Ok(Made { container, started, cgroup, spec, state }),
         Err(e) => {
             undo(cgroup.as_ref(), &container);
+            // As after a delete: whatever they say, the first error is the one to tell.
+            let poststop = spec.hooks.unwrap_or_default().poststop;
+            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
             Err(e)
         }
     }
@@ -412,6 +428,7 @@ fn populate(
     fifo: Option<OwnedFd>,
     console: Option<OwnedFd>,
     launcher: bool,
+    rdt: Option<PathBuf>,
     container: &mut Option<Container>,
 ) -> Result<Started, Error> {
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
@@ -441,6 +458,7 @@ fn populate(
         hooks: spec.hooks.as_ref(),
         hook_state: oci_state(state, "creating"),
         in_user_namespace: state.namespaces & namespaces::USER.bit != 0,
+        rdt,
         enter_pid: None,
     };
     let (started, _) = spawn(plan, job, proc, container)?;
@@ -455,6 +473,9 @@ fn populate(
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
 fn undo(cgroup: Option<&Cgroup>, container: &Container) {
+    if let Ok(state) = container.read() {
+        drop(rdt::leave(&state.rdt));
+    }
     let removed = cgroup.map_or(Ok(()), |cgroup| {
         if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
             drop(cgroup.kill());
