@@ -9,6 +9,7 @@
 
 mod attach;
 mod bundle;
+mod cdi;
 mod collection;
 mod config;
 mod container;
@@ -24,6 +25,7 @@ mod life;
 mod limits;
 mod logs;
 pub mod model;
+mod modes;
 mod names;
 mod networks;
 mod ports;
@@ -32,6 +34,7 @@ mod recover;
 mod remove;
 mod shim_alive;
 mod shim_client;
+mod shm;
 mod stats;
 mod system;
 mod task;
@@ -42,6 +45,7 @@ mod volumes;
 
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use config::Config;
 pub use container::{Container, Life};
 pub use create::{CreateRequest, Created};

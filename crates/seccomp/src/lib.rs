@@ -9,12 +9,14 @@ mod architecture;
 mod assemble;
 mod compile;
 mod default_profile;
+mod docker_file;
 mod error;
 mod profile;
 mod tables;
 
 pub use compile::compile;
 pub use default_profile::docker_default;
+pub use docker_file::{ProfileError, docker_file};
 pub use error::Error;
 
 /// One classic BPF instruction, `struct sock_filter`.
