@@ -3,17 +3,21 @@
 //! a directory handle, by descriptors only.
 
 mod apply;
+mod changes;
 mod compression;
 mod error;
 mod hashing;
 #[cfg(test)]
 mod hello_world;
+mod image;
 mod pack;
 mod tar;
 mod whiteout;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
+pub use changes::{Change, ChangeKind, Delta, changes, write_changes};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
 pub use hashing::Hashing;
+pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};

@@ -1,6 +1,7 @@
 //! The commands: their tree for clap, and who does what.
 
 mod attach;
+mod commit;
 mod containers;
 mod copy;
 mod exec;
@@ -10,9 +11,11 @@ mod logs;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
+mod push;
 mod stats;
 mod system;
 mod update;
+mod volumes;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -73,7 +76,7 @@ enum Command {
     Network(objects::Network),
     /// Manage volumes
     #[command(subcommand)]
-    Volume(objects::Volume),
+    Volume(volumes::Volume),
     /// Manage the engine
     #[command(name = "system", subcommand)]
     SystemGroup(system::Group),
@@ -129,6 +132,8 @@ enum ContainerCommand {
         override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Create a new image from a container's changes
+    Commit(commit::Commit),
     /// Display a live stream of container(s) resource usage statistics
     #[command(
         after_help = "Examples:\n  brig stats                        all that run, again every second\n  brig stats --no-stream web db     once\n  brig stats --no-stream --format '{{.Name}} {{.CPUPerc}} {{.MemUsage}}'"
@@ -154,6 +159,11 @@ enum ImageShort {
         after_help = "Examples:\n  brig pull busybox                         Docker Hub, tag latest\n  brig pull debian:12\n  brig pull localhost:5000/app@sha256:...   a registry of your own, by digest\n  brig pull --platform linux/arm64 busybox"
     )]
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    #[command(
+        after_help = "Examples:\n  brig push localhost:5000/app              tag latest\n  brig push registry.example.com/team/app:1.2\n  brig push -a registry.example.com/team/app  all tags"
+    )]
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -196,6 +206,8 @@ enum ImageGroup {
     Remove(images::Remove),
     /// Download an image from a registry
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -243,7 +255,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
         Command::Network(command) => objects::network(&context, command).await,
-        Command::Volume(command) => objects::volume(&context, command).await,
+        Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),
     }
 }
@@ -257,6 +269,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
         ContainerCommand::Stats(flags) => stats::stats(context, flags).await,
         ContainerCommand::Update(flags) => update::update(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
@@ -268,6 +281,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Images(flags) => images::images(context, &flags).await,
         ImageShort::Rmi(flags) => images::remove(context, &flags).await,
         ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
+        ImageShort::Push(flags) => push::push_command(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
@@ -279,6 +293,7 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::List(flags) => ImageShort::Images(flags),
         ImageGroup::Remove(flags) => ImageShort::Rmi(flags),
         ImageGroup::Pull(flags) => ImageShort::Pull(flags),
+        ImageGroup::Push(flags) => ImageShort::Push(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
         ImageGroup::Tag(flags) => ImageShort::Tag(flags),
         ImageGroup::History(flags) => ImageShort::History(flags),

@@ -10,6 +10,9 @@
 
 #![recursion_limit = "256"]
 
+mod archives;
+mod body;
+mod commit;
 mod containers;
 mod detach;
 mod execs;
@@ -18,6 +21,7 @@ mod hijack;
 mod images;
 mod networks;
 mod progress;
+mod push;
 mod render;
 mod reply;
 mod request;
@@ -27,6 +31,7 @@ mod stats;
 mod system;
 mod units;
 mod update;
+mod volumes;
 
 pub use serve::{Api, serve};
 

@@ -123,6 +123,7 @@ impl Engine {
         }
         let container = Arc::new(Container::new(record));
         self.containers.insert(container.clone());
+        self.drop_claims(&id);
         self.publish(&container, "create", &[]);
         Ok(Created { id, warnings })
     }
@@ -132,7 +133,12 @@ impl Engine {
         self.containers.release(name);
         let (engine, id) = (self.clone(), id.clone());
         // What cannot be taken back now, the next start of the daemon does.
-        if let Err(e) = blocking(move || engine.remove_volumes_of(|owner| owner == id.as_str())).await {
+        let removed = blocking(move || {
+            engine.drop_claims(&id);
+            engine.remove_snapshots_of(|owner| owner == id.as_str())?;
+            engine.remove_volumes_of(|owner| owner == id.as_str())
+        });
+        if let Err(e) = removed.await {
             tracing::warn!(error = %errors::chain(&e), "volumes of a failed create not removed");
         }
     }
@@ -367,9 +373,7 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 /// What the API knows and this version does not do. Accepting it silently would be a lie.
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
     let what = [
-        (!host.volumes_from.is_empty(), "--volumes-from"),
         (!host.links.is_empty(), "--link"),
-        (!host.volume_driver.is_empty() && host.volume_driver != "local", "a volume driver"),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),

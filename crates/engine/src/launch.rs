@@ -173,6 +173,7 @@ impl Engine {
             life.error.clear();
         });
         self.publish_networks(container, "connect");
+        self.publish_mounts(&container.record(), "mount");
         self.publish(container, "start", &[]);
         self.watch_health(container);
         self.supervise(container.clone(), Some(connection));
@@ -348,6 +349,7 @@ impl Engine {
             root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
                 .during(|| format!("create working directory {}", record.config.working_dir))?;
         }
+        self.stage_mounts(record)?;
         self.copy_up(record, &root)?;
         let etc_files = self.write_etc(record)?;
         make_places(record, &root, &etc_files);

@@ -10,7 +10,9 @@
 mod attach;
 mod bundle;
 mod cdi;
+mod changes;
 mod collection;
+mod commit;
 mod config;
 mod container;
 mod create;
@@ -20,6 +22,7 @@ mod events;
 mod exec;
 mod health;
 mod images;
+mod instructions;
 mod launch;
 mod life;
 mod limits;
@@ -29,6 +32,7 @@ mod modes;
 mod names;
 mod networks;
 mod ports;
+mod push;
 mod record;
 mod recover;
 mod remove;
@@ -43,9 +47,11 @@ mod update;
 mod user;
 mod volumes;
 
+pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
 pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
+pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
 pub use create::{CreateRequest, Created};
@@ -58,6 +64,7 @@ pub use life::{Armed, Signal, WaitCondition};
 pub use logs::{LogEntry, LogOptions, LogStream};
 pub use networks::Network;
 pub use ports::PublishedPort;
+pub use push::PushEvent;
 pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
@@ -65,7 +72,7 @@ pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -91,6 +98,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -154,6 +162,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

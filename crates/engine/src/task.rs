@@ -90,6 +90,7 @@ impl Engine {
         self.forget_execs(container.id());
         self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
         self.publish_networks(container, "disconnect");
+        self.publish_mounts(&container.record(), "unmount");
         if !auto_remove && let Err(e) = self.save(container).await {
             tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
         }
@@ -129,6 +130,7 @@ impl Engine {
             if shm::is_shareable(&record) {
                 shm::unmount(&engine, id);
             }
+            engine.unstage_mounts(&record);
             drop(std::fs::remove_dir_all(engine.config.shim_dir(id)));
         })
         .await;

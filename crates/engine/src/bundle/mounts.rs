@@ -84,7 +84,12 @@ fn user_mount(point: &MountPoint) -> Result<spec::Mount, Error> {
     }
     let bind = if point.non_recursive { "bind" } else { "rbind" };
     let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };
-    let access = if point.read_write { "rw" } else { "ro" };
+    // As Docker does since 25: what is mounted below a read-only bind is read-only as well.
+    let access = match (point.read_write, point.non_recursive || point.read_only_top) {
+        (true, _) => "rw",
+        (false, true) => "ro",
+        (false, false) => "rro",
+    };
     Ok(mount(&point.destination, "bind", &point.source, &[bind, propagation, access]))
 }
 
