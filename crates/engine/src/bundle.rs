@@ -109,7 +109,6 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
             readonly_paths: paths(&host.readonly_paths, READONLY_PATHS),
             ..spec::Linux::default()
         }),
-        ..spec::Spec::default()
     })
 }
 
