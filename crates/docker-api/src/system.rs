@@ -114,7 +114,8 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": "docker-init",
+        "CDISpecDirs": config.cdi_spec_dirs,
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": null,
     }))

@@ -16,6 +16,10 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
 macro_rules! documents {
     ($($(#[$meta:meta])* struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$meta])*
@@ -147,6 +151,8 @@ documents! {
         device_requests: Option<Vec<serde_json::Value>>,
         memory_reservation: i64,
         memory_swap: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        kernel_memory: i64,
         memory_swappiness: Option<i64>,
         oom_kill_disable: Option<bool>,
         init: Option<bool>,

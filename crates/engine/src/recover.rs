@@ -9,7 +9,7 @@
 //! | shim whose container is being made, or was made and never started | ended; the container is startable |
 //! | no shim, but `exit.json` | the exit is recorded as if it had been heard |
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
-//! | mount, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
+//! | mount, shared memory, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
 //! | container paused for a commit | goes on |
 //! | snapshot, container directory without a record | removed |
 //! | half-pulled blobs, layers without image | removed |
@@ -173,6 +173,11 @@ impl Engine {
         for id in names_in(&self.config.exec_root.join("rootfs")) {
             if !alive.contains(&id) {
                 task::unmount(self, &id);
+            }
+        }
+        for id in names_in(&self.config.exec_root.join("shm")) {
+            if !alive.contains(&id) {
+                crate::shm::unmount(self, &id);
             }
         }
         for id in names_in(&self.config.exec_root.join("mounts")) {

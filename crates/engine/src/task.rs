@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::record::{Status, now};
 use crate::shim_client::ShimConnection;
-use crate::{Engine, error::blocking, shim_alive};
+use crate::{Engine, error::blocking, shim_alive, shm};
 use shim_api::{Event, Exit};
 use std::path::Path;
 use std::sync::Arc;
@@ -126,6 +126,9 @@ impl Engine {
             // is for a thread nobody waits for. A restart meanwhile uses the mount as it is.
             if record.host_config.auto_remove {
                 unmount(&engine, id);
+            }
+            if shm::is_shareable(&record) {
+                shm::unmount(&engine, id);
             }
             engine.unstage_mounts(&record);
             drop(std::fs::remove_dir_all(engine.config.shim_dir(id)));

@@ -37,6 +37,7 @@ pub(super) fn mounts(input: &Input<'_>) -> Result<Vec<spec::Mount>, Error> {
         _ => out.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
     }
     match &input.shared_shm {
+        None if host.ipc_mode == "none" => {}
         Some(path) => out.push(mount("/dev/shm", "bind", path, &["rbind", "rprivate"])),
         None => {
             let size = if host.shm_size > 0 { host.shm_size } else { DEFAULT_SHM_SIZE };
@@ -55,6 +56,10 @@ pub(super) fn mounts(input: &Input<'_>) -> Result<Vec<spec::Mount>, Error> {
     }
     for (destination, options) in &host.tmpfs {
         user.push(tmpfs(destination, options)?);
+    }
+    user.extend(input.edits.mounts.iter().cloned());
+    if let Some(program) = input.init {
+        user.push(mount(super::INIT_PATH, "bind", program, &["bind", "ro", "rprivate"]));
     }
     // A user's mount over one of Docker's replaces it, as `--tmpfs /dev/shm` or `-v x:/sys/fs/cgroup` expect.
     out.retain(|m| !user.iter().any(|u| u.destination == m.destination));
