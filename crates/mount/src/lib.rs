@@ -14,6 +14,6 @@ mod place;
 
 pub use error::Error;
 pub use image::mount_erofs;
-pub use mountinfo::{Mount, list, list_below, parse};
+pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, detach, is_mounted, unmount};
