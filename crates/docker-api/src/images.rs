@@ -167,8 +167,7 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         "" => Platform::host(),
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
-    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
-        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    let auth = crate::registry::credentials(&call)?;
     pull(api, reference, platform, auth).await
 }
 
