@@ -17,6 +17,7 @@ mod registry;
 mod stats;
 mod system;
 mod update;
+mod volumes;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -80,7 +81,7 @@ enum Command {
     Network(objects::Network),
     /// Manage volumes
     #[command(subcommand)]
-    Volume(objects::Volume),
+    Volume(volumes::Volume),
     /// Manage the engine
     #[command(name = "system", subcommand)]
     SystemGroup(system::Group),
@@ -262,7 +263,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::SystemGroup(group) => system::group(&context, group).await,
         Command::Manifest(command) => registry::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
-        Command::Volume(command) => objects::volume(&context, command).await,
+        Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),
     }
 }

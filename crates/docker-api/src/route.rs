@@ -3,7 +3,9 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, images, networks, push, registry, stats, system, update};
+use crate::{
+    archives, commit, containers, execs, images, networks, push, registry, stats, system, update, volumes,
+};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -107,8 +109,16 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             Err(Failure::not_here("connecting running containers to networks"))
         }
 
-        ["volumes"] if get => networks::list_volumes(api, &call).await,
-        ["volumes", ..] => Err(Failure::not_here("managing volumes apart from containers")),
+        ["volumes"] if get => volumes::list(api, &call).await,
+        ["volumes", "create"] if post => volumes::create(api, call).await,
+        ["volumes", "prune"] if post => volumes::prune(api, &call).await,
+        ["volumes", name] if get => volumes::inspect(api, name).await,
+        ["volumes", name] if delete => volumes::remove(api, name, &call).await,
+        ["volumes", _] if method == Method::PUT => volumes::update(),
+        ["brig", "volumes", name, "archive"] if get => volumes::export(api, name).await,
+        ["brig", "volumes", name, "archive"] if method == Method::PUT => {
+            volumes::import(api, name, call).await
+        }
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),

@@ -113,7 +113,8 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": "docker-init",
+        "CDISpecDirs": config.cdi_spec_dirs,
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": null,
     }))
@@ -245,25 +246,11 @@ pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
         let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
         containers.push(render::summary(&record, Some(render::Sizes { writable, total: writable + base })));
     }
+    let records: Vec<engine::Record> = api.engine.list_containers().iter().map(|c| c.record()).collect();
     let mut volumes = Vec::new();
     for volume in api.engine.list_volumes().await? {
         let size = api.engine.volume_size(&volume.name).await;
-        let uses = api
-            .engine
-            .list_containers()
-            .iter()
-            .filter(|c| c.record().mounts.iter().any(|m| m.name == volume.name))
-            .count();
-        volumes.push(json!({
-            "Name": volume.name,
-            "Driver": "local",
-            "Mountpoint": api.engine.volume_path(&volume.name),
-            "CreatedAt": volume.created,
-            "Labels": volume.labels,
-            "Scope": "local",
-            "Options": null,
-            "UsageData": { "RefCount": uses, "Size": size },
-        }));
+        volumes.push(crate::volumes::with_usage(&api.engine, &volume, size, &records));
     }
     ok(&json!({
         "LayersSize": usage.layers_bytes,
