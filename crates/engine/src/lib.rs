@@ -9,6 +9,7 @@
 
 mod attach;
 mod bundle;
+mod cdi;
 mod changes;
 mod collection;
 mod commit;
@@ -27,6 +28,7 @@ mod life;
 mod limits;
 mod logs;
 pub mod model;
+mod modes;
 mod names;
 mod networks;
 mod ports;
@@ -36,6 +38,7 @@ mod recover;
 mod remove;
 mod shim_alive;
 mod shim_client;
+mod shm;
 mod stats;
 mod storage;
 mod system;
@@ -48,6 +51,7 @@ mod volumes;
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
@@ -70,7 +74,7 @@ pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -96,6 +100,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -158,6 +163,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

@@ -14,7 +14,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use sys::mount_attr::{self as attr, Attributes};
 use sys::process::StringList;
@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Fork`]) are the caller's.
+/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Launch`], [`Step::Fork`]) are the caller's.
 pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
@@ -128,6 +128,13 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.leave_root();
             Ok(())
         }
+        Step::Scheduler(attributes) => sys::scheduling::set_scheduler(&attributes)
+            .map_err(|e| Failure::new(format!("set scheduler (policy {})", attributes.policy), e)),
+        Step::Affinity(set) => {
+            rustix::thread::sched_setaffinity(None, &set).map_err(|e| Failure::new("set execCPUAffinity", e))
+        }
+        Step::MemoryPolicy { mode, nodes } => sys::scheduling::set_memory_policy(mode, &nodes)
+            .map_err(|e| Failure::new("set linux.memoryPolicy", e)),
         Step::IoPriority { class, level } => {
             sys::process::set_io_priority(class, level).map_err(|e| Failure::new("set I/O priority", e))
         }
@@ -158,10 +165,11 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         }
         Step::Seccomp(filter) => match sys::seccomp::load(&filter.instructions, filter.flags) {
             Ok(None) => Ok(()),
-            Ok(Some(listener)) => world
-                .channel
-                .send_fd(Kind::Listener, listener.as_fd())
+            Ok(Some(listener)) => hand_over(&world.channel, listener, filter.notifies_sendmsg)
                 .map_err(|e| Failure::new("hand over the seccomp listener", e)),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => Err(Failure::text(
+                "load seccomp filter: another filter of this process has a listener already",
+            )),
             Err(e) => Err(Failure::new("load seccomp filter", e)),
         },
         Step::Umask(mask) => {
@@ -169,7 +177,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             Ok(())
         }
         Step::Become(credentials) => become_user(&credentials),
-        Step::Fork { .. } | Step::Find | Step::Gate(_) => {
+        Step::Fork { .. } | Step::Find | Step::Gate(_) | Step::Launch { .. } => {
             Err(Failure::new("a step in the wrong place", Errno::INVAL))
         }
     }
@@ -182,9 +190,9 @@ impl World {
     }
 
     fn wait_for_go(&self) -> Done {
-        match self.channel.receive() {
-            Ok(Some(message)) if message.kind == Kind::Go => Ok(()),
-            Ok(_) => Err(Failure::new("wait for the runtime", Errno::PIPE)),
+        match self.channel.wait_for_go() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::new("wait for the runtime", Errno::PIPE)),
             Err(e) => Err(Failure::new("wait for the runtime", e)),
         }
     }
@@ -215,6 +223,17 @@ fn tie() -> Done {
 /// Nobody in the container may ptrace us or read our descriptors before execve (CVE-2016-9962).
 fn hide() {
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Gives the parent the listener, and does not go on before it has it.
+fn hand_over(channel: &Channel, listener: OwnedFd, by_number: bool) -> std::io::Result<()> {
+    if by_number {
+        channel.send(Kind::Listener, &listener.as_raw_fd().to_string())?;
+    } else {
+        channel.send_fd(Kind::Listener, listener.as_fd())?;
+    }
+    // Kept until the parent had time to fetch it; closed by execve at the latest.
+    if channel.wait_for_go()? { Ok(()) } else { Err(Errno::PIPE.into()) }
 }
 
 fn become_root() -> Result<(), Errno> {
