@@ -22,6 +22,7 @@ mod images;
 mod networks;
 mod progress;
 mod push;
+mod registry;
 mod render;
 mod reply;
 mod request;

@@ -48,6 +48,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let status = match &error {
             Error::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            // 401 is for the daemon's own doors: docker's command line would ask for a user then, as Docker never does.
+            Error::Failed { doing, kind: Kind::Unauthenticated, .. } if doing.starts_with("pull ") => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             other => status(other.kind()),
         };
         // A command that cannot be started is the request's mistake, as Docker answers it.
