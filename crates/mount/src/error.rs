@@ -13,6 +13,9 @@ pub enum Error {
     /// A bind mount failed.
     #[error("bind {source_path:?} on {target:?}: {call}")]
     Bind { source_path: PathBuf, target: PathBuf, call: &'static str, source: io::Error },
+    /// A private tree of mounts could not be made.
+    #[error("make a view of {base:?}: {call}")]
+    View { base: PathBuf, call: &'static str, source: io::Error },
     /// The kernel refused to unmount.
     #[error("unmount {target:?}")]
     Unmount { target: PathBuf, source: io::Error },
@@ -42,6 +45,7 @@ impl errors::HasKind for Error {
             }
             Error::Overlay { source, .. }
             | Error::Bind { source, .. }
+            | Error::View { source, .. }
             | Error::Unmount { source, .. }
             | Error::Read { source, .. } => errors::io_kind(source),
             Error::Malformed { .. } => Kind::Internal,

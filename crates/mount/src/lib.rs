@@ -10,8 +10,10 @@ mod error;
 mod mountinfo;
 mod overlay;
 mod place;
+mod view;
 
 pub use error::Error;
 pub use mountinfo::{Mount, list, list_below, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, detach, is_mounted, unmount};
+pub use view::{attach_at, private_view};

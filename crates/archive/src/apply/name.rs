@@ -39,6 +39,15 @@ impl Name {
         Ok(Name(clean))
     }
 
+    /// This name in the directory `base`.
+    pub(super) fn below(self, base: &Name) -> Name {
+        match (base.0.is_empty(), self.0.is_empty()) {
+            (true, _) => self,
+            (false, true) => Name(base.0.clone()),
+            (false, false) => Name([&base.0[..], b"/", &self.0].concat()),
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
