@@ -11,6 +11,7 @@ mod logs;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
+mod push;
 mod stats;
 mod system;
 mod update;
@@ -157,6 +158,11 @@ enum ImageShort {
         after_help = "Examples:\n  brig pull busybox                         Docker Hub, tag latest\n  brig pull debian:12\n  brig pull localhost:5000/app@sha256:...   a registry of your own, by digest\n  brig pull --platform linux/arm64 busybox"
     )]
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    #[command(
+        after_help = "Examples:\n  brig push localhost:5000/app              tag latest\n  brig push registry.example.com/team/app:1.2\n  brig push -a registry.example.com/team/app  all tags"
+    )]
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -199,6 +205,8 @@ enum ImageGroup {
     Remove(images::Remove),
     /// Download an image from a registry
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -272,6 +280,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Images(flags) => images::images(context, &flags).await,
         ImageShort::Rmi(flags) => images::remove(context, &flags).await,
         ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
+        ImageShort::Push(flags) => push::push_command(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
@@ -283,6 +292,7 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::List(flags) => ImageShort::Images(flags),
         ImageGroup::Remove(flags) => ImageShort::Rmi(flags),
         ImageGroup::Pull(flags) => ImageShort::Pull(flags),
+        ImageGroup::Push(flags) => ImageShort::Push(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
         ImageGroup::Tag(flags) => ImageShort::Tag(flags),
         ImageGroup::History(flags) => ImageShort::History(flags),

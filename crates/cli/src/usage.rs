@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "import",
     "manifest",
     "plugin",
-    "push",
     "save",
     "search",
     "swarm",

@@ -6,13 +6,24 @@ use errors::{HasKind, Kind};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Body, Frame};
 use hyper::{Response, StatusCode, header};
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Any body that is sent.
-pub(crate) type Reply = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Reply = Response<BoxBody<Bytes, Cut>>;
+
+/// Why a body ends before its end. The connection is then closed, so that nobody takes what came for the whole.
+#[derive(Debug)]
+pub(crate) struct Cut(pub(crate) String);
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cut {}
 
 /// What a handler ends with.
 pub(crate) type Outcome = Result<Reply, Failure>;
@@ -130,7 +141,9 @@ fn text(error: &Error) -> String {
         {
             errors::chain(source.as_ref())
         }
-        Error::Failed { doing, source, .. } if doing.starts_with("pull ") => errors::chain(source.as_ref()),
+        Error::Failed { doing, source, .. } if doing.starts_with("pull ") || doing.starts_with("push ") => {
+            errors::chain(source.as_ref())
+        }
         other => errors::chain(other),
     }
 }
@@ -173,7 +186,7 @@ pub(crate) fn no_content() -> Outcome {
 }
 
 pub(crate) fn with_body(status: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)).boxed());
+    let mut reply = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed());
     *reply.status_mut() = status;
     if let Some(kind) = content_type {
         reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -192,16 +205,40 @@ pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply)
     (sender, reply)
 }
 
-struct ChannelBody(mpsc::Receiver<Bytes>);
+/// As [`stream`], for what can fail on the way.
+pub(crate) fn fallible_stream(
+    content_type: &'static str,
+) -> (mpsc::Sender<Result<Bytes, Cut>>, Reply) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let mut reply = Response::new(FallibleBody(receiver).boxed());
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    (sender, reply)
+}
 
-impl Body for ChannelBody {
+struct FallibleBody(mpsc::Receiver<Result<Bytes, Cut>>);
+
+impl Body for FallibleBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Cut;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
+struct ChannelBody(mpsc::Receiver<Bytes>);
+
+impl Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

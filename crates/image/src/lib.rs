@@ -32,6 +32,7 @@ mod import;
 mod lease;
 mod load;
 mod model;
+mod outgoing;
 mod remove;
 mod store;
 mod sweep;
@@ -47,5 +48,6 @@ pub use model::{
     Collected, DiskUsage, HistoryEntry, Image, ImageId, OnProgress, Progress, Reconciled, Sizes, State,
     ignore,
 };
+pub use outgoing::{Outgoing, OutgoingBlob};
 pub use remove::{Remove, Removed, User};
 pub use store::Images;

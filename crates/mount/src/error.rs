@@ -10,6 +10,9 @@ pub enum Error {
     /// A call of the overlay mount failed. `log` is what the kernel wrote about it, in brackets, or empty.
     #[error("mount overlay on {target:?}: {call}{log}")]
     Overlay { target: PathBuf, call: String, log: String, hint: Option<&'static str>, source: io::Error },
+    /// A file system image could not be mounted. `call` ends with what the kernel wrote about it.
+    #[error("mount image {image:?} on {target:?}: {call}")]
+    Image { image: PathBuf, target: PathBuf, call: String, source: io::Error },
     /// A bind mount failed.
     #[error("bind {source_path:?} on {target:?}: {call}")]
     Bind { source_path: PathBuf, target: PathBuf, call: &'static str, source: io::Error },
@@ -43,7 +46,13 @@ impl errors::HasKind for Error {
             Error::Overlay { source, .. } if source.raw_os_error() == Some(libc_errno::ENODEV) => {
                 Kind::Unsupported
             }
+            Error::Image { source, .. }
+                if matches!(source.raw_os_error(), Some(libc_errno::ENODEV | libc_errno::ENOTBLK)) =>
+            {
+                Kind::Unsupported
+            }
             Error::Overlay { source, .. }
+            | Error::Image { source, .. }
             | Error::Bind { source, .. }
             | Error::View { source, .. }
             | Error::Unmount { source, .. }
@@ -56,4 +65,6 @@ impl errors::HasKind for Error {
 /// Error numbers that `std::io::ErrorKind` has no name for.
 mod libc_errno {
     pub(super) const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
+    /// This kernel's EROFS takes block devices only.
+    pub(super) const ENOTBLK: i32 = rustix::io::Errno::NOTBLK.raw_os_error();
 }

@@ -7,12 +7,14 @@
 //! goes through `rootdir` instead.
 
 mod error;
+mod image;
 mod mountinfo;
 mod overlay;
 mod place;
 mod view;
 
 pub use error::Error;
+pub use image::mount_erofs;
 pub use mountinfo::{Mount, list, list_below, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, detach, is_mounted, unmount};
