@@ -13,6 +13,7 @@ use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,6 +48,8 @@ pub struct Options {
     pub owner: Option<(u32, u32)>,
     /// The directory below the root that names are taken from; absolute symlinks still start at the root.
     pub base: PathBuf,
+    /// Replaces the first part of names that is the first of these by the second.
+    pub rename: Option<(OsString, OsString)>,
     /// Leave the directory that names are taken from as it is, when the archive has an entry for it.
     pub keep_base: bool,
     /// Refuse to put a directory where something else is, and the reverse.
@@ -68,6 +71,7 @@ impl Default for Options {
             keep_owner: true,
             owner: None,
             base: PathBuf::new(),
+            rename: None,
             keep_base: false,
             keep_kinds: false,
             max_entries: MAX_ENTRIES,
@@ -171,7 +175,7 @@ impl<'a> Applier<'a> {
         if self.options.keep_base && own.bytes().is_empty() && entry.kind == EntryKind::Directory {
             return Ok(());
         }
-        let name = own.below(&self.base);
+        let name = self.place(own);
         let Some((parent, leaf)) = name.split() else { return self.root_entry(entry) };
         if self.options.whiteouts != Whiteouts::Keep {
             match whiteout::classify(&name)? {
@@ -194,6 +198,15 @@ impl<'a> Applier<'a> {
             }
         }
         self.remember(parent, leaf)
+    }
+
+    /// Where the options put a name.
+    fn place(&self, name: Name) -> Name {
+        let name = match &self.options.rename {
+            Some((from, to)) => name.renamed(from.as_bytes(), to.as_bytes()),
+            None => name,
+        };
+        name.below(&self.base)
     }
 
     /// Refuses an entry that would replace a directory by something else, or the reverse.
@@ -305,7 +318,7 @@ impl<'a> Applier<'a> {
 
     /// Gives what the archive calls `entry.link` one more name. Owner, mode and times are the inode's, which has them.
     fn hardlink(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
-        let target = Name::parse(&entry.link)?.below(&self.base);
+        let target = self.place(Name::parse(&entry.link)?);
         let Some((target_parent, target_leaf)) = target.split() else {
             return Err(Error::Hostile { path: name.path().into(), what: "hard link to the root" });
         };

@@ -206,9 +206,7 @@ pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply)
 }
 
 /// As [`stream`], for what can fail on the way.
-pub(crate) fn fallible_stream(
-    content_type: &'static str,
-) -> (mpsc::Sender<Result<Bytes, Cut>>, Reply) {
+pub(crate) fn fallible_stream(content_type: &'static str) -> (mpsc::Sender<Result<Bytes, Cut>>, Reply) {
     let (sender, receiver) = mpsc::channel(PIECES);
     let mut reply = Response::new(FallibleBody(receiver).boxed());
     reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));

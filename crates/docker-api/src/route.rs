@@ -3,7 +3,9 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, image_archives, images, networks, push, stats, system, update};
+use crate::{
+    archives, commit, containers, execs, image_archives, images, networks, push, stats, system, update,
+};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 

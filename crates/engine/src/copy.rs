@@ -1,10 +1,10 @@
 //! `cp` and `export`: files out of a container and into it, as tar streams.
 
+use crate::Engine;
 use crate::error::{During, Error, blocking};
 use crate::launch::credentials;
 use crate::record::Status;
 use crate::view::View;
-use crate::Engine;
 use archive::{PackOptions, Whiteouts};
 use errors::{HasKind, Kind};
 use rootdir::RootDir;
@@ -118,7 +118,11 @@ impl Engine {
     }
 
     /// Prepares an archive of what is at `path` in a container.
-    pub async fn archive_path(self: &Arc<Self>, name: &str, path: &str) -> Result<(PathStat, Packing), Error> {
+    pub async fn archive_path(
+        self: &Arc<Self>,
+        name: &str,
+        path: &str,
+    ) -> Result<(PathStat, Packing), Error> {
         let container = self.container(name)?;
         let view = self.open_view(&container, true).await?;
         let (owned, path) = (name.to_string(), path.to_string());
@@ -234,7 +238,8 @@ fn mount_of(fd: &OwnedFd) -> Option<u64> {
 
 fn stat(root: &RootDir, container: &str, path: &str) -> Result<PathStat, Error> {
     let named = Named::parse(path)?;
-    let flags = if named.is_directory { OFlags::PATH | OFlags::DIRECTORY } else { OFlags::PATH | OFlags::NOFOLLOW };
+    let flags =
+        if named.is_directory { OFlags::PATH | OFlags::DIRECTORY } else { OFlags::PATH | OFlags::NOFOLLOW };
     let fd = root.open_file(&named.path, flags, Mode::empty()).map_err(|e| lost(e, container, path))?;
     let found = rustix::fs::fstat(&fd).map_err(|e| io(e, path))?;
     let is_link = FileType::from_raw_mode(found.st_mode).is_symlink();

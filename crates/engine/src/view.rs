@@ -121,13 +121,16 @@ impl Engine {
             recursive: !m.non_recursive,
         });
         let mut wanted: Vec<Wanted> = points.collect();
-        wanted.extend(etc.into_iter().filter(|e| !record.mounts.iter().any(|m| m.destination == e.destination)));
+        wanted.extend(
+            etc.into_iter().filter(|e| !record.mounts.iter().any(|m| m.destination == e.destination)),
+        );
         wanted.sort_by_key(|w| Path::new(&w.destination).components().count());
         for one in wanted {
             // Network files of a container that never ran, a bind whose source has gone: nothing to show.
             let Ok(found) = std::fs::metadata(&one.source) else { continue };
             let doing = || format!("show {} in the container", one.destination);
-            let target = root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?;
+            let target =
+                root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?;
             mount::attach_at(&one.source, &target, !one.read_write, one.recursive).during(doing)?;
         }
         Ok(())

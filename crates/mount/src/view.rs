@@ -33,7 +33,8 @@ pub fn private_view<E: From<Error> + Send>(
         let flags = clone | OpenTreeFlags::AT_EMPTY_PATH;
         Ok(open_tree(&root, Path::new(""), flags).map_err(|e| fail("open_tree")(e.into()))?)
     };
-    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Binds `source`, with what is mounted below it where `recursive`, on what is open as `target`. For the closure of
