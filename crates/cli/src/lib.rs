@@ -9,6 +9,7 @@ mod body;
 mod clock;
 mod commands;
 mod config;
+mod credentials;
 mod daemon;
 mod demux;
 mod error;

@@ -16,10 +16,8 @@ const NOT_YET: &[&str] = &[
     "compose",
     "context",
     "import",
-    "manifest",
     "plugin",
     "save",
-    "search",
     "swarm",
     "trust",
 ];

@@ -1,6 +1,6 @@
 //! A container's files: `diff`, `export` and `cp`.
 
-use crate::pipe::{self, Feed};
+use crate::body;
 use crate::reply::{Failure, Outcome, empty, ok};
 use crate::request::Call;
 use crate::serve::Api;
@@ -30,7 +30,7 @@ pub(crate) async fn changes(api: &Arc<Api>, id: &str) -> Outcome {
 /// `GET /containers/{id}/export`.
 pub(crate) async fn export(api: &Arc<Api>, id: &str) -> Outcome {
     let packing = api.engine.export(id).await?;
-    Ok(pipe::written("application/octet-stream", move |out| packing.write(out)))
+    Ok(body::written("application/octet-stream", move |out| packing.write(out)))
 }
 
 /// `HEAD /containers/{id}/archive`.
@@ -44,7 +44,7 @@ pub(crate) async fn head(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
 /// `GET /containers/{id}/archive`.
 pub(crate) async fn get(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let (stat, packing) = api.engine.archive_path(id, path_of(call)?).await?;
-    let mut reply = pipe::written("application/x-tar", move |out| packing.write(out));
+    let mut reply = body::written("application/x-tar", move |out| packing.write(out));
     reply.headers_mut().insert(STAT, header(&stat));
     Ok(reply)
 }
@@ -56,19 +56,8 @@ pub(crate) async fn put(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
         to_user: call.query.flag("copyUIDGID"),
         keep_kinds: call.query.flag("noOverwriteDirNonDir"),
     };
-    let (feed, reader) = Feed::start(call.request.into_body());
-    let done = api.engine.extract(id, &path, how, reader).await;
-    feed.end(done.is_err()).await;
-    done.map_err(blamed)?;
+    body::read_by(call, |archive| api.engine.extract(id, &path, how, archive)).await?;
     Ok(empty(StatusCode::OK))
-}
-
-/// What is wrong with the archive is the client's mistake.
-fn blamed(error: engine::Error) -> Failure {
-    use errors::HasKind;
-    let client = matches!(error.kind(), errors::Kind::DataLoss | errors::Kind::Hostile);
-    let failure = Failure::from(error);
-    if client { Failure { status: StatusCode::BAD_REQUEST, ..failure } } else { failure }
 }
 
 fn path_of(call: &Call) -> Result<&str, Failure> {

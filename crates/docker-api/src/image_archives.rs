@@ -1,6 +1,6 @@
 //! Images as archives: load, save, import.
 
-use crate::pipe::Feed;
+use crate::body;
 use crate::reply::{Outcome, line, with_body};
 use crate::request::Call;
 use crate::serve::Api;
@@ -10,11 +10,9 @@ use std::sync::Arc;
 
 /// `POST /images/load`.
 pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
-    let (feed, reader) = Feed::start(call.request.into_body());
-    let loaded = api.engine.load(reader).await;
-    feed.end(loaded.is_err()).await;
+    let loaded = body::read_by(call, |archive| api.engine.load(archive)).await?;
     let mut out = Vec::new();
-    for one in loaded? {
+    for one in loaded {
         if one.references.is_empty() {
             let text = format!("Loaded image ID: {}\n", one.image.id);
             out.extend_from_slice(&line(&json!({ "stream": text })));

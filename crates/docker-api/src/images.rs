@@ -106,7 +106,7 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
     let image = api.engine.image(name).await?;
     let (images, id) = (api.engine.images().clone(), image.id);
     let config = blocking(move || images.config(&id)).await?;
-    ok(&render::image_inspect(&image, &config))
+    ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
 }
 
 /// `GET /images/{name}/history`.
@@ -164,8 +164,7 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         "" => Platform::host(),
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
-    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
-        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    let auth = crate::registry::credentials(&call)?;
     pull(api, reference, platform, auth).await
 }
 

@@ -11,6 +11,7 @@
 #![recursion_limit = "256"]
 
 mod archives;
+mod body;
 mod commit;
 mod containers;
 mod detach;
@@ -20,9 +21,9 @@ mod hijack;
 mod image_archives;
 mod images;
 mod networks;
-mod pipe;
 mod progress;
 mod push;
+mod registry;
 mod render;
 mod reply;
 mod request;
@@ -32,6 +33,7 @@ mod stats;
 mod system;
 mod units;
 mod update;
+mod volumes;
 
 pub use serve::{Api, serve};
 

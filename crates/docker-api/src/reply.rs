@@ -11,19 +11,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Any body that is sent.
-pub(crate) type Reply = Response<BoxBody<Bytes, Cut>>;
-
-/// Why a body ends before its end. The connection is then closed, so that nobody takes what came for the whole.
-#[derive(Debug)]
-pub(crate) struct Cut(pub(crate) String);
-
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Cut {}
+pub(crate) type Reply = Response<BoxBody<Bytes, std::io::Error>>;
 
 /// What a handler ends with.
 pub(crate) type Outcome = Result<Reply, Failure>;
@@ -60,6 +48,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let status = match &error {
             Error::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            // 401 is for the daemon's own doors: docker's command line would ask for a user then, as Docker never does.
+            Error::Failed { doing, kind: Kind::Unauthenticated, .. } if doing.starts_with("pull ") => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             other => status(other.kind()),
         };
         // A command that cannot be started is the request's mistake, as Docker answers it.
@@ -107,7 +99,7 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
     let places = ["create working directory", "gathering device information", " of the container: "];
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
-        Kind::DataLoss | Kind::Hostile => doing == "load images",
+        Kind::DataLoss | Kind::Hostile => doing == "load images" || doing.starts_with("unpack into "),
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
             let lower = message.to_lowercase();
             WORDS.iter().any(|word| lower.contains(word))
@@ -200,43 +192,29 @@ const PIECES: usize = 32;
 /// A body that is written while it is sent. The sender fails once the client has gone.
 pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let mut reply = Response::new(ChannelBody(receiver).boxed());
-    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    (sender, reply)
+    (sender, of_body(content_type, ChannelBody(receiver)))
 }
 
-/// As [`stream`], for what can fail on the way.
-pub(crate) fn fallible_stream(content_type: &'static str) -> (mpsc::Sender<Result<Bytes, Cut>>, Reply) {
-    let (sender, receiver) = mpsc::channel(PIECES);
-    let mut reply = Response::new(FallibleBody(receiver).boxed());
+/// 200 with this body.
+pub(crate) fn of_body<B>(content_type: &'static str, body: B) -> Reply
+where
+    B: Body<Data = Bytes, Error = std::io::Error> + Send + Sync + 'static,
+{
+    let mut reply = Response::new(body.boxed());
     reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    (sender, reply)
-}
-
-struct FallibleBody(mpsc::Receiver<Result<Bytes, Cut>>);
-
-impl Body for FallibleBody {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-    }
+    reply
 }
 
 struct ChannelBody(mpsc::Receiver<Bytes>);
 
 impl Body for ChannelBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
