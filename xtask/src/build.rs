@@ -69,7 +69,10 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         place(&target().join(profile.directory()).join(program), &gathered.join(program))?;
     }
     for program in STATIC {
-        place(&target().join(&triple).join(profile.static_directory()).join(program), &gathered.join(program))?;
+        place(
+            &target().join(&triple).join(profile.static_directory()).join(program),
+            &gathered.join(program),
+        )?;
     }
     Ok(gathered)
 }
