@@ -30,18 +30,12 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let is_own = call.header("Content-Type") == OWN_TYPE;
     let asked = Asked::parse(&call)?;
     let engine = api.engine.clone();
-    let (reader, feed) = body::reader(call.request.into_body());
     let (tar_engine, dockerfile) = (engine.clone(), asked.dockerfile.clone());
-    let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile)).await;
-    let received = match read {
-        Ok(Ok(received)) => received,
-        Ok(Err(failure)) => {
-            feed.drain().await;
-            return Err(failure);
-        }
-        Err(e) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
-    };
-    drop(feed);
+    let received = body::read_by(call, |reader| async move {
+        let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
+        read.await.unwrap_or_else(|e| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
+    })
+    .await?;
     let Received { context, extra, name, text } = received;
     let file = dockerfile::Dockerfile::parse(&name, &text)
         .map_err(|e| Failure::bad_request(if is_own { e.report(&name, &text) } else { e.to_string() }))?;

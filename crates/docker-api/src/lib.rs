@@ -19,10 +19,12 @@ mod detach;
 mod execs;
 mod filters;
 mod hijack;
+mod image_archives;
 mod images;
 mod networks;
 mod progress;
 mod push;
+mod registry;
 mod render;
 mod reply;
 mod request;
@@ -32,6 +34,7 @@ mod stats;
 mod system;
 mod units;
 mod update;
+mod volumes;
 
 pub use serve::{Api, serve};
 

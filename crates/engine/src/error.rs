@@ -20,9 +20,15 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    /// No volume plugin has this name.
+    #[error("error looking up volume plugin {name}: plugin \"{name}\" not found")]
+    NoSuchPlugin { name: String },
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
+    /// A container has nothing at this path.
+    #[error("{what}")]
+    NoSuchPath { what: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -68,7 +74,9 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
+            | Error::NoSuchPlugin { .. }
             | Error::NoSuchTag { .. }
+            | Error::NoSuchPath { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,

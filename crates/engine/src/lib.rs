@@ -9,12 +9,14 @@
 
 mod attach;
 mod bundle;
+mod cdi;
 mod changes;
 mod clamp;
 mod collection;
 mod commit;
 mod config;
 mod container;
+mod copy;
 mod create;
 mod devices;
 mod error;
@@ -28,6 +30,7 @@ mod life;
 mod limits;
 mod logs;
 pub mod model;
+mod modes;
 mod names;
 mod networks;
 mod ports;
@@ -37,21 +40,26 @@ mod recover;
 mod remove;
 mod shim_alive;
 mod shim_client;
+mod shm;
 mod stats;
+mod storage;
 mod system;
 mod task;
 mod top;
 mod update;
 mod user;
+mod view;
 mod volumes;
 mod workspace;
 
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
+pub use copy::{Extract, Packing, PathStat};
 pub use create::{CreateRequest, Created};
 pub use error::Error;
 pub use events::{Event, Events};
@@ -67,10 +75,11 @@ pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Statu
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
 pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
+pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
 
 use crate::error::{During, IoDuring};
@@ -97,6 +106,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -135,8 +145,7 @@ impl Engine {
         let open = || format!("open the store in {}", config.data_root.display());
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
-        let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
+        let snapshots = storage::open(&config, &db)?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
@@ -160,6 +169,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

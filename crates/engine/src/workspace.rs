@@ -491,6 +491,8 @@ impl Engine {
             shared_shm: None,
             etc_files: &etc_files,
             devices: &devices,
+            edits: &crate::cdi::Edits::default(),
+            init: None,
             device_numbers: &BTreeMap::new(),
             available_capabilities: &self.capabilities,
         })?;
@@ -601,6 +603,10 @@ fn mount_point(mount: &StepMount) -> MountPoint {
         copy_up: false,
         non_recursive: false,
         anonymous: false,
+        read_only_top: false,
+        driver: String::new(),
+        subpath: String::new(),
+        image: None,
     }
 }
 

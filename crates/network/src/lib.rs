@@ -22,6 +22,7 @@
 
 mod bridge;
 mod conntrack;
+mod device;
 mod endpoint;
 mod error;
 pub mod files;
@@ -39,6 +40,7 @@ mod stats;
 mod sysctl;
 
 pub use bridge::{Bridge, BridgeConfig, ensure_bridge, host_subnets, list_bridges, remove_bridge};
+pub use device::give;
 pub use endpoint::{Endpoint, EndpointConfig, attach, detach, list_endpoints};
 pub use error::Error;
 pub use mac::mac_for;
