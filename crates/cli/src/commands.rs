@@ -5,13 +5,16 @@ mod commit;
 mod containers;
 mod copy;
 mod exec;
+mod export;
 mod images;
 mod inspect;
+mod login;
 mod logs;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
 mod push;
+mod registry;
 mod stats;
 mod system;
 mod update;
@@ -71,6 +74,9 @@ enum Command {
     /// Manage images
     #[command(name = "image", subcommand)]
     Images(ImageGroup),
+    /// Look at image manifests at a registry
+    #[command(subcommand)]
+    Manifest(registry::Manifest),
     /// Manage networks
     #[command(subcommand)]
     Network(objects::Network),
@@ -127,11 +133,13 @@ enum ContainerCommand {
         after_help = "Examples:\n  brig logs -f web                  follow\n  brig logs --tail 100 -t web       the last lines, with times\n  brig logs --since 10m web         the last ten minutes\n  brig logs --since 2024-05-06T07:08:09 --until 5m web"
     )]
     Logs(logs::Logs),
-    /// Copy a tar archive out of or into a container
+    /// Copy files/folders between a container and the local filesystem
     #[command(
-        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
+        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       brig cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Export a container's filesystem as a tar archive
+    Export(export::Export),
     /// Create a new image from a container's changes
     Commit(commit::Commit),
     /// Display a live stream of container(s) resource usage statistics
@@ -170,6 +178,8 @@ enum ImageShort {
     Tag(images::Tag),
     /// Show the history of an image
     History(images::History),
+    /// Search a registry for images
+    Search(registry::Search),
 }
 
 #[derive(Debug, Subcommand)]
@@ -254,6 +264,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::Inspect(flags)) => inspect::inspect(&context, &flags, None).await,
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
+        Command::Manifest(command) => registry::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
         Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),
@@ -269,6 +280,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Export(flags) => export::export(context, flags).await,
         ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
         ContainerCommand::Stats(flags) => stats::stats(context, flags).await,
         ContainerCommand::Update(flags) => update::update(context, flags).await,
@@ -285,6 +297,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
+        ImageShort::Search(flags) => registry::search(context, &flags).await,
     }
 }
 

@@ -15,12 +15,9 @@ const NOT_YET: &[&str] = &[
     "checkpoint",
     "compose",
     "context",
-    "export",
     "import",
-    "manifest",
     "plugin",
     "save",
-    "search",
     "swarm",
     "trust",
 ];

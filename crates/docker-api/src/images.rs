@@ -106,7 +106,7 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
     let image = api.engine.image(name).await?;
     let (images, id) = (api.engine.images().clone(), image.id);
     let config = blocking(move || images.config(&id)).await?;
-    ok(&render::image_inspect(&image, &config))
+    ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
 }
 
 /// `GET /images/{name}/history`.
@@ -164,8 +164,7 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         "" => Platform::host(),
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
-    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
-        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    let auth = crate::registry::credentials(&call)?;
     pull(api, reference, platform, auth).await
 }
 
@@ -221,25 +220,6 @@ impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// `POST /images/load`.
-pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
-    let loaded = crate::body::read_by(call, |archive| api.engine.load(archive)).await?;
-    let mut out = Vec::new();
-    for one in loaded {
-        if one.references.is_empty() {
-            out.extend_from_slice(&line(
-                &json!({ "stream": format!("Loaded image ID: {}\n", one.image.id) }),
-            ));
-        }
-        for reference in &one.references {
-            out.extend_from_slice(&line(
-                &json!({ "stream": format!("Loaded image: {}\n", reference.familiar()) }),
-            ));
-        }
-    }
-    Ok(crate::reply::with_body(StatusCode::OK, Some("application/json"), out))
 }
 
 async fn blocking<T, F>(work: F) -> Result<T, Failure>

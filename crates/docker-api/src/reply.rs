@@ -48,6 +48,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let status = match &error {
             Error::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            // 401 is for the daemon's own doors: docker's command line would ask for a user then, as Docker never does.
+            Error::Failed { doing, kind: Kind::Unauthenticated, .. } if doing.starts_with("pull ") => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             other => status(other.kind()),
         };
         // A command that cannot be started is the request's mistake, as Docker answers it.
@@ -95,7 +99,7 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
     let places = ["create working directory", "gathering device information", " of the container: "];
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
-        Kind::DataLoss | Kind::Hostile => doing == "load images",
+        Kind::DataLoss | Kind::Hostile => doing == "load images" || doing.starts_with("unpack into "),
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
             let lower = message.to_lowercase();
             WORDS.iter().any(|word| lower.contains(word))

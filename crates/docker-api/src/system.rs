@@ -1,4 +1,4 @@
-//! The engine itself: ping, version, info, events, authentication, disk usage.
+//! The engine itself: ping, version, info, events, disk usage.
 
 use crate::filters::Filters;
 use crate::reply::{Failure, Outcome, line, ok, stream, with_body};
@@ -9,7 +9,6 @@ use crate::{API_VERSION, MIN_API_VERSION, render};
 use engine::Event;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
-use registry_client::Auth;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -119,40 +118,6 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": null,
     }))
-}
-
-/// `POST /auth`.
-pub(crate) async fn auth(api: &Arc<Api>, call: Call) -> Outcome {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
-    struct Body {
-        username: String,
-        password: String,
-        serveraddress: String,
-        identitytoken: String,
-    }
-    let body: Body = call.json().await?;
-    let auth = if body.identitytoken.is_empty() {
-        Auth::Basic { username: body.username, password: body.password }
-    } else {
-        Auth::IdentityToken(body.identitytoken)
-    };
-    let host = if body.serveraddress.is_empty() { "docker.io".to_string() } else { body.serveraddress };
-    match api.engine.registry().check_login(&host, &auth).await {
-        Ok(status) => ok(&json!({
-            "Status": "Login Succeeded",
-            "IdentityToken": status.identity_token.unwrap_or_default(),
-        })),
-        Err(e) => {
-            let status = match errors::HasKind::kind(&e) {
-                errors::Kind::Unauthenticated | errors::Kind::Denied => StatusCode::UNAUTHORIZED,
-                errors::Kind::InvalidArgument => StatusCode::BAD_REQUEST,
-                errors::Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            Err(Failure::new(status, errors::chain(&e)))
-        }
-    }
 }
 
 const EVENT_FILTERS: &[&str] =

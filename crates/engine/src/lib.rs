@@ -15,6 +15,7 @@ mod collection;
 mod commit;
 mod config;
 mod container;
+mod copy;
 mod create;
 mod devices;
 mod error;
@@ -41,11 +42,13 @@ mod shim_alive;
 mod shim_client;
 mod shm;
 mod stats;
+mod storage;
 mod system;
 mod task;
 mod top;
 mod update;
 mod user;
+mod view;
 mod volumes;
 
 pub use archive::{Change, ChangeKind};
@@ -55,6 +58,7 @@ pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
+pub use copy::{Extract, Packing, PathStat};
 pub use create::{CreateRequest, Created};
 pub use error::Error;
 pub use events::{Event, Events};
@@ -71,6 +75,7 @@ pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Statu
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
 pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
+pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
@@ -139,8 +144,7 @@ impl Engine {
         let open = || format!("open the store in {}", config.data_root.display());
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
-        let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
+        let snapshots = storage::open(&config, &db)?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
