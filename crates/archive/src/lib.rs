@@ -20,4 +20,4 @@ pub use compression::{Compression, Compressor, Decompressor, compress, decompres
 pub use error::Error;
 pub use hashing::Hashing;
 pub use image::write_image;
-pub use pack::{PackOptions, Packed, diff, pack};
+pub use pack::{PackOptions, Packed, diff, pack, pack_kept};

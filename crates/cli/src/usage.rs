@@ -9,8 +9,6 @@ use std::process::ExitCode;
 
 /// Commands of docker that are known and not there: missing, not mistyped.
 const NOT_YET: &[&str] = &[
-    "build",
-    "builder",
     "buildx",
     "checkpoint",
     "compose",
