@@ -88,11 +88,7 @@ pub fn pack<W: Write>(out: W, root: &RootDir, path: &Path, options: &PackOptions
 /// # Errors
 ///
 /// As [`pack`].
-pub fn pack_kept<W: Write>(
-    out: W,
-    root: &RootDir,
-    keep: Keep<'_>,
-) -> Result<Packed, Error> {
+pub fn pack_kept<W: Write>(out: W, root: &RootDir, keep: Keep<'_>) -> Result<Packed, Error> {
     let path = Path::new(".");
     let base = root.open_dir(path).map_err(|source| Error::Root { path: path.into(), source })?;
     let mut packer = Packer::new(out, Form::Tree, true);
