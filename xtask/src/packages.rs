@@ -42,6 +42,7 @@ pub(crate) const TEST: &[Package] = &[
     program("erofs-utils", "fsck.erofs"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
+    program("procps", "ps"),
     program("runc", "runc"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
