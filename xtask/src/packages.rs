@@ -68,6 +68,8 @@ pub(crate) const BENCH: &[Package] = &[
     Package { name: "netavark", provides: Provides::File("/usr/lib/podman/netavark") },
     program("podman", "podman"),
     program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
     program("util-linux", "unshare"),
 ];
 
