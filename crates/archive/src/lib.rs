@@ -11,6 +11,7 @@ mod hashing;
 mod hello_world;
 mod image;
 mod pack;
+mod read_ahead;
 mod tar;
 mod whiteout;
 
@@ -21,3 +22,4 @@ pub use error::Error;
 pub use hashing::Hashing;
 pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};
+pub use read_ahead::{Ahead, read_ahead};

@@ -55,9 +55,14 @@ impl Images {
         let failed = |source| Error::Unpack { layer: layer.digest, source };
         let dir = self.snapshotter.prepare_layer(parent)?;
         let blob = Reporting::new(self.content.open_blob(&layer.digest)?, layer, progress);
-        let mut tar = Hashing::new(archive::decompress(blob).map_err(failed)?);
-        let applied = dir.apply(&mut tar).map_err(failed)?;
-        match tar.finish().0 {
+        let plain = archive::decompress(blob).map_err(failed)?;
+        // Decompressing takes longest; hashing and applying go on beside it.
+        let (applied, tar) = archive::read_ahead(plain, |plain| {
+            let mut tar = Hashing::new(plain);
+            dir.apply(&mut tar).map(|applied| (applied, tar.finish().0))
+        })
+        .map_err(failed)?;
+        match tar {
             actual if actual == *diff_id => Ok((dir, applied.bytes)),
             actual => Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual }),
         }
