@@ -5,6 +5,7 @@ use crate::child::Failure;
 use crate::mounts::{attach, clone_tree, mount_one, new_filesystem};
 use crate::plan::{Credentials, Step};
 use crate::procfs::Proc;
+use crate::site::Site;
 use crate::{console, hooks, namespaces, rooted};
 use oci::runtime::Device;
 use rootdir::RootDir;
@@ -26,11 +27,13 @@ pub(crate) struct World {
     /// The host's procfs; gone before the working directory is entered.
     pub(crate) proc: Option<Proc>,
     /// What the container's paths resolve in; gone with the pivot.
-    pub(crate) root: Option<RootDir>,
+    site: Option<Site>,
+    /// Descriptors that have served before there was a site.
+    spent: Vec<OwnedFd>,
     pub(crate) env: StringList,
     /// A tmpfs that covers a masked directory, to be cloned for the others.
     empty: Option<OwnedFd>,
-    /// The null device that covers masked files.
+    /// A read-only bind of the null device that covers masked files, likewise.
     null: Option<OwnedFd>,
     cwd_entered: bool,
 }
@@ -39,11 +42,27 @@ type Done = Result<(), Failure>;
 
 impl World {
     pub(crate) fn new(channel: Channel, proc: Proc, env: StringList) -> World {
-        World { channel, proc: Some(proc), root: None, env, empty: None, null: None, cwd_entered: false }
+        World {
+            channel,
+            proc: Some(proc),
+            site: None,
+            spent: Vec::new(),
+            env,
+            empty: None,
+            null: None,
+            cwd_entered: false,
+        }
     }
 
     fn root(&self) -> Result<&RootDir, Failure> {
-        self.root.as_ref().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+        self.site
+            .as_ref()
+            .map(|site| &site.root)
+            .ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+    }
+
+    fn site(&mut self) -> Result<&mut Site, Failure> {
+        self.site.as_mut().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
     }
 }
 
@@ -52,7 +71,10 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
         Step::JoinCgroup(files) => files.iter().try_for_each(|file| {
-            join_cgroup(file).map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))
+            let joined = join_cgroup(file);
+            let joined = joined.map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))?;
+            world.spent.push(joined);
+            Ok(())
         }),
         Step::Await => world.wait_for_go(),
         Step::Join(list) => list.into_iter().try_for_each(|(kind, fd)| {
@@ -73,19 +95,19 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::AttachRoot { path, private_parent } => {
             let root = attach_root(&path, private_parent)
                 .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
-            world.root = Some(RootDir::from_fd(root));
+            world.site = Some(Site::new(RootDir::from_fd(root), std::mem::take(&mut world.spent)));
             Ok(())
         }
         Step::RootHere => {
             let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
-            world.root = Some(root);
+            world.site = Some(Site::new(root, std::mem::take(&mut world.spent)));
             Ok(())
         }
-        Step::Mount(mount) => mount_one(*mount, world.root()?),
-        Step::Device { device, bind } => make_device(&device, bind, world)
+        Step::Mount(mount) => mount_one(*mount, world.site()?),
+        Step::Device { device, bind } => make_device(&device, bind, world.site()?)
             .map_err(|e| Failure::new(format!("make device {}", device.path), e)),
         Step::DeviceLinks { ptmx } => {
-            device_links(world.root()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
+            device_links(world.site()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
         }
         Step::Terminal { size, owner, console, sink } => terminal(world, size, owner, console, sink),
         Step::RuntimeHooks => {
@@ -106,14 +128,14 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             .map_err(|e| Failure::new(format!("set hostname {name:?}"), e)),
         Step::DomainName(name) => rustix::system::setdomainname(name.as_bytes())
             .map_err(|e| Failure::new(format!("set domainname {name:?}"), e)),
-        Step::ReadOnly(path) => read_only(world.root()?, &path)
+        Step::ReadOnly(path) => read_only(world.site()?, &path)
             .map_err(|e| Failure::new(format!("make {} read-only", path.display()), e)),
         Step::Mask(path) => {
             mask(world, &path).map_err(|e| Failure::new(format!("mask {}", path.display()), e))
         }
         Step::Directory(path) => {
             // What cannot be made is reported by entering it.
-            drop(rooted::ensure_directory(world.root()?, &path));
+            drop(world.site()?.ensure_directory(&path));
             Ok(())
         }
         Step::RootReadOnly => attr::set(world.root()?, false, &Attributes::new(attr::RDONLY, 0))
@@ -176,7 +198,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
             Ok(())
         }
-        Step::Become(credentials) => become_user(&credentials),
+        Step::Become(credentials) => become_user(&credentials, world),
         Step::Fork { .. } | Step::Find | Step::Gate(_) | Step::Launch { .. } => {
             Err(Failure::new("a step in the wrong place", Errno::INVAL))
         }
@@ -198,24 +220,24 @@ impl World {
     }
 
     fn leave_root(&mut self) {
-        self.root = None;
-        self.empty = None;
-        self.null = None;
+        if let Some(site) = &mut self.site {
+            self.empty.take().into_iter().chain(self.null.take()).for_each(|fd| site.spend(fd));
+        }
+        self.site = None;
     }
 }
 
-fn join_cgroup(tasks: &Path) -> Result<(), Errno> {
+fn join_cgroup(tasks: &Path) -> Result<OwnedFd, Errno> {
     let fd = rustix::fs::open(tasks, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"0")).map(|_| ())
+    rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"0"))?;
+    Ok(fd)
 }
 
 fn tie() -> Done {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| Failure::new("tie to the runtime", e))?;
-    // An unprivileged runtime could not write the id maps of a process that hides; it hides after that.
-    if rustix::process::geteuid().is_root() {
-        hide();
-    }
+    // It hides already: that it inherited. Except from an unprivileged runtime, who could not write the id maps of a process
+    // that hides; then it hides after that.
     rustix::process::umask(Mode::empty());
     Ok(())
 }
@@ -254,19 +276,18 @@ fn keyring(name: &std::ffi::CStr) -> Done {
 }
 
 fn propagate(bits: u64) -> Done {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let root = root.map_err(|e| Failure::new("open /", e))?;
-    attr::set(root, true, &Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
+    attr::set_everywhere(&Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
 }
 
 fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let target = rustix::fs::open(path, flags, Mode::empty())?;
     if private_parent {
-        make_parent_private(&target)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        make_parent_private(&rustix::fs::open(path, flags, Mode::empty())?)?;
     }
     let tree = clone_tree(CWD, path, true)?;
-    attach(&tree, &target)?;
+    // The way to the rootfs is the host's.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    move_mount(&tree, "", CWD, path, flags)?;
     if private_parent {
         // Only the binds below keep the host as their peer, not the root itself.
         attr::set(&tree, false, &Attributes::propagation(attr::PRIVATE))?;
@@ -289,8 +310,7 @@ fn make_parent_private(directory: &OwnedFd) -> std::io::Result<()> {
     Err(Errno::LOOP.into())
 }
 
-fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Errno> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
+fn make_device(device: &Device, bind: bool, site: &mut Site) -> Result<(), Errno> {
     let path = rooted::clean(&device.path);
     let (kind, number) = match device.kind.as_str() {
         "c" | "u" => (FileType::CharacterDevice, true),
@@ -300,24 +320,24 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     };
     let major = u32::try_from(device.major).unwrap_or(0);
     let minor = u32::try_from(device.minor).unwrap_or(0);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR) };
-    let directory = rooted::ensure_directory(root, parent)?;
+    let (directory, name) = site.parent(&path)?;
     if bind {
         // The host's node, whose numbers are checked: a user namespace may not make one.
         let tree = clone_tree(CWD, &path, false)?;
         if !rooted::is_device(&tree, kind, major, minor)? {
             return Err(Errno::NODEV);
         }
-        let target = rooted::ensure_file(root, &path)?;
+        let target = rooted::ensure_file(&site.root, &path)?;
         return attach(&tree, &target);
     }
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
     let number = if number { rustix::fs::makedev(major, minor) } else { 0 };
-    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+    match rustix::fs::mknodat(directory, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             // Fine if it is what we would make; anything else the image put there is not trusted.
-            let there = rooted::find_no_follow(root, &path)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let there = rustix::fs::openat(directory, name, flags, Mode::empty())?;
             if !rooted::is_device(&there, kind, major, minor)? {
                 return Err(Errno::EXIST);
             }
@@ -327,13 +347,13 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     if device.uid.is_some() || device.gid.is_some() {
         let uid = Uid::from_raw(device.uid.unwrap_or(0));
         let gid = Gid::from_raw(device.gid.unwrap_or(0));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
 
-fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
-    let directory = rooted::ensure_directory(root, Path::new("/dev"))?;
+fn device_links(site: &mut Site, ptmx: bool) -> Result<(), Errno> {
+    let (directory, _) = site.parent(Path::new("/dev/fd"))?;
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -341,7 +361,7 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
         ("stderr", "/proc/self/fd/2"),
     ];
     for (name, to) in links {
-        match rustix::fs::symlinkat(to, &directory, name) {
+        match rustix::fs::symlinkat(to, directory, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
@@ -349,10 +369,10 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
     if !ptmx {
         return Ok(());
     }
-    match rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx") {
+    match rustix::fs::symlinkat("pts/ptmx", directory, "ptmx") {
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&directory, "ptmx", rustix::fs::AtFlags::empty())?;
-            rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx")
+            rustix::fs::unlinkat(directory, "ptmx", rustix::fs::AtFlags::empty())?;
+            rustix::fs::symlinkat("pts/ptmx", directory, "ptmx")
         }
         other => other,
     }
@@ -394,42 +414,48 @@ fn absent(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR)
 }
 
-fn read_only(root: &RootDir, path: &Path) -> std::io::Result<()> {
-    let target = match rooted::find(root, path) {
+fn read_only(site: &mut Site, path: &Path) -> std::io::Result<()> {
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
     let tree = clone_tree(&target, Path::new(""), true)?;
     attr::set(&tree, true, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    attach(&tree, &target)?;
+    site.spend(target);
+    site.spend(tree);
+    Ok(())
 }
 
 fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
-    let target = match rooted::find(root, path) {
+    let site = world.site.as_mut().ok_or(Errno::NOTDIR)?;
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
-    if rooted::file_type(&target)? == FileType::Directory {
-        let tree = match &world.empty {
-            Some(empty) => clone_tree(empty, Path::new(""), false)?,
-            None => {
-                let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-                new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
-            }
-        };
-        attach(&tree, &target)?;
-        world.empty.get_or_insert(tree);
-        return Ok(());
+    let directory = rooted::file_type(&target)? == FileType::Directory;
+    let cover = if directory { &mut world.empty } else { &mut world.null };
+    let tree = match &*cover {
+        // With the attributes of the first one.
+        Some(first) => clone_tree(first, Path::new(""), false)?,
+        None if directory => {
+            let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set, site).map_err(|(_, e)| e)?
+        }
+        None => {
+            let tree = clone_tree(null_device(&site.root)?, Path::new(""), false)?;
+            // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
+            attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
+            tree
+        }
+    };
+    attach(&tree, &target)?;
+    site.spend(target);
+    match cover {
+        Some(_) => site.spend(tree),
+        None => *cover = Some(tree),
     }
-    if world.null.is_none() {
-        world.null = Some(null_device(root)?);
-    }
-    let null = world.null.as_ref().ok_or(Errno::NODEV)?;
-    let tree = clone_tree(null, Path::new(""), false)?;
-    // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
-    attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    Ok(())
 }
 
 /// The container's null device, verified on its descriptor (CVE-2025-31133), or the host's if there is none.
@@ -446,12 +472,15 @@ fn null_device(root: &RootDir) -> Result<OwnedFd, Errno> {
 }
 
 fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Result<()> {
-    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let shared = propagation.is_some_and(|(bits, _)| bits == attr::SHARED);
+    let old = shared
+        .then(|| rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
+        .transpose()?;
     rustix::process::fchdir(root)?;
     rustix::process::pivot_root(".", ".")?;
-    // The old root now lies over the new one, at the same place.
-    rustix::process::fchdir(&old)?;
-    if propagation.is_some_and(|(bits, _)| bits == attr::SHARED) {
+    // The old root now lies over the new one, at the same place, and `.` means what lies on top.
+    if let Some(old) = old {
+        rustix::process::fchdir(&old)?;
         // Or unmounting it here would unmount on the host.
         attr::set(&old, true, &Attributes::propagation(attr::SLAVE))?;
     }
@@ -491,7 +520,7 @@ fn own_stdio(uid: u32) {
 fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     // Nothing of the host may be reachable as /proc/self/fd/N from here on.
     world.proc = None;
-    world.root = None;
+    world.site = None;
     if !world.cwd_entered {
         let failure = |e: Errno| {
             let text = crate::child::lower(e);
@@ -503,6 +532,8 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
             Err(Errno::ACCESS | Errno::PERM) if !last => return Ok(()),
             Err(e) => return Err(failure(e)),
         }
+    } else if last {
+        return Ok(());
     }
     // The kernel says "(unreachable)" of a directory that is not below our root.
     match rustix::process::getcwd(Vec::new()) {
@@ -513,7 +544,7 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     }
 }
 
-fn become_user(credentials: &Credentials) -> Done {
+fn become_user(credentials: &Credentials, world: &World) -> Done {
     let at = |what: &'static str| move |e: Errno| Failure::new(what, e);
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -527,7 +558,10 @@ fn become_user(credentials: &Credentials) -> Done {
             Err(e) => return Err(at("drop from the bounding set")(e)),
         }
     }
-    rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
+    // Root that stays root keeps its capabilities, its tie and its cover.
+    if !credentials.stays_root {
+        rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
+    }
     if !credentials.keep_groups {
         rustix::thread::set_thread_groups(&credentials.groups).map_err(at("set additional groups"))?;
     }
@@ -536,10 +570,13 @@ fn become_user(credentials: &Credentials) -> Done {
         .map_err(|e| Failure::new(format!("become group {}", gid.as_raw()), e))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
         .map_err(|e| Failure::new(format!("become user {}", uid.as_raw()), e))?;
-    rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
-    // Changing ids unties, and makes the process visible again on some settings.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("tie to the runtime"))?;
-    hide();
+    if !credentials.stays_root {
+        rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
+        // Changing ids unties, and makes the process visible again on some settings.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(at("tie to the runtime"))?;
+        hide();
+    }
     let sets = CapabilitySets {
         effective: credentials.effective,
         permitted: credentials.permitted,
@@ -550,8 +587,12 @@ fn become_user(credentials: &Credentials) -> Done {
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if credentials.ambient.contains(capability) {
-            rustix::thread::configure_capability_in_ambient_set(capability, true)
-                .map_err(at("raise ambient capabilities"))?;
+            // One that is not inheritable too cannot be raised; as with other runtimes that is worth a warning only.
+            if let Err(e) = rustix::thread::configure_capability_in_ambient_set(capability, true) {
+                let name = oci::runtime::ALL_CAPABILITIES.get(number as usize).unwrap_or(&"?");
+                world
+                    .warn(&format!("can't raise ambient capability CAP_{name}: {}", std::io::Error::from(e)));
+            }
         }
     }
     Ok(())
