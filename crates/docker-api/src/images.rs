@@ -36,7 +36,12 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let (before, since) =
         (image_time(api, created("before")).await?, image_time(api, created("since")).await?);
     let mut out = Vec::new();
+    let all = call.query.flag("all");
     for image in list {
+        // One of several platforms of an index is part of the one that the name means.
+        if image.is_beside() && !all {
+            continue;
+        }
         let hidden = dangling.is_some_and(|d| d != image.tags.is_empty());
         let time = crate::units::unix_seconds(&image.created);
         let late = before.is_some_and(|b| time >= b) || since.is_some_and(|s| time <= s);
@@ -102,8 +107,11 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
-    let image = api.engine.image(name).await?;
+pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let image = match call.query.text("platform") {
+        "" => api.engine.image(name).await?,
+        text => api.engine.image_for(name, &parse_platform(text)?).await?,
+    };
     let (images, id) = (api.engine.images().clone(), image.id);
     let config = blocking(move || images.config(&id)).await?;
     ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
@@ -140,6 +148,15 @@ pub(crate) async fn remove(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
         Removed::Deleted(id) => json!({ "Deleted": id }),
     };
     ok(&removed.iter().map(entry).collect::<Vec<_>>())
+}
+
+/// A platform as clients put it into a query: JSON, or `os/architecture`.
+pub(crate) fn parse_platform(text: &str) -> Result<Platform, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::bad_request(format!("failed to parse platform: {e}"));
+    match text.starts_with('{') {
+        true => serde_json::from_str(text).map_err(|e| failed(&e)),
+        false => text.parse().map_err(|e| failed(&e)),
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, Failure> {
