@@ -22,9 +22,10 @@ const SEND_BYTES: usize = 64 << 10;
 
 /// Hands the request's body to `work` as a blocking reader. When `work` fails early, what the client still sends is
 /// read and dropped for a while: one that still sends does not read the reason.
-pub(crate) async fn read_by<T, F>(call: Call, work: impl FnOnce(BodyReader) -> F) -> Result<T, Failure>
+pub(crate) async fn read_by<T, E, F>(call: Call, work: impl FnOnce(BodyReader) -> F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<T, Error>>,
+    F: Future<Output = Result<T, E>>,
+    E: Into<Failure>,
 {
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
     let mut body = call.request.into_body();
@@ -49,7 +50,7 @@ where
         drop(tokio::time::timeout(DRAIN, feed).await);
     }
     abort.abort();
-    Ok(done?)
+    done.map_err(Into::into)
 }
 
 /// A request body as a blocking reader, for threads that may block.
@@ -79,6 +80,21 @@ pub(crate) fn writer(content_type: &'static str) -> (BodyWriter, Reply) {
     let (sender, receiver) = mpsc::channel(PIECES);
     let reply = of_body(content_type, WrittenBody(receiver));
     (BodyWriter { sender, gathered: Vec::new(), finished: false }, reply)
+}
+
+/// Answers with what `write` writes, on a thread that may block; broken off when it fails.
+pub(crate) fn written<F>(content_type: &'static str, write: F) -> Reply
+where
+    F: FnOnce(&mut BodyWriter) -> Result<(), Error> + Send + 'static,
+{
+    let (mut writer, reply) = writer(content_type);
+    drop(tokio::task::spawn_blocking(move || match write(&mut writer) {
+        // A client that has gone is no failure of ours.
+        Ok(()) => drop(writer.finish()),
+        Err(_) if writer.sender.is_closed() => {}
+        Err(e) => tracing::error!(error = %errors::chain(&e), "an answer was cut short"),
+    }));
+    reply
 }
 
 /// A response body as a blocking writer, for threads that may block.

@@ -12,12 +12,14 @@
 
 mod archives;
 mod body;
+mod build;
 mod commit;
 mod containers;
 mod detach;
 mod execs;
 mod filters;
 mod hijack;
+mod image_archives;
 mod images;
 mod networks;
 mod progress;

@@ -144,15 +144,14 @@ impl Engine {
         }
     }
 
-    fn unmount_later(self: &Arc<Self>, container: Arc<Container>) {
+    pub(crate) fn unmount_later(self: &Arc<Self>, container: Arc<Container>) {
         let engine = self.clone();
         tokio::spawn(async move {
             // A restart that comes at once keeps the mount.
             tokio::time::sleep(Duration::from_millis(500)).await;
             let remains = container.remains.clone().lock_owned().await;
             if !container.status().is_alive() && container.status() != Status::Restarting {
-                let id = container.id().to_string();
-                blocking(move || unmount(&engine, &id)).await;
+                blocking(move || engine.unmount_unused(&container)).await;
             }
             drop(remains);
         });
@@ -271,7 +270,7 @@ pub(crate) fn unmount(engine: &Engine, id: &str) {
     }
     if let Err(e) = engine.snapshots.unmount(&rootfs) {
         // The daemon was killed between making the directory and mounting on it.
-        if std::fs::remove_dir(&rootfs).is_ok() {
+        if std::fs::remove_dir(&rootfs).is_ok() || std::fs::remove_file(&rootfs).is_ok() {
             return;
         }
         tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system in use; detaching it");
@@ -280,5 +279,8 @@ pub(crate) fn unmount(engine: &Engine, id: &str) {
             return;
         }
     }
-    drop(std::fs::remove_dir(&rootfs));
+    // A build step binds single files too.
+    if std::fs::remove_dir(&rootfs).is_err() {
+        drop(std::fs::remove_file(&rootfs));
+    }
 }
