@@ -29,7 +29,7 @@ pub enum Error {
     Document { document: &'static str, digest: Digest, reason: String },
     /// There is such an image, for another platform.
     #[error("image with reference {name} was found but does not provide the specified platform ({platform})")]
-    OtherPlatform { name: String, platform: Platform },
+    OtherPlatform { name: String, platform: Box<Platform> },
     /// The index has no manifest for the platform.
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform { platform: Platform },

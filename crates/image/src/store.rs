@@ -103,7 +103,7 @@ impl Images {
         if self.config(&image.id)?.platform().satisfies(platform) {
             return Ok(image);
         }
-        let other = || Error::OtherPlatform { name: name.into(), platform: platform.clone() };
+        let other = || Error::OtherPlatform { name: name.into(), platform: Box::new(platform.clone()) };
         let Ok(reference) = name.parse::<Reference>().map(Reference::with_default_tag) else {
             return Err(other());
         };
