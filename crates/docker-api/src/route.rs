@@ -44,7 +44,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => image_archives::prune(api, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(api, &name.join("/")).await
+            images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
             images::history(api, &name.join("/")).await

@@ -33,6 +33,12 @@ impl Engine {
         blocking(move || images.get(&name)).await.during(|| "find image".into())
     }
 
+    /// As [`Engine::image`], for a platform.
+    pub async fn image_for(self: &Arc<Self>, name: &str, platform: &Platform) -> Result<Image, Error> {
+        let (images, name, platform) = (self.images.clone(), name.to_string(), platform.clone());
+        blocking(move || images.get_for(&name, &platform)).await.during(|| "find image".into())
+    }
+
     /// The client for registries.
     pub fn registry(&self) -> &registry_client::Client {
         &self.registry
@@ -48,9 +54,9 @@ impl Engine {
         auth: &Auth,
         progress: mpsc::Sender<PullEvent>,
     ) -> Result<Image, Error> {
-        let before = self.image(&reference.to_string()).await.ok();
+        let before = self.image_for(&reference.to_string(), platform).await.ok();
         if let Some(image) = &before
-            && self.is_current(reference, image, platform, auth).await?
+            && self.is_current(reference, image, auth).await?
         {
             let digest = image.target.digest;
             drop(progress.send(PullEvent::Done { digest, newer: false }).await);
@@ -96,21 +102,15 @@ impl Engine {
         Ok(image)
     }
 
-    /// Whether `image`, which `reference` names here, is what the registry has for `platform`. When it is, its digest
-    /// is noted for this repository.
+    /// Whether `image`, which `reference` names here, is what it names at the registry. When it is, its digest is noted
+    /// for this repository.
     async fn is_current(
         self: &Arc<Self>,
         reference: &Reference,
         image: &Image,
-        platform: &Platform,
         auth: &Auth,
     ) -> Result<bool, Error> {
         let doing = || format!("pull {}", reference.familiar());
-        let (images, id) = (self.images.clone(), image.id);
-        let config = blocking(move || images.config(&id)).await.during(doing)?;
-        if !config.platform().satisfies(platform) {
-            return Ok(false);
-        }
         match registry_client::is_current(&self.registry, reference, &image.target.digest, auth).await {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -120,8 +120,8 @@ impl Engine {
             Err(_) => return Ok(false),
         }
         let pinned = reference.with_digest(image.target.digest);
-        if !image.digests.contains(&pinned) {
-            let images = self.images.clone();
+        if !image.digests.contains(&pinned) && !image.platform_of.contains(&pinned) {
+            let (images, id) = (self.images.clone(), image.id);
             blocking(move || images.note_digest(&id, &pinned)).await.during(doing)?;
         }
         Ok(true)
