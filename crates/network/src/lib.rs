@@ -36,15 +36,22 @@ mod nft;
 pub mod ports;
 mod sandbox;
 mod stats;
+mod subnet;
 mod sysctl;
+mod watch;
 
-pub use bridge::{Bridge, BridgeConfig, ensure_bridge, host_subnets, list_bridges, remove_bridge};
-pub use endpoint::{Endpoint, EndpointConfig, attach, detach, list_endpoints};
+pub use bridge::{Bridge, BridgeConfig, BridgeIpv6, ensure_bridge, host_subnets, list_bridges, remove_bridge};
+pub use endpoint::{
+    DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
+    set_default_route,
+};
 pub use error::Error;
 pub use mac::mac_for;
 pub use net::Net;
 pub use sandbox::{create_sandbox, remove_sandbox};
 pub use stats::{InterfaceStats, interface_stats};
+pub use subnet::Subnet;
+pub use watch::{Watch, watch};
 
 /// The result of a network operation.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -93,6 +93,17 @@ pub(crate) fn open(path: &Path) -> Result<Sandbox> {
     Ok(Sandbox { namespace, route })
 }
 
+/// Runs `work` in the sandbox at `path`, on a thread of its own.
+pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| sandbox_error("open", path, errno.into()))?;
+    on_thread(path, || {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| sandbox_error("enter", path, errno.into()))?;
+        work()
+    })
+}
+
 /// Small: such a thread makes a few calls. The default of 2 MiB costs a larger mapping.
 const STACK_BYTES: usize = 64 * 1024;
 

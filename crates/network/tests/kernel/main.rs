@@ -203,8 +203,9 @@ fn a_second_network() {
     });
 }
 
+/// T-NET-4: what another program flushes is not ours, and so there is no moment without isolation.
 #[test]
-fn rules_that_someone_flushed_come_back() {
+fn nobody_else_flushes_our_rules() {
     on_host(|host| {
         let (one, two) = (bridge("brig0", "172.31.0.0/16"), bridge("brig1", "172.30.0.0/16"));
         ensure_bridge(&one).unwrap();
@@ -212,11 +213,29 @@ fn rules_that_someone_flushed_come_back() {
         let a = host.container("a", &endpoint(&one, 2));
         let b = host.container("b", &endpoint(&two, 2));
         b.serve(80);
+        run("nft", "add table inet other");
         run("nft", "flush ruleset");
-        assert!(a.asks((b.address, 80)).is_some(), "the test's control: without rules nothing isolates");
-        ensure_bridge(&one).unwrap();
-        ensure_bridge(&two).unwrap();
+        let rules = run("nft", "list ruleset");
+        assert!(!rules.contains("table inet other") && rules.contains("to-brig1"), "{rules}");
         assert!(a.cannot_ask((b.address, 80)));
+        let delete = std::process::Command::new("nft").args(["delete", "table", "inet", "brig"]).output().unwrap();
+        assert!(!delete.status.success());
+        ensure_bridge(&one).unwrap();
+        assert!(a.cannot_ask((b.address, 80)));
+    });
+}
+
+/// What the daemon before has left goes, bridge by bridge.
+#[test]
+fn rules_of_bridges_that_are_gone_are_removed() {
+    on_host(|_| {
+        ensure_bridge(&bridge("brig0", "172.31.0.0/16")).unwrap();
+        ensure_bridge(&bridge("brig1", "172.30.0.0/16")).unwrap();
+        run("ip", "link delete brig1");
+        assert_eq!(network::firewall::retain(&["brig0"]).unwrap(), 1);
+        let rules = run("nft", "list ruleset");
+        assert!(rules.contains("to-brig0") && !rules.contains("brig1"), "{rules}");
+        assert_eq!(network::firewall::retain(&["brig0"]).unwrap(), 0);
     });
 }
 
