@@ -3,6 +3,7 @@
 //! a directory handle, by descriptors only.
 
 mod apply;
+mod changes;
 mod compression;
 mod error;
 mod hashing;
@@ -13,6 +14,7 @@ mod tar;
 mod whiteout;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
+pub use changes::{Change, ChangeKind, Delta, changes, write_changes};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
 pub use hashing::Hashing;

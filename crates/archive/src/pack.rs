@@ -4,6 +4,7 @@
 //! directory is opened below a handle, following nothing; a file is opened only once it is known to be a regular one, and the
 //! descriptor is compared with what was looked at.
 
+use crate::changes::{Change, ChangeKind, split, stat_in};
 use crate::tar::{Entry, EntryKind, MAX_PATH, Timestamp, Writer, Xattr};
 use crate::{Error, whiteout};
 use rootdir::RootDir;
@@ -91,6 +92,38 @@ pub fn diff<W: Write>(out: W, upper: &RootDir) -> Result<Packed, Error> {
     let base = upper.open_dir(path).map_err(|source| Error::Root { path: path.into(), source })?;
     let mut packer = Packer::new(out, Form::Layer, false);
     packer.tree(base.as_fd(), path.into(), Vec::new())?;
+    packer.finish()
+}
+
+/// Writes `changes` to `tree`, each found below it but for those deleted, as a layer.
+pub(crate) fn write_layer<W: Write>(out: W, tree: &RootDir, changes: &[Change]) -> Result<Packed, Error> {
+    let root = Path::new(".");
+    let base = tree.open_dir(root).map_err(|source| Error::Root { path: root.into(), source })?;
+    let mut packer = Packer::new(out, Form::Layer, false);
+    let mut parent: Option<(PathBuf, OwnedFd)> = None;
+    for change in changes {
+        let (above, leaf) = split(&change.path);
+        if parent.as_ref().is_none_or(|(path, _)| path != above) {
+            let path = if above.as_os_str().is_empty() { root } else { above };
+            // Gone meanwhile: what is in it is gone too.
+            let Some(fd) = packer.open_directory(base.as_fd(), path)? else { continue };
+            parent = Some((above.into(), fd));
+        }
+        let Some((_, dir)) = &parent else { continue };
+        let name = change.path.as_os_str().as_bytes();
+        let stat = match stat_in(dir, leaf) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(at("statat", &change.path, e)),
+        };
+        match (change.kind, stat) {
+            (ChangeKind::Deleted, stat) => {
+                packer.whiteout(leaf, name, stat.as_ref().map(mtime).unwrap_or_default())?;
+            }
+            (_, Some(stat)) => drop(packer.one(dir.as_fd(), leaf, name, &stat)?),
+            (_, None) => {}
+        }
+    }
     packer.finish()
 }
 
@@ -186,8 +219,8 @@ impl<W: Write> Packer<W> {
         }
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.form == Form::Layer {
-            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
-                return self.whiteout(leaf, name, stat).map(|()| false);
+            if whiteout::is_overlay_whiteout(stat) {
+                return self.whiteout(leaf, name, mtime(stat)).map(|()| false);
             }
             if leaf.as_bytes().starts_with(whiteout::PREFIX) {
                 return Err(Error::Unsupported { what: format!("name {leaf:?} in a layer") });
@@ -294,10 +327,10 @@ impl<W: Write> Packer<W> {
     }
 
     /// Writes overlay's whiteout as the layer format has it.
-    fn whiteout(&mut self, leaf: &OsStr, name: &[u8], stat: &Stat) -> Result<(), Error> {
+    fn whiteout(&mut self, leaf: &OsStr, name: &[u8], mtime: Timestamp) -> Result<(), Error> {
         let parent = &name[..name.len() - leaf.len()];
         let marker = [parent, whiteout::PREFIX, leaf.as_bytes()].concat();
-        self.put(&empty_file(&marker, mtime(stat)))
+        self.put(&empty_file(&marker, mtime))
     }
 
     /// Whether overlay's own attributes make a directory opaque.
@@ -367,7 +400,7 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
-fn sorted(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, Error> {
+pub(crate) fn sorted(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, Error> {
     rootdir::list_at(dir).map_err(|source| Error::Entry { operation: "list", path: path.into(), source })
 }
 
@@ -375,7 +408,7 @@ fn sorted(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, Error> {
 const MAX_XATTR: usize = 65_536;
 
 /// All extended attributes, sorted by name. A file system without any has none.
-fn xattrs(fd: BorrowedFd<'_>, path: &Path) -> Result<Vec<Xattr>, Error> {
+pub(crate) fn xattrs(fd: BorrowedFd<'_>, path: &Path) -> Result<Vec<Xattr>, Error> {
     let by_number = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut names = [0u8; 4096];
     let mut more = Vec::new();
@@ -406,7 +439,7 @@ fn xattrs(fd: BorrowedFd<'_>, path: &Path) -> Result<Vec<Xattr>, Error> {
 }
 
 /// Of the attributes those that belong in an archive: others are the host's, or the file system's own.
-fn kept(mut xattrs: Vec<Xattr>) -> Vec<Xattr> {
+pub(crate) fn kept(mut xattrs: Vec<Xattr>) -> Vec<Xattr> {
     xattrs.retain(|(name, _)| {
         let is_ours = name == b"security.capability" || name.starts_with(b"user.");
         // PAX ends a key at the first `=`.
@@ -420,7 +453,7 @@ fn changed(path: &Path) -> Error {
     Error::Entry { operation: "read", path: path.into(), source }
 }
 
-fn at(operation: &'static str, path: &Path, errno: Errno) -> Error {
+pub(crate) fn at(operation: &'static str, path: &Path, errno: Errno) -> Error {
     Error::Entry { operation, path: path.into(), source: errno.into() }
 }
 

@@ -1,5 +1,7 @@
 //! runc's command line.
 
+mod update;
+
 use lexopt::prelude::*;
 use runtime::{ContainerId, Create, Exec, KillTarget};
 use std::ffi::OsString;
@@ -22,6 +24,9 @@ usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug]
   ps       [-f table|json] ID
   pause    ID
   resume   ID
+  update   [-r FILE|-] [--memory SIZE] [--memory-reservation SIZE] [--memory-swap SIZE] [--pids-limit N]
+           [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1] [--cpu-rt-period US]
+           [--cpu-rt-runtime US] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--blkio-weight N] ID
   spec     [-b BUNDLE]
   features
 ";
@@ -49,6 +54,7 @@ pub(crate) enum Command {
     Ps { id: ContainerId, json: bool },
     Pause { id: ContainerId },
     Resume { id: ContainerId },
+    Update { id: ContainerId, resources: Box<oci::runtime::Resources> },
     Spec { bundle: PathBuf },
     Features,
     Version,
@@ -69,6 +75,7 @@ impl Command {
             Command::Ps { .. } => "ps",
             Command::Pause { .. } => "pause",
             Command::Resume { .. } => "resume",
+            Command::Update { .. } => "update",
             Command::Spec { .. } => "spec",
             Command::Features => "features",
             Command::Version => "version",
@@ -141,6 +148,7 @@ fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
         "pause" => Ok(Command::Pause { id: only_id(parser, |_| false)? }),
         "resume" => Ok(Command::Resume { id: only_id(parser, |_| false)? }),
         "list" | "ps" => table(name == "ps", parser),
+        "update" => update::update(parser),
         "spec" => spec(parser),
         "features" => Ok(Command::Features),
         "help" => Ok(Command::Help),

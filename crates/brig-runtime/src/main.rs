@@ -69,6 +69,9 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         }
         Command::Pause { id } => runtime::pause(&store, &id).map_err(text)?,
         Command::Resume { id } => runtime::resume(&store, &id).map_err(text)?,
+        Command::Update { id, resources } => {
+            warn(log, runtime::update(&store, &id, &resources).map_err(text)?);
+        }
         Command::Spec { bundle } => write_spec(&bundle)?,
         Command::Features => println!("{}", pretty(&runtime::features())?),
         Command::Version => println!(

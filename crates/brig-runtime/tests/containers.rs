@@ -1,125 +1,13 @@
 //! The built program on the real kernel. Needs root and Debian's package busybox-static.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it fails or is skipped")]
 
+#[path = "support/bundle.rs"]
+mod bundle;
+
+use bundle::{bundle, receive_fd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-/// A bundle with a busybox rootfs, its own `--root`, and everything removed at the end.
-struct Bundle {
-    directory: tempfile::TempDir,
-    id: String,
-    spec: serde_json::Value,
-}
-
-/// None, with the reason said, when this cannot run.
-fn bundle(name: &str) -> Option<Bundle> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
-        return None;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let bin = directory.path().join("rootfs/bin");
-    std::fs::create_dir_all(&bin).unwrap();
-    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("package busybox-static is installed");
-    for applet in
-        ["sh", "true", "cat", "id", "sleep", "hostname", "echo", "grep", "pwd", "touch", "ls", "stat", "head"]
-    {
-        symlink("busybox", bin.join(applet)).unwrap();
-    }
-    for empty in ["etc", "tmp"] {
-        std::fs::create_dir(directory.path().join("rootfs").join(empty)).unwrap();
-    }
-    let id = format!("brigtest-{name}-{}", std::process::id());
-    let spec =
-        Command::new(env!("CARGO_BIN_EXE_brig-runtime")).arg("spec").arg("-b").arg(directory.path()).output();
-    assert!(spec.unwrap().status.success());
-    let text = std::fs::read(directory.path().join("config.json")).unwrap();
-    let mut spec: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    spec["process"]["terminal"] = false.into();
-    spec["linux"]["cgroupsPath"] = format!("/brigtest/{id}").into();
-    Some(Bundle { directory, id, spec })
-}
-
-impl Bundle {
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn rootfs(&self) -> PathBuf {
-        self.path().join("rootfs")
-    }
-
-    fn args(&mut self, args: &[&str]) {
-        self.spec["process"]["args"] = args.into();
-    }
-
-    fn script(&mut self, script: &str) {
-        self.args(&["sh", "-c", script]);
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        std::fs::write(self.path().join("config.json"), self.spec.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
-        command.arg("--root").arg(self.path().join("state")).args(args);
-        command.current_dir(self.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn call(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Output of a verb that must succeed. Its container's output goes to a file, since init keeps the pipe.
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.path().join("out");
-        let file = std::fs::File::create(&out).unwrap();
-        let status = self.command(args).stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
-        let text = std::fs::read_to_string(&out).unwrap();
-        assert!(status.success(), "{args:?}: {status}: {text}");
-        text
-    }
-
-    /// Runs the script in the foreground.
-    fn run(&mut self, script: &str) -> (i32, String) {
-        self.script(script);
-        let output = self.call(&["run", &self.id]);
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn check(&mut self, script: &str, want: &str) {
-        let (code, text) = self.run(script);
-        assert_eq!((code, text.trim_end()), (0, want), "{script}");
-    }
-
-    /// The error of a `run` that must fail before the container's program.
-    fn refused(&mut self, want: &str) {
-        let output = self.call(&["run", &self.id]);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.contains(want), "want {want:?}: {text}");
-        assert_eq!(self.ok(&["list", "-q"]), "", "something stayed");
-        assert!(!Path::new("/sys/fs/cgroup/pids/brigtest").join(&self.id).exists(), "the cgroup stayed");
-    }
-
-    fn state(&self) -> serde_json::Value {
-        serde_json::from_str(&self.ok(&["state", &self.id])).unwrap()
-    }
-
-    fn wait_status(&self, want: &str) {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while self.state()["status"] != want {
-            assert!(std::time::Instant::now() < until, "never {want}");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        drop(self.command(&["delete", "--force", &self.id]).output());
-    }
-}
+use std::process::Stdio;
 
 #[test]
 fn life_of_a_container() {
@@ -271,6 +159,55 @@ fn limits_are_in_force() {
     b.args(&["true"]);
     let output = b.call(&["run", &b.id]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn limits_are_updated() {
+    let Some(mut b) = bundle("update") else { return };
+    b.spec["linux"]["resources"] =
+        serde_json::json!({"pids": {"limit": 20}, "memory": {"limit": 33_554_432}});
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    b.ok(&["run", "-d", &id]);
+    let inside = format!("brigtest/{id}");
+    let read = |controller: &str, file: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{inside}/{file}"));
+        text.unwrap().trim().to_owned()
+    };
+    let memory = || read("memory", "memory.limit_in_bytes");
+    b.ok(&["update", "--memory", "64M", "--pids-limit", "10", "--cpu-share", "77", &id]);
+    assert_eq!(
+        (memory(), read("pids", "pids.max"), read("cpu", "cpu.shares")),
+        ("67108864".into(), "10".into(), "77".into())
+    );
+    b.ok(&["update", &id, "--cpu-quota=50000", "--cpu-period", "100000"]);
+    assert_eq!(
+        (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")),
+        ("50000".into(), "100000".into())
+    );
+    std::fs::write(
+        b.path().join("limits.json"),
+        r#"{"memory": {"limit": 50331648}, "blockIO": {"weight": 0}}"#,
+    )
+    .unwrap();
+    b.ok(&["update", "-r", "limits.json", &id]);
+    assert_eq!(memory(), "50331648");
+    // What the kernel refuses is named, and what went before it is taken back.
+    let refused = b.call(&["update", "--memory", "40M", "--cpuset-cpus", "9999", &id]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && text.contains("cpuset.cpus"), "{text}");
+    assert_eq!(memory(), "50331648");
+    for (flags, want) in [
+        (["--memory", "x"], "invalid value for memory"),
+        (["--what", "1"], "flag provided but not defined: --what"),
+        (["--l3-cache-schema", "L3:0=f"], "l3 cache schema is not enabled"),
+    ] {
+        let output = b.call(&["update", flags[0], flags[1], &id]);
+        assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains(want), "{want}");
+    }
+    b.ok(&["kill", &id, "KILL"]);
+    b.wait_status("stopped");
+    assert!(!b.call(&["update", "--memory", "64M", &id]).status.success());
 }
 
 #[test]
@@ -526,27 +463,4 @@ fn terminal_over_a_console_socket() {
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains("tty-ok") && text.contains("/dev/console"), "{text}");
     b.wait_status("stopped");
-}
-
-impl Bundle {
-    fn refused_without_socket(&self) {
-        let output = self.call(&["create", &self.id]);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("--console-socket"));
-    }
-}
-
-fn receive_fd(socket: &std::os::unix::net::UnixStream) -> std::os::fd::OwnedFd {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0u8; 64];
-    recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-        .unwrap();
-    control
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        })
-        .expect("a descriptor came")
 }

@@ -1,6 +1,7 @@
 //! The commands: their tree for clap, and who does what.
 
 mod attach;
+mod commit;
 mod containers;
 mod copy;
 mod exec;
@@ -10,7 +11,10 @@ mod logs;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
+mod push;
+mod stats;
 mod system;
+mod update;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -127,6 +131,18 @@ enum ContainerCommand {
         override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Create a new image from a container's changes
+    Commit(commit::Commit),
+    /// Display a live stream of container(s) resource usage statistics
+    #[command(
+        after_help = "Examples:\n  brig stats                        all that run, again every second\n  brig stats --no-stream web db     once\n  brig stats --no-stream --format '{{.Name}} {{.CPUPerc}} {{.MemUsage}}'"
+    )]
+    Stats(stats::Stats),
+    /// Update configuration of one or more containers
+    #[command(
+        after_help = "Examples:\n  brig update -m 512m --memory-swap 1g web    limits of a container that runs\n  brig update --cpus 0.5 web db\n  brig update --restart unless-stopped web"
+    )]
+    Update(update::Update),
     #[command(flatten)]
     Simple(containers::Simple),
 }
@@ -142,6 +158,11 @@ enum ImageShort {
         after_help = "Examples:\n  brig pull busybox                         Docker Hub, tag latest\n  brig pull debian:12\n  brig pull localhost:5000/app@sha256:...   a registry of your own, by digest\n  brig pull --platform linux/arm64 busybox"
     )]
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    #[command(
+        after_help = "Examples:\n  brig push localhost:5000/app              tag latest\n  brig push registry.example.com/team/app:1.2\n  brig push -a registry.example.com/team/app  all tags"
+    )]
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -184,6 +205,8 @@ enum ImageGroup {
     Remove(images::Remove),
     /// Download an image from a registry
     Pull(pull::Pull),
+    /// Upload an image to a registry
+    Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -245,6 +268,9 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
+        ContainerCommand::Stats(flags) => stats::stats(context, flags).await,
+        ContainerCommand::Update(flags) => update::update(context, flags).await,
         ContainerCommand::Simple(command) => containers::simple(context, command).await,
     }
 }
@@ -254,6 +280,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Images(flags) => images::images(context, &flags).await,
         ImageShort::Rmi(flags) => images::remove(context, &flags).await,
         ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
+        ImageShort::Push(flags) => push::push_command(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
@@ -265,6 +292,7 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::List(flags) => ImageShort::Images(flags),
         ImageGroup::Remove(flags) => ImageShort::Rmi(flags),
         ImageGroup::Pull(flags) => ImageShort::Pull(flags),
+        ImageGroup::Push(flags) => ImageShort::Push(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
         ImageGroup::Tag(flags) => ImageShort::Tag(flags),
         ImageGroup::History(flags) => ImageShort::History(flags),

@@ -86,6 +86,29 @@ pub(crate) struct Message {
     #[serde(rename = "errorDetail")]
     pub(crate) error_detail: Option<ErrorDetail>,
     pub(crate) error: Option<String>,
+    pub(crate) aux: Option<serde_json::Value>,
+}
+
+impl Message {
+    /// For programs, with nothing in it to show.
+    fn is_silent(&self) -> bool {
+        self.status.is_none() && self.stream.is_none() && self.aux.is_some()
+    }
+
+    /// What should be said when all is done.
+    fn note(&self) -> Option<String> {
+        let aux = self.aux.as_ref()?;
+        aux.get("manifestPushedInsteadOfIndex").filter(|set| set.as_bool() == Some(true))?;
+        let digest = |what: &str| {
+            let text = aux.get(what).and_then(|d| d.get("digest")).and_then(|d| d.as_str());
+            printable(text.unwrap_or_default())
+        };
+        Some(format!(
+            "Info: Not all multiplatform-content is present and only the available single-platform image was pushed\n      {} -> {}\n",
+            digest("originalIndex"),
+            digest("selectedManifest")
+        ))
+    }
 }
 
 /// How far something is.
@@ -128,22 +151,32 @@ impl Progress {
     /// [`Error::Reported`] with the daemon's message where the work failed.
     pub(crate) async fn follow(&mut self, body: Incoming) -> Result<()> {
         let mut lines = JsonLines::new(body);
+        let mut notes = String::new();
         while let Some(message) = lines.next::<Message>().await? {
             let detail = message.error_detail.as_ref().map(|e| &e.message);
             if let Some(text) = detail.or(message.error.as_ref()) {
                 return Err(Error::Reported(printable(text)));
             }
-            if self.quiet {
+            notes.extend(message.note());
+            if self.quiet || message.is_silent() {
                 continue;
             }
             let text = match &mut self.screen {
                 Some(screen) => screen.show(&message),
                 None => plain(&message),
             };
-            let written = self.out.write_all(text.as_bytes()).await;
-            written.map_err(|source| Error::Stream { doing: "show progress", source })?;
+            self.write(&text).await?;
         }
-        Ok(())
+        match notes.as_str() {
+            "" => Ok(()),
+            _ if self.quiet => Ok(()),
+            notes => self.write(&format!("\n{notes}")).await,
+        }
+    }
+
+    async fn write(&self, text: &str) -> Result<()> {
+        let written = self.out.write_all(text.as_bytes()).await;
+        written.map_err(|source| Error::Stream { doing: "show progress", source })
     }
 }
 

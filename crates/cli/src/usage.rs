@@ -13,20 +13,16 @@ const NOT_YET: &[&str] = &[
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "context",
     "export",
     "import",
     "manifest",
     "plugin",
-    "push",
     "save",
     "search",
-    "stats",
     "swarm",
     "trust",
-    "update",
 ];
 
 /// Parses `arguments`; prints help or the mistake and gives back the exit code where there is nothing to run.

@@ -61,6 +61,16 @@ impl Value {
         }
     }
 
+    /// The number, whole or not, else 0.
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    pub(crate) fn float(&self) -> f64 {
+        match self {
+            Value::Int(number) => *number as f64,
+            Value::Float(number) => *number,
+            _ => 0.0,
+        }
+    }
+
     /// Whether this is `true`.
     pub(crate) fn is_true(&self) -> bool {
         matches!(self, Value::Bool(true))

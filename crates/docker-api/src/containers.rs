@@ -30,6 +30,7 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let filters = Filters::parse(call.query.text("filters"), LIST_FILTERS)?;
     let is_status = |v: &String| STATUSES.contains(&v.as_str());
     filters.check("status", is_status)?;
+    filters.check("health", |v| matches!(v.as_str(), "none" | "starting" | "healthy" | "unhealthy"))?;
     filters.check("exited", |v| v.parse::<i32>().is_ok())?;
     let limit: Option<usize> =
         call.query.number::<i64>("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -99,7 +100,7 @@ fn passes(record: &Record, filters: &Filters) -> bool {
         && filters.any("exited", exited)
         && filters.any("network", network)
         && filters.any("volume", volume)
-        && filters.any("health", |v| v == "none")
+        && filters.any("health", |v| v == render::health(record))
         && filters.any("is-task", |v| v == "false")
         && filters.any("expose", |v| {
             record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))

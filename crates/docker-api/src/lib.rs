@@ -10,6 +10,8 @@
 
 #![recursion_limit = "256"]
 
+mod archives;
+mod commit;
 mod containers;
 mod detach;
 mod execs;
@@ -18,13 +20,16 @@ mod hijack;
 mod images;
 mod networks;
 mod progress;
+mod push;
 mod render;
 mod reply;
 mod request;
 mod route;
 mod serve;
+mod stats;
 mod system;
 mod units;
+mod update;
 
 pub use serve::{Api, serve};
 

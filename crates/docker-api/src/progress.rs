@@ -1,4 +1,4 @@
-//! A pull's steps as the lines that Docker's clients draw.
+//! A pull's steps, and parts of other transfers', as the lines that Docker's clients draw.
 
 use engine::PullEvent;
 use image::State as Extract;
@@ -107,20 +107,27 @@ impl PullLines {
             return None;
         }
         self.last.insert(*digest, (word, current));
-        Some(json!({
-            "status": word,
-            "progressDetail": { "current": current, "total": total },
-            "progress": bar(current, total),
-            "id": short(digest),
-        }))
+        Some(moving_line(digest, word, current, total))
     }
 }
 
-fn status(digest: &Digest, text: &str) -> Value {
+/// A line of a moving bar.
+pub(crate) fn moving_line(digest: &Digest, word: &str, current: u64, total: u64) -> Value {
+    json!({
+        "status": word,
+        "progressDetail": { "current": current, "total": total },
+        "progress": bar(current, total),
+        "id": short(digest),
+    })
+}
+
+/// A line that says what a layer is at.
+pub(crate) fn status(digest: &Digest, text: &str) -> Value {
     json!({ "status": text, "progressDetail": {}, "id": short(digest) })
 }
 
-fn short(digest: &Digest) -> String {
+/// The id under which people see a layer.
+pub(crate) fn short(digest: &Digest) -> String {
     digest.hex().chars().take(12).collect()
 }
 

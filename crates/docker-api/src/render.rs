@@ -1,7 +1,7 @@
 //! Docker's JSON for records.
 
 use crate::units::{human_duration, seconds_since, unix_seconds};
-use engine::{Engine, MountPoint, Network, Record, Status};
+use engine::{Engine, HealthStatus, MountPoint, Network, Record, Status};
 use image::{HistoryEntry, Image, Sizes as ImageSizes};
 use oci::image::ImageConfig;
 use serde_json::{Map, Value, json};
@@ -29,6 +29,10 @@ pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
         "HostConfig": { "NetworkMode": record.host_config.network_mode },
         "NetworkSettings": { "Networks": record.networks },
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Health": {
+            "Status": health(record),
+            "FailingStreak": record.state.health.as_ref().map_or(0, |h| h.failing_streak),
+        },
     });
     if let Some(sizes) = sizes {
         out["SizeRw"] = sizes.writable.into();
@@ -49,7 +53,11 @@ fn status(record: &Record) -> String {
     let up = || human_duration(seconds_since(&state.started_at));
     let down = || human_duration(seconds_since(&state.finished_at));
     match state.status {
-        Status::Running => format!("Up {}", up()),
+        Status::Running => match state.health.as_ref().map(|h| h.status) {
+            None => format!("Up {}", up()),
+            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", up()),
+            Some(health) => format!("Up {} ({})", up(), health.as_str()),
+        },
         Status::Paused => format!("Up {} (Paused)", up()),
         Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, down()),
         Status::Removing => "Removal In Progress".into(),
@@ -161,11 +169,24 @@ pub(crate) fn inspect(engine: &Engine, record: &Record, execs: &[String], sizes:
         "Config": record.config,
         "NetworkSettings": network_settings(engine, record),
     });
+    if let Some(health) = &state.health {
+        let probe = |p: &engine::Probe| json!({ "Start": p.start, "End": p.end, "ExitCode": p.exit_code, "Output": p.output });
+        out["State"]["Health"] = json!({
+            "Status": health.status.as_str(),
+            "FailingStreak": health.failing_streak,
+            "Log": health.log.iter().map(probe).collect::<Vec<_>>(),
+        });
+    }
     if let Some(sizes) = sizes {
         out["SizeRw"] = sizes.writable.into();
         out["SizeRootFs"] = sizes.total.into();
     }
     out
+}
+
+/// Docker's word for a container's health, `none` for one without a check.
+pub(crate) fn health(record: &Record) -> &'static str {
+    record.state.health.as_ref().map_or("none", |h| h.status.as_str())
 }
 
 fn network_settings(engine: &Engine, record: &Record) -> Value {

@@ -130,7 +130,9 @@ fn text(error: &Error) -> String {
         {
             errors::chain(source.as_ref())
         }
-        Error::Failed { doing, source, .. } if doing.starts_with("pull ") => errors::chain(source.as_ref()),
+        Error::Failed { doing, source, .. } if doing.starts_with("pull ") || doing.starts_with("push ") => {
+            errors::chain(source.as_ref())
+        }
         other => errors::chain(other),
     }
 }

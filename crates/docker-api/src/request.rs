@@ -70,6 +70,11 @@ impl Query {
         self.0.get(key).and_then(|v| v.first()).map_or("", String::as_str)
     }
 
+    /// All values, in the order given.
+    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+        self.0.get(key).cloned().unwrap_or_default()
+    }
+
     /// Go's rule of Docker: absent, empty, `0`, `no`, `false` and `none` are false, all else is true.
     pub(crate) fn flag(&self, key: &str) -> bool {
         !matches!(self.text(key).to_ascii_lowercase().trim(), "" | "0" | "no" | "false" | "none")

@@ -3,14 +3,13 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{containers, execs, images, networks, system};
+use crate::{archives, commit, containers, execs, images, networks, push, stats, system, update};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
 /// Endpoints of the API that this version does not have, by first path component.
 const NOT_HERE: &[(&str, &str)] = &[
     ("build", "building images"),
-    ("commit", "committing containers"),
     ("plugins", "plugins"),
     ("swarm", "swarm mode"),
     ("nodes", "swarm mode"),
@@ -53,11 +52,15 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(api, &name.join("/"), &call).await
         }
-        ["images", name @ .., "push"] if post && !name.is_empty() => Err(Failure::not_here("pushing images")),
+        ["images", name @ .., "push"] if post && !name.is_empty() => {
+            push::push(api, &name.join("/"), &call).await
+        }
         ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(api, &name.join("/"), &call).await
         }
+
+        ["commit"] if post => commit::commit(api, call).await,
 
         ["containers", "json"] if get => containers::list(api, &call).await,
         ["containers", "create"] if post => containers::create(api, call).await,
@@ -76,12 +79,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "wait"] if post => containers::wait(api, id, &call),
         ["containers", id, "logs"] if get => containers::logs(api, id, &call),
         ["containers", id, "attach"] if post => containers::attach(api, id, call).await,
+        ["containers", id, "changes"] if get => archives::changes(api, id).await,
+        ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
+        ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        [
-            "containers",
-            id,
-            verb @ ("stats" | "update" | "changes" | "export" | "archive" | "checkpoints"),
-        ] => {
+        ["containers", id, verb @ ("export" | "archive" | "checkpoints")] => {
             api.engine.container(id)?;
             Err(Failure::not_here(&format!("container {verb}")))
         }

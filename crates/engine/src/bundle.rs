@@ -5,6 +5,7 @@ mod limits;
 mod mounts;
 mod security;
 
+pub(crate) use limits::limits;
 pub use security::DEFAULT_CAPABILITIES;
 pub(crate) use security::{Security, capabilities};
 
@@ -280,14 +281,14 @@ fn sysctls(input: &Input<'_>) -> Result<BTreeMap<String, String>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::Config;
     use crate::model::HostConfig;
     use crate::record::{ContainerId, RECORD_VERSION, State};
     use oci::runtime::ALL_CAPABILITIES;
 
-    fn record(host_config: HostConfig, config: Config) -> Record {
+    pub(crate) fn record(host_config: HostConfig, config: Config) -> Record {
         Record {
             version: RECORD_VERSION,
             id: ContainerId::random(),

@@ -44,6 +44,8 @@ pub struct Container {
     restarting: AtomicU32,
     /// Bumped to cancel a planned restart.
     pub(crate) restart_plan: watch::Sender<u64>,
+    /// Bumped to end whoever watches the container's health.
+    pub(crate) health_watch: watch::Sender<u64>,
     /// When the current task started, for the restart policy's back-off.
     pub(crate) started: Mutex<Option<std::time::Instant>>,
     /// Keeps other programs off the published ports.
@@ -69,6 +71,7 @@ impl Container {
             early: Mutex::default(),
             restarting: AtomicU32::new(0),
             restart_plan: watch::Sender::new(0),
+            health_watch: watch::Sender::new(0),
             started: Mutex::default(),
             backoff_ms: Mutex::default(),
             reservations: Mutex::default(),
@@ -93,6 +96,11 @@ impl Container {
     /// Where it is in its life.
     pub fn status(&self) -> Status {
         self.lock().state.status
+    }
+
+    /// What waiters watch.
+    pub fn life(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
     }
 
     /// Registers someone who wants streams from the first byte of the next task.

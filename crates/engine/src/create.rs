@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig, NetworkingConfig, Words};
 use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
-use crate::{Engine, bundle, names};
+use crate::{Engine, bundle, health, names};
 use oci::image::RunConfig;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -64,13 +64,7 @@ impl Engine {
         .await
         .during(|| "find image".into())?;
         let run_config = image_config.config.clone().unwrap_or_default();
-        let mut warnings = Vec::new();
-        // Refusing such images would refuse many; saying nothing would pass for having checked.
-        if run_config.healthcheck.as_ref().is_some_and(|h| !h.is_null()) && config.healthcheck.is_none() {
-            warnings.push(
-                "The image's health check is not run: this version of brig does not check health.".into(),
-            );
-        }
+        let warnings = Vec::new();
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
         bundle::Security::parse(&host_config)?;
@@ -205,6 +199,14 @@ fn fill_defaults(host: &mut HostConfig, runtime: &str) {
     if host.shm_size == 0 {
         host.shm_size = 64 << 20;
     }
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = default_swap(host.memory);
+    }
+}
+
+/// Memory and swap together, where only memory was said: as much swap again.
+pub(crate) fn default_swap(memory: i64) -> i64 {
+    memory.max(0).saturating_mul(2)
 }
 
 /// Fills empty fields from the image and returns the command line, entrypoint first.
@@ -233,6 +235,12 @@ fn merge_image(config: &mut Config, image: &RunConfig) -> Result<Vec<String>, Er
     if config.stop_timeout.is_none() {
         config.stop_timeout = image.stop_timeout;
     }
+    let healthcheck = image.healthcheck.as_ref().filter(|h| !h.is_null());
+    let healthcheck = healthcheck.map(|h| serde_json::from_value(h.clone())).transpose();
+    health::merge(
+        &mut config.healthcheck,
+        healthcheck.map_err(|e| Error::invalid(format!("the image's health check cannot be read: {e}")))?,
+    );
     let mut env = list(&image.env);
     bundle::merge_env(&mut env, &config.env);
     // A bare KEY that the image does not have still removes one of the engine's defaults at start.
@@ -296,6 +304,20 @@ fn validate(
     if !runtimes.contains_key(&host.runtime) {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
     }
+    check_resources(host)?;
+    check_restart_policy(host)?;
+    health::validate(config)?;
+    match host.log_config.kind.as_str() {
+        "json-file" | "none" => {}
+        other => return Err(Error::unsupported(format!("the log driver {other}"))),
+    }
+    crate::launch::log_limits(&host.log_config.config)?;
+    crate::limits::check(host)?;
+    unsupported(config, host)
+}
+
+/// Checks what limits say about each other, and their least values.
+pub(crate) fn check_resources(host: &HostConfig) -> Result<(), Error> {
     let limit = |name: &str, value: i64, least: i64| {
         if value != 0 && value < least {
             return Err(Error::invalid(format!("invalid {name}: {value} is below {least}")));
@@ -318,6 +340,11 @@ fn validate(
     if host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
         return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set"));
     }
+    Ok(())
+}
+
+/// Checks the restart policy.
+pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
     match (host.restart_policy.name.as_str(), host.restart_policy.maximum_retry_count) {
         ("no" | "always" | "unless-stopped", 0) | ("on-failure", _) => {}
         ("no" | "always" | "unless-stopped", _) => {
@@ -332,13 +359,7 @@ fn validate(
     if host.auto_remove && host.restart_policy.name != "no" {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
     }
-    match host.log_config.kind.as_str() {
-        "json-file" | "none" => {}
-        other => return Err(Error::unsupported(format!("the log driver {other}"))),
-    }
-    crate::launch::log_limits(&host.log_config.config)?;
-    crate::limits::check(host)?;
-    unsupported(config, host)
+    Ok(())
 }
 
 /// What the API knows and this version does not do. Accepting it silently would be a lie.
@@ -353,10 +374,6 @@ fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
         (host.init == Some(true), "--init"),
         (!matches!(host.isolation.as_str(), "" | "default"), "--isolation"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
-        (
-            config.healthcheck.as_ref().is_some_and(|h| !h.test.is_empty() && h.test[0] != "NONE"),
-            "a health check on the command line",
-        ),
     ];
     match what.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(Error::unsupported(*what)),

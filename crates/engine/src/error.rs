@@ -20,6 +20,9 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    /// No image has this tag; Docker has several sentences for it.
+    #[error("{message}")]
+    NoSuchTag { message: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -65,6 +68,7 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
+            | Error::NoSuchTag { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,

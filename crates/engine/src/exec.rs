@@ -51,6 +51,11 @@ pub struct Exec {
 }
 
 impl Exec {
+    /// One that is in no list and makes no event.
+    pub(crate) fn unlisted(container_id: ContainerId, config: ExecConfig) -> Exec {
+        Exec { id: random_hex(), container_id, config, made: Instant::now(), status: Mutex::default() }
+    }
+
     /// Where it is in its life.
     pub fn status(&self) -> ExecStatus {
         *self.status.lock().expect("no holder panics")
@@ -89,13 +94,7 @@ impl Engine {
         {
             return Err(Error::invalid(format!("invalid environment variable: {bad:?}")));
         }
-        let exec = Arc::new(Exec {
-            id: random_hex(),
-            container_id: container.id().clone(),
-            config,
-            made: Instant::now(),
-            status: Mutex::default(),
-        });
+        let exec = Arc::new(Exec::unlisted(container.id().clone(), config));
         {
             let mut execs = self.execs.lock().expect("no holder panics");
             forget_old(&mut execs);
@@ -180,7 +179,7 @@ impl Engine {
         }
     }
 
-    async fn start_exec_process(
+    pub(crate) async fn start_exec_process(
         self: &Arc<Self>,
         exec: &Arc<Exec>,
         streams: Streams,

@@ -142,7 +142,7 @@ impl Engine {
         self.list_containers().iter().filter(|c| c.lock().image_id == *id).count()
     }
 
-    fn image_event(&self, action: &str, name: &str, id: &ImageId) {
+    pub(crate) fn image_event(&self, action: &str, name: &str, id: &ImageId) {
         let attributes = BTreeMap::from([("name".to_string(), name.to_string())]);
         self.events.publish("image", action, id.to_string(), attributes);
     }

@@ -164,6 +164,7 @@ impl Engine {
             state.manually_stopped = false;
             state.started_at = now();
             state.finished_at = crate::NEVER.into();
+            record.state.health = crate::health::at_start(&record.config);
         }
         *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
         self.save(container).await?;
@@ -173,6 +174,7 @@ impl Engine {
         });
         self.publish_networks(container, "connect");
         self.publish(container, "start", &[]);
+        self.watch_health(container);
         self.supervise(container.clone(), Some(connection));
         Ok(())
     }

@@ -208,6 +208,11 @@ impl Engine {
         }
     }
 
+    /// Sends a signal for no person's sake, to whatever runs.
+    pub(crate) async fn signal(&self, container: &Container, signal: Signal) -> Result<(), Error> {
+        self.send(container, signal).await
+    }
+
     async fn send(&self, container: &Container, signal: Signal) -> Result<(), Error> {
         match self.tell(container, &Request::Kill { exec_id: None, signal: signal.0 }).await {
             // It ended by itself meanwhile: what was wanted has happened.
@@ -376,6 +381,10 @@ impl Engine {
         }
         self.save_if_possible(&container).await;
         self.publish(&container, action, &[]);
+        match to {
+            Status::Running => self.watch_health(&container),
+            _ => self.stop_watching(&container),
+        }
         Ok(())
     }
 

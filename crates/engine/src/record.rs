@@ -114,6 +114,9 @@ pub struct State {
     /// A user asked for the stop; `unless-stopped` then stays stopped over daemon restarts.
     #[serde(default)]
     pub manually_stopped: bool,
+    /// None for a container without a health check, and before its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<crate::health::Health>,
 }
 
 impl Default for State {
@@ -128,6 +131,7 @@ impl Default for State {
             finished_at: NEVER.into(),
             restart_count: 0,
             manually_stopped: false,
+            health: None,
         }
     }
 }

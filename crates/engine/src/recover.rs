@@ -10,6 +10,7 @@
 //! | no shim, but `exit.json` | the exit is recorded as if it had been heard |
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
 //! | mount, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
+//! | container paused for a commit | goes on |
 //! | snapshot, container directory without a record | removed |
 //! | half-pulled blobs, layers without image | removed |
 //!
@@ -62,6 +63,7 @@ impl Engine {
         blocking(move || engine.sweep(stale)).await?;
         self.recovered.send_replace(true);
         for container in containers {
+            self.end_lost_commit(&container).await;
             self.apply_policy_at_start(&container).await;
         }
         Ok(())
@@ -132,6 +134,9 @@ impl Engine {
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
         *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
         container.life.send_modify(|life| life.running = true);
+        if container.status() == Status::Running {
+            self.watch_health(container);
+        }
         self.supervise(container.clone(), connection);
     }
 

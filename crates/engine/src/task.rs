@@ -63,6 +63,7 @@ impl Engine {
             tracing::warn!(container_id = id, "the shim was killed; killing what it left");
             self.runtime_delete(container).await;
         }
+        self.stop_watching(container);
         let restart = self.plan_restart(container, exit.code);
         let auto_remove = container.lock().host_config.auto_remove && !container.is_restarting();
         {
@@ -78,6 +79,10 @@ impl Engine {
             state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
             state.finished_at.clone_from(&exit.at);
+            if let Some(health) = &mut state.health {
+                // As Docker: nobody looks any more, and what does not run is not healthy.
+                health.status = crate::health::HealthStatus::Unhealthy;
+            }
             if lost {
                 state.error = "the supervising shim was killed".into();
             }

@@ -47,6 +47,14 @@ pub fn parse_manifest(bytes: &[u8], digest: &Digest, media_type: &str) -> Result
     }
 }
 
+/// Reads a manifest of anything, image or not: only what every manifest has is checked.
+pub(crate) fn parse_any_manifest(bytes: &[u8], digest: &Digest) -> Result<Manifest, Error> {
+    let invalid = |reason: String| Error::Document { document: "manifest", digest: *digest, reason };
+    let manifest: Manifest = parse(bytes, MAX_MANIFEST, &["manifests", "fsLayers"]).map_err(invalid)?;
+    check_version(manifest.schema_version).map_err(invalid)?;
+    Ok(manifest)
+}
+
 /// Reads a config with digest `digest`.
 pub fn parse_config(bytes: &[u8], digest: &Digest) -> Result<ImageConfig, Error> {
     let invalid = |reason: String| Error::Document { document: "image config", digest: *digest, reason };

@@ -42,6 +42,12 @@ pub enum Error {
     /// A layer could not be unpacked.
     #[error("unpack layer {layer}")]
     Unpack { layer: Digest, source: archive::Error },
+    /// The changes of a writable snapshot could not be made a layer.
+    #[error("write changes of snapshot {key}")]
+    Pack { key: String, source: archive::Error },
+    /// The image would have more layers than any may have. Docker's words.
+    #[error("max depth exceeded: an image has at most {max} layers")]
+    TooManyLayers { max: usize },
     /// The archive to load is not an image archive, or a damaged one.
     #[error("load image archive: {reason}")]
     Archive { reason: String },
@@ -88,12 +94,15 @@ impl errors::HasKind for Error {
             Error::Ambiguous { .. }
             | Error::TagWithDigest
             | Error::Document { .. }
+            | Error::TooManyLayers { .. }
             | Error::Archive { .. } => Kind::InvalidArgument,
             Error::Reference(source) => source.kind(),
             Error::Conflict { .. } => Kind::WrongState,
             Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
             Error::DiffIdMismatch { .. } | Error::Damaged { .. } => Kind::DataLoss,
-            Error::Unpack { source, .. } | Error::ReadArchive { source } => source.kind(),
+            Error::Unpack { source, .. } | Error::Pack { source, .. } | Error::ReadArchive { source } => {
+                source.kind()
+            }
             Error::ArchiveFile { source, .. } | Error::File { source, .. } => errors::io_kind(source),
             Error::Content(source) => source.kind(),
             Error::Snapshot(source) => source.kind(),

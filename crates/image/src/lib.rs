@@ -25,17 +25,20 @@
 //! survives a power loss. (M3) After [`Images::reconcile`] no blob and no layer is without an owner. (M4) A second
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
+mod commit;
 mod document;
 mod error;
 mod import;
 mod lease;
 mod load;
 mod model;
+mod outgoing;
 mod remove;
 mod store;
 mod sweep;
 mod unpack;
 
+pub use commit::{Assemble, NewLayer, layer_type, push_layer};
 pub use document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
 pub use error::Error;
 pub use import::Import;
@@ -45,5 +48,6 @@ pub use model::{
     Collected, DiskUsage, HistoryEntry, Image, ImageId, OnProgress, Progress, Reconciled, Sizes, State,
     ignore,
 };
+pub use outgoing::{Outgoing, OutgoingBlob};
 pub use remove::{Remove, Removed, User};
 pub use store::Images;

@@ -232,15 +232,7 @@ impl Loading<'_> {
         config_size: usize,
         layers: Vec<Descriptor>,
     ) -> Result<Descriptor, Error> {
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            artifact_type: None,
-            config: Descriptor::new(media_type::OCI_CONFIG, config_digest, config_size as u64),
-            layers,
-            annotations: Default::default(),
-        };
-        let bytes = serde_json::to_vec(&manifest).expect("a manifest is plain strings and numbers");
+        let bytes = crate::commit::manifest_of(config_digest, config_size as u64, layers);
         let digest = Digest::of(&bytes);
         self.lease.keep_blob(&digest);
         self.images.content.put(&bytes)?;
@@ -287,11 +279,7 @@ impl Loading<'_> {
         file.by_ref().take(8).read_to_end(&mut head).map_err(failed)?;
         let compression =
             Compression::of(&head).map_err(|source| Error::Unpack { layer: Digest::of(&head), source })?;
-        let media_type = match compression {
-            Compression::None => media_type::OCI_LAYER,
-            Compression::Gzip => media_type::OCI_LAYER_GZIP,
-            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-        };
+        let media_type = crate::layer_type(compression);
         let (digest, size) = self.ingest(path, &mut io::Cursor::new(head).chain(file), None, None)?;
         Ok(Descriptor::new(media_type, digest, size))
     }

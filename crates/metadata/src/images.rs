@@ -95,6 +95,14 @@ impl ReadTx<'_> {
             .map_err(|source| Error::Query { what: "list references", source })
     }
 
+    /// The image that each image was made from here, where one is known: (image, parent).
+    pub fn list_image_parents(&self) -> Result<Vec<(Digest, Digest)>, Error> {
+        self.tx
+            .prepare_cached("SELECT image_id, parent FROM image_parents ORDER BY image_id")
+            .and_then(|mut s| s.query_map([], |row| Ok((digest(row, 0)?, digest(row, 1)?)))?.collect())
+            .map_err(|source| Error::Query { what: "list parents of images", source })
+    }
+
     /// The blobs that images keep, each once, by digest.
     pub fn list_image_blobs(&self) -> Result<Vec<Digest>, Error> {
         self.tx
@@ -146,6 +154,18 @@ impl WriteTx<'_> {
                 .map_err(|source| Error::Query { what: "put blobs of image", source })?;
         }
         Ok(())
+    }
+
+    /// Notes which image another was made from. Does nothing when the image is gone.
+    pub fn put_image_parent(&self, id: &Digest, parent: &Digest) -> Result<(), Error> {
+        self.tx
+            .prepare_cached(
+                "INSERT INTO image_parents (image_id, parent) SELECT id, ?2 FROM images WHERE id = ?1
+                 ON CONFLICT (image_id) DO NOTHING",
+            )
+            .and_then(|mut s| s.execute([id.to_string(), parent.to_string()]))
+            .map(|_| ())
+            .map_err(|source| Error::Query { what: "note parent of image", source })
     }
 
     /// Removes an image, its references and its hold on blobs. Says whether there was one.

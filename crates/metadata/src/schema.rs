@@ -7,7 +7,8 @@
 pub(crate) const APPLICATION_ID: i64 = 0x6272_6967;
 
 /// Step `n` turns version `n` into `n + 1`.
-pub(crate) const STEPS: &[&str] = &["
+pub(crate) const STEPS: &[&str] = &[
+    "
     CREATE TABLE images (
         id TEXT PRIMARY KEY NOT NULL,
         manifest TEXT NOT NULL,
@@ -56,4 +57,12 @@ pub(crate) const STEPS: &[&str] = &["
         PRIMARY KEY (kind, id),
         UNIQUE (kind, name)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE image_parents (
+        image_id TEXT PRIMARY KEY NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        parent TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_parents_by_parent ON image_parents (parent);
+",
+];

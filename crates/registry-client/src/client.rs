@@ -4,6 +4,7 @@ use crate::answer::{collect, header};
 use crate::blob::BlobStream;
 use crate::document::{self, Refusal};
 use crate::error::Answer;
+use crate::send::Payload;
 use crate::token;
 use crate::transport::{Endpoint, Reply, Request, Transport};
 use crate::url::{Authority, Url};
@@ -97,6 +98,26 @@ impl Client {
         Err(last(failure))
     }
 
+    /// Whether the registry itself, no mirror, has manifest `digest` in the repository of `reference`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::resolve`], but for [`Error::ManifestUnknown`] and [`Error::RepositoryUnknown`].
+    pub async fn has_manifest(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        auth: &Auth,
+    ) -> Result<bool, Error> {
+        let pinned = reference.with_digest(*digest);
+        let endpoint = registry_endpoint(reference.host())?;
+        match self.head_at(&endpoint, &pinned, auth).await {
+            Ok(_) => Ok(true),
+            Err(Error::ManifestUnknown { .. } | Error::RepositoryUnknown { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Fetches the manifest or index `descriptor` from the repository of `reference`. Size and digest of the result
     /// are those of `descriptor`.
     ///
@@ -157,6 +178,7 @@ impl Client {
             path: "/v2/".into(),
             headers: HeaderMap::new(),
             scope: String::new(),
+            payload: Payload::Empty,
         };
         let url = transport.url(&endpoint, &request.path).await?;
         let mut identity_token = None;
@@ -228,6 +250,7 @@ impl Client {
             path: format!("/v2/{}/blobs/{digest}", reference.repository()),
             headers,
             scope: pull_scope(reference),
+            payload: Payload::Empty,
         };
         let idle = self.transport.config.timeouts.idle;
         let endpoints = self.endpoints(reference)?;
@@ -247,6 +270,16 @@ impl Client {
             }
         }
         Err(last(failure))
+    }
+
+    /// What carries requests.
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Where a reference's own registry is, mirrors apart.
+    pub(crate) fn own_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
+        registry_endpoint(reference.host())
     }
 
     /// How long to wait before the next try.
@@ -401,7 +434,7 @@ fn last(failure: Option<Error>) -> Error {
     failure.expect("there is at least one endpoint, and each one that is passed over leaves its failure")
 }
 
-fn value(text: &str) -> HeaderValue {
+pub(crate) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("digits and ASCII words are a header value")
 }
 
@@ -418,7 +451,7 @@ fn manifest_request(method: Method, reference: &Reference) -> Request {
     headers.insert(ACCEPT, HeaderValue::from_static(document::ACCEPT));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let path = format!("/v2/{}/manifests/{name}", reference.repository());
-    Request { method, path, headers, scope: pull_scope(reference) }
+    Request { method, path, headers, scope: pull_scope(reference), payload: Payload::Empty }
 }
 
 /// The digest in `Docker-Content-Digest`; another algorithm than ours says nothing.

@@ -25,6 +25,8 @@ pub struct Config {
     pub max_retries: u32,
     /// Layers that one pull downloads side by side; zero means one.
     pub max_concurrent_downloads: usize,
+    /// Blobs that one push uploads side by side; zero means one.
+    pub max_concurrent_uploads: usize,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             max_retries: 5,
             max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
         }
     }
 }

@@ -15,6 +15,9 @@ pub enum Error {
     /// The registry does not show this repository to this caller; it does not tell whether it exists.
     #[error("pull access denied for {name}, repository does not exist or may require 'docker login'")]
     AccessDenied { name: String, anonymous: bool, source: Answer },
+    /// The registry does not let this caller write there.
+    #[error("push access denied for {name}, repository does not exist or may require 'docker login'")]
+    PushDenied { name: String, anonymous: bool, source: Answer },
     /// No manifest has this tag or digest.
     #[error("manifest for {reference} not found")]
     ManifestUnknown { reference: String, source: Answer },
@@ -75,6 +78,9 @@ pub enum Error {
     /// The caller's store failed, or found a wrong digest.
     #[error("store blob {digest}")]
     Sink { digest: Digest, source: Report },
+    /// The caller's store could not give a blob that is to be pushed.
+    #[error("read blob {digest}")]
+    Source { digest: Digest, source: Report },
 }
 
 /// How many bytes came.
@@ -129,7 +135,10 @@ impl HasKind for Error {
             Error::Config { .. } => Kind::InvalidArgument,
             // Docker answers 404 here: it cannot know whether the repository is missing or private.
             Error::AccessDenied { anonymous: true, .. } => Kind::NotFound,
-            Error::AccessDenied { anonymous: false, .. } => Kind::Denied,
+            Error::AccessDenied { anonymous: false, .. } | Error::PushDenied { anonymous: false, .. } => {
+                Kind::Denied
+            }
+            Error::PushDenied { anonymous: true, .. } => Kind::Unauthenticated,
             Error::ManifestUnknown { .. }
             | Error::RepositoryUnknown { .. }
             | Error::BlobUnknown { .. }
@@ -149,7 +158,7 @@ impl HasKind for Error {
                 Kind::DataLoss
             }
             Error::TooLarge { .. } | Error::Schema1 { .. } | Error::NotAnImage { .. } => Kind::Unsupported,
-            Error::Sink { source, .. } => source.kind,
+            Error::Sink { source, .. } | Error::Source { source, .. } => source.kind,
         }
     }
 }

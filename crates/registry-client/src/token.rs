@@ -9,6 +9,7 @@
 use crate::answer::collect;
 use crate::error::Answer;
 use crate::policy::Policy;
+use crate::send::SendBody;
 use crate::transport::Transport;
 use crate::url::{Url, form};
 use crate::{Auth, Error};
@@ -146,7 +147,7 @@ pub(crate) async fn fetch(
         return Err(refused(format!("it would send credentials to {realm} over plain HTTP")));
     }
     let (method, url, headers, body) = token_request(&realm, want, auth, policy)?;
-    let response = transport.exchange(&method, &url, headers, body).await?;
+    let response = transport.exchange(&method, &url, headers, SendBody::whole(body)).await?;
     let status = response.status();
     let idle = transport.config.timeouts.idle;
     if status.is_redirection() {
@@ -185,8 +186,9 @@ fn token_request(realm: &Url, want: Want<'_>, auth: &Auth, policy: &Policy) -> R
     if let Some(service) = want.service {
         url.push_query("service", service);
     }
-    if !want.scope.is_empty() {
-        url.push_query("scope", want.scope);
+    // Each in a parameter of its own, as older token servers want it.
+    for scope in want.scope.split_whitespace() {
+        url.push_query("scope", scope);
     }
     if let Auth::Basic { username, .. } = auth {
         url.push_query("account", username);

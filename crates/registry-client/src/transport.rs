@@ -12,20 +12,20 @@ use crate::challenge::{self, Challenge};
 use crate::connect::Connector;
 use crate::error::Answer;
 use crate::policy::Policy;
+use crate::send::{Payload, SendBody};
 use crate::tls::Tls;
 use crate::token::{self, Tokens};
 use crate::url::{Authority, Scheme, Url};
 use crate::{Auth, Config, Error};
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
@@ -57,8 +57,9 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
-    /// What a token must allow; empty for none.
+    /// What a token must allow; empty for none, several separated by blanks.
     pub(crate) scope: String,
+    pub(crate) payload: Payload,
 }
 
 /// A success, or the registry's refusal.
@@ -69,7 +70,7 @@ pub(crate) type Reply = Result<Response<Incoming>, Answer>;
 pub(crate) struct Transport {
     pub(crate) config: Config,
     pub(crate) policy: Arc<Policy>,
-    http: legacy::Client<Connector, Full<Bytes>>,
+    http: legacy::Client<Connector, SendBody>,
     connector: Connector,
     user_agent: HeaderValue,
     schemes: Mutex<HashMap<Authority, (Scheme, Instant)>>,
@@ -162,24 +163,29 @@ impl Transport {
         auth: &Auth,
     ) -> Result<Reply, Error> {
         let url = self.url(endpoint, &request.path).await?;
+        self.once_at(&url, request, auth).await
+    }
+
+    /// As [`Transport::once`], at a URL that the registry gave; `request.path` is not used.
+    pub(crate) async fn once_at(&self, url: &Url, request: &Request, auth: &Auth) -> Result<Reply, Error> {
         let known = match auth {
-            Auth::RegistryToken(token) => Some(token::bearer(token, &url)?),
-            _ => self.tokens.get(&url, &request.scope, auth),
+            Auth::RegistryToken(token) => Some(token::bearer(token, url)?),
+            _ => self.tokens.get(url, &request.scope, auth),
         };
-        let (response, last) = self.follow(&url, request, known).await?;
+        let (response, last) = self.follow(url, request, known).await?;
         let challenged = response.status() == StatusCode::UNAUTHORIZED
             // Elsewhere than at the registry itself, nobody gets to ask for credentials.
-            && last.same_origin(&url)
+            && last.same_origin(url)
             && !matches!(auth, Auth::RegistryToken(_))
             && response.headers().contains_key(WWW_AUTHENTICATE);
         if !challenged {
             return Ok(self.reply(response).await);
         }
-        let header = match self.answer_challenge(&url, response.headers(), &request.scope, auth).await? {
+        let header = match self.answer_challenge(url, response.headers(), &request.scope, auth).await? {
             Ok(header) => header,
             Err(answer) => return Ok(Err(answer)),
         };
-        let (response, _) = self.follow(&url, request, Some(header)).await?;
+        let (response, _) = self.follow(url, request, Some(header)).await?;
         Ok(self.reply(response).await)
     }
 
@@ -252,9 +258,14 @@ impl Transport {
             {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let response = self.exchange(&request.method, &at, headers, Bytes::new()).await?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            let response = self.exchange(&request.method, &at, headers, request.payload.open()).await?;
+            let status = response.status().as_u16();
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
                 return Ok((response, at));
+            }
+            // Only these two say that the same request is wanted elsewhere.
+            if !matches!(request.method, Method::GET | Method::HEAD) && !matches!(status, 307 | 308) {
+                return Err(refused(format!("status {status} in answer to {}", request.method)));
             }
             let location = header(response.headers(), LOCATION.as_str()).unwrap_or_default();
             let next = at.join(location).ok_or_else(|| refused("it names no http or https URL".into()))?;
@@ -270,23 +281,36 @@ impl Transport {
         method: &Method,
         url: &Url,
         headers: HeaderMap,
-        body: Bytes,
+        body: SendBody,
     ) -> Result<Response<Incoming>, Error> {
         let what = || format!("{method} {url}");
         let malformed = || Error::Malformed { what: what(), reason: "not a URL".into() };
-        let mut request = http::Request::new(Full::new(body));
+        let (sent, length) = (body.counter(), body.length());
+        let mut request = http::Request::new(body);
         *request.method_mut() = method.clone();
         *request.uri_mut() = url.to_uri().ok_or_else(malformed)?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
         let host = HeaderValue::from_str(&url.authority.to_string()).map_err(|_| malformed())?;
         request.headers_mut().insert(HOST, host);
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            // Said also where it is 0: there are servers that answer 411 else.
+            request.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
         // Connecting has a limit of its own and comes first.
         let limit = self.config.timeouts.connect + self.config.timeouts.response;
-        match timeout(limit, self.http.request(request)).await {
-            Err(_) => Err(Error::Timeout { what: what(), after: limit }),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(network(what(), &error)),
+        let mut response = std::pin::pin!(self.http.request(request));
+        let mut seen = sent.load(Ordering::Relaxed);
+        loop {
+            match timeout(limit, &mut response).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(network(what(), &error)),
+                // A large body may take its time as long as it moves.
+                Err(_) => match sent.load(Ordering::Relaxed) {
+                    now if now == seen => return Err(Error::Timeout { what: what(), after: limit }),
+                    now => seen = now,
+                },
+            }
         }
     }
 

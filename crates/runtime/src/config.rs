@@ -56,14 +56,15 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
             ));
         }
     }
-    if namespaces.makes(namespaces::USER) && linux.uid_mappings.is_empty() {
-        return Err(Error::invalid("linux.uidMappings", "is empty, and the user namespace is new"));
-    }
-    if !namespaces.makes(namespaces::USER)
-        && !linux.uid_mappings.is_empty()
-        && !namespaces.joins(namespaces::USER)
-    {
-        return Err(Error::invalid("linux.uidMappings", "needs a user namespace"));
+    let mappings = [("uidMappings", &linux.uid_mappings), ("gidMappings", &linux.gid_mappings)];
+    for (field, list) in mappings.map(|(field, list)| (format!("linux.{field}"), list)) {
+        if namespaces.makes(namespaces::USER) && list.is_empty() {
+            return Err(Error::invalid(field, "is empty, and the user namespace is new"));
+        }
+        if !has(namespaces::USER) && !list.is_empty() {
+            return Err(Error::invalid(field, "needs a user namespace"));
+        }
+        crate::idmap::check(&field, list)?;
     }
     if !linux.time_offsets.is_empty() && !namespaces.makes(namespaces::TIME) {
         return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
@@ -77,9 +78,7 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
             return Err(Error::unsupported(format!("linux.{name}"), ""));
         }
     }
-    if linux.mount_label.as_deref().is_some_and(|label| !label.is_empty()) {
-        return Err(Error::unsupported("linux.mountLabel", "SELinux mount contexts are not set yet"));
-    }
+    crate::mounts::label(spec)?;
     for name in linux.sysctl.keys() {
         check_sysctl(name, |kind| namespaces.owns(kind, proc))?;
     }
@@ -207,11 +206,16 @@ pub(crate) fn personality(personality: &Personality) -> Result<u32, Error> {
     }
 }
 
+/// Whether SELinux is active: its file system is only there then.
+pub(crate) fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
 /// Where the label for execve goes and what is written, or an error where the kernel would not enforce it.
 pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>, Error> {
     let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
     if let Some(label) = given(&process.selinux_label) {
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
+        if !has_selinux() {
             return Err(Error::unsupported("process.selinuxLabel", "this kernel has no active SELinux"));
         }
         return Ok(Some(("self/attr/exec", label)));
@@ -237,22 +241,27 @@ pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>,
     Ok(None)
 }
 
-/// The limits to apply: the document's, with everything denied but the default devices unless it says otherwise.
+/// The limits to apply: the document's, with the device rules of [`device_rules`].
 pub(crate) fn resources(spec: &Spec) -> oci::runtime::Resources {
     let mut resources = spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    resources.devices = device_rules(resources.devices);
+    resources
+}
+
+/// Everything denied, then what the document says, then the default devices, which every container has.
+pub(crate) fn device_rules(given: Vec<oci::runtime::DeviceRule>) -> Vec<oci::runtime::DeviceRule> {
     let rule = |allow, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| {
         oci::runtime::DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access.into()) }
     };
     let allow = |major: i64, minor: Option<i64>| rule(true, "c", Some(major), minor, "rwm");
     let mut devices = vec![rule(false, "a", None, None, "rwm")];
-    devices.append(&mut resources.devices);
+    devices.extend(given);
     devices.push(rule(true, "c", None, None, "m"));
     devices.push(rule(true, "b", None, None, "m"));
     // null zero full random urandom, tty, ptmx, pts
     devices.extend([3, 5, 7, 8, 9].map(|minor| allow(1, Some(minor))));
     devices.extend([allow(5, Some(0)), allow(5, Some(2)), allow(136, None)]);
-    resources.devices = devices;
-    resources
+    devices
 }
 
 /// Path below the cgroup roots. None for an unprivileged user who asks for nothing.

@@ -1,8 +1,8 @@
 //! Terminals: the container's pty, and the caller's terminal in a foreground `run` or `exec`.
 
 use crate::Error;
+use crate::mounts::{attach, clone_tree};
 use crate::rooted;
-use crate::steps::{attach, clone_tree};
 use rootdir::RootDir;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags};

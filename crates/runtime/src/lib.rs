@@ -15,11 +15,14 @@ mod channel;
 mod child;
 mod config;
 mod console;
+mod copy_up;
 mod error;
 mod features;
 mod hooks;
+mod idmap;
 mod limits;
 mod mount_options;
+mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
@@ -28,12 +31,14 @@ mod seal;
 mod spawn;
 mod state;
 mod steps;
+mod update;
 mod verbs;
 
 pub use error::Error;
 pub use features::{default_spec, features};
 pub use seal::ensure_sealed;
 pub use state::{ContainerId, Status, Store, timestamp};
+pub use update::update;
 pub use verbs::{
     Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
     signal_number, start, state,

@@ -14,6 +14,11 @@ pub(crate) struct Options {
     /// In order: propagation bit, recursive.
     pub(crate) propagation: Vec<(u64, bool)>,
     pub(crate) bind: Option<Bind>,
+    pub(crate) idmap: Option<Idmap>,
+    /// The tmpfs begins with what it covers.
+    pub(crate) copy_up: bool,
+    /// Changes a mount that is there.
+    pub(crate) remount: bool,
     /// Superblock flags and data of the file system, `key` or `key=value`.
     pub(crate) data: Vec<String>,
 }
@@ -21,6 +26,13 @@ pub(crate) struct Options {
 /// `bind` or `rbind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bind {
+    One,
+    Recursive,
+}
+
+/// `idmap` or `ridmap`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idmap {
     One,
     Recursive,
 }
@@ -73,7 +85,7 @@ const NOTHING: &[&str] = &[
 ///
 /// # Errors
 ///
-/// The feature that is not supported.
+/// Why an option cannot be taken.
 pub(crate) fn parse(list: &[String]) -> Result<Options, &'static str> {
     let mut out = Options::default();
     for option in list {
@@ -91,11 +103,13 @@ pub(crate) fn parse(list: &[String]) -> Result<Options, &'static str> {
             match option {
                 "bind" => out.bind = out.bind.or(Some(Bind::One)),
                 "rbind" => out.bind = Some(Bind::Recursive),
-                "idmap" | "ridmap" => return Err("idmapped mount"),
-                "tmpcopyup" => return Err("mount option tmpcopyup"),
-                "remount" => return Err("mount option remount"),
+                "idmap" => out.idmap = out.idmap.or(Some(Idmap::One)),
+                "ridmap" => out.idmap = Some(Idmap::Recursive),
+                "tmpcopyup" => out.copy_up = true,
+                "remount" => out.remount = true,
                 "" => {}
                 nothing if NOTHING.contains(&nothing) => {}
+                nul if nul.contains('\0') => return Err("an option has a NUL byte"),
                 other => out.data.extend(other.split(',').map(str::to_owned)),
             }
         }
@@ -137,7 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
-        assert_eq!(parse(&["idmap".into()]), Err("idmapped mount"));
+    fn what_is_no_flag() {
+        let o = check(&["idmap", "ridmap", "idmap", "remount", "tmpcopyup", "unknown=1"]);
+        assert_eq!((o.idmap, o.remount, o.copy_up), (Some(Idmap::Recursive), true, true));
+        assert_eq!(o.data, ["unknown=1"]);
+        assert!(parse(&["a\0b".into()]).is_err());
     }
 }

@@ -3,18 +3,20 @@
 //! [`create`] and [`exec`] are two lists from the same parts. Neither looks anything up in the container: what depends on
 //! files there (does a masked path exist? where is the program?) is a step of its own.
 
+use crate::idmap::IdNamespaces;
 use crate::limits::capability_set;
-use crate::mount_options::{self, Bind, Options};
+use crate::mounts::{MountStep, Surroundings, is_bind, mount_step};
 use crate::namespaces::{self, Kind, Namespaces};
+use crate::procfs::Proc;
 use crate::rooted::clean;
-use crate::{Error, config};
-use oci::runtime::{Device, Hook, Mount, Process, Spec};
+use crate::{Error, config, mounts};
+use oci::runtime::{Device, Hook, Process, Spec};
 use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySet;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use sys::mount_attr::{self as attr, Attributes};
+use sys::mount_attr as attr;
 use sys::process::StringList;
 
 /// One thing the child does. The order in the list is the order of doing.
@@ -41,7 +43,8 @@ pub(crate) enum Step {
     },
     /// Makes an open directory the root: for containers made without pivot_root.
     ChangeRoot(OwnedFd),
-    /// Becomes uid and gid 0 of the user namespace. After its maps are written, before anything is made in it.
+    /// Becomes uid and gid 0 of the user namespace. After its maps are written, before anything is made in it; but after
+    /// `AttachRoot`: until then the process has the caller's ids, to whom the way to the rootfs is open.
     BecomeRoot,
     /// setsid(2), so that no signal of the caller's terminal comes here and a terminal of its own can be taken.
     NewSession,
@@ -155,27 +158,6 @@ pub(crate) enum Gate {
     Parent,
 }
 
-/// One mount to make.
-#[derive(Debug)]
-pub(crate) struct MountStep {
-    pub(crate) destination: PathBuf,
-    pub(crate) what: What,
-    pub(crate) options: Options,
-}
-
-/// What is mounted.
-#[derive(Debug)]
-pub(crate) enum What {
-    /// A new file system.
-    New { kind: String, source: String },
-    /// A host path.
-    Bind { source: PathBuf, how: Bind },
-    /// A tree that the parent cloned.
-    Tree { tree: OwnedFd, source: PathBuf },
-    /// The container's cgroup directories.
-    Cgroup(Vec<cgroup::HierarchyMount>),
-}
-
 /// A compiled system call filter.
 #[derive(Debug)]
 pub(crate) struct Filter {
@@ -217,6 +199,7 @@ pub(crate) struct Request<'a> {
     pub(crate) rootfs: PathBuf,
     pub(crate) bundle: &'a Path,
     pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
+    pub(crate) proc: &'a Proc,
     pub(crate) gate: Gate,
     pub(crate) console: Option<OwnedFd>,
     pub(crate) preserve_fds: u32,
@@ -236,23 +219,47 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     let mount_new = namespaces.makes(namespaces::MOUNT);
     let mut plan = Builder::new(process, request.preserve_fds)?;
     plan.join_cgroup(request.cgroup);
-    plan.enter(namespaces, user_new);
-    plan.add(Step::NewSession);
+    let mut around = Surroundings {
+        bundle: request.bundle,
+        cgroup: request.cgroup,
+        user: None,
+        namespaces: IdNamespaces {
+            proc: request.proc,
+            container: linux.filter(|_| user_new).map(|l| (&l.uid_mappings[..], &l.gid_mappings[..])),
+            joined: None,
+            made: Vec::new(),
+        },
+        label: mounts::label(spec)?,
+    };
+    let joined = namespaces.joined.iter().find(|(kind, _)| *kind == namespaces::USER);
+    let joined = joined.map(|(_, fd)| fd.as_fd().try_clone_to_owned()).transpose();
+    let joined = joined.map_err(|e| Error::io("duplicate a descriptor", e))?;
+    around.namespaces.joined = joined.as_ref().map(|fd| fd.as_fd());
     plan.warnings_of(namespaces);
+    plan.enter(namespaces);
+    let shared = config::root_propagation(spec)?.is_some_and(|(bit, _)| bit == attr::SHARED);
+    if mount_new {
+        plan.add(Step::Propagate(if shared { attr::SHARED } else { attr::SLAVE }));
+        plan.add(Step::AttachRoot { path: request.rootfs.clone(), private_parent: shared });
+    }
+    if user_new {
+        plan.add(Step::Await);
+    }
+    if user {
+        plan.add(Step::BecomeRoot);
+    }
+    plan.add(Step::NewSession);
     if let Some(name) = request.keyring {
         plan.add(Step::Keyring(name));
     }
     let mut cgroup_namespace = namespaces.makes(namespaces::CGROUP);
     if mount_new {
-        let shared = config::root_propagation(spec)?.is_some_and(|(bit, _)| bit == attr::SHARED);
-        plan.add(Step::Propagate(if shared { attr::SHARED } else { attr::SLAVE }));
-        plan.add(Step::AttachRoot { path: request.rootfs.clone(), private_parent: shared });
+        around.user = user.then_some(shared);
         for mount in &spec.mounts {
             if mount.kind.as_deref() == Some("cgroup") {
                 plan.wait_for_cgroup(&mut cgroup_namespace);
             }
-            let step = mount_step(mount, request.bundle, request.cgroup, user.then_some(shared))?;
-            plan.add(Step::Mount(Box::new(step)));
+            plan.add(Step::Mount(Box::new(mount_step(mount, &mut around)?)));
         }
         plan.wait_for_cgroup(&mut cgroup_namespace);
         plan.devices(spec, user, process, request.console);
@@ -383,7 +390,7 @@ impl Builder {
     }
 
     /// Joins what the parent could not enter for us.
-    fn enter(&mut self, namespaces: &mut Namespaces, user_new: bool) {
+    fn enter(&mut self, namespaces: &mut Namespaces) {
         if namespaces.joins(namespaces::USER) {
             // Later kinds first, the user namespace last.
             let mut joined = std::mem::take(&mut namespaces.joined);
@@ -391,17 +398,12 @@ impl Builder {
             self.add(Step::Join(joined));
             self.add(Step::Fork { namespaces: namespaces.new & !namespaces::CGROUP.bit });
             self.add(Step::Tie);
-            self.add(Step::BecomeRoot);
             return;
         }
         self.add(Step::Tie);
         if let Some(index) = namespaces.joined.iter().position(|(kind, _)| *kind == namespaces::MOUNT) {
             let mount = namespaces.joined.remove(index);
             self.add(Step::Join(vec![mount]));
-        }
-        if user_new {
-            self.add(Step::Await);
-            self.add(Step::BecomeRoot);
         }
     }
 
@@ -428,7 +430,8 @@ impl Builder {
                 }
             }
             for device in listed {
-                self.add(Step::Device { device: device.clone(), bind });
+                // A fifo is no device: anybody may make one.
+                self.add(Step::Device { device: device.clone(), bind: bind && device.kind != "p" });
             }
             let ptmx = spec.mounts.iter().any(|mount| mount.kind.as_deref() == Some("devpts"));
             self.add(Step::DeviceLinks { ptmx });
@@ -561,59 +564,6 @@ fn default_device(path: &str, major: i64, minor: i64) -> Device {
     Device { kind: "c".into(), path: path.into(), major, minor, file_mode: Some(0o666), uid: None, gid: None }
 }
 
-fn is_bind(mount: &Mount) -> bool {
-    mount.kind.as_deref() == Some("bind") || mount.options.iter().any(|o| o == "bind" || o == "rbind")
-}
-
-/// `user` is set in a user namespace, where host paths may be out of reach: the tree is cloned here then, and is kept
-/// a peer of the host's (true) or made its slave.
-fn mount_step(
-    mount: &Mount,
-    bundle: &Path,
-    cgroup: Option<&cgroup::Cgroup>,
-    user: Option<bool>,
-) -> Result<MountStep, Error> {
-    let field = || format!("mounts[{:?}]", mount.destination);
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::unsupported(format!("idmapped mount on {}", mount.destination), ""));
-    }
-    let options = mount_options::parse(&mount.options)
-        .map_err(|feature| Error::unsupported(format!("{feature} on {}", mount.destination), ""))?;
-    let kind = mount.kind.as_deref().unwrap_or(if options.bind.is_some() { "bind" } else { "" });
-    let what = if is_bind(mount) {
-        let source = mount.source.as_deref().filter(|s| !s.is_empty());
-        let source = bundle.join(source.ok_or_else(|| Error::invalid(field(), "bind without source"))?);
-        let how = options.bind.unwrap_or(Bind::One);
-        match user {
-            None => What::Bind { source, how },
-            Some(shared) => What::Tree { tree: parent_clone(&source, how, shared)?, source },
-        }
-    } else {
-        match kind {
-            "" => return Err(Error::invalid(field(), "has no type")),
-            "cgroup" | "cgroup2" => {
-                let cgroup = cgroup.ok_or_else(|| Error::unsupported("cgroup mount without a cgroup", ""))?;
-                What::Cgroup(cgroup.mounts())
-            }
-            _ => {
-                let source = mount.source.clone().unwrap_or_else(|| kind.to_owned());
-                What::New { kind: kind.to_owned(), source }
-            }
-        }
-    };
-    Ok(MountStep { destination: clean(&mount.destination), what, options })
-}
-
-fn parent_clone(source: &Path, how: Bind, shared: bool) -> Result<OwnedFd, Error> {
-    let at = |e: std::io::Error| Error::io(format!("open bind source {}", source.display()), e);
-    let tree = crate::steps::clone_tree(rustix::fs::CWD, source, how == Bind::Recursive)
-        .map_err(|e| at(e.into()))?;
-    if !shared {
-        attr::set(&tree, how == Bind::Recursive, &Attributes::propagation(attr::SLAVE)).map_err(at)?;
-    }
-    Ok(tree)
-}
-
 fn filter(profile: &oci::runtime::Seccomp) -> Result<Option<Filter>, Error> {
     let program = seccomp::compile(profile)?;
     if program.notify {
@@ -640,6 +590,7 @@ mod tests {
             rootfs: "/r".into(),
             bundle: "/b".as_ref(),
             cgroup: None,
+            proc: &Proc::open().unwrap(),
             gate: Gate::Parent,
             console: None,
             preserve_fds: 0,

@@ -5,8 +5,8 @@ use crate::namespaces::{self, Namespaces};
 use crate::plan::{Plan, Step};
 use crate::procfs::Proc;
 use crate::state::Container;
-use crate::{Error, child, hooks, limits};
-use oci::runtime::{Hooks, IdMapping, Process, Resources, Spec};
+use crate::{Error, child, hooks, idmap, limits};
+use oci::runtime::{Hooks, Process, Resources, Spec};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -210,7 +210,10 @@ fn follow_fork(started: &mut Started, cgroup: Option<&cgroup::Cgroup>) -> Result
 fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<String>) -> Result<(), Error> {
     let pid = started.pid;
     if job.namespaces.makes(namespaces::USER) {
-        write_maps(pid, job.spec, proc)?;
+        let linux = job.spec.linux.as_ref();
+        let maps = linux.map(|linux| (&linux.uid_mappings[..], &linux.gid_mappings[..]));
+        let (uids, gids) = maps.unwrap_or_default();
+        idmap::write_maps(pid, uids, gids, proc)?;
     }
     if job.in_user_namespace {
         // The process itself could raise none there.
@@ -230,22 +233,6 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
         }
     }
     Ok(())
-}
-
-fn write_maps(pid: i32, spec: &Spec, proc: &Proc) -> Result<(), Error> {
-    let text = |mappings: &[IdMapping]| {
-        mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect::<String>()
-    };
-    let write = |file: &str, text: &str| {
-        proc.write(&format!("{pid}/{file}"), text).map_err(|e| Error::io(format!("write {file} {text:?}"), e))
-    };
-    let Some(linux) = &spec.linux else { return Ok(()) };
-    if !rustix::process::geteuid().is_root() {
-        // The kernel asks this of who is not privileged outside (CVE-2014-8989).
-        write("setgroups", "deny")?;
-    }
-    write("gid_map", &text(&linux.gid_mappings))?;
-    write("uid_map", &text(&linux.uid_mappings))
 }
 
 fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {

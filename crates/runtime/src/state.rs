@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/ID/state.json     this file's [`State`]; written beside and renamed, so always whole
-//! ROOT/ID/config.json    the document as it was at create
+//! ROOT/ID/config.json    the document as it was at create, with the limits of the last update
 //! ROOT/ID/exec.fifo      there until `start`; init has it open and reads one byte
 //! ```
 //!
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+const NEW_CONFIG: &str = "config.json.new";
 pub(crate) const FIFO: &str = "exec.fifo";
 /// Longest document read, ours or a user's: 5,000 mounts and a MiB of annotations fit.
 pub(crate) const MAX_DOCUMENT: u64 = 32 << 20;
@@ -247,7 +248,16 @@ impl Container {
         self.write_file(CONFIG, bytes)
     }
 
-    /// The document as it was at create.
+    /// Replaces the document, after an update.
+    pub(crate) fn write_spec(&self, spec: &oci::runtime::Spec) -> Result<(), Error> {
+        let path = || self.path.join(CONFIG);
+        let bytes = serde_json::to_vec(spec).map_err(|e| Error::Document { path: path(), source: e })?;
+        self.write_file(NEW_CONFIG, &bytes)?;
+        rustix::fs::renameat(&self.directory, NEW_CONFIG, &self.directory, CONFIG)
+            .map_err(|e| Error::io(format!("rename {}", path().display()), e))
+    }
+
+    /// The document as it was at create, with the limits of the last update.
     pub(crate) fn read_config(&self) -> Result<oci::runtime::Spec, Error> {
         serde_json::from_slice(&self.read_file(CONFIG)?)
             .map_err(|e| Error::Document { path: self.path.join(CONFIG), source: e })
@@ -296,7 +306,7 @@ impl Container {
     /// Removes the directory and everything we put there.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let at = |e| Error::io(format!("remove {}", self.path.display()), e);
-        for name in [FIFO, CONFIG, "state.json.new", STATE] {
+        for name in [FIFO, CONFIG, NEW_CONFIG, "state.json.new", STATE] {
             match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(at(e)),

@@ -2,17 +2,15 @@
 
 use crate::channel::{Channel, Kind};
 use crate::child::Failure;
-use crate::plan::{Credentials, MountStep, Step, What};
-use crate::procfs::{Proc, is_procfs};
+use crate::mounts::{attach, clone_tree, mount_one, new_filesystem};
+use crate::plan::{Credentials, Step};
+use crate::procfs::Proc;
 use crate::{console, hooks, namespaces, rooted};
 use oci::runtime::Device;
 use rootdir::RootDir;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
-};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 use std::ffi::CString;
@@ -83,7 +81,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.root = Some(root);
             Ok(())
         }
-        Step::Mount(mount) => mount_one(*mount, world),
+        Step::Mount(mount) => mount_one(*mount, world.root()?),
         Step::Device { device, bind } => make_device(&device, bind, world)
             .map_err(|e| Failure::new(format!("make device {}", device.path), e)),
         Step::DeviceLinks { ptmx } => {
@@ -242,21 +240,6 @@ fn propagate(bits: u64) -> Done {
     attr::set(root, true, &Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
 }
 
-/// Clones the mount at `path`, with `recursive` the tree below it, without attaching it anywhere.
-pub(crate) fn clone_tree(directory: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
-    let recursive = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
-    let empty =
-        if path.as_os_str().is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive | empty;
-    open_tree(directory, path, flags)
-}
-
-/// Attaches `tree` on what is open as `target`. No path is resolved.
-pub(crate) fn attach(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(tree, "", target, "", flags)
-}
-
 fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = rustix::fs::open(path, flags, Mode::empty())?;
@@ -285,166 +268,6 @@ fn make_parent_private(directory: &OwnedFd) -> std::io::Result<()> {
         here = rustix::fs::openat(&here, "..", flags, Mode::empty())?;
     }
     Err(Errno::LOOP.into())
-}
-
-/// Where in `/proc` something may be mounted: files that give no way to change the kernel's or the process's state.
-const OVER_PROC: &[&str] = &[
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/net/dev",
-    "/proc/sys/kernel/ns_last_pid",
-    "/proc/sys/crypto/fips_enabled",
-];
-
-fn mount_one(mount: MountStep, world: &mut World) -> Done {
-    let shown = mount.destination.clone();
-    let name = match &mount.what {
-        What::New { kind, .. } => kind.clone(),
-        What::Bind { source, .. } | What::Tree { source, .. } => source.display().to_string(),
-        What::Cgroup(_) => "cgroup".into(),
-    };
-    let failure = |e: std::io::Error| Failure::new(format!("mount {name} on {}", shown.display()), e);
-    let root = world.root()?;
-    if mount.destination == Path::new("/") {
-        return Err(failure(Errno::BUSY.into()));
-    }
-    let options = &mount.options;
-    let (tree, target) = match mount.what {
-        What::New { kind, source } => {
-            if kind == "proc" || kind == "sysfs" {
-                refuse_link(root, &mount.destination)
-                    .map_err(|text| Failure::text(format!("mount {name}: {text}")))?;
-            }
-            let target = rooted::ensure_directory(root, &mount.destination).map_err(|e| failure(e.into()))?;
-            let tree = new_filesystem(&kind, &source, &options.data, options.attributes.set).map_err(
-                |(what, e)| Failure::new(format!("mount {name} on {}: {what}", shown.display()), e),
-            )?;
-            (tree, target)
-        }
-        What::Bind { source, how } => {
-            let tree = clone_tree(CWD, &source, how == crate::mount_options::Bind::Recursive)
-                .map_err(|e| failure(e.into()))?;
-            let target =
-                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
-            (tree, target)
-        }
-        What::Tree { tree, .. } => {
-            let target =
-                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
-            (tree, target)
-        }
-        What::Cgroup(hierarchies) => {
-            return mount_cgroups(root, &mount.destination, &hierarchies, options).map_err(failure);
-        }
-    };
-    // A file system that covers a file of /proc could make later writes there, by us or by the container, lies. Seen on
-    // the target's descriptor, so links in the image do not help.
-    let whole_proc = mount.destination == Path::new("/proc");
-    if !whole_proc
-        && is_procfs(&target).map_err(|e| failure(e.into()))?
-        && !OVER_PROC.iter().any(|allowed| mount.destination == Path::new(allowed))
-    {
-        return Err(Failure::text(format!("mount {name} on {}: is inside /proc", shown.display())));
-    }
-    if whole_proc && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
-        return Err(Failure::text(format!("mount {name} on /proc: is not a procfs")));
-    }
-    attributes(&tree, options).map_err(failure)?;
-    attach(&tree, &target).map_err(|e| failure(e.into()))?;
-    propagations(&tree, options).map_err(failure)
-}
-
-fn attributes(tree: &OwnedFd, options: &crate::mount_options::Options) -> std::io::Result<()> {
-    if !options.attributes.is_empty() {
-        attr::set(tree, false, &options.attributes)?;
-    }
-    if !options.recursive.is_empty() {
-        attr::set(tree, true, &options.recursive)?;
-    }
-    Ok(())
-}
-
-fn propagations(tree: &OwnedFd, options: &crate::mount_options::Options) -> std::io::Result<()> {
-    options
-        .propagation
-        .iter()
-        .try_for_each(|&(bits, recursive)| attr::set(tree, recursive, &Attributes::propagation(bits)))
-}
-
-fn refuse_link(root: &RootDir, path: &Path) -> Result<(), String> {
-    match rooted::find_no_follow(root, path) {
-        Ok(fd) if rooted::file_type(&fd) != Ok(FileType::Directory) => {
-            Err(format!("{} is not an ordinary directory", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Makes a file system, not attached. An error says at which option.
-fn new_filesystem(
-    kind: &str,
-    source: &str,
-    data: &[String],
-    attributes: u64,
-) -> Result<OwnedFd, (String, std::io::Error)> {
-    let at = |what: &str| {
-        let what = what.to_owned();
-        move |e: Errno| (what, e.into())
-    };
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen"))?;
-    fsconfig_set_string(&context, "source", source).map_err(at("source"))?;
-    for option in data {
-        match option.split_once('=') {
-            Some((key, value)) => fsconfig_set_string(&context, key, value),
-            None => fsconfig_set_flag(&context, option.as_str()),
-        }
-        .map_err(|e| (format!("option {option:?}"), e.into()))?;
-    }
-    fsconfig_create(&context).map_err(at("create"))?;
-    let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
-}
-
-/// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
-fn mount_cgroups(
-    root: &RootDir,
-    destination: &Path,
-    hierarchies: &[cgroup::HierarchyMount],
-    options: &crate::mount_options::Options,
-) -> std::io::Result<()> {
-    let target = rooted::ensure_directory(root, destination)?;
-    let bind = |source: &Path, target: &OwnedFd| -> std::io::Result<()> {
-        let tree = clone_tree(CWD, source, false)?;
-        attributes(&tree, options)?;
-        attach(&tree, target)?;
-        propagations(&tree, options)
-    };
-    if let [only] = hierarchies
-        && only.name.is_empty()
-    {
-        return bind(&only.source, &target);
-    }
-    let data = ["mode=755".to_owned(), "size=65536".to_owned()];
-    let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set).map_err(|(_, e)| e)?;
-    attach(&tmpfs, &target)?;
-    for hierarchy in hierarchies {
-        let name = Path::new(&hierarchy.name);
-        rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&tmpfs, name, flags, Mode::empty())?;
-        bind(&hierarchy.source, &place)?;
-        for link in &hierarchy.links {
-            rustix::fs::symlinkat(name, &tmpfs, link.as_str())?;
-        }
-    }
-    attr::set(&tmpfs, false, &Attributes::new(options.attributes.set & attr::RDONLY, 0))
 }
 
 fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Errno> {

@@ -406,6 +406,7 @@ fn populate(
         rootfs: state.rootfs.clone(),
         bundle: &state.bundle,
         cgroup,
+        proc: &proc,
         gate: fifo.map_or(Gate::Parent, Gate::Fifo),
         console,
         preserve_fds: options.preserve_fds,
@@ -456,7 +457,7 @@ fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
     }
 }
 
-fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
+pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
     Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
 }
 

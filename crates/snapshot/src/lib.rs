@@ -47,5 +47,7 @@ mod tree;
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::Overlay;
-pub use snapshotter::{LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage};
+pub use snapshotter::{
+    Delta, DeltaForm, Guard, LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+};
 pub use tree::remove_tree;

@@ -11,7 +11,9 @@
 //! Numbers are short so that many layers fit in one mount(2) of an old kernel. A directory belongs to nobody until its
 //! record exists, so no step between making it and recording it needs to be undone after a crash: `reconcile` does.
 
-use crate::snapshotter::{LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage};
+use crate::snapshotter::{
+    Delta, DeltaForm, LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+};
 use crate::{Error, tree};
 use metadata::{Database, LayerRow, SnapshotRow, WriteTx};
 use oci::Digest;
@@ -162,6 +164,17 @@ impl Snapshotter for Overlay {
 
     fn upper(&self, key: &str) -> Result<PathBuf, Error> {
         Ok(self.home.path(self.snapshot(key)?.number, "fs"))
+    }
+
+    fn delta(&self, key: &str) -> Result<Delta, Error> {
+        let row = self.snapshot(key)?;
+        let lowers = match &row.parent {
+            Some(chain_id) => self.layers(chain_id)?,
+            None => Vec::new(),
+        };
+        let upper = RootDir::open(&self.home.path(row.number, "fs"))?;
+        let lowers = lowers.iter().map(|path| RootDir::open(path)).collect::<Result<_, _>>()?;
+        Ok(Delta { form: DeltaForm::Upper { upper, lowers }, guard: None })
     }
 
     fn layers(&self, chain_id: &Digest) -> Result<Vec<PathBuf>, Error> {

@@ -48,6 +48,9 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// The directory with the changes of a writable snapshot, in the driver's form.
     fn upper(&self, key: &str) -> Result<PathBuf, Error>;
 
+    /// What tells the changes of a writable snapshot, mounted or not, as `archive::Delta` reads it.
+    fn delta(&self, key: &str) -> Result<Delta, Error>;
+
     /// The directories of a layer and of those below it, topmost first, in the driver's form.
     fn layers(&self, chain_id: &Digest) -> Result<Vec<PathBuf>, Error>;
 
@@ -71,6 +74,26 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// own. What cannot be deleted now stays for the next call.
     fn empty_trash(&self) -> Result<usize, Error>;
 }
+
+/// A writable snapshot and what it began as, as directories that stay until this is dropped.
+#[derive(Debug)]
+pub struct Delta {
+    pub form: DeltaForm,
+    /// What keeps the directories there, where something must (a mount made for this).
+    pub guard: Option<Box<dyn Guard>>,
+}
+
+/// See [`Delta`].
+#[derive(Debug)]
+pub enum DeltaForm {
+    /// Overlay's upper directory and its lower layers, topmost first.
+    Upper { upper: RootDir, lowers: Vec<RootDir> },
+    /// A whole tree, and the tree of its parent.
+    Tree { tree: RootDir, below: Option<RootDir> },
+}
+
+/// Something that undoes itself when dropped.
+pub trait Guard: Send + fmt::Debug {}
 
 /// A layer about to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]

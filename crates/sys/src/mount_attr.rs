@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "rustix has no mount_setattr")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 pub const RDONLY: u64 = 0x1;
 pub const NOSUID: u64 = 0x2;
@@ -29,7 +29,8 @@ pub struct Attributes {
     pub set: u64,
     pub clear: u64,
     pub propagation: u64,
-    reserved: u64,
+    /// Only for `MOUNT_ATTR_IDMAP`, see [`set_idmap`].
+    userns_fd: u64,
 }
 
 impl Attributes {
@@ -55,13 +56,29 @@ impl Attributes {
 ///
 /// `EINVAL` when `mount` is not the root of a mount, `EPERM` for an attribute locked by a user namespace.
 pub fn set(mount: impl AsFd, recursive: bool, attributes: &Attributes) -> io::Result<()> {
+    change(mount.as_fd(), recursive, attributes)
+}
+
+/// Shows the files of the detached mount open as `mount` with ids mapped as the user namespace `namespace` maps them:
+/// what is id 0 on disk appears as the id outside that its 0 stands for. With `recursive` all mounts below too.
+///
+/// # Errors
+///
+/// `EINVAL` when the file system has no id-mapped mounts, `EPERM` without privilege over it or when it is mapped already.
+pub fn set_idmap(mount: impl AsFd, recursive: bool, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    const IDMAP: u64 = 0x0010_0000;
+    let userns_fd = namespace.as_raw_fd().cast_unsigned().into();
+    change(mount.as_fd(), recursive, &Attributes { set: IDMAP, userns_fd, ..Attributes::default() })
+}
+
+fn change(mount: BorrowedFd<'_>, recursive: bool, attributes: &Attributes) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and the structure has the layout and size of `struct mount_attr`, version
-    // 0; both outlive the call and the kernel only reads them.
+    // 0; both outlive the call and the kernel only reads them. A descriptor in it is borrowed by the caller.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
             std::ptr::from_ref(attributes),

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which side of [`clone3`] this is.
 #[derive(Debug)]
@@ -15,6 +16,9 @@ pub enum Cloned {
     /// The old one, with the new one's id as this PID namespace numbers it and a descriptor of it.
     Parent { pid: i32, pidfd: OwnedFd },
 }
+
+/// This process was made by [`clone3`], so it began with one thread.
+static CLONED: AtomicBool = AtomicBool::new(false);
 
 /// Wider than libc's constant of that name.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -63,7 +67,10 @@ pub fn clone3(namespaces: u64, sibling: bool, cgroup: Option<BorrowedFd<'_>>) ->
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match result {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Cloned::Child),
+        0 => {
+            CLONED.store(true, Ordering::Relaxed);
+            Ok(Cloned::Child)
+        }
         pid => {
             let pid = i32::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
             // SAFETY: CLONE_PIDFD stored a new descriptor here that nobody else knows.
@@ -74,7 +81,11 @@ pub fn clone3(namespaces: u64, sibling: bool, cgroup: Option<BorrowedFd<'_>>) ->
 
 /// Threads of this process: `/proc/self/task` has that many directories beside `.` and `..`.
 fn threads() -> io::Result<u64> {
-    let stat = rustix::fs::stat("/proc/self/task")?;
+    let stat = match rustix::fs::stat("/proc/self/task") {
+        // After joining a mount namespace /proc may be that of another PID namespace, where this process is not.
+        Err(rustix::io::Errno::NOENT) if CLONED.load(Ordering::Relaxed) => return Ok(1),
+        other => other?,
+    };
     Ok((stat.st_nlink as u64).saturating_sub(2))
 }
 

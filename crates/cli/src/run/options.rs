@@ -112,6 +112,10 @@ pub(crate) struct Options {
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     pub(crate) group_add: Vec<String>,
+    /// What becomes of the container when it is found unhealthy (none|kill|restart|stop); sets the label
+    /// brig.health-action
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    pub(crate) health_action: String,
     /// Command to run to check health
     #[arg(long, value_name = "string")]
     pub(crate) health_cmd: Option<String>,

@@ -165,6 +165,18 @@ fn config(
         // The API takes a list of one empty word for "none", as it takes null for "the image's".
         Some(program) => json!([program]),
     };
+    let mut labels = environment::labels(&options.label_file, &options.label)?;
+    match options.health_action.as_str() {
+        "" => {}
+        action @ ("none" | "kill" | "restart" | "stop") => {
+            labels.insert("brig.health-action".into(), json!(action));
+        }
+        other => {
+            return Err(Error::Usage(format!(
+                "invalid argument \"{other}\" for \"--health-action\" flag: want none, kill, restart or stop"
+            )));
+        }
+    }
     let value = json!({
         "Hostname": options.hostname,
         "Domainname": options.domainname,
@@ -176,7 +188,7 @@ fn config(
         "Image": image,
         "WorkingDir": options.workdir,
         "Entrypoint": entrypoint,
-        "Labels": environment::labels(&options.label_file, &options.label)?,
+        "Labels": labels,
     });
     let mut map = object(value);
     if !options.stop_signal.is_empty() {
@@ -400,7 +412,8 @@ fn ulimit(text: &str) -> Result<Value> {
     Ok(json!({"Name": name, "Soft": soft, "Hard": hard}))
 }
 
-fn restart_policy(text: &str) -> Result<Value> {
+/// `NAME[:COUNT]`.
+pub(crate) fn restart_policy(text: &str) -> Result<Value> {
     let (name, count) = match text.split_once(':') {
         None => (text, 0),
         Some((name, count)) => {

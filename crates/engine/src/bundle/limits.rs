@@ -4,6 +4,7 @@ use super::Input;
 use crate::error::Error;
 use crate::model::HostConfig;
 use oci::runtime as spec;
+use std::collections::BTreeMap;
 
 /// CFS period that `--cpus` is a share of, microseconds.
 const CPU_PERIOD: i64 = 100_000;
@@ -52,7 +53,15 @@ pub(super) fn rlimits(host: &HostConfig) -> Result<Vec<spec::Rlimit>, Error> {
 }
 
 pub(super) fn resources(input: &Input<'_>) -> Result<spec::Resources, Error> {
-    let host = &input.record.host_config;
+    let limits = limits(&input.record.host_config, input.device_numbers)?;
+    Ok(spec::Resources { devices: device_rules(input)?, ..limits })
+}
+
+/// The limits without the rules for devices: what can be changed while the container runs.
+pub(crate) fn limits(
+    host: &HostConfig,
+    device_numbers: &BTreeMap<String, (i64, i64)>,
+) -> Result<spec::Resources, Error> {
     let positive = |n: i64| (n > 0).then_some(n);
     let unsigned = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let swap = match (host.memory, host.memory_swap) {
@@ -62,7 +71,7 @@ pub(super) fn resources(input: &Input<'_>) -> Result<spec::Resources, Error> {
         (_, swap) => Some(swap),
     };
     let memory = spec::Memory {
-        limit: positive(host.memory),
+        limit: Some(host.memory).filter(|n| *n != 0),
         reservation: positive(host.memory_reservation),
         swap,
         swappiness: host.memory_swappiness.and_then(|n| u64::try_from(n).ok()),
@@ -86,20 +95,20 @@ pub(super) fn resources(input: &Input<'_>) -> Result<spec::Resources, Error> {
         ..spec::Cpu::default()
     };
     Ok(spec::Resources {
-        devices: device_rules(input)?,
         memory: (memory != spec::Memory::default()).then_some(memory),
         cpu: (cpu != spec::Cpu::default()).then_some(cpu),
-        pids: host.pids_limit.filter(|n| *n > 0).map(|limit| spec::Pids { limit }),
-        block_io: block_io(input)?,
+        pids: host.pids_limit.filter(|n| *n != 0).map(|limit| spec::Pids { limit }),
+        block_io: block_io(host, device_numbers)?,
         ..spec::Resources::default()
     })
 }
 
-fn block_io(input: &Input<'_>) -> Result<Option<spec::BlockIo>, Error> {
-    let host = &input.record.host_config;
+fn block_io(
+    host: &HostConfig,
+    device_numbers: &BTreeMap<String, (i64, i64)>,
+) -> Result<Option<spec::BlockIo>, Error> {
     let numbers = |path: &str| {
-        input
-            .device_numbers
+        device_numbers
             .get(path)
             .copied()
             .ok_or_else(|| Error::invalid(format!("{path} is not a block device")))

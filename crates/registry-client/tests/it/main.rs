@@ -5,6 +5,7 @@
 mod credentials;
 mod distribution;
 mod hostile;
+mod push;
 mod server;
 mod store;
 mod tls;

@@ -18,6 +18,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Request {
@@ -201,7 +202,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_string()))
         .collect();
-    let mut request = Request { method, path, headers, body: String::new() };
+    let mut request = Request { method, path, headers, body: String::new(), bytes: Vec::new() };
     let length: usize = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut body = bytes[end + 4..].to_vec();
     while body.len() < length {
@@ -210,6 +211,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
         }
     }
     request.body = String::from_utf8_lossy(&body).into_owned();
+    request.bytes = body;
     Some(request)
 }
 

@@ -1,0 +1,375 @@
+//! Mounts: what an entry of `mounts` means, decided by the parent, and making it, done by the child.
+//!
+//! Spec: runtime-spec config.md, "Mounts".
+
+use crate::Error;
+use crate::child::Failure;
+use crate::idmap::IdNamespaces;
+use crate::mount_options::{self, Bind, Idmap, Options};
+use crate::procfs::is_procfs;
+use crate::rooted::{self, clean};
+use crate::{config, copy_up};
+use oci::runtime::Mount;
+use rootdir::RootDir;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree,
+};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use sys::mount_attr::{self as attr, Attributes};
+
+/// One mount to make.
+#[derive(Debug)]
+pub(crate) struct MountStep {
+    pub(crate) destination: PathBuf,
+    pub(crate) what: What,
+    pub(crate) options: Options,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// A new file system. Where a user namespace may not have one of its own, because it does not own the namespace that
+    /// the file system shows, the host's is bound from `fallback`.
+    New { kind: String, source: String, fallback: Option<&'static str> },
+    /// A host path.
+    Bind { source: PathBuf, how: Bind },
+    /// A tree that the parent cloned: for a user namespace, to which host paths may be closed, and for id-mapped mounts,
+    /// which the kernel makes only for who is privileged over the file system.
+    Tree { tree: OwnedFd, source: PathBuf },
+    /// The container's cgroup directories.
+    Cgroup(Vec<cgroup::HierarchyMount>),
+    /// Other options for what is mounted there already.
+    Remount,
+}
+
+/// What deciding needs to know besides the entry.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) bundle: &'a Path,
+    pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
+    /// In a user namespace: whether trees stay peers of the host's, or become their slaves.
+    pub(crate) user: Option<bool>,
+    pub(crate) namespaces: IdNamespaces<'a>,
+    /// SELinux context of new file systems.
+    pub(crate) label: Option<&'a str>,
+}
+
+/// Whether the entry shows a host path.
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    mount.kind.as_deref() == Some("bind") || mount.options.iter().any(|o| o == "bind" || o == "rbind")
+}
+
+/// Decides what one entry means.
+pub(crate) fn mount_step(mount: &Mount, around: &mut Surroundings<'_>) -> Result<MountStep, Error> {
+    let field = || format!("mounts[{:?}]", mount.destination);
+    let mut options =
+        mount_options::parse(&mount.options).map_err(|reason| Error::invalid(field(), reason))?;
+    let mapped = options.idmap.is_some() || !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    let kind = mount.kind.as_deref().unwrap_or(if options.bind.is_some() { "bind" } else { "" });
+    if mapped && (!is_bind(mount) || options.remount) {
+        return Err(Error::unsupported(
+            format!("id-mapped mount on {}", mount.destination),
+            "only bind mounts can be",
+        ));
+    }
+    if options.copy_up && kind != "tmpfs" {
+        return Err(Error::invalid(field(), "tmpcopyup is for tmpfs only"));
+    }
+    let what = if options.remount {
+        What::Remount
+    } else if is_bind(mount) {
+        let source = mount.source.as_deref().filter(|s| !s.is_empty());
+        let source =
+            around.bundle.join(source.ok_or_else(|| Error::invalid(field(), "bind without source"))?);
+        let how = options.bind.unwrap_or(Bind::One);
+        match around.user {
+            None if !mapped => What::Bind { source, how },
+            user => {
+                let tree = parent_clone(&source, how, user)?;
+                if mapped {
+                    let namespace = around.namespaces.get(mount)?;
+                    let recursive = options.idmap == Some(Idmap::Recursive);
+                    attr::set_idmap(&tree, recursive, namespace)
+                        .map_err(|e| idmap_error(&source, &mount.destination, e))?;
+                }
+                What::Tree { tree, source }
+            }
+        }
+    } else {
+        match kind {
+            "" => return Err(Error::invalid(field(), "has no type")),
+            "cgroup" | "cgroup2" => {
+                let cgroup =
+                    around.cgroup.ok_or_else(|| Error::unsupported("cgroup mount without a cgroup", ""))?;
+                What::Cgroup(cgroup.mounts())
+            }
+            _ => {
+                if let Some(label) = around.label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue")) {
+                    options.data.push(format!("context={label}"));
+                }
+                let source = mount.source.clone().unwrap_or_else(|| kind.to_owned());
+                let fallback = around.user.and_then(|_| fallback(kind));
+                What::New { kind: kind.to_owned(), source, fallback }
+            }
+        }
+    };
+    Ok(MountStep { destination: clean(&mount.destination), what, options })
+}
+
+/// Where the host has what a user namespace may be denied.
+fn fallback(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "proc" => "/proc",
+        "sysfs" => "/sys",
+        "mqueue" => "/dev/mqueue",
+        _ => return None,
+    })
+}
+
+fn idmap_error(source: &Path, destination: &str, e: std::io::Error) -> Error {
+    match Errno::from_io_error(&e) {
+        Some(Errno::INVAL) => Error::unsupported(
+            format!("id-mapped mount of {} on {destination}", source.display()),
+            "its file system, or this kernel, has no id-mapped mounts",
+        ),
+        _ => Error::io(format!("map the ids of {} for {destination}", source.display()), e),
+    }
+}
+
+fn parent_clone(source: &Path, how: Bind, user: Option<bool>) -> Result<OwnedFd, Error> {
+    let at = |e: std::io::Error| Error::io(format!("open bind source {}", source.display()), e);
+    let tree = clone_tree(CWD, source, how == Bind::Recursive).map_err(|e| at(e.into()))?;
+    if user != Some(true) {
+        attr::set(&tree, how == Bind::Recursive, &Attributes::propagation(attr::SLAVE)).map_err(at)?;
+    }
+    Ok(tree)
+}
+
+/// Clones the mount at `path`, with `recursive` the tree below it, without attaching it anywhere.
+pub(crate) fn clone_tree(directory: impl AsFd, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let recursive = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+    let empty =
+        if path.as_os_str().is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive | empty;
+    open_tree(directory, path, flags)
+}
+
+/// Attaches `tree` on what is open as `target`. No path is resolved.
+pub(crate) fn attach(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// Where in `/proc` something may be mounted: files that give no way to change the kernel's or the process's state.
+const OVER_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Makes one mount below `root`.
+pub(crate) fn mount_one(mount: MountStep, root: &RootDir) -> Result<(), Failure> {
+    let shown = mount.destination.clone();
+    let name = match &mount.what {
+        What::New { kind, .. } => kind.clone(),
+        What::Bind { source, .. } | What::Tree { source, .. } => source.display().to_string(),
+        What::Cgroup(_) => "cgroup".into(),
+        What::Remount => "again".into(),
+    };
+    let failure = |e: std::io::Error| Failure::new(format!("mount {name} on {}", shown.display()), e);
+    if mount.destination == Path::new("/") {
+        return Err(failure(Errno::BUSY.into()));
+    }
+    let options = &mount.options;
+    let (tree, target) = match mount.what {
+        What::New { kind, source, fallback } => {
+            if kind == "proc" || kind == "sysfs" {
+                refuse_link(root, &mount.destination)
+                    .map_err(|text| Failure::text(format!("mount {name}: {text}")))?;
+            }
+            let target = rooted::ensure_directory(root, &mount.destination).map_err(|e| failure(e.into()))?;
+            let tree = match new_filesystem(&kind, &source, &options.data, options.attributes.set) {
+                Err((what, e)) => match fallback.filter(|_| Errno::from_io_error(&e) == Some(Errno::PERM)) {
+                    Some(host) => clone_tree(CWD, Path::new(host), true).map_err(|e| failure(e.into()))?,
+                    None => {
+                        return Err(Failure::new(format!("mount {name} on {}: {what}", shown.display()), e));
+                    }
+                },
+                Ok(tree) => tree,
+            };
+            if options.copy_up {
+                copy_up::copy(&target, &tree).map_err(|e| {
+                    Failure::new(format!("copy what is in {} into its tmpfs", shown.display()), e)
+                })?;
+            }
+            (tree, target)
+        }
+        What::Bind { source, how } => {
+            let tree = clone_tree(CWD, &source, how == Bind::Recursive).map_err(|e| failure(e.into()))?;
+            let target =
+                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            (tree, target)
+        }
+        What::Tree { tree, .. } => {
+            let target =
+                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            (tree, target)
+        }
+        What::Cgroup(hierarchies) => {
+            return mount_cgroups(root, &mount.destination, &hierarchies, options).map_err(failure);
+        }
+        What::Remount => return remount(root, &mount.destination, options).map_err(failure),
+    };
+    // A file system that covers a file of /proc could make later writes there, by us or by the container, lies. Seen on
+    // the target's descriptor, so links in the image do not help.
+    let whole_proc = mount.destination == Path::new("/proc");
+    if !whole_proc
+        && is_procfs(&target).map_err(|e| failure(e.into()))?
+        && !OVER_PROC.iter().any(|allowed| mount.destination == Path::new(allowed))
+    {
+        return Err(Failure::text(format!("mount {name} on {}: is inside /proc", shown.display())));
+    }
+    if whole_proc && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
+        return Err(Failure::text(format!("mount {name} on /proc: is not a procfs")));
+    }
+    attributes(&tree, options).map_err(failure)?;
+    attach(&tree, &target).map_err(|e| failure(e.into()))?;
+    propagations(&tree, options).map_err(failure)
+}
+
+fn attributes(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
+    if !options.attributes.is_empty() {
+        attr::set(tree, false, &options.attributes)?;
+    }
+    if !options.recursive.is_empty() {
+        attr::set(tree, true, &options.recursive)?;
+    }
+    Ok(())
+}
+
+fn propagations(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
+    options
+        .propagation
+        .iter()
+        .try_for_each(|&(bits, recursive)| attr::set(tree, recursive, &Attributes::propagation(bits)))
+}
+
+fn refuse_link(root: &RootDir, path: &Path) -> Result<(), String> {
+    match rooted::find_no_follow(root, path) {
+        Ok(fd) if rooted::file_type(&fd) != Ok(FileType::Directory) => {
+            Err(format!("{} is not an ordinary directory", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// With `bind` only the mount's own attributes change, else the file system's options too.
+fn remount(root: &RootDir, path: &Path, options: &Options) -> std::io::Result<()> {
+    let target = rooted::find(root, path)?;
+    if options.bind.is_none() {
+        let context = fspick(&target, "", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
+        if options.attributes.set & attr::RDONLY != 0 {
+            fsconfig_set_flag(&context, "ro")?;
+        } else if options.attributes.clear & attr::RDONLY != 0 {
+            fsconfig_set_flag(&context, "rw")?;
+        }
+        configure(&context, &options.data).map_err(|(_, e)| e)?;
+        fsconfig_reconfigure(&context)?;
+    }
+    attributes(&target, options)?;
+    propagations(&target, options)
+}
+
+/// A failing option, or call, and why.
+type Refused = (String, std::io::Error);
+
+fn configure(context: &OwnedFd, data: &[String]) -> Result<(), Refused> {
+    data.iter().try_for_each(|option| {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context, key, value),
+            None => fsconfig_set_flag(context, option.as_str()),
+        }
+        .map_err(|e| (format!("option {option:?}"), e.into()))
+    })
+}
+
+/// Makes a file system, not attached. An error says at which option.
+pub(crate) fn new_filesystem(
+    kind: &str,
+    source: &str,
+    data: &[String],
+    attributes: u64,
+) -> Result<OwnedFd, Refused> {
+    let at = |what: &str| {
+        let what = what.to_owned();
+        move |e: Errno| (what, e.into())
+    };
+    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => return Err(("this kernel has no such file system".into(), Errno::NODEV.into())),
+        other => other.map_err(at("fsopen"))?,
+    };
+    fsconfig_set_string(&context, "source", source).map_err(at("source"))?;
+    configure(&context, data)?;
+    fsconfig_create(&context).map_err(at("create"))?;
+    let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
+}
+
+/// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
+fn mount_cgroups(
+    root: &RootDir,
+    destination: &Path,
+    hierarchies: &[cgroup::HierarchyMount],
+    options: &Options,
+) -> std::io::Result<()> {
+    let target = rooted::ensure_directory(root, destination)?;
+    let bind = |source: &Path, target: &OwnedFd| -> std::io::Result<()> {
+        let tree = clone_tree(CWD, source, false)?;
+        attributes(&tree, options)?;
+        attach(&tree, target)?;
+        propagations(&tree, options)
+    };
+    if let [only] = hierarchies
+        && only.name.is_empty()
+    {
+        return bind(&only.source, &target);
+    }
+    let data = ["mode=755".to_owned(), "size=65536".to_owned()];
+    let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set).map_err(|(_, e)| e)?;
+    attach(&tmpfs, &target)?;
+    for hierarchy in hierarchies {
+        let name = Path::new(&hierarchy.name);
+        rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&tmpfs, name, flags, Mode::empty())?;
+        bind(&hierarchy.source, &place)?;
+        for link in &hierarchy.links {
+            rustix::fs::symlinkat(name, &tmpfs, link.as_str())?;
+        }
+    }
+    attr::set(&tmpfs, false, &Attributes::new(options.attributes.set & attr::RDONLY, 0))
+}
+
+/// The SELinux context for mounts, where there is SELinux.
+pub(crate) fn label(spec: &oci::runtime::Spec) -> Result<Option<&str>, Error> {
+    let label = spec.linux.as_ref().and_then(|linux| linux.mount_label.as_deref());
+    let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(None) };
+    if !config::has_selinux() {
+        return Err(Error::unsupported("linux.mountLabel", "this kernel has no active SELinux"));
+    }
+    Ok(Some(label))
+}
