@@ -8,6 +8,7 @@ mod exec;
 mod images;
 mod inspect;
 mod logs;
+mod networks;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;

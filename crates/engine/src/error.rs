@@ -23,6 +23,18 @@ pub enum Error {
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
+    /// No driver or plugin has this name.
+    #[error("plugin \"{name}\" not found")]
+    NoSuchPlugin { name: String },
+    /// What nobody may do.
+    #[error("{message}")]
+    Denied { message: String },
+    /// Nothing is left to give.
+    #[error("{message}")]
+    Exhausted { message: String },
+    /// What Docker answers 500 to.
+    #[error("{message}")]
+    Internal { message: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -44,6 +56,11 @@ impl Error {
     /// A request that cannot be right.
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::Invalid { message: message.into() }
+    }
+
+    /// What nobody may do.
+    pub fn denied(message: impl Into<String>) -> Error {
+        Error::Denied { message: message.into() }
     }
 
     /// A request that does not fit the state.
@@ -68,10 +85,14 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
+            | Error::NoSuchPlugin { .. }
             | Error::NoSuchTag { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,
+            Error::Denied { .. } => Kind::Denied,
+            Error::Exhausted { .. } => Kind::Exhausted,
+            Error::Internal { .. } => Kind::Internal,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Failed { kind, .. } => *kind,
         }

@@ -89,14 +89,24 @@ pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
 ///
 /// [`Error::InterfaceTaken`] if the interface is not a bridge of ours; [`Error::Netlink`], [`Error::Firewall`].
 pub fn remove_bridge(name: &str) -> Result<()> {
+    delete_bridge(name)?;
+    // Last: while the bridge is there, so are the rules that guard it.
+    firewall::remove_network(name)
+}
+
+/// Removes the bridge and leaves the rules, for who has deleted the whole table. Harmless if it does not exist.
+///
+/// # Errors
+///
+/// As [`remove_bridge`].
+pub fn delete_bridge(name: &str) -> Result<()> {
     name::check_interface(name)?;
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     if let Some(link) = link::list(&socket)?.iter().find(|l| l.name == name) {
         owner_of(link)?;
         endpoint::delete(&socket, name)?;
     }
-    // Last: while the bridge is there, so are the rules that guard it.
-    firewall::remove_network(name)
+    Ok(())
 }
 
 /// Every bridge of ours in this network namespace, in the kernel's order.
@@ -120,9 +130,7 @@ pub fn list_bridges() -> Result<Vec<Bridge>> {
 pub fn host_subnets() -> Result<Vec<Net>> {
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let mut nets = link::routes(&socket)?;
-    nets.extend(
-        link::addresses(&socket)?.iter().filter_map(|a| Subnet::new(a.address, a.prefix)?.v4()),
-    );
+    nets.extend(link::addresses(&socket)?.iter().filter_map(|a| Subnet::new(a.address, a.prefix)?.v4()));
     nets.sort();
     nets.dedup();
     Ok(nets)

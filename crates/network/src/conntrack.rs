@@ -39,7 +39,8 @@ pub(crate) fn forget_udp(mappings: &[PortMapping]) -> Result<()> {
     for header in FAMILIES {
         let mut list = Request::default();
         list.message(IPCTNL_MSG_CT_GET, NLM_F_DUMP, &header, |_| {});
-        let dumped = with_socket(|socket| socket.dump(&list).map_err(|source| Failure { message: 0, source }));
+        let dumped =
+            with_socket(|socket| socket.dump(&list).map_err(|source| Failure { message: 0, source }));
         let connections = match dumped {
             Ok(connections) => connections,
             Err(f)

@@ -279,11 +279,16 @@ pub fn set_default_route(sandbox: &Path, route: &DefaultRoute) -> Result<()> {
         }
         match inside.route.transact(&request) {
             // There was none, or IPv6 is not there at all.
-            Err(f) if wanted.is_none()
-                && matches!(
-                    f.source.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
-                    Some(rustix::io::Errno::SRCH | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::AFNOSUPPORT)
-                ) => {}
+            Err(f)
+                if wanted.is_none()
+                    && matches!(
+                        f.source.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+                        Some(
+                            rustix::io::Errno::SRCH
+                                | rustix::io::Errno::OPNOTSUPP
+                                | rustix::io::Errno::AFNOSUPPORT
+                        )
+                    ) => {}
             done => done.map_err(|f| failed("set the default route", f.source))?,
         }
     }

@@ -47,7 +47,7 @@ pub enum Error {
     Firewall { operation: String, source: io::Error },
     /// A kernel setting could not be read or written.
     #[error("set {path:?} to {value:?}")]
-    Sysctl { path: PathBuf, value: &'static str, source: io::Error },
+    Sysctl { path: PathBuf, value: String, source: io::Error },
     /// The file or the namespace of a sandbox could not be made, entered or removed.
     #[error("{operation} sandbox {path:?}")]
     Sandbox { operation: &'static str, path: PathBuf, source: io::Error },

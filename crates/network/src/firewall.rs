@@ -210,7 +210,10 @@ fn begin() -> Batch {
     batch.rule("forward", &[Expr::CtState(ESTABLISHED_OR_RELATED), ACCEPT]);
     batch.rule("forward", &[Expr::OifnameVmap("to")]);
     batch.rule("forward", &[Expr::IifnameVmap("from")]);
-    batch.rule("masquerade", &[Expr::IsIpv4, Expr::Saddr(loopback()), Expr::OifnameIn(BRIDGES), Expr::Masquerade]);
+    batch.rule(
+        "masquerade",
+        &[Expr::IsIpv4, Expr::Saddr(loopback()), Expr::OifnameIn(BRIDGES), Expr::Masquerade],
+    );
     batch.rule("masquerade", &[Expr::IifnameVmap("post")]);
     batch.rule("masquerade", &[Expr::OifnameVmap("back")]);
     batch

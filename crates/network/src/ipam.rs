@@ -129,12 +129,8 @@ pub fn choose_subnet(taken: &[Net]) -> Result<Net> {
 pub fn choose_ula(site: [u8; 5], taken: &[Subnet]) -> Result<Subnet> {
     let [a, b, c, d, e] = site;
     let candidate = |n: u16| {
-        let words = [
-            u16::from_be_bytes([0xfd, a]),
-            u16::from_be_bytes([b, c]),
-            u16::from_be_bytes([d, e]),
-            n,
-        ];
+        let words =
+            [u16::from_be_bytes([0xfd, a]), u16::from_be_bytes([b, c]), u16::from_be_bytes([d, e]), n];
         let [w0, w1, w2, w3] = words;
         Subnet::new(IpAddr::V6(Ipv6Addr::new(w0, w1, w2, w3, 0, 0, 0, 0)), 64)
     };
@@ -206,7 +202,11 @@ mod tests {
         let pool = Pool::new(net("10.0.0.0/24"), &[ip("10.0.0.1"), ip("10.0.0.128"), ip("10.9.9.9")]);
         let mut pool = pool.with_range(net("10.0.0.128/25").into()).unwrap();
         assert_eq!(pool.allocate(None).unwrap(), ip("10.0.0.129"));
-        assert_eq!(pool.allocate(Some(ip("10.0.0.9"))).unwrap(), ip("10.0.0.9"), "asked for, outside the range");
+        assert_eq!(
+            pool.allocate(Some(ip("10.0.0.9"))).unwrap(),
+            ip("10.0.0.9"),
+            "asked for, outside the range"
+        );
         assert!(pool.clone().with_range(net("10.0.1.0/25").into()).is_err());
         assert!(pool.with_range(net("10.0.0.0/8").into()).is_err());
     }
@@ -215,7 +215,10 @@ mod tests {
     fn ipv6() {
         let mut pool = Pool::new("fd00::/64".parse::<Subnet>().unwrap(), &[ip("fd00::1")]);
         assert_eq!(pool.allocate(None).unwrap(), ip("fd00::2"));
-        assert_eq!(pool.allocate(Some(ip("fd00::ffff:ffff:ffff:ffff"))).unwrap(), ip("fd00::ffff:ffff:ffff:ffff"));
+        assert_eq!(
+            pool.allocate(Some(ip("fd00::ffff:ffff:ffff:ffff"))).unwrap(),
+            ip("fd00::ffff:ffff:ffff:ffff")
+        );
         assert!(matches!(pool.allocate(Some(ip("fd01::1"))), Err(Error::AddressOutside { .. })));
         let first = choose_ula([1, 2, 3, 4, 5], &[]).unwrap();
         assert_eq!(first.to_string(), "fd01:203:405::/64");

@@ -263,7 +263,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
 
 fn parse_address(body: &[u8]) -> Option<Address> {
     let (family, prefix, index) = (*body.first()?, *body.get(1)?, read_u32(body.get(4..)?)?);
-    let find = |wanted| Attributes(body.get(IFADDRMSG_LEN..)?).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
+    let find =
+        |wanted| Attributes(body.get(IFADDRMSG_LEN..)?).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
     let address = match family {
         AF_INET => IpAddr::V4(read_address(find(IFA_LOCAL)?)?),
         INET6 => IpAddr::from(<[u8; 16]>::try_from(find(IFA_ADDRESS)?).ok()?),

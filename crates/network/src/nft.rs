@@ -246,7 +246,11 @@ impl Batch {
     /// Makes the table unless it exists, and makes it ours alone where the kernel can: nobody else then changes or
     /// flushes it while this process lives, and it stays when the process ends.
     pub(crate) fn table(&mut self) {
-        self.table_with(if CAN_OWN.load(Ordering::Relaxed) { NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST } else { 0 });
+        self.table_with(if CAN_OWN.load(Ordering::Relaxed) {
+            NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST
+        } else {
+            0
+        });
     }
 
     /// Makes the table unless it exists; anybody may change it.

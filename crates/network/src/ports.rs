@@ -176,9 +176,8 @@ fn elements(mappings: &[PortMapping]) -> [MapElements; 4] {
         };
         mappings.iter().filter(fits)
     };
-    let at = |is_ipv6| {
-        of(is_ipv6, false).map(|m| ([octets(m.host_address), key(m)].concat(), value(m))).collect()
-    };
+    let at =
+        |is_ipv6| of(is_ipv6, false).map(|m| ([octets(m.host_address), key(m)].concat(), value(m))).collect();
     let any = |is_ipv6| of(is_ipv6, true).map(|m| (key(m), value(m))).collect();
     [
         (firewall::PORTS_AT, at(false)),

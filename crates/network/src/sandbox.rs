@@ -61,6 +61,18 @@ pub fn remove_sandbox(path: &Path) -> Result<()> {
     }
 }
 
+/// Writes one kernel setting of the sandbox: `name` is a path below `/proc/sys/net`, of plain parts.
+///
+/// # Errors
+///
+/// [`Error::Sysctl`], [`Error::Sandbox`].
+pub fn set_sandbox_sysctl(path: &Path, name: &str, value: &str) -> Result<()> {
+    if name.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(Error::InvalidText { what: "setting", value: name.into() });
+    }
+    inside(path, || sysctl::set(name, value, false))
+}
+
 fn fill_new_namespace(path: &Path) -> Result<()> {
     sys::netns::unshare_network().map_err(|source| sandbox_error("make", path, source))?;
     // Interfaces made later copy these. `lo` keeps ::1, as in Docker.

@@ -218,7 +218,8 @@ fn nobody_else_flushes_our_rules() {
         let rules = run("nft", "list ruleset");
         assert!(!rules.contains("table inet other") && rules.contains("to-brig1"), "{rules}");
         assert!(a.cannot_ask((b.address, 80)));
-        let delete = std::process::Command::new("nft").args(["delete", "table", "inet", "brig"]).output().unwrap();
+        let delete =
+            std::process::Command::new("nft").args(["delete", "table", "inet", "brig"]).output().unwrap();
         assert!(!delete.status.success());
         ensure_bridge(&one).unwrap();
         assert!(a.cannot_ask((b.address, 80)));
@@ -439,4 +440,46 @@ fn send_router_advertisement() {
     let everyone = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
     // Refused while the link-local address is not there yet; the caller tries again.
     rustix::net::sendto(&socket, &packet, rustix::net::SendFlags::empty(), &everyone).ok();
+}
+
+/// Port 53 of 127.0.0.11 is the name server's, and stays free for a name server of the container's.
+#[test]
+fn the_resolver_leaves_port_53_free() {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpStream, UdpSocket};
+    on_host(|host| {
+        let path = host.path("a");
+        create_sandbox(&path).unwrap();
+        let (_, _) = network::open_resolver(&path).unwrap();
+        let (udp, tcp) = network::open_resolver(&path).unwrap();
+        udp.set_nonblocking(false).unwrap();
+        udp.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        tcp.set_nonblocking(false).unwrap();
+        inside(&path, || {
+            let own = UdpSocket::bind("0.0.0.0:53").unwrap();
+            TcpListener::bind("0.0.0.0:53").unwrap();
+            let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            client.connect((network::RESOLVER, 53)).unwrap();
+            client.send(b"query").unwrap();
+            let mut buffer = [0; 16];
+            let (length, from) = udp.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"query");
+            udp.send_to(b"answer", from).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 6, "from the port it asked");
+            client.connect("127.0.0.1:53").unwrap();
+            client.send(b"mine").unwrap();
+            own.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            assert_eq!(own.recv(&mut buffer).unwrap(), 4);
+
+            let mut stream = TcpStream::connect((network::RESOLVER, 53)).unwrap();
+            let (mut served, _) = tcp.accept().unwrap();
+            stream.write_all(&[7; 5000]).unwrap();
+            let mut all = [0; 5000];
+            served.read_exact(&mut all).unwrap();
+            served.write_all(&all).unwrap();
+            stream.read_exact(&mut all).unwrap();
+            assert_eq!(all, [7; 5000]);
+        });
+    });
 }
