@@ -37,7 +37,9 @@ pub(crate) const TEST: &[Package] = &[
     // The client; any version will do, and its own engine is never started.
     program("docker.io", "docker"),
     program("debootstrap", "debootstrap"),
+    program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),
+    program("erofs-utils", "fsck.erofs"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
     program("runc", "runc"),

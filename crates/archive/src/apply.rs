@@ -1,9 +1,9 @@
 //! Applies a tar stream below a root directory: by descriptors only, leaf operations never following a symlink.
 
-mod metadata;
-mod name;
+pub(crate) mod metadata;
+pub(crate) mod name;
 mod parents;
-mod whiteout;
+pub(crate) mod whiteout;
 
 use crate::Error;
 use crate::tar::{Entry, EntryKind, Reader, Timestamp};
@@ -68,7 +68,7 @@ impl Default for Options {
 const MAX_ENTRIES: u64 = 10_000_000;
 
 /// No layer on public registries comes near; one MiB of gzip can hold a GiB.
-const MAX_BYTES: u64 = 256 << 30;
+pub(crate) const MAX_BYTES: u64 = 256 << 30;
 
 /// What an archive amounted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +79,8 @@ pub struct Applied {
     pub bytes: u64,
     /// Bytes of the tar stream, to its very end.
     pub tar_bytes: u64,
+    /// The archive lists the root: it says who owns it, what its mode is and so on.
+    pub has_root: bool,
 }
 
 /// Applies `tar`, an uncompressed tar stream, below `root`, and reads `tar` to its end, trailing bytes included, so
@@ -107,6 +109,14 @@ pub fn apply<R: Read>(tar: R, root: &RootDir, options: &Options) -> Result<Appli
     applier.set_directory_times()?;
     applier.applied.tar_bytes = reader.received();
     Ok(applier.applied)
+}
+
+/// Gives `root` what its entry in an archive says.
+pub(crate) fn set_root(root: &RootDir, entry: &Entry) -> Result<(), Error> {
+    let options = Options::default();
+    let mut applier = Applier::new(root, &options)?;
+    applier.root_entry(entry)?;
+    applier.set_directory_times()
 }
 
 /// Device, inode of a directory, and a name in it.
@@ -172,6 +182,7 @@ impl<'a> Applier<'a> {
             .map_err(|source| Error::Root { path: path.into(), source })?;
         self.metadata.set_open(fd.as_fd(), entry, true).map_err(|(operation, e)| at(operation, path, e))?;
         self.times.insert(Vec::new(), entry.mtime);
+        self.applied.has_root = true;
         Ok(())
     }
 

@@ -32,6 +32,9 @@ pub enum Error {
     /// A path below the root could not be used.
     #[error("entry {path:?}")]
     Root { path: PathBuf, source: rootdir::Error },
+    /// An entry could not be written into an image.
+    #[error("image of {path:?}")]
+    Image { path: PathBuf, source: erofs::Error },
     /// The consumer of a written archive refused bytes.
     #[error("write the archive")]
     Write { source: std::io::Error },
@@ -44,6 +47,8 @@ impl errors::HasKind for Error {
             Error::Read { source } | Error::Write { source } | Error::Entry { source, .. } => {
                 errors::io_kind(source)
             }
+            Error::Image { source: erofs::Error::Write(source), .. } => errors::io_kind(source),
+            Error::Image { source: erofs::Error::TooLarge { .. }, .. } => Kind::Unsupported,
             Error::Truncated { .. } | Error::Malformed { .. } => Kind::DataLoss,
             Error::TooLarge { .. } => Kind::Exhausted,
             Error::Unsupported { .. } => Kind::Unsupported,

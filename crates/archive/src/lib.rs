@@ -9,6 +9,7 @@ mod error;
 mod hashing;
 #[cfg(test)]
 mod hello_world;
+mod image;
 mod pack;
 mod tar;
 mod whiteout;
@@ -18,4 +19,5 @@ pub use changes::{Change, ChangeKind, Delta, changes, write_changes};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
 pub use hashing::Hashing;
+pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};

@@ -306,15 +306,11 @@ fn what_is_not_supported_is_named() {
         b.spec.pointer_mut(parent).unwrap()[key] = value;
         b.refused(want);
     };
-    check("/linux/intelRdt", serde_json::json!({"closID": "x"}), "intelRdt");
-    check("/linux/mountLabel", "x".into(), "mountLabel");
-    check("/process/scheduler", serde_json::json!({"policy": "SCHED_FIFO"}), "scheduler");
     check(
         "/linux/sysctl",
         serde_json::json!({"kernel.core_pattern": "|/x"}),
         "not in a separate kernel namespace",
     );
-    check("/process/capabilities/bounding", serde_json::json!(["CAP_NOPE"]), "unknown capability");
     check("/linux/namespaces", serde_json::json!([{"type": "what"}]), "unknown type");
     if !Path::new("/sys/module/apparmor").exists() {
         check("/process/apparmorProfile", "docker-default".into(), "AppArmor");

@@ -1,4 +1,4 @@
-//! Networks; and volumes, as far as they can be looked at.
+//! Networks.
 
 use crate::filters::Filters;
 use crate::render;
@@ -117,33 +117,4 @@ pub(crate) async fn disconnect(api: &Arc<Api>, name: &str, call: Call) -> Outcom
     let force = body.force == Some(true);
     to_the_end(async move { engine.disconnect_network(&name, &body.container, force).await }).await?;
     Ok(empty(StatusCode::OK))
-}
-
-/// `GET /volumes`.
-pub(crate) async fn list_volumes(api: &Arc<Api>, call: &Call) -> Outcome {
-    let filters = Filters::parse(call.query.text("filters"), &["name", "label", "dangling", "driver"])?;
-    let dangling = filters.flag("dangling")?;
-    let used: std::collections::HashSet<String> =
-        records(api).into_iter().flat_map(|r| r.mounts).map(|m| m.name).collect();
-    let volumes = api.engine.list_volumes().await?;
-    let shown = volumes.into_iter().filter(|v| {
-        filters.any("name", |f| v.name.contains(f))
-            && filters.any("driver", |f| f == "local")
-            && filters.labels(&v.labels)
-            && dangling.is_none_or(|d| d != used.contains(&v.name))
-    });
-    let list: Vec<_> = shown
-        .map(|v| {
-            json!({
-                "Name": v.name,
-                "Driver": "local",
-                "Mountpoint": api.engine.volume_path(&v.name),
-                "CreatedAt": v.created,
-                "Labels": v.labels,
-                "Scope": "local",
-                "Options": null,
-            })
-        })
-        .collect();
-    ok(&json!({ "Volumes": list, "Warnings": null }))
 }

@@ -20,12 +20,15 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    /// No volume plugin has this name.
+    #[error("error looking up volume plugin {name}: plugin \"{name}\" not found")]
+    NoSuchPlugin { name: String },
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
-    /// No driver or plugin has this name.
+    /// No network driver has this name.
     #[error("plugin \"{name}\" not found")]
-    NoSuchPlugin { name: String },
+    NoSuchDriver { name: String },
     /// What nobody may do.
     #[error("{message}")]
     Denied { message: String },
@@ -86,6 +89,7 @@ impl HasKind for Error {
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
             | Error::NoSuchPlugin { .. }
+            | Error::NoSuchDriver { .. }
             | Error::NoSuchTag { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,

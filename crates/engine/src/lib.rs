@@ -9,6 +9,7 @@
 
 mod attach;
 mod bundle;
+mod cdi;
 mod changes;
 mod collection;
 mod commit;
@@ -27,6 +28,7 @@ mod life;
 mod limits;
 mod logs;
 pub mod model;
+mod modes;
 mod names;
 mod networks;
 mod ports;
@@ -36,7 +38,9 @@ mod recover;
 mod remove;
 mod shim_alive;
 mod shim_client;
+mod shm;
 mod stats;
+mod storage;
 mod system;
 mod task;
 mod top;
@@ -47,6 +51,7 @@ mod volumes;
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
@@ -65,10 +70,11 @@ pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Statu
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
 pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
+pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -94,6 +100,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -152,8 +159,7 @@ impl Engine {
         let open = || format!("open the store in {}", config.data_root.display());
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
-        let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
+        let snapshots = storage::open(&config, &db)?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
@@ -177,6 +183,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

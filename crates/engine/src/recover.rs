@@ -9,7 +9,7 @@
 //! | shim whose container is being made, or was made and never started | ended; the container is startable |
 //! | no shim, but `exit.json` | the exit is recorded as if it had been heard |
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
-//! | mount, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
+//! | mount, shared memory, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
 //! | container paused for a commit | goes on |
 //! | bridge without a network's record; interface of a running container that its record does not know | removed |
 //! | rules and published ports that nobody has | removed, in `networks.rs` |
@@ -44,6 +44,8 @@ impl Engine {
                 // They may be another's by now: nothing of them must be given back a second time.
                 crate::networks::clear(&mut record.networks);
                 record.ports.clear();
+            } else {
+                self.adopt_volumes(&record);
             }
             self.containers.reserve(&record.name, &record.id)?;
             self.networks.adopt(&record);
@@ -172,6 +174,16 @@ impl Engine {
                 task::unmount(self, &id);
             }
         }
+        for id in names_in(&self.config.exec_root.join("shm")) {
+            if !alive.contains(&id) {
+                crate::shm::unmount(self, &id);
+            }
+        }
+        for id in names_in(&self.config.exec_root.join("mounts")) {
+            if !alive.contains(&id) {
+                self.unstage(&id);
+            }
+        }
         let running: Vec<Record> =
             containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive()).collect();
         self.networks.sweep(&self.config, &running);
@@ -192,12 +204,7 @@ impl Engine {
                 drop(std::fs::remove_dir_all(self.config.container_dir(&id)));
             }
         }
-        for row in self.snapshots.list().during(|| "list snapshots".into())? {
-            if !known.contains(&row.key) {
-                tracing::info!(snapshot_key = row.key, "removing a snapshot without a record");
-                self.snapshots.remove(&row.key).during(|| format!("remove snapshot {}", row.key))?;
-            }
-        }
+        self.remove_snapshots_of(|owner| !known.contains(owner))?;
         let reconciled = self.images.reconcile().during(|| "reconcile the store".into())?;
         if !reconciled.is_clean() {
             tracing::info!(?reconciled, "store reconciled");
@@ -208,13 +215,12 @@ impl Engine {
         Ok(())
     }
 
-    fn sweep_volumes(&self) -> Result<(), Error> {
-        let rows = self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())?;
-        let known: HashSet<String> = rows.into_iter().map(|r| r.name).collect();
-        for name in names_in(&self.config.data_root.join("volumes")) {
-            if !known.contains(&name) {
-                tracing::info!(volume = name, "removing a volume directory without a record");
-                drop(std::fs::remove_dir_all(self.config.data_root.join("volumes").join(&name)));
+    /// Removes the snapshots of containers that are gone. Blocking.
+    pub(crate) fn remove_snapshots_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+        for row in self.snapshots.list().during(|| "list snapshots".into())? {
+            if is_gone(crate::volumes::owner_of_snapshot(&row.key)) {
+                tracing::info!(snapshot_key = row.key, "removing a snapshot without a record");
+                self.snapshots.remove(&row.key).during(|| format!("remove snapshot {}", row.key))?;
             }
         }
         Ok(())
@@ -320,7 +326,7 @@ fn exit_with(code: i32) -> Exit {
 }
 
 /// Names of the entries of a directory; none when it cannot be read.
-fn names_in(dir: &Path) -> Vec<String> {
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
 }

@@ -146,22 +146,22 @@ fn mount_by_steps(overlay: &Overlay<'_>, target: &Path) -> Result<(), Failure> {
 
 /// A path that `fsconfig` takes: itself, or, where it is too long or has a backslash (which the kernel takes as an escape
 /// in some of the options), the name of a descriptor held open meanwhile.
-enum Named {
+pub(crate) enum Named {
     Itself(PathBuf),
     Descriptor { path: PathBuf, _fd: OwnedFd },
 }
 
 impl Named {
-    fn new(path: &Path) -> Result<Named, Errno> {
+    pub(crate) fn new(path: &Path) -> Result<Named, Errno> {
         let bytes = path.as_os_str().as_bytes();
         if bytes.len() < MAX_STRING && !bytes.contains(&b'\\') {
             return Ok(Named::Itself(path.into()));
         }
-        let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Named::Descriptor { path: format!("/proc/self/fd/{}", fd.as_raw_fd()).into(), _fd: fd })
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Named::Itself(path) | Named::Descriptor { path, .. } => path,
         }
@@ -169,7 +169,7 @@ impl Named {
 }
 
 /// What the kernel wrote to the context, as ` [..]`, or nothing.
-fn kernel_log(fs: &OwnedFd) -> String {
+pub(crate) fn kernel_log(fs: &OwnedFd) -> String {
     let mut out = String::new();
     let mut buffer = [0; 1024];
     // One message a read; ENODATA ends. The kernel keeps at most eight.

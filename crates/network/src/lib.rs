@@ -22,6 +22,7 @@
 
 mod bridge;
 mod conntrack;
+mod device;
 mod endpoint;
 mod error;
 pub mod files;
@@ -44,6 +45,7 @@ mod watch;
 pub use bridge::{
     Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
 };
+pub use device::give;
 pub use endpoint::{
     DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
     set_default_route,

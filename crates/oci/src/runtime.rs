@@ -1,7 +1,7 @@
 //! `config.json` and `state.json` of the runtime specification, for Linux. Field names are the specification's;
 //! unknown fields are ignored, as it asks.
 //!
-//! Spec: runtime-spec 1.2, config.md, config-linux.md, runtime.md.
+//! Spec: runtime-spec 1.3, config.md, config-linux.md, runtime.md.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -257,11 +257,40 @@ documents! {
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         time_offsets: BTreeMap<String, TimeOffset>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        intel_rdt: Option<serde_json::Value>,
+        intel_rdt: Option<IntelRdt>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        net_devices: BTreeMap<String, NetDevice>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        net_devices: Option<serde_json::Value>,
+        memory_policy: Option<MemoryPolicy>,
+    }
+
+    /// Cache and memory bandwidth, by a group of resctrl.
+    struct IntelRdt {
+        #[serde(rename = "closID", skip_serializing_if = "Option::is_none")]
+        clos_id: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        memory_policy: Option<serde_json::Value>,
+        l3_cache_schema: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mem_bw_schema: Option<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        schemata: Vec<String>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        enable_monitoring: bool,
+    }
+
+    /// An interface of the host to move into the container, there called `name` if that is not empty.
+    struct NetDevice {
+        #[serde(skip_serializing_if = "String::is_empty")]
+        name: String,
+    }
+
+    /// set_mempolicy(2).
+    struct MemoryPolicy {
+        mode: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        nodes: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        flags: Vec<String>,
     }
 
     /// `size` ids from `container_id` inside are those from `host_id` outside.

@@ -12,14 +12,17 @@
 //!   | runs them                           |
 //!   |---------- Go ---------------------->|
 //!   |<--------- Terminal + descriptor ----| only for a foreground terminal
-//!   |<--------- Listener + descriptor ----| only for a seccomp notify listener
-//!   |<--------- Ready --------------------| waits for the gate
+//!   |<--------- Listener + descriptor ----| only for a seccomp notify listener; its number alone when the profile notifies
+//!   |                                     | of sendmsg, and then the parent fetches it
+//!   |<--------- Ready(program) -----------| the launcher: waits for the gate
 //!   | create: leaves                      | reads exec.fifo
 //!   | run, exec: Go --------------------->|
 //!   |<--------- Failed(text) -------------| instead of any of these, then exits
+//!   |<--------- NotExecuted(errno) -------| the launcher's execve failed
 //!   |<--------- end of file --------------| execve, which closes its end
 //! ```
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -43,9 +46,13 @@ pub(crate) enum Kind {
     Warning = b'w',
     Process = b'p',
     Failed = b'f',
+    /// From the launcher: one byte, the error number of its execve.
+    NotExecuted = sys::launcher::FAILED,
+    /// From the launcher: one byte, the error number of its seccomp.
+    FilterRefused = sys::launcher::REFUSED,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Go,
     Kind::Hooks,
     Kind::Ready,
@@ -54,6 +61,8 @@ const KINDS: [Kind; 8] = [
     Kind::Warning,
     Kind::Process,
     Kind::Failed,
+    Kind::NotExecuted,
+    Kind::FilterRefused,
 ];
 
 /// One end.
@@ -68,6 +77,19 @@ pub(crate) struct Message {
     pub(crate) fd: Option<OwnedFd>,
 }
 
+impl Message {
+    /// The error number that the launcher tells.
+    pub(crate) fn errno(&self) -> Errno {
+        Errno::from_raw_os_error(self.text.bytes().next().filter(u8::is_ascii).unwrap_or(0).into())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Channel {
     /// Both ends, closed at execve.
     pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
@@ -78,11 +100,26 @@ impl Channel {
 
     pub(crate) fn send(&self, kind: Kind, text: &str) -> io::Result<()> {
         let bytes = &text.as_bytes()[..text.len().min(MAX_MESSAGE - 1)];
-        send_parts(self.0.as_fd(), &[IoSlice::new(&[kind as u8]), IoSlice::new(bytes)], None)
+        let packet = [&[kind as u8], bytes].concat();
+        // write(2), not sendmsg(2): a profile may refuse the latter, and no profile can do without the former.
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &packet)).map(|_| ()).map_err(Into::into)
     }
 
     pub(crate) fn send_fd(&self, kind: Kind, fd: BorrowedFd<'_>) -> io::Result<()> {
-        send_parts(self.0.as_fd(), &[IoSlice::new(&[kind as u8])], Some(fd))
+        send_parts(self.0.as_fd(), &[IoSlice::new(&[kind as u8])], Some(fd)).map(|_| ())
+    }
+
+    /// Waits for [`Kind::Go`]. False when anything else came or the other side is gone. By read(2), which no profile can do
+    /// without.
+    pub(crate) fn wait_for_go(&self) -> io::Result<bool> {
+        let mut bytes = [0u8; 16];
+        loop {
+            match rustix::io::read(&self.0, &mut bytes) {
+                Ok(count) => return Ok(bytes[..count] == [Kind::Go as u8]),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
     /// The next message; `None` when the other side is gone.
@@ -112,12 +149,13 @@ impl Channel {
     }
 }
 
-/// Sends one packet or write, with a descriptor beside it if given.
+/// Sends one packet or write, with a descriptor beside it if given. Gives how many bytes went; on a stream that may be
+/// less than all.
 pub(crate) fn send_parts(
     socket: BorrowedFd<'_>,
     parts: &[IoSlice<'_>],
     fd: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds: [BorrowedFd<'_>; 1];
@@ -127,7 +165,7 @@ pub(crate) fn send_parts(
     }
     loop {
         match rustix::net::sendmsg(socket, parts, &mut control, SendFlags::NOSIGNAL) {
-            Ok(_) => return Ok(()),
+            Ok(count) => return Ok(count),
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }

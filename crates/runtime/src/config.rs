@@ -24,11 +24,12 @@ pub(crate) fn read_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>, PathBuf), Err
 
 /// Refuses what cannot be or is not supported. What is left, the plan does.
 pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result<(), Error> {
-    if !spec.oci_version.starts_with("1.") {
-        return Err(Error::invalid("ociVersion", format!("{:?} is not a version 1", spec.oci_version)));
+    if !is_version_1(&spec.oci_version) {
+        return Err(Error::invalid("ociVersion", format!("{:?} is not a version 1.x.y", spec.oci_version)));
     }
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     check_process(process)?;
+    crate::hooks::check(spec.hooks.as_ref())?;
     let has = |kind| namespaces.makes(kind) || namespaces.joins(kind);
     if !spec.hostname.is_empty() && !has(namespaces::UTS) {
         return Err(Error::invalid("hostname", "needs a uts namespace"));
@@ -69,15 +70,19 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
     if !linux.time_offsets.is_empty() && !namespaces.makes(namespaces::TIME) {
         return Err(Error::invalid("linux.timeOffsets", "needs a new time namespace"));
     }
-    for (name, present) in [
-        ("intelRdt", linux.intel_rdt.is_some()),
-        ("netDevices", linux.net_devices.is_some()),
-        ("memoryPolicy", linux.memory_policy.is_some()),
-    ] {
-        if present {
-            return Err(Error::unsupported(format!("linux.{name}"), ""));
-        }
+    if !linux.net_devices.is_empty() && !has(namespaces::NETWORK) {
+        return Err(Error::invalid("linux.netDevices", "needs a network namespace"));
     }
+    if let Some(policy) = &linux.memory_policy {
+        crate::scheduling::memory_policy(policy)?;
+    }
+    if let Some(rdt) = &linux.intel_rdt {
+        crate::rdt::check(rdt)?;
+    }
+    if let Some(profile) = &linux.seccomp {
+        crate::listener::check(profile)?;
+    }
+    linux.devices.iter().try_for_each(check_device)?;
     crate::mounts::label(spec)?;
     for name in linux.sysctl.keys() {
         check_sysctl(name, |kind| namespaces.owns(kind, proc))?;
@@ -93,18 +98,51 @@ pub(crate) fn check_process(process: &Process) -> Result<(), Error> {
     if !process.cwd.starts_with('/') {
         return Err(Error::invalid("process.cwd", format!("{:?} is not an absolute path", process.cwd)));
     }
-    if process.scheduler.is_some() {
-        return Err(Error::unsupported("process.scheduler", ""));
+    if let Some(scheduler) = &process.scheduler {
+        crate::scheduling::scheduler(scheduler)?;
     }
-    if process.exec_cpu_affinity.is_some() {
-        return Err(Error::unsupported("process.execCPUAffinity", ""));
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        crate::scheduling::processors("initial", &affinity.initial)?;
+        crate::scheduling::processors("final", &affinity.last)?;
     }
-    for limit in &process.rlimits {
+    if process.oom_score_adj.is_some_and(|adjustment| !(-1000..=1000).contains(&adjustment)) {
+        return Err(Error::invalid("process.oomScoreAdj", "is not between -1000 and 1000"));
+    }
+    for (index, limit) in process.rlimits.iter().enumerate() {
+        if process.rlimits[..index].iter().any(|other| other.kind == limit.kind) {
+            return Err(Error::invalid("process.rlimits", format!("{} appears twice", limit.kind)));
+        }
+        if limit.soft > limit.hard {
+            return Err(Error::invalid("process.rlimits", format!("{}: soft is above hard", limit.kind)));
+        }
         if crate::limits::resource(&limit.kind).is_none() {
             return Err(Error::invalid("process.rlimits", format!("unknown limit {:?}", limit.kind)));
         }
     }
     label(process).map(|_| ())
+}
+
+/// Semantic versioning 2.0.0, major version 1.
+fn is_version_1(text: &str) -> bool {
+    let (version, build) = text.split_once('+').map_or((text, None), |(v, b)| (v, Some(b)));
+    let (numbers, pre) = version.split_once('-').map_or((version, None), |(v, p)| (v, Some(p)));
+    let number = |n: &str| n.parse::<u32>().is_ok() && n.bytes().all(|b| b.is_ascii_digit());
+    let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let words = |list: Option<&str>| list.is_none_or(|list| list.split('.').all(word));
+    let mut parts = numbers.split('.');
+    parts.next() == Some("1") && parts.clone().count() == 2 && parts.all(number) && words(pre) && words(build)
+}
+
+fn check_device(device: &oci::runtime::Device) -> Result<(), Error> {
+    let refuse = |reason: &str| Err(Error::invalid(format!("linux.devices[{:?}]", device.path), reason));
+    // What the kernel's 32 bits hold: 12 for the major, 20 for the minor number.
+    let fits = (0..1 << 12).contains(&device.major) && (0..1 << 20).contains(&device.minor);
+    match device.kind.as_str() {
+        "c" | "u" | "b" if !fits => refuse("has no device number"),
+        "c" | "u" | "b" | "p" if device.path.starts_with('/') => Ok(()),
+        "c" | "u" | "b" | "p" => refuse("is not an absolute path"),
+        other => refuse(&format!("unknown type {other:?}")),
+    }
 }
 
 /// Propagation of the container's root, if asked for.
@@ -278,6 +316,17 @@ pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions() {
+        let check = |text: &str, ok: bool| assert_eq!(is_version_1(text), ok, "{text:?}");
+        for good in ["1.0.0", "1.3.0", "1.0.2-dev", "1.1.0+dev", "1.2.3-rc.1+x.y"] {
+            check(good, true);
+        }
+        for bad in ["", "1", "1.0", "2.0.0", "1.0.0.0", "1.x.0", "1.0.0-", "1.0.0-a..b", "1.+0.0", "0.2.0"] {
+            check(bad, false);
+        }
+    }
 
     #[test]
     fn sysctls() {

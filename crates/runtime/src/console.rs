@@ -79,7 +79,7 @@ pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Error> {
 
 /// Sends the master over a console socket, named as runc names it.
 pub(crate) fn send_master(sink: BorrowedFd<'_>, master: BorrowedFd<'_>) -> std::io::Result<()> {
-    crate::channel::send_parts(sink, &[IoSlice::new(b"/dev/ptmx")], Some(master))
+    crate::channel::send_parts(sink, &[IoSlice::new(b"/dev/ptmx")], Some(master)).map(|_| ())
 }
 
 /// The caller's terminal in raw mode, while this lives.

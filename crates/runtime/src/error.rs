@@ -37,6 +37,9 @@ pub enum Error {
     /// A hook failed or took too long.
     #[error("{stage} hook {path}: {reason}")]
     Hook { stage: &'static str, path: String, reason: String },
+    /// An interface of the host could not be moved into the container.
+    #[error("linux.netDevices[{name:?}]")]
+    NetDevice { name: String, source: network::Error },
     /// Limits.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
@@ -73,6 +76,7 @@ impl HasKind for Error {
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Io { source, .. } => errors::io_kind(source),
             Error::Child { .. } | Error::Hook { .. } => Kind::Internal,
+            Error::NetDevice { source, .. } => source.kind(),
             Error::Cgroup(e) => e.kind(),
             Error::Seccomp(e) => e.kind(),
         }

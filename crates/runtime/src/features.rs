@@ -4,42 +4,43 @@ use oci::runtime::ALL_CAPABILITIES;
 use oci::runtime::{Capabilities, Linux, Mount, Namespace, Process, Resources, Root, Spec};
 use serde_json::{Value, json};
 
-/// What `features` prints.
+/// What `features` prints: what this program knows, whatever the kernel has; only `supportedFlags`
+/// depends on it.
 ///
-/// Spec: runtime-spec, features.md.
+/// Spec: runtime-spec, features.md and features-linux.md.
 pub fn features() -> Value {
     let capabilities: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
+    let flags: Vec<&str> = seccomp::FLAGS.iter().map(|(name, _)| *name).collect();
+    let supported = |bit: u32| sys::seccomp::has_flag(bit);
+    let supported: Vec<&str> =
+        seccomp::FLAGS.iter().filter(|(_, bit)| supported(*bit)).map(|(name, _)| *name).collect();
+    let names = |table: &[(&'static str, u32)]| table.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": oci::runtime::OCI_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": [
-            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime", "loud",
-            "mand", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind",
-            "rdev", "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
-            "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
-            "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid",
-            "symfollow", "sync", "tmpcopyup", "unbindable"
-        ],
+        "mountOptions": crate::mount_options::names(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": true,
-                "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
-                    "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
-                ],
-                "operators": [
-                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ",
-                    "SCMP_CMP_NE"
-                ]
+                "actions": seccomp::ACTIONS,
+                "operators": seccomp::OPERATORS,
+                "archs": seccomp::architectures(),
+                "knownFlags": flags,
+                "supportedFlags": supported
             },
             "apparmor": { "enabled": true },
-            "selinux": { "enabled": false },
-            "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": true } }
+            "selinux": { "enabled": true },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": {
+                "modes": names(crate::scheduling::MODES),
+                "flags": names(crate::scheduling::MODE_FLAGS)
+            },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true }
         }
     })
 }

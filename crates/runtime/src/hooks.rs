@@ -4,13 +4,38 @@
 //! Spec: runtime-spec config.md, "POSIX-platform Hooks".
 
 use crate::Error;
-use oci::runtime::{Hook, State};
+use oci::runtime::{Hook, Hooks, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Refuses hooks that could not run, before anything is made.
+pub(crate) fn check(hooks: Option<&Hooks>) -> Result<(), Error> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    let stages = [
+        ("prestart", &hooks.prestart),
+        ("createRuntime", &hooks.create_runtime),
+        ("createContainer", &hooks.create_container),
+        ("startContainer", &hooks.start_container),
+        ("poststart", &hooks.poststart),
+        ("poststop", &hooks.poststop),
+    ];
+    for (stage, list) in stages {
+        for hook in list {
+            let refuse = |reason: String| Err(Error::invalid(format!("hooks.{stage}"), reason));
+            if !hook.path.starts_with('/') {
+                return refuse(format!("path {:?} is not absolute", hook.path));
+            }
+            if hook.timeout == Some(0) {
+                return refuse(format!("timeout of {} is not above 0", hook.path));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Runs `hooks` one after the other; the first failure ends it.
 pub(crate) fn run(stage: &'static str, hooks: &[Hook], state: &State) -> Result<(), Error> {

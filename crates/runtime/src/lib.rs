@@ -21,13 +21,17 @@ mod features;
 mod hooks;
 mod idmap;
 mod limits;
+mod listener;
 mod mount_options;
 mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
+mod rdt;
 mod rooted;
+mod scheduling;
 mod seal;
+mod site;
 mod spawn;
 mod state;
 mod steps;
@@ -36,7 +40,6 @@ mod verbs;
 
 pub use error::Error;
 pub use features::{default_spec, features};
-pub use seal::ensure_sealed;
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;
 pub use verbs::{

@@ -1,9 +1,9 @@
 //! Names of resource limits and capabilities.
 
-use crate::Error;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
+use std::collections::BTreeSet;
 
 /// The kernel's resource called `RLIMIT_*`.
 pub(crate) fn resource(name: &str) -> Option<Resource> {
@@ -57,23 +57,22 @@ pub(crate) fn set(
     Ok(())
 }
 
-/// The set named by `CAP_*` words.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] for a name that is no capability: leaving one out of a set that someone wrote down would be a guess.
-pub(crate) fn capability_set(field: &str, names: &[String]) -> Result<CapabilitySet, Error> {
+/// The set named by `CAP_*` words. Names that are no capability go to `unknown`.
+pub(crate) fn capability_set(names: &[String], unknown: &mut BTreeSet<String>) -> CapabilitySet {
     let mut bits = 0u64;
     for name in names {
         let number = name
             .strip_prefix("CAP_")
             .and_then(|n| oci::runtime::ALL_CAPABILITIES.iter().position(|c| *c == n));
-        let number = number.ok_or_else(|| {
-            Error::invalid(format!("process.capabilities.{field}"), format!("unknown capability {name:?}"))
-        })?;
-        bits |= 1 << number;
+        match number {
+            Some(number) => bits |= 1 << number,
+            // At most so much of it as fits a line.
+            None => {
+                unknown.insert(name.chars().take(40).collect());
+            }
+        }
     }
-    Ok(CapabilitySet::from_bits_retain(bits))
+    CapabilitySet::from_bits_retain(bits)
 }
 
 #[cfg(test)]
@@ -82,11 +81,12 @@ mod tests {
 
     #[test]
     fn capabilities_have_the_kernels_numbers() {
-        let set = |name: &str| capability_set("bounding", &[name.to_owned()]).unwrap();
+        let mut unknown = BTreeSet::new();
+        let mut set = |name: &str| capability_set(&[name.to_owned()], &mut unknown);
         assert_eq!(set("CAP_CHOWN"), CapabilitySet::CHOWN);
         assert_eq!(set("CAP_SYS_ADMIN"), CapabilitySet::SYS_ADMIN);
         assert_eq!(set("CAP_CHECKPOINT_RESTORE"), CapabilitySet::CHECKPOINT_RESTORE);
-        assert!(capability_set("bounding", &["CAP_NOPE".into()]).is_err());
-        assert!(capability_set("bounding", &["CHOWN".into()]).is_err());
+        assert!(set("CAP_NOPE").is_empty() && set("CHOWN").is_empty());
+        assert_eq!(unknown.into_iter().collect::<Vec<_>>(), ["CAP_NOPE", "CHOWN"]);
     }
 }

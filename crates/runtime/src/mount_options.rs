@@ -81,6 +81,19 @@ const NOTHING: &[&str] = &[
     "iversion",
 ];
 
+/// Options that have a meaning of their own.
+const OTHERS: &[&str] =
+    &["bind", "rbind", "idmap", "ridmap", "tmpcopyup", "remount", "sync", "dirsync", "lazytime"];
+
+/// Every option that is known here, sorted.
+pub(crate) fn names() -> Vec<String> {
+    let twice = ATTRIBUTES.iter().map(|a| a.0).chain(PROPAGATION.iter().map(|p| p.0));
+    let twice = twice.flat_map(|name| [name.to_owned(), format!("r{name}")]);
+    let mut names: Vec<_> = twice.chain([NOTHING, OTHERS].concat().iter().map(|n| (*n).to_owned())).collect();
+    names.sort();
+    names
+}
+
 /// Takes the options apart.
 ///
 /// # Errors
@@ -148,6 +161,16 @@ mod tests {
         assert_eq!(o.propagation, [(attr::SLAVE, true)]);
         assert_eq!(check(&["relatime"]).attributes, Attributes::new(0, attr::ATIME_MASK));
         assert_eq!(check(&["rrelatime"]).recursive, Attributes::new(0, attr::ATIME_MASK));
+    }
+
+    #[test]
+    fn names_are_known_and_once() {
+        let names = names();
+        assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
+        for name in &names {
+            let data = check(&[name]).data;
+            assert!(data.is_empty() || OTHERS.contains(&name.as_str()), "{name}: {data:?}");
+        }
     }
 
     #[test]

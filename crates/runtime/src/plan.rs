@@ -9,15 +9,16 @@ use crate::mounts::{MountStep, Surroundings, is_bind, mount_step};
 use crate::namespaces::{self, Kind, Namespaces};
 use crate::procfs::Proc;
 use crate::rooted::clean;
-use crate::{Error, config, mounts};
+use crate::{Error, config, mounts, scheduling};
 use oci::runtime::{Device, Hook, Process, Spec};
 use rustix::process::{Gid, Uid};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CpuSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::mount_attr as attr;
 use sys::process::StringList;
+use sys::scheduling::SchedulingAttributes;
 
 /// One thing the child does. The order in the list is the order of doing.
 #[derive(Debug)]
@@ -108,6 +109,15 @@ pub(crate) enum Step {
     },
     /// The same without pivot_root(2), for an initial ramdisk.
     MoveRoot,
+    /// How it is scheduled. After it is in its cgroup, which decides about real time, and before privilege goes.
+    Scheduler(SchedulingAttributes),
+    /// The processors it may run on, after it joined the cgroup.
+    Affinity(Box<CpuSet>),
+    /// Where its memory lies.
+    MemoryPolicy {
+        mode: u32,
+        nodes: Vec<u64>,
+    },
     IoPriority {
         class: u32,
         level: u32,
@@ -140,8 +150,13 @@ pub(crate) enum Step {
     Become(Box<Credentials>),
     /// Finds the program in the container, as its user.
     Find,
-    /// Tells the parent that all is ready, unties, and waits to be let go.
+    /// Tells the parent that all is ready, unties, and waits to be let go. Where this program is sealed.
     Gate(Gate),
+    /// The same and all that follows, done by the launcher: loads a filter, waits, becomes the program.
+    Launch {
+        gate: Gate,
+        filter: Option<Box<Filter>>,
+    },
     /// startContainer hooks, after start.
     StartHooks {
         hooks: Vec<Hook>,
@@ -163,6 +178,8 @@ pub(crate) enum Gate {
 pub(crate) struct Filter {
     pub(crate) instructions: Vec<sys::seccomp::Instruction>,
     pub(crate) flags: u32,
+    /// sendmsg(2) will be answered by the agent, who has no listener before something was sent.
+    pub(crate) notifies_sendmsg: bool,
 }
 
 /// Who the process is.
@@ -204,6 +221,8 @@ pub(crate) struct Request<'a> {
     pub(crate) console: Option<OwnedFd>,
     pub(crate) preserve_fds: u32,
     pub(crate) no_pivot: bool,
+    /// Whether the process ends in the launcher; else this program must be sealed.
+    pub(crate) launcher: bool,
     pub(crate) keyring: Option<CString>,
     /// For hooks; its pid is filled in by the child.
     pub(crate) state: oci::runtime::State,
@@ -295,7 +314,12 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     plan.finish(
         process,
         spec,
-        Ending { gate: request.gate, start_hooks: hooks.start_container, state: request.state },
+        Ending {
+            gate: request.gate,
+            launcher: request.launcher,
+            start_hooks: hooks.start_container,
+            state: request.state,
+        },
         user,
     )?;
     Ok(plan.plan)
@@ -313,6 +337,7 @@ pub(crate) struct Joining<'a> {
     pub(crate) root: Option<OwnedFd>,
     pub(crate) console: Option<OwnedFd>,
     pub(crate) preserve_fds: u32,
+    pub(crate) launcher: bool,
     pub(crate) state: oci::runtime::State,
 }
 
@@ -339,13 +364,23 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     if process.terminal {
         plan.terminal(process, false, joining.console);
     }
-    let ending = Ending { gate: Gate::Parent, start_hooks: Vec::new(), state: joining.state };
+    let affinity = process.exec_cpu_affinity.as_ref();
+    if let Some(set) = affinity.map(|a| scheduling::processors("final", &a.last)).transpose()?.flatten() {
+        plan.add(Step::Affinity(Box::new(set)));
+    }
+    let ending = Ending {
+        gate: Gate::Parent,
+        launcher: joining.launcher,
+        start_hooks: Vec::new(),
+        state: joining.state,
+    };
     plan.finish(process, joining.spec, ending, user)?;
     Ok(plan.plan)
 }
 
 struct Ending {
     gate: Gate,
+    launcher: bool,
     start_hooks: Vec<Hook>,
     state: oci::runtime::State,
 }
@@ -463,6 +498,13 @@ impl Builder {
 
     /// What both kinds of process do at the end.
     fn finish(&mut self, process: &Process, spec: &Spec, ending: Ending, user: bool) -> Result<(), Error> {
+        if let Some(scheduler) = &process.scheduler {
+            self.add(Step::Scheduler(scheduling::scheduler(scheduler)?));
+        }
+        if let Some(policy) = spec.linux.as_ref().and_then(|linux| linux.memory_policy.as_ref()) {
+            let (mode, nodes) = scheduling::memory_policy(policy)?;
+            self.add(Step::MemoryPolicy { mode, nodes });
+        }
         if let Some(priority) = &process.io_priority {
             let (class, level) = config::io_priority(priority)?;
             self.add(Step::IoPriority { class, level });
@@ -501,6 +543,10 @@ impl Builder {
         self.add(Step::Find);
         // As late as possible, so that the profile has to allow little of ours; but before the gate, so that a refused one
         // is an error of create.
+        if ending.launcher {
+            self.add(Step::Launch { gate: ending.gate, filter });
+            return Ok(());
+        }
         if let Some(filter) = filter {
             self.add(Step::Seccomp(filter));
         }
@@ -517,26 +563,32 @@ impl Builder {
         let mine =
             rustix::thread::capabilities(None).map_err(|e| Error::io("read own capabilities", e))?.permitted;
         let mut missing = CapabilitySet::empty();
-        let mut set = |field: &str, names: &[String]| {
-            let wanted = capability_set(field, names)?;
+        let mut unknown = std::collections::BTreeSet::new();
+        let mut set = |names: &[String]| {
+            let wanted = capability_set(names, &mut unknown);
             if user {
-                return Ok::<_, Error>(wanted);
+                return wanted;
             }
             missing |= wanted - mine;
-            Ok(wanted & mine)
+            wanted & mine
         };
         let ids = &process.user;
         let credentials = Credentials {
             uid: Uid::from_raw(ids.uid),
             gid: Gid::from_raw(ids.gid),
             groups: ids.additional_gids.iter().map(|&gid| Gid::from_raw(gid)).collect(),
-            bounding: set("bounding", &caps.bounding)?,
-            effective: set("effective", &caps.effective)?,
-            permitted: set("permitted", &caps.permitted)?,
-            inheritable: set("inheritable", &caps.inheritable)?,
-            ambient: set("ambient", &caps.ambient)?,
+            bounding: set(&caps.bounding),
+            effective: set(&caps.effective),
+            permitted: set(&caps.permitted),
+            inheritable: set(&caps.inheritable),
+            ambient: set(&caps.ambient),
             keep_groups: user && !rustix::process::geteuid().is_root() && ids.additional_gids.is_empty(),
         };
+        // The specification asks for warnings, not errors, of both.
+        if !unknown.is_empty() {
+            let names: Vec<_> = unknown.into_iter().collect();
+            self.plan.warnings.push(format!("unknown capabilities are left out: {}", names.join(", ")));
+        }
         if !missing.is_empty() {
             self.plan.warnings.push(format!(
                 "capabilities {:#x} are not held by the runtime itself and left out",
@@ -565,15 +617,17 @@ fn default_device(path: &str, major: i64, minor: i64) -> Device {
 }
 
 fn filter(profile: &oci::runtime::Seccomp) -> Result<Option<Filter>, Error> {
+    const NEW_LISTENER: u32 = 1 << 3;
     let program = seccomp::compile(profile)?;
-    if program.notify {
-        return Err(Error::unsupported("seccomp notify", "its listener is not handed over yet"));
-    }
+    let notifies = |rule: &oci::runtime::SyscallRule| {
+        rule.action == "SCMP_ACT_NOTIFY" && rule.names.iter().any(|name| name == "sendmsg")
+    };
     let convert =
         |i: &seccomp::Instruction| sys::seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
     Ok(Some(Filter {
         instructions: program.instructions.iter().map(convert).collect(),
-        flags: program.flags,
+        flags: if program.notify { program.flags | NEW_LISTENER } else { program.flags },
+        notifies_sendmsg: profile.syscalls.iter().any(notifies),
     }))
 }
 
@@ -595,6 +649,7 @@ mod tests {
             console: None,
             preserve_fds: 0,
             no_pivot: false,
+            launcher: false,
             keyring: None,
             state: oci::runtime::State::default(),
         };

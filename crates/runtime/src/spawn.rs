@@ -5,11 +5,12 @@ use crate::namespaces::{self, Namespaces};
 use crate::plan::{Plan, Step};
 use crate::procfs::Proc;
 use crate::state::Container;
-use crate::{Error, child, hooks, idmap, limits};
+use crate::{Error, child, hooks, idmap, limits, listener, rdt};
 use oci::runtime::{Hooks, Process, Resources, Spec};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use sys::process::Cloned;
 
 /// What the parent does for the child.
@@ -26,6 +27,8 @@ pub(crate) struct Job<'a> {
     pub(crate) hook_state: oci::runtime::State,
     /// It will be in a user namespace of its own.
     pub(crate) in_user_namespace: bool,
+    /// Where resctrl is, for a container that wants a group there.
+    pub(crate) rdt: Option<PathBuf>,
     /// PID namespace of this process for an exec.
     pub(crate) enter_pid: Option<OwnedFd>,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Started {
     /// Master of a foreground terminal.
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
+    /// The path that will be executed, as the process found it.
+    program: String,
     kill: bool,
 }
 
@@ -58,6 +63,10 @@ impl Started {
                 None => return Ok(()),
                 Some(message) if message.kind == Kind::Failed => {
                     return Err(Error::Child { text: message.text });
+                }
+                Some(message) if message.kind == Kind::NotExecuted => {
+                    let text = format!("exec {}: {}", self.program, child::lower(message.errno()));
+                    return Err(Error::Child { text });
                 }
                 Some(message) if message.kind == Kind::Warning => self.warnings.push(message.text),
                 Some(_) => {}
@@ -98,6 +107,7 @@ pub(crate) fn spawn(
         // The child inherits it, so there is no moment at which a process of a joined PID namespace could look into it.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
+    let ignored = proc.read("self/status").map_or(u64::MAX, |text| sys::process::ignored_signals(&text));
     let back = enter(&mut job, &proc)?;
     let mut new = job.namespaces.new & !namespaces::CGROUP.bit & !namespaces::TIME.bit;
     if forks {
@@ -107,7 +117,7 @@ pub(crate) fn spawn(
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop((ours, container.take(), back, job));
-            child::run(plan, theirs, proc)
+            child::run(plan, theirs, proc, ignored)
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(e) => return leave(back).and(Err(Error::io("clone the container's first process", e))),
@@ -121,6 +131,7 @@ pub(crate) fn spawn(
         channel: ours,
         terminal: None,
         warnings: Vec::new(),
+        program: String::new(),
         kill: true,
     };
     leave(back)?;
@@ -223,6 +234,22 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
     if let (Some(cgroup), Some(resources)) = (job.cgroup, &job.resources) {
         warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));
     }
+    let linux = job.spec.linux.as_ref();
+    if let (Some(root), Some(rdt)) = (&job.rdt, linux.and_then(|linux| linux.intel_rdt.as_ref())) {
+        rdt::enter(root, rdt, &job.hook_state.id, pid)?;
+    }
+    if let Some(devices) =
+        linux.map(|linux| &linux.net_devices).filter(|d| job.resources.is_some() && !d.is_empty())
+    {
+        let namespace = proc
+            .namespace(&pid.to_string(), "net")
+            .map_err(|e| Error::io("open the container's network namespace", e))?;
+        for (name, device) in devices {
+            let inside = if device.name.is_empty() { name } else { &device.name };
+            network::give(name, inside, namespace.as_fd())
+                .map_err(|source| Error::NetDevice { name: name.clone(), source })?;
+        }
+    }
     if let Some(adjustment) = job.process.oom_score_adj {
         match proc.write(&format!("{pid}/oom_score_adj"), &adjustment.to_string()) {
             Ok(()) => {}
@@ -241,7 +268,14 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
             started.channel.receive().map_err(|e| Error::io("read from the container's process", e))?;
         let Some(message) = message else { return Err(fate(started, job.cgroup)) };
         match message.kind {
-            Kind::Ready => return Ok(()),
+            Kind::Ready => {
+                started.program = message.text;
+                return Ok(());
+            }
+            Kind::FilterRefused => {
+                let text = format!("load seccomp filter: {}", std::io::Error::from(message.errno()));
+                return Err(Error::Child { text });
+            }
             Kind::Failed => return Err(Error::Child { text: message.text }),
             Kind::Warning => started.warnings.push(message.text),
             Kind::Terminal => started.terminal = message.fd,
@@ -254,11 +288,33 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
                 }
                 started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
             }
-            Kind::Go | Kind::Process | Kind::Listener => {
+            Kind::Listener => {
+                let listener = match message.fd {
+                    Some(fd) => fd,
+                    None => fetch(started, &message.text)?,
+                };
+                let profile = job.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
+                let mut state = job.hook_state.clone();
+                if state.pid == 0 {
+                    state.pid = started.pid;
+                }
+                if let Some(profile) = profile {
+                    listener::hand_over(profile, started.pid, &state, listener)?;
+                }
+                started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
+            }
+            Kind::Go | Kind::Process | Kind::NotExecuted => {
                 return Err(Error::Child { text: format!("unexpected message {:?}", message.kind) });
             }
         }
     }
+}
+
+/// The descriptor that the process has under this number.
+fn fetch(started: &Started, number: &str) -> Result<OwnedFd, Error> {
+    let number = number.parse().map_err(|_| Error::Child { text: "a descriptor without number".into() })?;
+    rustix::process::pidfd_getfd(&started.pidfd, number, PidfdGetfdFlags::empty())
+        .map_err(|e| Error::io("fetch the seccomp listener", e))
 }
 
 fn fate(started: &Started, cgroup: Option<&cgroup::Cgroup>) -> Error {

@@ -100,6 +100,9 @@ pub(crate) struct State {
     pub(crate) owner: u32,
     #[serde(default)]
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Groups of resctrl that go with the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rdt: Vec<PathBuf>,
 }
 
 impl State {
@@ -117,6 +120,7 @@ impl State {
             no_pivot: false,
             owner: rustix::process::geteuid().as_raw(),
             annotations: BTreeMap::new(),
+            rdt: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::child::Failure;
 use crate::mounts::{attach, clone_tree, mount_one, new_filesystem};
 use crate::plan::{Credentials, Step};
 use crate::procfs::Proc;
+use crate::site::Site;
 use crate::{console, hooks, namespaces, rooted};
 use oci::runtime::Device;
 use rootdir::RootDir;
@@ -14,7 +15,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use sys::mount_attr::{self as attr, Attributes};
 use sys::process::StringList;
@@ -26,11 +27,11 @@ pub(crate) struct World {
     /// The host's procfs; gone before the working directory is entered.
     pub(crate) proc: Option<Proc>,
     /// What the container's paths resolve in; gone with the pivot.
-    pub(crate) root: Option<RootDir>,
+    site: Option<Site>,
     pub(crate) env: StringList,
     /// A tmpfs that covers a masked directory, to be cloned for the others.
     empty: Option<OwnedFd>,
-    /// The null device that covers masked files.
+    /// A read-only bind of the null device that covers masked files, likewise.
     null: Option<OwnedFd>,
     cwd_entered: bool,
 }
@@ -39,15 +40,22 @@ type Done = Result<(), Failure>;
 
 impl World {
     pub(crate) fn new(channel: Channel, proc: Proc, env: StringList) -> World {
-        World { channel, proc: Some(proc), root: None, env, empty: None, null: None, cwd_entered: false }
+        World { channel, proc: Some(proc), site: None, env, empty: None, null: None, cwd_entered: false }
     }
 
     fn root(&self) -> Result<&RootDir, Failure> {
-        self.root.as_ref().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+        self.site
+            .as_ref()
+            .map(|site| &site.root)
+            .ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+    }
+
+    fn site(&mut self) -> Result<&mut Site, Failure> {
+        self.site.as_mut().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
     }
 }
 
-/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Fork`]) are the caller's.
+/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Launch`], [`Step::Fork`]) are the caller's.
 pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
@@ -73,19 +81,19 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::AttachRoot { path, private_parent } => {
             let root = attach_root(&path, private_parent)
                 .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
-            world.root = Some(RootDir::from_fd(root));
+            world.site = Some(Site::new(RootDir::from_fd(root)));
             Ok(())
         }
         Step::RootHere => {
             let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
-            world.root = Some(root);
+            world.site = Some(Site::new(root));
             Ok(())
         }
-        Step::Mount(mount) => mount_one(*mount, world.root()?),
-        Step::Device { device, bind } => make_device(&device, bind, world)
+        Step::Mount(mount) => mount_one(*mount, world.site()?),
+        Step::Device { device, bind } => make_device(&device, bind, world.site()?)
             .map_err(|e| Failure::new(format!("make device {}", device.path), e)),
         Step::DeviceLinks { ptmx } => {
-            device_links(world.root()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
+            device_links(world.site()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
         }
         Step::Terminal { size, owner, console, sink } => terminal(world, size, owner, console, sink),
         Step::RuntimeHooks => {
@@ -106,14 +114,14 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             .map_err(|e| Failure::new(format!("set hostname {name:?}"), e)),
         Step::DomainName(name) => rustix::system::setdomainname(name.as_bytes())
             .map_err(|e| Failure::new(format!("set domainname {name:?}"), e)),
-        Step::ReadOnly(path) => read_only(world.root()?, &path)
+        Step::ReadOnly(path) => read_only(world.site()?, &path)
             .map_err(|e| Failure::new(format!("make {} read-only", path.display()), e)),
         Step::Mask(path) => {
             mask(world, &path).map_err(|e| Failure::new(format!("mask {}", path.display()), e))
         }
         Step::Directory(path) => {
             // What cannot be made is reported by entering it.
-            drop(rooted::ensure_directory(world.root()?, &path));
+            drop(world.site()?.ensure_directory(&path));
             Ok(())
         }
         Step::RootReadOnly => attr::set(world.root()?, false, &Attributes::new(attr::RDONLY, 0))
@@ -128,6 +136,13 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.leave_root();
             Ok(())
         }
+        Step::Scheduler(attributes) => sys::scheduling::set_scheduler(&attributes)
+            .map_err(|e| Failure::new(format!("set scheduler (policy {})", attributes.policy), e)),
+        Step::Affinity(set) => {
+            rustix::thread::sched_setaffinity(None, &set).map_err(|e| Failure::new("set execCPUAffinity", e))
+        }
+        Step::MemoryPolicy { mode, nodes } => sys::scheduling::set_memory_policy(mode, &nodes)
+            .map_err(|e| Failure::new("set linux.memoryPolicy", e)),
         Step::IoPriority { class, level } => {
             sys::process::set_io_priority(class, level).map_err(|e| Failure::new("set I/O priority", e))
         }
@@ -158,10 +173,11 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         }
         Step::Seccomp(filter) => match sys::seccomp::load(&filter.instructions, filter.flags) {
             Ok(None) => Ok(()),
-            Ok(Some(listener)) => world
-                .channel
-                .send_fd(Kind::Listener, listener.as_fd())
+            Ok(Some(listener)) => hand_over(&world.channel, listener, filter.notifies_sendmsg)
                 .map_err(|e| Failure::new("hand over the seccomp listener", e)),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => Err(Failure::text(
+                "load seccomp filter: another filter of this process has a listener already",
+            )),
             Err(e) => Err(Failure::new("load seccomp filter", e)),
         },
         Step::Umask(mask) => {
@@ -169,7 +185,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             Ok(())
         }
         Step::Become(credentials) => become_user(&credentials),
-        Step::Fork { .. } | Step::Find | Step::Gate(_) => {
+        Step::Fork { .. } | Step::Find | Step::Gate(_) | Step::Launch { .. } => {
             Err(Failure::new("a step in the wrong place", Errno::INVAL))
         }
     }
@@ -182,15 +198,15 @@ impl World {
     }
 
     fn wait_for_go(&self) -> Done {
-        match self.channel.receive() {
-            Ok(Some(message)) if message.kind == Kind::Go => Ok(()),
-            Ok(_) => Err(Failure::new("wait for the runtime", Errno::PIPE)),
+        match self.channel.wait_for_go() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::new("wait for the runtime", Errno::PIPE)),
             Err(e) => Err(Failure::new("wait for the runtime", e)),
         }
     }
 
     fn leave_root(&mut self) {
-        self.root = None;
+        self.site = None;
         self.empty = None;
         self.null = None;
     }
@@ -217,6 +233,17 @@ fn hide() {
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
+/// Gives the parent the listener, and does not go on before it has it.
+fn hand_over(channel: &Channel, listener: OwnedFd, by_number: bool) -> std::io::Result<()> {
+    if by_number {
+        channel.send(Kind::Listener, &listener.as_raw_fd().to_string())?;
+    } else {
+        channel.send_fd(Kind::Listener, listener.as_fd())?;
+    }
+    // Kept until the parent had time to fetch it; closed by execve at the latest.
+    if channel.wait_for_go()? { Ok(()) } else { Err(Errno::PIPE.into()) }
+}
+
 fn become_root() -> Result<(), Errno> {
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
@@ -235,9 +262,7 @@ fn keyring(name: &std::ffi::CStr) -> Done {
 }
 
 fn propagate(bits: u64) -> Done {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let root = root.map_err(|e| Failure::new("open /", e))?;
-    attr::set(root, true, &Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
+    attr::set_everywhere(&Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
 }
 
 fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
@@ -270,8 +295,7 @@ fn make_parent_private(directory: &OwnedFd) -> std::io::Result<()> {
     Err(Errno::LOOP.into())
 }
 
-fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Errno> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
+fn make_device(device: &Device, bind: bool, site: &mut Site) -> Result<(), Errno> {
     let path = rooted::clean(&device.path);
     let (kind, number) = match device.kind.as_str() {
         "c" | "u" => (FileType::CharacterDevice, true),
@@ -281,24 +305,24 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     };
     let major = u32::try_from(device.major).unwrap_or(0);
     let minor = u32::try_from(device.minor).unwrap_or(0);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR) };
-    let directory = rooted::ensure_directory(root, parent)?;
+    let (directory, name) = site.parent(&path)?;
     if bind {
         // The host's node, whose numbers are checked: a user namespace may not make one.
         let tree = clone_tree(CWD, &path, false)?;
         if !rooted::is_device(&tree, kind, major, minor)? {
             return Err(Errno::NODEV);
         }
-        let target = rooted::ensure_file(root, &path)?;
+        let target = rooted::ensure_file(&site.root, &path)?;
         return attach(&tree, &target);
     }
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
     let number = if number { rustix::fs::makedev(major, minor) } else { 0 };
-    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+    match rustix::fs::mknodat(directory, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             // Fine if it is what we would make; anything else the image put there is not trusted.
-            let there = rooted::find_no_follow(root, &path)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let there = rustix::fs::openat(directory, name, flags, Mode::empty())?;
             if !rooted::is_device(&there, kind, major, minor)? {
                 return Err(Errno::EXIST);
             }
@@ -308,13 +332,13 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     if device.uid.is_some() || device.gid.is_some() {
         let uid = Uid::from_raw(device.uid.unwrap_or(0));
         let gid = Gid::from_raw(device.gid.unwrap_or(0));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
 
-fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
-    let directory = rooted::ensure_directory(root, Path::new("/dev"))?;
+fn device_links(site: &mut Site, ptmx: bool) -> Result<(), Errno> {
+    let (directory, _) = site.parent(Path::new("/dev/fd"))?;
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -322,7 +346,7 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
         ("stderr", "/proc/self/fd/2"),
     ];
     for (name, to) in links {
-        match rustix::fs::symlinkat(to, &directory, name) {
+        match rustix::fs::symlinkat(to, directory, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
@@ -330,10 +354,10 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
     if !ptmx {
         return Ok(());
     }
-    match rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx") {
+    match rustix::fs::symlinkat("pts/ptmx", directory, "ptmx") {
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&directory, "ptmx", rustix::fs::AtFlags::empty())?;
-            rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx")
+            rustix::fs::unlinkat(directory, "ptmx", rustix::fs::AtFlags::empty())?;
+            rustix::fs::symlinkat("pts/ptmx", directory, "ptmx")
         }
         other => other,
     }
@@ -375,42 +399,48 @@ fn absent(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR)
 }
 
-fn read_only(root: &RootDir, path: &Path) -> std::io::Result<()> {
-    let target = match rooted::find(root, path) {
+fn read_only(site: &mut Site, path: &Path) -> std::io::Result<()> {
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
     let tree = clone_tree(&target, Path::new(""), true)?;
     attr::set(&tree, true, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    attach(&tree, &target)?;
+    site.spend(target);
+    site.spend(tree);
+    Ok(())
 }
 
 fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
-    let target = match rooted::find(root, path) {
+    let site = world.site.as_mut().ok_or(Errno::NOTDIR)?;
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
-    if rooted::file_type(&target)? == FileType::Directory {
-        let tree = match &world.empty {
-            Some(empty) => clone_tree(empty, Path::new(""), false)?,
-            None => {
-                let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-                new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
-            }
-        };
-        attach(&tree, &target)?;
-        world.empty.get_or_insert(tree);
-        return Ok(());
+    let directory = rooted::file_type(&target)? == FileType::Directory;
+    let cover = if directory { &mut world.empty } else { &mut world.null };
+    let tree = match &*cover {
+        // With the attributes of the first one.
+        Some(first) => clone_tree(first, Path::new(""), false)?,
+        None if directory => {
+            let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
+        }
+        None => {
+            let tree = clone_tree(null_device(&site.root)?, Path::new(""), false)?;
+            // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
+            attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
+            tree
+        }
+    };
+    attach(&tree, &target)?;
+    site.spend(target);
+    match cover {
+        Some(_) => site.spend(tree),
+        None => *cover = Some(tree),
     }
-    if world.null.is_none() {
-        world.null = Some(null_device(root)?);
-    }
-    let null = world.null.as_ref().ok_or(Errno::NODEV)?;
-    let tree = clone_tree(null, Path::new(""), false)?;
-    // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
-    attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    Ok(())
 }
 
 /// The container's null device, verified on its descriptor (CVE-2025-31133), or the host's if there is none.
@@ -427,12 +457,15 @@ fn null_device(root: &RootDir) -> Result<OwnedFd, Errno> {
 }
 
 fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Result<()> {
-    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let shared = propagation.is_some_and(|(bits, _)| bits == attr::SHARED);
+    let old = shared
+        .then(|| rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
+        .transpose()?;
     rustix::process::fchdir(root)?;
     rustix::process::pivot_root(".", ".")?;
-    // The old root now lies over the new one, at the same place.
-    rustix::process::fchdir(&old)?;
-    if propagation.is_some_and(|(bits, _)| bits == attr::SHARED) {
+    // The old root now lies over the new one, at the same place, and `.` means what lies on top.
+    if let Some(old) = old {
+        rustix::process::fchdir(&old)?;
         // Or unmounting it here would unmount on the host.
         attr::set(&old, true, &Attributes::propagation(attr::SLAVE))?;
     }
@@ -472,7 +505,7 @@ fn own_stdio(uid: u32) {
 fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     // Nothing of the host may be reachable as /proc/self/fd/N from here on.
     world.proc = None;
-    world.root = None;
+    world.site = None;
     if !world.cwd_entered {
         let failure = |e: Errno| {
             let text = crate::child::lower(e);

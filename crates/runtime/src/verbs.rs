@@ -3,9 +3,10 @@
 use crate::namespaces::{self, Namespaces};
 use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
+use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
 use crate::state::{Container, ContainerId, State, Status, Store, init};
-use crate::{Error, config, console, hooks};
+use crate::{Error, config, console, hooks, rdt, scheduling};
 use cgroup::Cgroup;
 use oci::runtime::{Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -219,6 +220,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         }
         cgroup.remove()?;
     }
+    rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
     // The container is gone whatever they say; the specification asks for a warning only.
@@ -241,6 +243,11 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     drop(container);
     let process = exec_process(&spec, options)?;
     config::check_process(&process)?;
+    let watched = state.namespaces & namespaces::PID.bit == 0 || seal::has_ptrace(&spec);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process: &process, watched, starts: false })?;
+    if sealed {
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
     let cgroup = open_cgroup(&state)?.filter(Cgroup::exists);
     let own = differing(&state, &proc)?;
@@ -261,6 +268,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         root,
         console,
         preserve_fds: options.preserve_fds,
+        launcher: !sealed,
         state: oci_state(&state, "running"),
     })?;
     let job = Job {
@@ -272,8 +280,14 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         hooks: None,
         hook_state: oci_state(&state, "running"),
         in_user_namespace: own & namespaces::USER.bit != 0,
+        rdt: None,
         enter_pid,
     };
+    let affinity = process.exec_cpu_affinity.as_ref();
+    if let Some(set) = affinity.map(|a| scheduling::processors("initial", &a.initial)).transpose()?.flatten()
+    {
+        rustix::thread::sched_setaffinity(None, &set).map_err(|e| Error::io("set execCPUAffinity", e))?;
+    }
     let (mut started, _) = spawn(plan, job, proc, &mut None)?;
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     started.go(cgroup.as_ref())?;
@@ -340,6 +354,12 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;
+    let watched = !namespaces.makes(namespaces::PID);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process, watched, starts: true })?;
+    if sealed {
+        // Starts over if it is not; nothing is made yet.
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(process, options.console_socket.as_deref(), detach)?;
     let rootfs = config::rootfs(&spec, &bundle)?;
     let mut state = State::new(id, bundle, rootfs);
@@ -347,6 +367,11 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
     state.no_pivot = options.no_pivot || !namespaces.makes(namespaces::MOUNT);
     state.annotations.clone_from(&spec.annotations);
+    let rdt = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref());
+    let resctrl = rdt.map(|_| rdt::root(&proc)).transpose()?;
+    if let (Some(root), Some(rdt)) = (&resctrl, rdt) {
+        state.rdt = rdt::will_make(root, rdt, id.as_str());
+    }
     let container = store.create(id)?;
     let prepared = (|| {
         container.write_config(&bytes)?;
@@ -371,6 +396,8 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         cgroup.as_ref(),
         fifo,
         console,
+        !sealed,
+        resctrl,
         &mut container,
     );
     // The child takes it, this process never.
@@ -379,6 +406,9 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         Ok(started) => Ok(Made { container, started, cgroup, spec, state }),
         Err(e) => {
             undo(cgroup.as_ref(), &container);
+            // As after a delete: whatever they say, the first error is the one to tell.
+            let poststop = spec.hooks.unwrap_or_default().poststop;
+            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
             Err(e)
         }
     }
@@ -397,6 +427,8 @@ fn populate(
     cgroup: Option<&Cgroup>,
     fifo: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    launcher: bool,
+    rdt: Option<PathBuf>,
     container: &mut Option<Container>,
 ) -> Result<Started, Error> {
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
@@ -411,6 +443,7 @@ fn populate(
         console,
         preserve_fds: options.preserve_fds,
         no_pivot: options.no_pivot,
+        launcher,
         keyring: (!options.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", state.id)).unwrap_or_default()),
         state: hook_state.clone(),
@@ -425,6 +458,7 @@ fn populate(
         hooks: spec.hooks.as_ref(),
         hook_state: oci_state(state, "creating"),
         in_user_namespace: state.namespaces & namespaces::USER.bit != 0,
+        rdt,
         enter_pid: None,
     };
     let (started, _) = spawn(plan, job, proc, container)?;
@@ -439,6 +473,9 @@ fn populate(
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
 fn undo(cgroup: Option<&Cgroup>, container: &Container) {
+    if let Ok(state) = container.read() {
+        drop(rdt::leave(&state.rdt));
+    }
     let removed = cgroup.map_or(Ok(()), |cgroup| {
         if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
             drop(cgroup.kill());

@@ -56,6 +56,21 @@ const FOREIGN: [&str; 17] = [
     "SCMP_ARCH_SHEB",
 ];
 
+/// Names of all architectures, also of those that nothing on this machine can be.
+pub fn names() -> Vec<&'static str> {
+    let ours = [
+        "SCMP_ARCH_AARCH64",
+        "SCMP_ARCH_ARM",
+        "SCMP_ARCH_SH",
+        "SCMP_ARCH_X32",
+        "SCMP_ARCH_X86",
+        "SCMP_ARCH_X86_64",
+    ];
+    let mut names = [&ours[..], &FOREIGN].concat();
+    names.sort_unstable();
+    names
+}
+
 /// The architectures of a profile, each once, the native one first and always.
 pub(crate) fn parse(names: &[String]) -> Result<Vec<Architecture>, Error> {
     let mut found = vec![NATIVE];

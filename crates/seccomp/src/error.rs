@@ -6,6 +6,9 @@ pub enum Error {
     /// Not an action of the specification.
     #[error("seccomp action {0:?} is unknown")]
     UnknownAction(String),
+    /// Only some actions answer with an error number.
+    #[error("seccomp action {0:?} has no errno to return")]
+    NoErrno(String),
     /// Not a comparison of the specification.
     #[error("seccomp operator {0:?} is unknown")]
     UnknownOperator(String),

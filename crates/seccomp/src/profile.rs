@@ -15,6 +15,38 @@ const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
+/// Names of all actions.
+pub const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+
+/// Names of all comparisons.
+pub const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+
+/// Names of all flags with the kernel's bits.
+pub const FLAGS: &[(&str, u32)] = &[
+    ("SECCOMP_FILTER_FLAG_LOG", FLAG_LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", FLAG_SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_TSYNC", FLAG_TSYNC),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", FLAG_WAIT_KILLABLE_RECV),
+];
+
 /// What a filter answers: `SECCOMP_RET_*` with its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Action(pub(crate) u32);
@@ -29,6 +61,9 @@ impl Action {
     }
 
     fn parse(name: &str, errno: Option<u32>) -> Result<Action, Error> {
+        if errno.is_some() && !matches!(name, "SCMP_ACT_ERRNO" | "SCMP_ACT_TRACE") {
+            return Err(Error::NoErrno(name.to_owned()));
+        }
         let errno = errno.unwrap_or(EPERM);
         Ok(match name {
             "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KILL_THREAD,

@@ -5,9 +5,11 @@
 pub mod bpf;
 pub mod footprint;
 pub mod keyring;
+pub mod launcher;
 pub mod mount_attr;
 pub mod netns;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod session;
 pub mod signal;

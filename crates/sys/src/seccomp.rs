@@ -22,6 +22,21 @@ struct Program {
     first: *const Instruction,
 }
 
+/// Whether the kernel knows this `SECCOMP_FILTER_FLAG_*`.
+pub fn has_flag(flag: u32) -> bool {
+    // SAFETY: without a program the kernel looks at the flags, finds nothing to read and changes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::c_ulong::from(flag),
+            std::ptr::null::<Program>(),
+        )
+    };
+    // EFAULT: it came as far as to read the program.
+    result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 /// Puts `program` over the calling thread, with `SECCOMP_FILTER_FLAG_*` bits. There is no way back.
 ///
 /// Gives the listener if `flags` ask for one.

@@ -59,7 +59,7 @@ const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// Whether an image may set this attribute. Overlay's own would let it rearrange the layers below it, and a host's
 /// SELinux labels are the host's to give.
-fn is_allowed(name: &[u8]) -> bool {
+pub(crate) fn is_allowed(name: &[u8]) -> bool {
     let refused: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"security.selinux"];
     !refused.iter().any(|prefix| name.starts_with(prefix))
 }

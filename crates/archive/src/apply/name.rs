@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// A path from the root, its parts joined by one `/`; empty for the root itself.
 #[derive(Debug, Default)]
-pub(super) struct Name(Vec<u8>);
+pub(crate) struct Name(Vec<u8>);
 
 impl Name {
     /// Cleans `raw` as text: leading slashes and `.` go, `a/..` goes, as in Docker.
@@ -14,7 +14,7 @@ impl Name {
     /// # Errors
     ///
     /// [`Error::Hostile`] when `..` climbs above the root, or for a NUL.
-    pub(super) fn parse(raw: &[u8]) -> Result<Name, Error> {
+    pub(crate) fn parse(raw: &[u8]) -> Result<Name, Error> {
         let hostile = |what| Error::Hostile { path: os(raw).into(), what };
         if raw.contains(&0) {
             return Err(hostile("its name has a NUL"));
@@ -39,16 +39,16 @@ impl Name {
         Ok(Name(clean))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         Path::new(os(&self.0))
     }
 
     /// The directory above and the last part; `None` for the root.
-    pub(super) fn split(&self) -> Option<(&[u8], &[u8])> {
+    pub(crate) fn split(&self) -> Option<(&[u8], &[u8])> {
         if self.0.is_empty() {
             return None;
         }

@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 256;
 
 /// What a name says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning<'n> {
+pub(crate) enum Meaning<'n> {
     Ordinary,
     /// AUFS's own.
     Ignored,
@@ -35,7 +35,7 @@ pub(super) enum Meaning<'n> {
 /// # Errors
 ///
 /// [`Error::Hostile`] when it would hide `.`, `..` or nothing, or lies below a whiteout.
-pub(super) fn classify(name: &Name) -> Result<Meaning<'_>, Error> {
+pub(crate) fn classify(name: &Name) -> Result<Meaning<'_>, Error> {
     let hostile = |what| Err(Error::Hostile { path: name.path().into(), what });
     let Some((parent, leaf)) = name.split() else { return Ok(Meaning::Ordinary) };
     for part in parent.split(|&byte| byte == b'/') {

@@ -9,6 +9,21 @@ pub(crate) struct Forged {
     pub(crate) sums: bool,
 }
 
+impl std::fmt::Debug for Forged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+        let head = &self.content[..self.content.len().min(60)];
+        let link = text(&self.block[157..257]);
+        write!(
+            f,
+            "{:?} {:?} -> {link:?} {:?}",
+            char::from(self.block[156]),
+            text(&self.block[..100]),
+            text(head)
+        )
+    }
+}
+
 impl Forged {
     pub(crate) fn new(typeflag: u8, name: &[u8]) -> Forged {
         let mut block = [0; 512];

@@ -24,7 +24,7 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
     std::fs::copy("/bin/busybox", bin.join("busybox")).expect("package busybox-static is installed");
     for applet in [
         "sh", "true", "cat", "id", "sleep", "hostname", "echo", "grep", "pwd", "touch", "ls", "stat", "head",
-        "wc", "mount", "umount", "tr", "nice",
+        "wc", "mount", "umount", "tr", "nice", "awk", "ip", "mkdir",
     ] {
         symlink("busybox", bin.join(applet)).unwrap();
     }
@@ -128,17 +128,25 @@ impl Drop for Bundle {
 }
 
 pub(crate) fn receive_fd(socket: &std::os::unix::net::UnixStream) -> std::os::fd::OwnedFd {
+    receive_with_text(socket).1
+}
+
+/// One message with a descriptor beside it.
+pub(crate) fn receive_with_text(socket: &std::os::unix::net::UnixStream) -> (String, std::os::fd::OwnedFd) {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0u8; 64];
-    recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-        .unwrap();
-    control
+    let mut bytes = [0u8; 8192];
+    let length =
+        recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .unwrap()
+            .bytes;
+    let fd = control
         .drain()
         .find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         })
-        .expect("a descriptor came")
+        .expect("a descriptor came");
+    (String::from_utf8_lossy(&bytes[..length]).into_owned(), fd)
 }

@@ -282,7 +282,7 @@ impl NetworkRequest {
         let ipam = self.ipam.unwrap_or_default();
         match ipam.driver.as_deref() {
             None | Some("" | "default") => {}
-            Some(other) => return Err(Error::NoSuchPlugin { name: other.into() }),
+            Some(other) => return Err(Error::NoSuchDriver { name: other.into() }),
         }
         let mut network = Network {
             id: random_hex(),
@@ -311,7 +311,7 @@ impl NetworkRequest {
             "macvlan" | "ipvlan" | "overlay" => {
                 return Err(Error::unsupported(format!("the network driver {}", network.driver)));
             }
-            other => return Err(Error::NoSuchPlugin { name: other.into() }),
+            other => return Err(Error::NoSuchDriver { name: other.into() }),
         }
         network.check_option_names()?;
         network.bridge_options()?;
