@@ -48,6 +48,15 @@ pub(crate) const TEST: &[Package] = &[
     program("xz-utils", "xz"),
 ];
 
+/// What the suites of others need.
+pub(crate) const CONFORM: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("docker-registry", "docker-registry"),
+    program("docker.io", "dockerd"),
+    Package { name: "python3-venv", provides: Provides::File("/usr/share/doc/python3-venv") },
+    program("tar", "tar"),
+];
+
 /// The peers of the bench, and what it uses itself.
 pub(crate) const BENCH: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

@@ -4,7 +4,8 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, commit, containers, execs, images, networks, push, registry, stats, system, update, volumes,
+    archives, commit, containers, execs, image_archives, images, networks, push, registry, stats, system,
+    update, volumes,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -13,15 +14,17 @@ use std::sync::Arc;
 const NOT_HERE: &[(&str, &str)] = &[
     ("build", "building images"),
     ("plugins", "plugins"),
-    ("swarm", "swarm mode"),
-    ("nodes", "swarm mode"),
-    ("services", "swarm mode"),
-    ("tasks", "swarm mode"),
-    ("secrets", "swarm mode"),
-    ("configs", "swarm mode"),
     ("session", "build sessions"),
     ("grpc", "build sessions"),
 ];
+
+/// What Docker answers about a swarm where there is none, as there never is here.
+const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+                          connect this node to swarm and try again.";
+
+fn no_swarm(message: &str) -> Outcome {
+    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, message))
+}
 
 /// Calls the handler of `path`, which has no version any more.
 pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
@@ -40,7 +43,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
-        ["images", "load"] if post => images::load(api, call).await,
+        ["images", "load"] if post => image_archives::load(api, call).await,
         ["images", "get"] if get => Err(Failure::not_here("saving images")),
         ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
@@ -91,7 +94,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
         ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        ["containers", id, verb @ ("export" | "archive" | "checkpoints")] => {
+        ["containers", id, "export"] if get => archives::export(api, id).await,
+        ["containers", id, "archive"] if get => archives::get(api, id, &call).await,
+        ["containers", id, "archive"] if method == Method::HEAD => archives::head(api, id, &call).await,
+        ["containers", id, "archive"] if method == Method::PUT => archives::put(api, id, call).await,
+        ["containers", id, verb @ "checkpoints"] => {
             api.engine.container(id)?;
             Err(Failure::not_here(&format!("container {verb}")))
         }
@@ -118,6 +125,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["brig", "volumes", name, "archive"] if method == Method::PUT => {
             volumes::import(api, name, call).await
         }
+
+        ["swarm", "leave"] if post => no_swarm("This node is not part of a swarm"),
+        ["swarm", "init" | "join"] if post => Err(Failure::not_here("swarm mode")),
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => no_swarm(NO_MANAGER),
+        ["plugins"] if get => crate::reply::ok(&serde_json::json!([])),
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),

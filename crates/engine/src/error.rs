@@ -38,6 +38,9 @@ pub enum Error {
     /// What Docker answers 500 to.
     #[error("{message}")]
     Internal { message: String },
+    /// A container has nothing at this path.
+    #[error("{what}")]
+    NoSuchPath { what: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -91,6 +94,7 @@ impl HasKind for Error {
             | Error::NoSuchPlugin { .. }
             | Error::NoSuchDriver { .. }
             | Error::NoSuchTag { .. }
+            | Error::NoSuchPath { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,

@@ -1,0 +1,19 @@
+//! `conform`: what others wrote to judge engines, run against ours, and where that can be against theirs, so that the
+//! verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
+
+mod docker_py;
+mod images;
+
+use crate::run::{Error, Result};
+
+const SUITES: &str = "docker-py [--engine brig|dockerd] [PYTEST ARGS]";
+
+pub(crate) fn command(args: &[String]) -> Result<()> {
+    let Some((suite, rest)) = args.split_first() else {
+        return Err(Error::new(format!("which suite? {SUITES}")));
+    };
+    match suite.as_str() {
+        "docker-py" => docker_py::command(rest),
+        other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
+    }
+}
