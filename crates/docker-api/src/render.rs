@@ -250,11 +250,17 @@ pub(crate) fn image_summary(
 pub(crate) fn image_inspect(image: &Image, config: &ImageConfig, driver: &str) -> Value {
     let run = config.config.clone().unwrap_or_default();
     let last_tag = image.tagged_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    // One of several platforms of an index has the names of the index.
+    let beside: Vec<oci::Reference> = if image.is_beside() { image.platform_of.clone() } else { Vec::new() };
+    let names = |own: &[oci::Reference], digests: bool| -> Vec<String> {
+        let beside = beside.iter().filter(|r| r.digest().is_some() == digests);
+        own.iter().chain(beside).map(oci::Reference::familiar).collect()
+    };
     let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
     let mut out = json!({
         "Id": image.id.to_string(),
-        "RepoTags": image.tags.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
-        "RepoDigests": image.digests.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "RepoTags": names(&image.tags, false),
+        "RepoDigests": names(&image.digests, true),
         "Parent": "",
         "Comment": comment,
         "Created": image.created,

@@ -33,6 +33,12 @@ impl Engine {
         blocking(move || images.get(&name)).await.during(|| "find image".into())
     }
 
+    /// As [`Engine::image`], for a platform.
+    pub async fn image_for(self: &Arc<Self>, name: &str, platform: &Platform) -> Result<Image, Error> {
+        let (images, name, platform) = (self.images.clone(), name.to_string(), platform.clone());
+        blocking(move || images.get_for(&name, &platform)).await.during(|| "find image".into())
+    }
+
     /// The client for registries.
     pub fn registry(&self) -> &registry_client::Client {
         &self.registry
@@ -48,9 +54,9 @@ impl Engine {
         auth: &Auth,
         progress: mpsc::Sender<PullEvent>,
     ) -> Result<Image, Error> {
-        let before = self.image(&reference.to_string()).await.ok();
+        let before = self.image_for(&reference.to_string(), platform).await.ok();
         if let Some(image) = &before
-            && self.is_current(reference, image, platform, auth).await?
+            && self.is_current(reference, image, auth).await?
         {
             let digest = image.target.digest;
             drop(progress.send(PullEvent::Done { digest, newer: false }).await);
@@ -94,21 +100,15 @@ impl Engine {
         Ok(image)
     }
 
-    /// Whether `image`, which `reference` names here, is what the registry has for `platform`. When it is, its digest
-    /// is noted for this repository.
+    /// Whether `image`, which `reference` names here, is what it names at the registry. When it is, its digest is noted
+    /// for this repository.
     async fn is_current(
         self: &Arc<Self>,
         reference: &Reference,
         image: &Image,
-        platform: &Platform,
         auth: &Auth,
     ) -> Result<bool, Error> {
         let doing = || format!("pull {}", reference.familiar());
-        let (images, id) = (self.images.clone(), image.id);
-        let config = blocking(move || images.config(&id)).await.during(doing)?;
-        if !config.platform().satisfies(platform) {
-            return Ok(false);
-        }
         match registry_client::is_current(&self.registry, reference, &image.target.digest, auth).await {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -118,17 +118,22 @@ impl Engine {
             Err(_) => return Ok(false),
         }
         let pinned = reference.with_digest(image.target.digest);
-        if !image.digests.contains(&pinned) {
-            let images = self.images.clone();
+        if !image.digests.contains(&pinned) && !image.platform_of.contains(&pinned) {
+            let (images, id) = (self.images.clone(), image.id);
             blocking(move || images.note_digest(&id, &pinned)).await.during(doing)?;
         }
         Ok(true)
     }
 
-    /// Loads the images of an archive that `input` brings.
-    pub async fn load<R: Read + Send + 'static>(self: &Arc<Self>, input: R) -> Result<Vec<Loaded>, Error> {
+    /// Loads the images of an archive that `input` brings, for `platform` (this host's where none is named).
+    pub async fn load<R: Read + Send + 'static>(
+        self: &Arc<Self>,
+        input: R,
+        platform: Option<Platform>,
+    ) -> Result<Vec<Loaded>, Error> {
         let images = self.images.clone();
-        let loaded = blocking(move || images.load(input, &Platform::host(), &image::ignore))
+        let platform = platform.unwrap_or_else(Platform::host);
+        let loaded = blocking(move || images.load(input, &platform, &image::ignore))
             .await
             .during(|| "load images".into())?;
         for one in &loaded {
@@ -173,7 +178,7 @@ impl Engine {
         Ok(removed)
     }
 
-    fn users_of(&self, id: &ImageId) -> Vec<User> {
+    pub(crate) fn users_of(&self, id: &ImageId) -> Vec<User> {
         let using = self.list_containers().into_iter().filter(|c| c.lock().uses_image(&id.0));
         using.map(|c| User { container_id: c.id().to_string(), running: c.status().is_alive() }).collect()
     }

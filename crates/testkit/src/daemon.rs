@@ -282,7 +282,8 @@ impl Daemon {
         for image in self.get("/images/json?all=1").as_array().unwrap() {
             let id = image["Id"].as_str().unwrap();
             let answer = self.request("DELETE", &format!("/images/{id}?force=1"), &Value::Null);
-            assert_eq!(answer.status, 200, "remove {id}: {}", answer.text());
+            // One of several platforms goes with the one that the names mean.
+            assert!(matches!(answer.status, 200 | 404), "remove {id}: {}", answer.text());
         }
         assert_eq!(self.get("/images/json?all=1"), Value::Array(Vec::new()));
         self.assert_none("left by images", || crate::leaks::find_in_store(self));
