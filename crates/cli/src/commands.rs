@@ -8,10 +8,12 @@ mod containers;
 mod copy;
 mod exec;
 mod export;
+mod image_archives;
 mod images;
 mod inspect;
 mod login;
 mod logs;
+mod networks;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -184,6 +186,10 @@ enum ImageShort {
     Build(Box<build::Build>),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image_archives::Save),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(image_archives::Import),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::Tag),
     /// Show the history of an image
@@ -232,6 +238,10 @@ enum ImageGroup {
     Build(Box<build::Build>),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image_archives::Save),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(image_archives::Import),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::Tag),
     /// Show the history of an image
@@ -309,6 +319,8 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Push(flags) => push::push_command(context, &flags).await,
         ImageShort::Build(flags) => build::build(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
+        ImageShort::Save(flags) => image_archives::save(context, &flags).await,
+        ImageShort::Import(flags) => image_archives::import(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
         ImageShort::Search(flags) => registry::search(context, &flags).await,
@@ -323,6 +335,8 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::Push(flags) => ImageShort::Push(flags),
         ImageGroup::Build(flags) => ImageShort::Build(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
+        ImageGroup::Save(flags) => ImageShort::Save(flags),
+        ImageGroup::Import(flags) => ImageShort::Import(flags),
         ImageGroup::Tag(flags) => ImageShort::Tag(flags),
         ImageGroup::History(flags) => ImageShort::History(flags),
         ImageGroup::Inspect(flags) => {
