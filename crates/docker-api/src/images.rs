@@ -102,11 +102,15 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
+pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     let image = api.engine.image(name).await?;
     let (images, id) = (api.engine.images().clone(), image.id);
     let config = blocking(move || images.config(&id)).await?;
-    ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
+    let mut out = render::image_inspect(&image, &config, api.engine.storage_driver());
+    if !call.at_least(45) {
+        out["Container"] = config.container.clone().unwrap_or_default().into();
+    }
+    ok(&out)
 }
 
 /// `GET /images/{name}/history`.

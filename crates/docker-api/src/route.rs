@@ -48,7 +48,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(api, &name.join("/")).await
+            images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
             images::history(api, &name.join("/")).await

@@ -237,6 +237,7 @@ impl Image {
             variant: None,
             config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids },
+            container: None,
             history: Vec::new(),
         };
         let config = serde_json::to_vec(&config).unwrap();
