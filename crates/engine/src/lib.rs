@@ -11,6 +11,7 @@ mod attach;
 mod bundle;
 mod cdi;
 mod changes;
+mod clamp;
 mod collection;
 mod commit;
 mod config;
@@ -50,6 +51,7 @@ mod update;
 mod user;
 mod view;
 mod volumes;
+mod workspace;
 
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
@@ -80,6 +82,7 @@ pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::{NewVolume, PrunedVolumes, Volume};
+pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
