@@ -236,8 +236,8 @@ impl Image {
             os_version: None,
             variant: None,
             config: None,
-            rootfs: RootFs { kind: "layers".into(), diff_ids },
             container: None,
+            rootfs: RootFs { kind: "layers".into(), diff_ids },
             history: Vec::new(),
         };
         let config = serde_json::to_vec(&config).unwrap();
