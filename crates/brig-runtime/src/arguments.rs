@@ -82,11 +82,6 @@ impl Command {
             Command::Help => "help",
         }
     }
-
-    /// Whether a process of ours will be seen inside: then this program has to run from a sealed copy.
-    pub(crate) fn enters_a_container(&self) -> bool {
-        matches!(self, Command::Create { .. } | Command::Run { .. } | Command::Exec { .. })
-    }
 }
 
 /// Parses the process's arguments.

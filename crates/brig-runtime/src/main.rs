@@ -37,9 +37,6 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
     let store = Store::new(&global.root);
     let verb = command.name();
     let text = |e: runtime::Error| format!("{verb} failed: {}", errors::chain(&e));
-    if command.enters_a_container() {
-        runtime::ensure_sealed().map_err(text)?;
-    }
     let warn = |log: &mut log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
     match command {
         Command::Create { id, options } => warn(log, runtime::create(&store, &id, &options).map_err(text)?),

@@ -1,11 +1,17 @@
 //! `brig-shim DIR`: supervises the container that `DIR/shim.json` describes. Started by the engine, not by people; what
 //! the two say to each other is in `shim-api`.
+//!
+//! Called `docker-init` it is the init of a container that was made with `--init` (`shim::init`).
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| Path::new(&name).file_name() == Some(shim::init::NAME.as_ref())) {
+        return ExitCode::from(shim::init::run(&words.collect::<Vec<_>>()));
+    }
     sys::footprint::keep_heap_small();
     // What the parent left open would stay open as long as the container lives. Kernels before 5.9 cannot; our engine
     // leaves nothing open.

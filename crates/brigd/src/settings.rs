@@ -62,6 +62,13 @@ pub(crate) struct Flags {
     /// Option for the log of containers that give none, KEY=VALUE; may be given several times
     #[arg(long = "log-opt", value_name = "KEY=VALUE")]
     log_opts: Vec<String>,
+    /// Directory of specs of the Container Device Interface; may be given several times
+    /// [default: /etc/cdi and /var/run/cdi]
+    #[arg(long = "cdi-spec-dir", value_name = "DIR")]
+    cdi_spec_dirs: Vec<PathBuf>,
+    /// Run an init in containers that do not say whether they want one
+    #[arg(long)]
+    init: bool,
     /// Seconds between stop signal and SIGKILL [default: 10]
     #[arg(long, value_name = "SECONDS", hide = true)]
     stop_timeout: Option<u32>,
@@ -86,6 +93,8 @@ struct File {
     default_runtime: Option<String>,
     runtimes: BTreeMap<String, PathBuf>,
     log_opts: BTreeMap<String, String>,
+    cdi_spec_dirs: Vec<PathBuf>,
+    init: bool,
     stop_timeout: Option<u32>,
 }
 
@@ -151,6 +160,11 @@ impl Settings {
         if hosts.is_empty() {
             hosts.push(format!("unix://{}", exec_root.join("brig.sock").display()));
         }
+        let mut cdi_spec_dirs =
+            if flags.cdi_spec_dirs.is_empty() { file.cdi_spec_dirs } else { flags.cdi_spec_dirs };
+        if cdi_spec_dirs.is_empty() {
+            cdi_spec_dirs = engine::CDI_SPEC_DIRS.map(PathBuf::from).to_vec();
+        }
         let registry = registry_client::Config {
             insecure: flags.insecure_registries.into_iter().chain(file.insecure_registries).collect(),
             mirrors: flags.registry_mirrors.into_iter().chain(file.registry_mirrors).collect(),
@@ -174,6 +188,8 @@ impl Settings {
                 runtimes,
                 default_runtime,
                 log_opts,
+                cdi_spec_dirs,
+                default_init: flags.init || file.init,
                 stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
                 registry,
                 debug,

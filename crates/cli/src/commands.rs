@@ -7,14 +7,17 @@ mod copy;
 mod exec;
 mod images;
 mod inspect;
+mod login;
 mod logs;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
 mod push;
+mod registry;
 mod stats;
 mod system;
 mod update;
+mod volumes;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -70,12 +73,15 @@ enum Command {
     /// Manage images
     #[command(name = "image", subcommand)]
     Images(ImageGroup),
+    /// Look at image manifests at a registry
+    #[command(subcommand)]
+    Manifest(registry::Manifest),
     /// Manage networks
     #[command(subcommand)]
     Network(objects::Network),
     /// Manage volumes
     #[command(subcommand)]
-    Volume(objects::Volume),
+    Volume(volumes::Volume),
     /// Manage the engine
     #[command(name = "system", subcommand)]
     SystemGroup(system::Group),
@@ -169,6 +175,8 @@ enum ImageShort {
     Tag(images::Tag),
     /// Show the history of an image
     History(images::History),
+    /// Search a registry for images
+    Search(registry::Search),
 }
 
 #[derive(Debug, Subcommand)]
@@ -253,8 +261,9 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::Inspect(flags)) => inspect::inspect(&context, &flags, None).await,
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
+        Command::Manifest(command) => registry::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
-        Command::Volume(command) => objects::volume(&context, command).await,
+        Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),
     }
 }
@@ -284,6 +293,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
+        ImageShort::Search(flags) => registry::search(context, &flags).await,
     }
 }
 

@@ -1,5 +1,6 @@
-//! `~/.docker/config.json`: registry credentials, credential helpers, detach keys, default formats.
+//! `~/.docker/config.json`: registry credentials and who keeps them, detach keys, default formats.
 
+use crate::credentials;
 use crate::error::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -7,12 +8,10 @@ use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::process::Stdio;
-use tokio::io::AsyncWriteExt;
 
 /// The key under which Docker Hub's credentials are kept.
 pub(crate) const HUB: &str = "https://index.docker.io/v1/";
-/// Largest file and largest answer of a helper.
+/// Largest file.
 const MAX_FILE: u64 = 16 << 20;
 
 /// The file's content; empty where there is none.
@@ -70,20 +69,14 @@ impl Config {
 
     /// Credentials of `server`, from its helper, the general helper, or the file.
     pub(crate) async fn credentials(&self, server: &str) -> Result<Option<Credentials>> {
-        let own = self.content.get("credHelpers").and_then(|h| h.get(server)).and_then(Value::as_str);
-        let general = self.content.get("credsStore").and_then(Value::as_str);
-        if let Some(helper) = own.or(general).filter(|h| !h.is_empty()) {
-            return ask_helper(helper, server).await;
+        match self.helper(server) {
+            Some(helper) => credentials::get(helper, server).await,
+            None => Ok(self.stored(server)),
         }
-        Ok(self.stored(server))
     }
 
     fn stored(&self, server: &str) -> Option<Credentials> {
         let auths = self.content.get("auths")?.as_object()?;
-        let bare = |key: &str| {
-            let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-            key.split('/').next().unwrap_or(key).to_string()
-        };
         let entry = auths
             .get(server)
             .or_else(|| auths.iter().find(|(key, _)| bare(key) == bare(server)).map(|(_, entry)| entry))?;
@@ -97,29 +90,49 @@ impl Config {
         (credentials != Credentials::default()).then_some(credentials)
     }
 
-    /// Keeps credentials in the file.
-    pub(crate) fn store(&mut self, server: &str, credentials: &Credentials) -> Result<()> {
-        let auth = STANDARD.encode(format!("{}:{}", credentials.user, credentials.password));
-        let mut entry = json!({"auth": auth});
-        if !credentials.identity_token.is_empty() {
-            entry = json!({"auth": STANDARD.encode(format!("{}:", credentials.user)), "identitytoken": credentials.identity_token});
+    /// The helper that keeps the credentials of `server`: its own, else the general one.
+    fn helper(&self, server: &str) -> Option<&str> {
+        let own = self.content.get("credHelpers").and_then(|h| h.get(server)).and_then(Value::as_str);
+        let general = self.content.get("credsStore").and_then(Value::as_str);
+        own.or(general).filter(|helper| !helper.is_empty())
+    }
+
+    /// Keeps credentials with their helper, else in the file. Says whether they lie in the file for all who can read it.
+    pub(crate) async fn store(&mut self, server: &str, credentials: &Credentials) -> Result<bool> {
+        let mut entry = json!({});
+        let helper = self.helper(server).map(str::to_string);
+        if let Some(helper) = &helper {
+            credentials::store(helper, server, credentials).await?;
+        } else if credentials.identity_token.is_empty() {
+            entry =
+                json!({"auth": STANDARD.encode(format!("{}:{}", credentials.user, credentials.password))});
+        } else {
+            let auth = STANDARD.encode(format!("{}:", credentials.user));
+            entry = json!({"auth": auth, "identitytoken": credentials.identity_token});
         }
         let auths = self.content.entry("auths").or_insert_with(|| json!({}));
+        if !auths.is_object() {
+            *auths = json!({});
+        }
+        // An empty entry says that there is a login, also where a helper has it.
         auths[server] = entry;
-        self.write()
+        self.write()?;
+        Ok(helper.is_none())
     }
 
-    /// Whether a helper keeps the credentials of `server`.
-    pub(crate) fn has_helper(&self, server: &str) -> bool {
-        let own = self.content.get("credHelpers").and_then(|h| h.get(server)).is_some();
-        own || self.text("credsStore").is_some()
-    }
-
-    /// Forgets credentials. Returns whether there were any.
-    pub(crate) fn erase(&mut self, server: &str) -> Result<bool> {
-        let auths = self.content.get_mut("auths").and_then(Value::as_object_mut);
-        if auths.and_then(|a| a.remove(server)).is_none() {
-            return Ok(false);
+    /// Forgets credentials, those under older names of the server too. Returns whether there were any.
+    pub(crate) async fn erase(&mut self, server: &str) -> Result<bool> {
+        let mut known = false;
+        if let Some(helper) = self.helper(server).map(str::to_string) {
+            known = credentials::erase(&helper, server).await?;
+        }
+        let Some(auths) = self.content.get_mut("auths").and_then(Value::as_object_mut) else {
+            return Ok(known);
+        };
+        let before = auths.len();
+        auths.retain(|key, _| key != server && bare(key) != bare(server));
+        if auths.len() == before {
+            return Ok(known);
         }
         self.write()?;
         Ok(true)
@@ -152,6 +165,12 @@ impl Config {
     }
 }
 
+/// The host in a key of `auths`, which may be a URL.
+fn bare(key: &str) -> &str {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    key.split('/').next().unwrap_or(key)
+}
+
 /// The key of a registry: its host, or Docker Hub's historical address.
 pub(crate) fn server_key(host: &str) -> &str {
     match host {
@@ -171,50 +190,23 @@ pub(crate) fn auth_header(credentials: &Credentials, server: &str) -> String {
     URL_SAFE.encode(document.to_string())
 }
 
-/// Asks `docker-credential-NAME get`. What it does not know is no error.
-async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
-    if name.contains('/') {
-        return Err(Error::Usage(format!("credential helper {name:?} is not a plain name")));
-    }
-    let program = format!("docker-credential-{name}");
-    let failed =
-        |source| Error::File { doing: "run the credential helper", path: program.clone().into(), source };
-    let mut command = tokio::process::Command::new(&program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(server.as_bytes()).await.map_err(failed)?;
-    }
-    let output = child.wait_with_output().await.map_err(failed)?;
-    if !output.status.success() {
-        return Ok(None);
-    }
-    let answer: Value = serde_json::from_slice(&output.stdout).map_err(|e| failed(e.into()))?;
-    let get = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-    let (user, secret) = (get("Username"), get("Secret"));
-    Ok(Some(match user.as_str() {
-        "<token>" => Credentials { identity_token: secret, ..Credentials::default() },
-        _ => Credentials { user, password: secret, ..Credentials::default() },
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn credentials_are_kept_for_their_owner_only() {
+    #[tokio::test]
+    async fn credentials_are_kept_for_their_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/config.json");
         let mut config = Config { path: path.clone(), ..Config::default() };
         let credentials = Credentials { user: "u".into(), password: "p:w".into(), ..Credentials::default() };
-        config.store("r.example:5000", &credentials).unwrap();
+        assert!(config.store("r.example:5000", &credentials).await.unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(config.stored("r.example:5000"), Some(credentials));
         assert_eq!(config.stored("other"), None);
-        assert!(config.erase("r.example:5000").unwrap());
-        assert!(!config.erase("r.example:5000").unwrap());
+        assert!(config.erase("r.example:5000").await.unwrap());
+        assert!(!config.erase("r.example:5000").await.unwrap());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod body;
 mod clock;
 mod commands;
 mod config;
+mod credentials;
 mod daemon;
 mod demux;
 mod error;

@@ -17,10 +17,8 @@ const NOT_YET: &[&str] = &[
     "context",
     "export",
     "import",
-    "manifest",
     "plugin",
     "save",
-    "search",
     "swarm",
     "trust",
 ];

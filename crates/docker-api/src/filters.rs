@@ -57,12 +57,13 @@ impl Filters {
         values.is_empty() || values.iter().any(|v| matches(v))
     }
 
-    /// Whether the object has all the labels asked for (`key` or `key=value`).
+    /// Whether the object has all the labels asked for (`key` or `key=value`) and none of those of `label!`.
     pub(crate) fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.get("label").iter().all(|wanted| match wanted.split_once('=') {
+        let has = |wanted: &String| match wanted.split_once('=') {
             Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
             None => labels.contains_key(wanted),
-        })
+        };
+        self.get("label").iter().all(has) && !self.get("label!").iter().any(has)
     }
 
     /// A boolean key such as `dangling`; None when absent.

@@ -6,15 +6,12 @@ use crate::render;
 use crate::reply::{Failure, Outcome, empty, line, ok, stream, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
-use bytes::Bytes;
 use engine::PullEvent;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
 use image::{Image, Removed};
 use oci::{Platform, Reference};
 use registry_client::{Auth, Progress};
 use serde_json::{Value, json};
-use std::io::Read;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -167,8 +164,7 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         "" => Platform::host(),
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
-    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
-        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    let auth = crate::registry::credentials(&call)?;
     pull(api, reference, platform, auth).await
 }
 
@@ -226,37 +222,11 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// How long the rest of an archive that was refused is read and thrown away.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// `POST /images/load`.
 pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
-    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(16);
-    let mut body = call.request.into_body();
-    let feed = tokio::spawn(async move {
-        while let Some(piece) = body.frame().await {
-            let piece = match piece {
-                Ok(frame) => match frame.into_data() {
-                    Ok(bytes) => Ok(bytes),
-                    Err(_) => continue,
-                },
-                Err(e) => Err(std::io::Error::other(e)),
-            };
-            if sender.send(piece).await.is_err() {
-                // Refused already. A client that still sends does not read the reason.
-                while let Some(Ok(_)) = body.frame().await {}
-                return;
-            }
-        }
-    });
-    let abort = feed.abort_handle();
-    let loaded = api.engine.load(ChannelRead { receiver, current: Bytes::new() }).await;
-    if loaded.is_err() {
-        drop(tokio::time::timeout(DRAIN, feed).await);
-    }
-    abort.abort();
+    let loaded = crate::body::read_by(call, |archive| api.engine.load(archive)).await?;
     let mut out = Vec::new();
-    for one in loaded? {
+    for one in loaded {
         if one.references.is_empty() {
             out.extend_from_slice(&line(
                 &json!({ "stream": format!("Loaded image ID: {}\n", one.image.id) }),
@@ -269,26 +239,6 @@ pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
         }
     }
     Ok(crate::reply::with_body(StatusCode::OK, Some("application/json"), out))
-}
-
-/// A request body as a blocking reader.
-struct ChannelRead {
-    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for ChannelRead {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => self.current = piece?,
-                None => return Ok(0),
-            }
-        }
-        let n = buffer.len().min(self.current.len());
-        buffer[..n].copy_from_slice(&self.current.split_to(n));
-        Ok(n)
-    }
 }
 
 async fn blocking<T, F>(work: F) -> Result<T, Failure>

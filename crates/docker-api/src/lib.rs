@@ -11,6 +11,7 @@
 #![recursion_limit = "256"]
 
 mod archives;
+mod body;
 mod commit;
 mod containers;
 mod detach;
@@ -21,6 +22,7 @@ mod images;
 mod networks;
 mod progress;
 mod push;
+mod registry;
 mod render;
 mod reply;
 mod request;
@@ -30,6 +32,7 @@ mod stats;
 mod system;
 mod units;
 mod update;
+mod volumes;
 
 pub use serve::{Api, serve};
 

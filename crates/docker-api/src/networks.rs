@@ -1,4 +1,4 @@
-//! Networks and volumes, as far as they can be looked at.
+//! Networks, as far as they can be looked at.
 
 use crate::filters::Filters;
 use crate::render;
@@ -7,7 +7,6 @@ use crate::request::Call;
 use crate::serve::Api;
 use engine::Record;
 use hyper::StatusCode;
-use serde_json::json;
 use std::sync::Arc;
 
 fn records(api: &Api) -> Vec<Record> {
@@ -42,33 +41,4 @@ pub(crate) fn remove(api: &Arc<Api>, name: &str) -> Outcome {
         StatusCode::FORBIDDEN,
         format!("{} is a pre-defined network and cannot be removed", network.name),
     ))
-}
-
-/// `GET /volumes`.
-pub(crate) async fn list_volumes(api: &Arc<Api>, call: &Call) -> Outcome {
-    let filters = Filters::parse(call.query.text("filters"), &["name", "label", "dangling", "driver"])?;
-    let dangling = filters.flag("dangling")?;
-    let used: std::collections::HashSet<String> =
-        records(api).into_iter().flat_map(|r| r.mounts).map(|m| m.name).collect();
-    let volumes = api.engine.list_volumes().await?;
-    let shown = volumes.into_iter().filter(|v| {
-        filters.any("name", |f| v.name.contains(f))
-            && filters.any("driver", |f| f == "local")
-            && filters.labels(&v.labels)
-            && dangling.is_none_or(|d| d != used.contains(&v.name))
-    });
-    let list: Vec<_> = shown
-        .map(|v| {
-            json!({
-                "Name": v.name,
-                "Driver": "local",
-                "Mountpoint": api.engine.volume_path(&v.name),
-                "CreatedAt": v.created,
-                "Labels": v.labels,
-                "Scope": "local",
-                "Options": null,
-            })
-        })
-        .collect();
-    ok(&json!({ "Volumes": list, "Warnings": null }))
 }

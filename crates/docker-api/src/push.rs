@@ -6,7 +6,7 @@ use crate::request::Call;
 use crate::serve::Api;
 use engine::PushEvent;
 use oci::{Digest, Platform, Reference};
-use registry_client::{Auth, PushProgress};
+use registry_client::PushProgress;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,8 +32,7 @@ pub(crate) async fn push(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     if reference.digest().is_some() {
         return Err(Failure::bad_request("cannot push a digest reference"));
     }
-    let auth = Auth::from_header(&call.header("X-Registry-Auth"))
-        .map_err(|e| Failure::bad_request(format!("X-Registry-Auth: {}", errors::chain(&e))))?;
+    let auth = crate::registry::credentials(call)?;
     let (events, mut receiver) = mpsc::channel(EVENTS);
     let engine = api.engine.clone();
     let (sender, reply) = stream("application/json");

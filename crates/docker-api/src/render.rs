@@ -76,9 +76,13 @@ fn mount(point: &MountPoint) -> Value {
         "RW": point.read_write,
         "Propagation": if point.kind == engine::MountKind::Bind && point.propagation.is_empty() { "rprivate" } else { &point.propagation },
     });
-    if point.kind == engine::MountKind::Volume {
-        out["Name"] = point.name.clone().into();
-        out["Driver"] = "local".into();
+    match point.kind {
+        engine::MountKind::Volume => {
+            out["Name"] = point.name.clone().into();
+            out["Driver"] = "local".into();
+        }
+        engine::MountKind::Image => out["Name"] = point.name.clone().into(),
+        engine::MountKind::Bind | engine::MountKind::Tmpfs => {}
     }
     out
 }

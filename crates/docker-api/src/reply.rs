@@ -6,13 +6,12 @@ use errors::{HasKind, Kind};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Body, Frame};
 use hyper::{Response, StatusCode, header};
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Any body that is sent.
-pub(crate) type Reply = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Reply = Response<BoxBody<Bytes, std::io::Error>>;
 
 /// What a handler ends with.
 pub(crate) type Outcome = Result<Reply, Failure>;
@@ -49,6 +48,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let status = match &error {
             Error::NotModified { .. } => StatusCode::NOT_MODIFIED,
+            // 401 is for the daemon's own doors: docker's command line would ask for a user then, as Docker never does.
+            Error::Failed { doing, kind: Kind::Unauthenticated, .. } if doing.starts_with("pull ") => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             other => status(other.kind()),
         };
         // A command that cannot be started is the request's mistake, as Docker answers it.
@@ -175,7 +178,7 @@ pub(crate) fn no_content() -> Outcome {
 }
 
 pub(crate) fn with_body(status: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)).boxed());
+    let mut reply = Response::new(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed());
     *reply.status_mut() = status;
     if let Some(kind) = content_type {
         reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -189,21 +192,29 @@ const PIECES: usize = 32;
 /// A body that is written while it is sent. The sender fails once the client has gone.
 pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let mut reply = Response::new(ChannelBody(receiver).boxed());
+    (sender, of_body(content_type, ChannelBody(receiver)))
+}
+
+/// 200 with this body.
+pub(crate) fn of_body<B>(content_type: &'static str, body: B) -> Reply
+where
+    B: Body<Data = Bytes, Error = std::io::Error> + Send + Sync + 'static,
+{
+    let mut reply = Response::new(body.boxed());
     reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    (sender, reply)
+    reply
 }
 
 struct ChannelBody(mpsc::Receiver<Bytes>);
 
 impl Body for ChannelBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -3,7 +3,9 @@
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
-use crate::{archives, commit, containers, execs, images, networks, push, stats, system, update};
+use crate::{
+    archives, commit, containers, execs, images, networks, push, registry, stats, system, update, volumes,
+};
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
@@ -19,7 +21,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("configs", "swarm mode"),
     ("session", "build sessions"),
     ("grpc", "build sessions"),
-    ("distribution", "asking a registry about an image"),
 ];
 
 /// Calls the handler of `path`, which has no version any more.
@@ -34,14 +35,14 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["version"] if get => system::version(api),
         ["info"] if get => system::info(api).await,
         ["events"] if get => system::events(api, &call),
-        ["auth"] if post => system::auth(api, call).await,
+        ["auth"] if post => registry::auth(api, call).await,
         ["system", "df"] if get => system::disk_usage(api).await,
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
         ["images", "load"] if post => images::load(api, call).await,
         ["images", "get"] if get => Err(Failure::not_here("saving images")),
-        ["images", "search"] if get => Err(Failure::not_here("searching images")),
+        ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
         ["images", name @ .., "json"] if get && !name.is_empty() => {
             images::inspect(api, &name.join("/")).await
@@ -61,6 +62,13 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
 
         ["commit"] if post => commit::commit(api, call).await,
+
+        ["distribution", name @ .., "json"] if get && !name.is_empty() => {
+            registry::distribution(api, &name.join("/"), &call).await
+        }
+        ["distribution", name @ .., "manifest"] if get && !name.is_empty() => {
+            registry::manifest(api, &name.join("/"), &call).await
+        }
 
         ["containers", "json"] if get => containers::list(api, &call).await,
         ["containers", "create"] if post => containers::create(api, call).await,
@@ -101,8 +109,16 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             Err(Failure::not_here("connecting running containers to networks"))
         }
 
-        ["volumes"] if get => networks::list_volumes(api, &call).await,
-        ["volumes", ..] => Err(Failure::not_here("managing volumes apart from containers")),
+        ["volumes"] if get => volumes::list(api, &call).await,
+        ["volumes", "create"] if post => volumes::create(api, call).await,
+        ["volumes", "prune"] if post => volumes::prune(api, &call).await,
+        ["volumes", name] if get => volumes::inspect(api, name).await,
+        ["volumes", name] if delete => volumes::remove(api, name, &call).await,
+        ["volumes", _] if method == Method::PUT => volumes::update(),
+        ["brig", "volumes", name, "archive"] if get => volumes::export(api, name).await,
+        ["brig", "volumes", name, "archive"] if method == Method::PUT => {
+            volumes::import(api, name, call).await
+        }
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),

@@ -1,4 +1,4 @@
-//! The engine itself: ping, version, info, events, authentication, disk usage.
+//! The engine itself: ping, version, info, events, disk usage.
 
 use crate::filters::Filters;
 use crate::reply::{Failure, Outcome, line, ok, stream, with_body};
@@ -9,7 +9,6 @@ use crate::{API_VERSION, MIN_API_VERSION, render};
 use engine::Event;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
-use registry_client::Auth;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -114,44 +113,11 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": "docker-init",
+        "CDISpecDirs": config.cdi_spec_dirs,
         "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Warnings": null,
     }))
-}
-
-/// `POST /auth`.
-pub(crate) async fn auth(api: &Arc<Api>, call: Call) -> Outcome {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default)]
-    struct Body {
-        username: String,
-        password: String,
-        serveraddress: String,
-        identitytoken: String,
-    }
-    let body: Body = call.json().await?;
-    let auth = if body.identitytoken.is_empty() {
-        Auth::Basic { username: body.username, password: body.password }
-    } else {
-        Auth::IdentityToken(body.identitytoken)
-    };
-    let host = if body.serveraddress.is_empty() { "docker.io".to_string() } else { body.serveraddress };
-    match api.engine.registry().check_login(&host, &auth).await {
-        Ok(status) => ok(&json!({
-            "Status": "Login Succeeded",
-            "IdentityToken": status.identity_token.unwrap_or_default(),
-        })),
-        Err(e) => {
-            let status = match errors::HasKind::kind(&e) {
-                errors::Kind::Unauthenticated | errors::Kind::Denied => StatusCode::UNAUTHORIZED,
-                errors::Kind::InvalidArgument => StatusCode::BAD_REQUEST,
-                errors::Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            Err(Failure::new(status, errors::chain(&e)))
-        }
-    }
 }
 
 const EVENT_FILTERS: &[&str] =
@@ -280,25 +246,11 @@ pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
         let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
         containers.push(render::summary(&record, Some(render::Sizes { writable, total: writable + base })));
     }
+    let records: Vec<engine::Record> = api.engine.list_containers().iter().map(|c| c.record()).collect();
     let mut volumes = Vec::new();
     for volume in api.engine.list_volumes().await? {
         let size = api.engine.volume_size(&volume.name).await;
-        let uses = api
-            .engine
-            .list_containers()
-            .iter()
-            .filter(|c| c.record().mounts.iter().any(|m| m.name == volume.name))
-            .count();
-        volumes.push(json!({
-            "Name": volume.name,
-            "Driver": "local",
-            "Mountpoint": api.engine.volume_path(&volume.name),
-            "CreatedAt": volume.created,
-            "Labels": volume.labels,
-            "Scope": "local",
-            "Options": null,
-            "UsageData": { "RefCount": uses, "Size": size },
-        }));
+        volumes.push(crate::volumes::with_usage(&api.engine, &volume, size, &records));
     }
     ok(&json!({
         "LayersSize": usage.layers_bytes,

@@ -9,6 +9,7 @@ pub(crate) use limits::limits;
 pub use security::DEFAULT_CAPABILITIES;
 pub(crate) use security::{Security, capabilities};
 
+use crate::cdi::Edits;
 use crate::error::Error;
 use crate::record::Record;
 use crate::user::Credentials;
@@ -33,6 +34,9 @@ const MASKED_PATHS: &[&str] = &[
 
 /// Shown read-only.
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Where a container with an init of its own sees it, as Docker's.
+const INIT_PATH: &str = "/sbin/docker-init";
 
 /// Which namespace of one kind the container gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub(crate) struct Input<'a> {
     pub(crate) devices: &'a [(spec::Device, String)],
     /// Throttled and weighted block devices, by host path.
     pub(crate) device_numbers: &'a BTreeMap<String, (i64, i64)>,
+    /// What the devices of a vendor bring besides; its nodes are in `devices` too.
+    pub(crate) edits: &'a Edits,
+    /// The program that is the container's init, on the host, where one is wanted.
+    pub(crate) init: Option<&'a str>,
     /// What this process may hand on; a privileged container gets all of these.
     pub(crate) available_capabilities: &'a [String],
 }
@@ -74,8 +82,7 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
     let host = &record.host_config;
     let security = Security::parse(host)?;
     let capabilities = capabilities(host, input.available_capabilities)?;
-    let seccomp =
-        (!host.privileged && !security.seccomp_unconfined).then(|| seccomp::docker_default(&capabilities));
+    let seccomp = if host.privileged { None } else { security.seccomp(&capabilities)? };
     let unmasked = host.privileged || security.systempaths_unconfined;
     let paths = |given: &Option<Vec<String>>, default: &[&str]| match given {
         Some(paths) => paths.clone(),
@@ -90,6 +97,7 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
         hostname: if input.uts == Choice::New { input.hostname.into() } else { String::new() },
         domainname: if input.uts == Choice::New { record.config.domainname.clone() } else { String::new() },
         annotations: host.annotations.clone(),
+        hooks: (input.edits.hooks != spec::Hooks::default()).then(|| input.edits.hooks.clone()),
         linux: Some(spec::Linux {
             sysctl: sysctls(input)?,
             resources: Some(limits::resources(input)?),
@@ -101,7 +109,6 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
             readonly_paths: paths(&host.readonly_paths, READONLY_PATHS),
             ..spec::Linux::default()
         }),
-        ..spec::Spec::default()
     })
 }
 
@@ -144,15 +151,26 @@ fn process(input: &Input<'_>, capabilities: &[String], security: &Security) -> R
     if config.tty {
         env.push("TERM=xterm".into());
     }
+    merge_env(&mut env, &input.edits.env);
     merge_env(&mut env, &config.env);
     let home_given = env.iter().any(|e| e.starts_with("HOME="));
     set_home(&mut env, &input.credentials.home, home_given);
     let [height, width] = host.console_size;
+    let mut user = user(input.credentials);
+    for gid in &input.edits.gids {
+        if !user.additional_gids.contains(gid) {
+            user.additional_gids.push(*gid);
+        }
+    }
+    let mut args = record.args.clone();
+    if input.init.is_some() {
+        args.splice(0..0, [INIT_PATH.to_string(), "--".into()]);
+    }
     Ok(spec::Process {
         terminal: config.tty,
         console_size: (config.tty && height > 0 && width > 0).then_some(spec::ConsoleSize { height, width }),
-        user: user(input.credentials),
-        args: record.args.clone(),
+        user,
+        args,
         env,
         cwd: if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() },
         capabilities: Some(capability_sets(capabilities.to_vec(), input.credentials.uid)),
@@ -324,6 +342,8 @@ pub(crate) mod tests {
             etc_files: &[],
             devices: &[],
             device_numbers: &BTreeMap::new(),
+            edits: &Edits::default(),
+            init: None,
             available_capabilities: &all,
         })
     }

@@ -23,6 +23,10 @@ pub struct Config {
     pub default_runtime: String,
     /// Log options for containers that give none.
     pub log_opts: BTreeMap<String, String>,
+    /// Where vendors' device specs are, in rising order of precedence.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Containers that do not say whether they want an init get one.
+    pub default_init: bool,
     /// Seconds between stop signal and SIGKILL for containers that say nothing.
     pub stop_timeout_s: u32,
     pub registry: registry_client::Config,
@@ -67,7 +71,7 @@ impl Config {
             |root: &Path, names: &[&str]| names.iter().map(|n| (root.join(n), 0o700)).collect::<Vec<_>>();
         let mut out = vec![(self.data_root.clone(), 0o710), (self.exec_root.clone(), 0o711)];
         out.extend(below(&self.data_root, &["containers", "volumes", "tmp"]));
-        out.extend(below(&self.exec_root, &["shims", "rootfs", "netns", "runtime"]));
+        out.extend(below(&self.exec_root, &["shims", "rootfs", "mounts", "netns", "runtime", "shm"]));
         out
     }
 }

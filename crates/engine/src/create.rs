@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig, NetworkingConfig, Words};
 use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
-use crate::{Engine, bundle, health, names};
+use crate::{Engine, bundle, cdi, health, modes, names};
 use oci::image::RunConfig;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -64,11 +64,13 @@ impl Engine {
         .await
         .during(|| "find image".into())?;
         let run_config = image_config.config.clone().unwrap_or_default();
-        let warnings = Vec::new();
+        let warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
+        modes::check(&config, &host_config)?;
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
-        bundle::Security::parse(&host_config)?;
-        bundle::capabilities(&host_config, &self.capabilities)?;
+        let capabilities = bundle::capabilities(&host_config, &self.capabilities)?;
+        bundle::Security::parse(&host_config)?.seccomp(&capabilities)?;
+        cdi::names(&host_config)?;
 
         let id = ContainerId::random();
         if config.hostname.is_empty() {
@@ -77,7 +79,7 @@ impl Engine {
                 Some(("container", other)) => {
                     self.container(other).map(|c| c.record().config.hostname).unwrap_or_default()
                 }
-                None if host_config.network_mode == "host" => {
+                None if host_config.network_mode == "host" || host_config.uts_mode == "host" => {
                     rustix::system::uname().nodename().to_string_lossy().into_owned()
                 }
                 _ => id.short().into(),
@@ -121,6 +123,7 @@ impl Engine {
         }
         let container = Arc::new(Container::new(record));
         self.containers.insert(container.clone());
+        self.drop_claims(&id);
         self.publish(&container, "create", &[]);
         Ok(Created { id, warnings })
     }
@@ -130,7 +133,12 @@ impl Engine {
         self.containers.release(name);
         let (engine, id) = (self.clone(), id.clone());
         // What cannot be taken back now, the next start of the daemon does.
-        if let Err(e) = blocking(move || engine.remove_volumes_of(|owner| owner == id.as_str())).await {
+        let removed = blocking(move || {
+            engine.drop_claims(&id);
+            engine.remove_snapshots_of(|owner| owner == id.as_str())?;
+            engine.remove_volumes_of(|owner| owner == id.as_str())
+        });
+        if let Err(e) = removed.await {
             tracing::warn!(error = %errors::chain(&e), "volumes of a failed create not removed");
         }
     }
@@ -365,14 +373,9 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 /// What the API knows and this version does not do. Accepting it silently would be a lie.
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
     let what = [
-        (!host.volumes_from.is_empty(), "--volumes-from"),
         (!host.links.is_empty(), "--link"),
-        (!host.volume_driver.is_empty() && host.volume_driver != "local", "a volume driver"),
-        (host.device_requests.as_ref().is_some_and(|d| !d.is_empty()), "--gpus"),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
-        (host.init == Some(true), "--init"),
-        (!matches!(host.isolation.as_str(), "" | "default"), "--isolation"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
     ];
     match what.iter().find(|(asked, _)| *asked) {

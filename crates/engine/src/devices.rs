@@ -55,6 +55,13 @@ pub(crate) fn collect(host: &HostConfig) -> Result<Vec<(Device, String)>, Error>
     Ok(out)
 }
 
+/// The node at `path` of the host, to be shown as `inside`.
+pub(crate) fn node_at(path: &str, inside: &str) -> Result<Device, Error> {
+    let stat = rustix::fs::stat(path)
+        .io_during(|| format!("error gathering device information while adding custom device {path}"))?;
+    node(&stat, inside).ok_or_else(|| Error::invalid(format!("{path} is not a device node")))
+}
+
 /// Numbers of the block devices that limits name.
 pub(crate) fn numbers(host: &HostConfig) -> BTreeMap<String, (i64, i64)> {
     let throttles = [

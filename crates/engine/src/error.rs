@@ -20,6 +20,9 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    /// No volume plugin has this name.
+    #[error("error looking up volume plugin {name}: plugin \"{name}\" not found")]
+    NoSuchPlugin { name: String },
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
@@ -68,6 +71,7 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
+            | Error::NoSuchPlugin { .. }
             | Error::NoSuchTag { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,

@@ -133,13 +133,13 @@ impl Engine {
     }
 
     fn users_of(&self, id: &ImageId) -> Vec<User> {
-        let using = self.list_containers().into_iter().filter(|c| c.lock().image_id == id.0);
+        let using = self.list_containers().into_iter().filter(|c| c.lock().uses_image(&id.0));
         using.map(|c| User { container_id: c.id().to_string(), running: c.status().is_alive() }).collect()
     }
 
     /// How many containers use each image.
     pub fn image_uses(&self, id: &Digest) -> usize {
-        self.list_containers().iter().filter(|c| c.lock().image_id == *id).count()
+        self.list_containers().iter().filter(|c| c.lock().uses_image(id)).count()
     }
 
     pub(crate) fn image_event(&self, action: &str, name: &str, id: &ImageId) {

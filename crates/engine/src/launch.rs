@@ -14,7 +14,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
-use crate::{Engine, devices, shim_alive, user};
+use crate::{Engine, cdi, devices, shim_alive, shm, user};
 use errors::{HasKind, Kind, Report};
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
@@ -173,6 +173,7 @@ impl Engine {
             life.error.clear();
         });
         self.publish_networks(container, "connect");
+        self.publish_mounts(&container.record(), "mount");
         self.publish(container, "start", &[]);
         self.watch_health(container);
         self.supervise(container.clone(), Some(connection));
@@ -254,10 +255,31 @@ impl Engine {
                 _ => Err(Error::invalid(format!("invalid {kind} mode: {mode}"))),
             }
         };
+        if let Some(("container", other)) = host.ipc_mode.split_once(':') {
+            let donor = self.container(other)?.record();
+            if donor.state.status.is_alive()
+                && matches!(donor.host_config.ipc_mode.as_str(), "private" | "none")
+            {
+                return Err(Error::invalid(format!(
+                    "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor \
+                     container)",
+                    donor.id
+                )));
+            }
+        }
         let ipc = choose(&host.ipc_mode, "IPC", "ipc")?;
         let shared_shm = match host.ipc_mode.split_once(':') {
             Some(("container", other)) => {
-                Some(format!("/proc/{}/root/dev/shm", self.running_pid(other, "IPC")?))
+                let donor = self.container(other)?;
+                if !donor.status().is_alive() {
+                    return Err(Error::conflict(format!(
+                        "cannot join IPC of a non running container: {other}"
+                    )));
+                }
+                Some(shm::path(self, donor.id().as_str()).to_string_lossy().into_owned())
+            }
+            None if shm::is_shareable(record) => {
+                Some(shm::path(self, record.id.as_str()).to_string_lossy().into_owned())
             }
             _ if ipc == Choice::Host => Some("/dev/shm".into()),
             _ => None,
@@ -318,16 +340,25 @@ impl Engine {
         if !mount::is_mounted(&rootfs).during(|| format!("look at {}", rootfs.display()))? {
             self.snapshots.mount(id, &rootfs, &options).during(|| "mount root file system".into())?;
         }
+        if shm::is_shareable(record) {
+            shm::mount(self, record)?;
+        }
         let root = RootDir::open(&rootfs).during(|| "open root file system".into())?;
         let credentials = credentials(&root, &record.config.user, &record.host_config.group_add)?;
         if !record.config.working_dir.is_empty() {
             root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
                 .during(|| format!("create working directory {}", record.config.working_dir))?;
         }
+        self.stage_mounts(record)?;
         self.copy_up(record, &root)?;
         let etc_files = self.write_etc(record)?;
         make_places(record, &root, &etc_files);
-        let devices = devices::collect(&record.host_config)?;
+        let edits = cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
+        let mut devices = devices::collect(&record.host_config)?;
+        devices.extend(edits.devices.iter().cloned());
+        let shim = self.config.shim.to_string_lossy();
+        // Where processes of others are visible, process 1 is theirs.
+        let init = record.host_config.init.unwrap_or(self.config.default_init) && joined.pid == Choice::New;
         let device_numbers = devices::numbers(&record.host_config);
         let rootfs_text = rootfs.to_string_lossy();
         let cgroups_path = self.cgroups_path(record);
@@ -346,6 +377,8 @@ impl Engine {
             etc_files: &etc_files,
             devices: &devices,
             device_numbers: &device_numbers,
+            edits: &edits,
+            init: init.then_some(&*shim),
             available_capabilities: &self.capabilities,
         })?;
         write_json(&shim_dir.join("config.json"), &spec)?;

@@ -9,6 +9,7 @@
 
 mod attach;
 mod bundle;
+mod cdi;
 mod changes;
 mod collection;
 mod commit;
@@ -27,6 +28,7 @@ mod life;
 mod limits;
 mod logs;
 pub mod model;
+mod modes;
 mod names;
 mod networks;
 mod ports;
@@ -36,6 +38,7 @@ mod recover;
 mod remove;
 mod shim_alive;
 mod shim_client;
+mod shm;
 mod stats;
 mod system;
 mod task;
@@ -47,6 +50,7 @@ mod volumes;
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
 pub use bundle::DEFAULT_CAPABILITIES;
+pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
@@ -68,7 +72,7 @@ pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::Volume;
+pub use volumes::{NewVolume, PrunedVolumes, Volume};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -94,6 +98,7 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    volumes: volumes::Volumes,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
@@ -157,6 +162,7 @@ impl Engine {
             images,
             registry,
             networks,
+            volumes: volumes::Volumes::default(),
             cgroup_mode,
         })
     }

@@ -16,6 +16,10 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
 macro_rules! documents {
     ($($(#[$meta:meta])* struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$meta])*
@@ -147,6 +151,8 @@ documents! {
         device_requests: Option<Vec<serde_json::Value>>,
         memory_reservation: i64,
         memory_swap: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        kernel_memory: i64,
         memory_swappiness: Option<i64>,
         oom_kill_disable: Option<bool>,
         init: Option<bool>,
@@ -190,9 +196,34 @@ documents! {
         #[serde(skip_serializing_if = "Option::is_none")]
         bind_options: Option<BindOptions>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        volume_options: Option<serde_json::Value>,
+        volume_options: Option<VolumeOptions>,
         #[serde(skip_serializing_if = "Option::is_none")]
         tmpfs_options: Option<TmpfsOptions>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        image_options: Option<ImageOptions>,
+    }
+
+    /// Options of a volume mount.
+    struct VolumeOptions {
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        no_copy: bool,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        labels: BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        driver_config: Option<DriverConfig>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        subpath: String,
+    }
+
+    /// Driver of a volume that a mount makes.
+    struct DriverConfig {
+        name: String,
+        options: BTreeMap<String, String>,
+    }
+
+    /// Options of an image mount.
+    struct ImageOptions {
+        subpath: String,
     }
 
     /// Options of a bind mount.

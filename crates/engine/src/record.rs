@@ -160,6 +160,18 @@ pub struct MountPoint {
     /// This volume was made for this container without a name, and goes with it under `rm -v` and `--rm`.
     #[serde(default)]
     pub anonymous: bool,
+    /// Of a read-only bind, what is mounted below it stays writable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_top: bool,
+    /// Driver of the volume.
+    #[serde(default)]
+    pub driver: String,
+    /// What is shown of the volume or image, below its root; empty for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+    /// The image shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
 }
 
 /// What a mount shows.
@@ -169,6 +181,7 @@ pub enum MountKind {
     Bind,
     Volume,
     Tmpfs,
+    Image,
 }
 
 impl MountKind {
@@ -178,6 +191,7 @@ impl MountKind {
             MountKind::Bind => "bind",
             MountKind::Volume => "volume",
             MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
         }
     }
 }
@@ -207,6 +221,13 @@ pub struct Record {
     #[serde(default)]
     pub ports: Vec<crate::ports::PublishedPort>,
     pub state: State,
+}
+
+impl Record {
+    /// Whether the container was made from this image or shows it in a mount.
+    pub(crate) fn uses_image(&self, id: &Digest) -> bool {
+        self.image_id == *id || self.mounts.iter().any(|m| m.image.as_ref() == Some(id))
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! | shim whose container is being made, or was made and never started | ended; the container is startable |
 //! | no shim, but `exit.json` | the exit is recorded as if it had been heard |
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
-//! | mount, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
+//! | mount, shared memory, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
 //! | container paused for a commit | goes on |
 //! | snapshot, container directory without a record | removed |
 //! | half-pulled blobs, layers without image | removed |
@@ -45,6 +45,8 @@ impl Engine {
                 stale.extend(crate::ports::mappings(&record, &self.config.bridge));
                 crate::networks::clear(&mut record.networks);
                 record.ports.clear();
+            } else {
+                self.adopt_volumes(&record);
             }
             self.containers.reserve(&record.name, &record.id)?;
             self.networks.adopt(&record);
@@ -173,6 +175,16 @@ impl Engine {
                 task::unmount(self, &id);
             }
         }
+        for id in names_in(&self.config.exec_root.join("shm")) {
+            if !alive.contains(&id) {
+                crate::shm::unmount(self, &id);
+            }
+        }
+        for id in names_in(&self.config.exec_root.join("mounts")) {
+            if !alive.contains(&id) {
+                self.unstage(&id);
+            }
+        }
         self.networks.sweep(&self.config, &alive);
         let running: Vec<Record> =
             containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive()).collect();
@@ -194,12 +206,7 @@ impl Engine {
                 drop(std::fs::remove_dir_all(self.config.container_dir(&id)));
             }
         }
-        for row in self.snapshots.list().during(|| "list snapshots".into())? {
-            if !known.contains(&row.key) {
-                tracing::info!(snapshot_key = row.key, "removing a snapshot without a record");
-                self.snapshots.remove(&row.key).during(|| format!("remove snapshot {}", row.key))?;
-            }
-        }
+        self.remove_snapshots_of(|owner| !known.contains(owner))?;
         let reconciled = self.images.reconcile().during(|| "reconcile the store".into())?;
         if !reconciled.is_clean() {
             tracing::info!(?reconciled, "store reconciled");
@@ -223,13 +230,12 @@ impl Engine {
         }
     }
 
-    fn sweep_volumes(&self) -> Result<(), Error> {
-        let rows = self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())?;
-        let known: HashSet<String> = rows.into_iter().map(|r| r.name).collect();
-        for name in names_in(&self.config.data_root.join("volumes")) {
-            if !known.contains(&name) {
-                tracing::info!(volume = name, "removing a volume directory without a record");
-                drop(std::fs::remove_dir_all(self.config.data_root.join("volumes").join(&name)));
+    /// Removes the snapshots of containers that are gone. Blocking.
+    pub(crate) fn remove_snapshots_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+        for row in self.snapshots.list().during(|| "list snapshots".into())? {
+            if is_gone(crate::volumes::owner_of_snapshot(&row.key)) {
+                tracing::info!(snapshot_key = row.key, "removing a snapshot without a record");
+                self.snapshots.remove(&row.key).during(|| format!("remove snapshot {}", row.key))?;
             }
         }
         Ok(())
@@ -335,7 +341,7 @@ fn exit_with(code: i32) -> Exit {
 }
 
 /// Names of the entries of a directory; none when it cannot be read.
-fn names_in(dir: &Path) -> Vec<String> {
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
 }

@@ -87,6 +87,7 @@ impl Engine {
         let id = record.id.as_str();
         let doing = || format!("remove container {}", record.name);
         task::unmount(self, id);
+        self.unstage(id);
         if !volumes {
             self.leave_anonymous_volumes(record)?;
         }
@@ -109,6 +110,7 @@ impl Engine {
         if let Err(e) = self.snapshots.remove(id) {
             tracing::warn!(container_id = id, error = %errors::chain(&e), "snapshot not removed");
         }
+        self.remove_image_snapshots(&record.id, &record.mounts);
         if let Err(error) = std::fs::remove_dir_all(self.config.container_dir(id)) {
             tracing::warn!(container_id = id, %error, "container directory not removed");
         }

@@ -3,7 +3,7 @@
 use crate::container::Container;
 use crate::record::{Status, now};
 use crate::shim_client::ShimConnection;
-use crate::{Engine, error::blocking, shim_alive};
+use crate::{Engine, error::blocking, shim_alive, shm};
 use shim_api::{Event, Exit};
 use std::path::Path;
 use std::sync::Arc;
@@ -90,6 +90,7 @@ impl Engine {
         self.forget_execs(container.id());
         self.publish(container, "die", &[("exitCode", exit.code.to_string())]);
         self.publish_networks(container, "disconnect");
+        self.publish_mounts(&container.record(), "unmount");
         if !auto_remove && let Err(e) = self.save(container).await {
             tracing::error!(container_id = id, error = %errors::chain(&e), "cannot record an exit");
         }
@@ -126,6 +127,10 @@ impl Engine {
             if record.host_config.auto_remove {
                 unmount(&engine, id);
             }
+            if shm::is_shareable(&record) {
+                shm::unmount(&engine, id);
+            }
+            engine.unstage_mounts(&record);
             drop(std::fs::remove_dir_all(engine.config.shim_dir(id)));
         })
         .await;

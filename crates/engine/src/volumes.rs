@@ -1,19 +1,38 @@
-//! Mount requests resolved to mount points, and the local volumes behind them.
+//! Volumes: directories that outlive containers, and whatever a driver's options mount there.
 //!
 //! A volume is the directory `volumes/<name>/_data` below the data root and a record in the database; the record is
 //! written last and removed first, so that a directory without a record is garbage and nothing else.
+//!
+//! A volume with options (`type`, `device`, `o`) is mounted on `_data` when the first container that uses it starts,
+//! and unmounted when the last one ends ([`local`]). Subpaths and images are mounted apart for each container
+//! ([`staged`]). Nothing here removes a directory before it has seen that nothing is mounted below it: what is mounted
+//! there is somebody else's.
+
+mod fill;
+mod local;
+mod points;
+mod staged;
+
+pub(crate) use fill::copy_up;
+pub(crate) use staged::owner_of_snapshot;
 
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig};
 use crate::record::{ContainerId, MountKind, MountPoint, now, random_hex};
 use crate::{Engine, Record, names};
 use metadata::RecordKind;
+use points::Planned;
 use rootdir::RootDir;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The driver that is part of the engine.
+pub(crate) const LOCAL: &str = "local";
+/// Docker's label of volumes that were given no name.
+const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 
 /// One volume as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +41,51 @@ pub struct Volume {
     pub created: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Options of the driver, as given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
     pub anonymous: bool,
     /// The container that an anonymous volume goes with. None when its container left it behind, or it has a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+/// A volume that a client wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Empty for one that gets a random name.
+    pub name: String,
+    /// Empty for `local`.
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What pruning removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrunedVolumes {
+    pub names: Vec<String>,
+    pub bytes: u64,
+}
+
+/// What is known of volumes in memory only.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    /// Volumes of containers that are being created, by container; they are in use though no record says so.
+    claims: Mutex<HashMap<ContainerId, Vec<String>>>,
+    /// Containers with a task, by the volume with options that they use.
+    mounted: Mutex<HashMap<String, Arc<Mutex<HashSet<ContainerId>>>>>,
+}
+
+impl Volumes {
+    fn claims(&self) -> MutexGuard<'_, HashMap<ContainerId, Vec<String>>> {
+        self.claims.lock().expect("no holder panics")
+    }
+
+    /// The containers that have `volume` mounted. Whoever mounts or unmounts it holds the set.
+    fn users(&self, volume: &str) -> Arc<Mutex<HashSet<ContainerId>>> {
+        self.mounted.lock().expect("no holder panics").entry(volume.into()).or_default().clone()
+    }
 }
 
 impl Engine {
@@ -36,118 +96,296 @@ impl Engine {
 
     /// All volumes by name.
     pub async fn list_volumes(self: &Arc<Self>) -> Result<Vec<Volume>, Error> {
-        let db = self.db.clone();
-        let records =
-            blocking(move || db.list_records(RecordKind::Volume)).await.during(|| "list volumes".into())?;
-        Ok(records.iter().filter_map(|r| serde_json::from_str(&r.body).ok()).collect())
+        let engine = self.clone();
+        blocking(move || engine.volume_records()).await
+    }
+
+    /// The volume `name`.
+    pub async fn volume(self: &Arc<Self>, name: &str) -> Result<Volume, Error> {
+        let (engine, name) = (self.clone(), name.to_string());
+        blocking(move || engine.volume_record(&name)).await
+    }
+
+    /// Makes a volume, or finds the one that has this name already, as Docker does.
+    pub async fn create_volume(self: &Arc<Self>, new: NewVolume) -> Result<Volume, Error> {
+        check_driver(&new.driver)?;
+        let anonymous = new.name.is_empty();
+        if !anonymous {
+            check_name(&new.name)?;
+        }
+        local::check(&new.options)?;
+        let name = if anonymous { random_hex() } else { new.name };
+        let volume =
+            Volume { name, created: now(), labels: new.labels, options: new.options, anonymous, owner: None };
+        let engine = self.clone();
+        blocking(move || {
+            let _claims = engine.volumes.claims();
+            Ok(engine.ensure_volume(volume)?.0)
+        })
+        .await
+    }
+
+    /// Removes a volume that no container has. With `force`, one that does not exist is no error.
+    pub async fn remove_volume(self: &Arc<Self>, name: &str, force: bool) -> Result<(), Error> {
+        let (engine, name) = (self.clone(), name.to_string());
+        blocking(move || {
+            let claims = engine.volumes.claims();
+            match engine.volume_record(&name) {
+                Err(Error::NoSuchVolume { .. }) if force => return Ok(()),
+                other => other?,
+            };
+            let users = engine.volume_users(&claims, &name);
+            if !users.is_empty() {
+                let users = users.join(", ");
+                return Err(Error::conflict(format!("remove {name}: volume is in use - [{users}]")));
+            }
+            engine.erase_volume(&name)
+        })
+        .await
+    }
+
+    /// Removes the volumes that no container has and `wanted` picks.
+    pub async fn prune_volumes(
+        self: &Arc<Self>,
+        wanted: impl Fn(&Volume) -> bool + Send + 'static,
+    ) -> Result<PrunedVolumes, Error> {
+        let engine = self.clone();
+        blocking(move || {
+            let mut pruned = PrunedVolumes::default();
+            for volume in engine.volume_records()?.into_iter().filter(|v| wanted(v)) {
+                let bytes = size_below(&engine.volume_path(&volume.name)).unwrap_or(0);
+                let claims = engine.volumes.claims();
+                if !engine.volume_users(&claims, &volume.name).is_empty() {
+                    continue;
+                }
+                // One that cannot be removed must not keep the others.
+                if let Err(e) = engine.erase_volume(&volume.name) {
+                    tracing::warn!(volume = volume.name, error = %errors::chain(&e), "volume not removed");
+                    continue;
+                }
+                pruned.bytes += bytes;
+                pruned.names.push(volume.name);
+            }
+            let attributes = [("reclaimed".to_string(), pruned.bytes.to_string())].into();
+            engine.events.publish("volume", "prune", "", attributes);
+            Ok(pruned)
+        })
+        .await
     }
 
     /// Bytes in volume `name`; -1 when they cannot be counted.
     pub async fn volume_size(self: &Arc<Self>, name: &str) -> i64 {
-        fn below(dir: &Path) -> std::io::Result<u64> {
-            let mut total = 0;
-            for entry in std::fs::read_dir(dir)? {
-                let entry = entry?;
-                let kind = entry.file_type()?;
-                total += if kind.is_dir() { below(&entry.path())? } else { entry.metadata()?.len() };
-            }
-            Ok(total)
-        }
         let path = self.volume_path(name);
-        blocking(move || below(&path)).await.ok().and_then(|n| i64::try_from(n).ok()).unwrap_or(-1)
+        blocking(move || size_below(&path)).await.ok().and_then(|n| i64::try_from(n).ok()).unwrap_or(-1)
     }
 
-    /// Resolves what the client and the image want mounted, and makes the volumes that do not exist.
+    /// Writes what volume `name` holds to `out` as a tar, and gives `out` back.
+    pub async fn export_volume<W: std::io::Write + Send + 'static>(
+        self: &Arc<Self>,
+        name: &str,
+        out: W,
+    ) -> Result<W, Error> {
+        let (engine, name) = (self.clone(), name.to_string());
+        blocking(move || {
+            let doing = || format!("export volume {name}");
+            engine.with_volume(&name, |root| {
+                let mut out = out;
+                archive::pack(&mut out, root, Path::new("."), &archive::PackOptions::default())
+                    .during(doing)?;
+                Ok(out)
+            })
+        })
+        .await
+    }
+
+    /// Unpacks a tar, compressed or not, into volume `name`, which is made when it does not exist.
+    pub async fn import_volume<R: std::io::Read + Send + 'static>(
+        self: &Arc<Self>,
+        name: &str,
+        input: R,
+    ) -> Result<(), Error> {
+        self.create_volume(NewVolume { name: name.into(), ..NewVolume::default() }).await?;
+        let (engine, name) = (self.clone(), name.to_string());
+        blocking(move || {
+            let doing = || format!("import volume {name}");
+            engine.with_volume(&name, |root| {
+                let tar = archive::decompress(input).during(doing)?;
+                let options =
+                    archive::Options { whiteouts: archive::Whiteouts::Keep, ..archive::Options::default() };
+                archive::apply(tar, root, &options).during(doing).map(drop)
+            })
+        })
+        .await
+    }
+
+    /// Works on the content of volume `name`, mounted if its driver mounts it.
+    fn with_volume<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&RootDir) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let volume = self.volume_record(name)?;
+        // Stands for a container among those that use the volume: nobody unmounts or removes it meanwhile.
+        let user = ContainerId::random();
+        self.volumes.claims().insert(user.clone(), vec![name.to_string()]);
+        let result = self.mount_volume(&volume, &user).and_then(|()| {
+            let path = self.volume_path(name);
+            work(&RootDir::open(&path).during(|| format!("open volume {name}"))?)
+        });
+        self.unmount_volume(name, &user);
+        self.drop_claims(&user);
+        result
+    }
+
+    fn volume_records(&self) -> Result<Vec<Volume>, Error> {
+        let rows = self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())?;
+        Ok(rows.iter().filter_map(|r| serde_json::from_str(&r.body).ok()).collect())
+    }
+
+    fn volume_record(&self, name: &str) -> Result<Volume, Error> {
+        let doing = || format!("get volume {name}");
+        let row = self.db.get_record(RecordKind::Volume, name).during(doing)?;
+        row.and_then(|r| serde_json::from_str(&r.body).ok())
+            .ok_or_else(|| Error::NoSuchVolume { name: name.into() })
+    }
+
+    /// Ids of the containers that have the volume, running or not, and of those being created with it.
+    fn volume_users(&self, claims: &HashMap<ContainerId, Vec<String>>, name: &str) -> Vec<String> {
+        let has = |c: &&Arc<crate::Container>| {
+            c.lock().mounts.iter().any(|m| m.kind == MountKind::Volume && m.name == name)
+        };
+        let mut out: Vec<String> =
+            self.list_containers().iter().filter(has).map(|c| c.id().to_string()).collect();
+        let claimed = claims.iter().filter(|(_, names)| names.iter().any(|n| n == name));
+        out.extend(claimed.map(|(id, _)| id.to_string()).filter(|id| !out.contains(id)).collect::<Vec<_>>());
+        out
+    }
+
+    /// Resolves what the client and the image want mounted, and makes the volumes that do not exist. They count as in
+    /// use until [`Engine::drop_claims`].
     pub(crate) async fn plan_mounts(
         self: &Arc<Self>,
         id: &ContainerId,
         config: &Config,
         host: &HostConfig,
     ) -> Result<Vec<MountPoint>, Error> {
-        let mut points: BTreeMap<String, MountPoint> = BTreeMap::new();
-        for bind in &host.binds {
-            let point = parse_bind(bind)?;
-            if points.insert(point.destination.clone(), point).is_some() {
-                return Err(Error::invalid(format!("Duplicate mount point: {bind}")));
-            }
-        }
-        for request in &host.mounts {
-            let point = from_request(request)?;
-            if points.contains_key(&point.destination) {
-                return Err(Error::invalid(format!("Duplicate mount point: {}", point.destination)));
-            }
-            points.insert(point.destination.clone(), point);
-        }
-        for destination in host.tmpfs.keys() {
-            if points.contains_key(&clean(destination)?) {
-                return Err(Error::invalid(format!("Duplicate mount point: {destination}")));
-            }
-        }
-        for destination in config.volumes.iter().flatten().map(|(d, _)| d) {
-            let destination = clean(destination)?;
-            if !points.contains_key(&destination) && !host.tmpfs.contains_key(&destination) {
-                points.insert(destination.clone(), volume_point("", &destination, ""));
-            }
-        }
-        let engine = self.clone();
-        let owner = id.to_string();
+        let planned = points::plan(config, host, self.inherited(&host.volumes_from)?)?;
+        let (engine, id) = (self.clone(), id.clone());
         blocking(move || {
-            let mut out: Vec<MountPoint> = points.into_values().collect();
-            for point in &mut out {
-                engine.realise(point, &owner)?;
+            let mut out: Vec<MountPoint> = Vec::with_capacity(planned.len());
+            for (at, one) in planned.into_iter().enumerate() {
+                out.push(engine.realise(one, &id, at)?);
             }
             Ok(out)
         })
         .await
     }
 
-    /// Makes the volume of a volume mount; checks the source of a bind mount.
-    fn realise(&self, point: &mut MountPoint, owner: &str) -> Result<(), Error> {
-        match point.kind {
-            MountKind::Tmpfs => Ok(()),
-            MountKind::Bind => {
-                let path = Path::new(&point.source);
-                if path.exists() {
-                    return Ok(());
-                }
-                if !point.mode.split(',').any(|m| m == "create") {
-                    return Err(Error::invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                        point.source
-                    )));
-                }
-                std::fs::create_dir_all(path).io_during(|| format!("create bind source {}", path.display()))
-            }
-            MountKind::Volume => {
-                point.anonymous = point.name.is_empty();
-                if point.anonymous {
-                    point.name = random_hex();
-                }
-                let created = self.ensure_volume(&point.name, point.anonymous, owner)?;
-                point.copy_up = created && !point.mode.split(',').any(|m| m == "nocopy");
-                point.source = self.volume_path(&point.name).to_string_lossy().into_owned();
-                Ok(())
-            }
-        }
+    /// Ends the claims of a container that has its record now, or never will.
+    pub(crate) fn drop_claims(&self, id: &ContainerId) {
+        self.volumes.claims().remove(id);
     }
 
-    /// Makes a volume that does not exist; whether it was made or is still empty.
-    fn ensure_volume(&self, name: &str, anonymous: bool, owner: &str) -> Result<bool, Error> {
-        let doing = || format!("create volume {name}");
-        let data = self.volume_path(name);
-        if self.db.get_record(RecordKind::Volume, name).during(doing)?.is_some() {
-            return Ok(std::fs::read_dir(&data).io_during(doing)?.next().is_none());
+    /// The mounts of the containers in `--volumes-from`; of two at one place the later counts.
+    fn inherited(&self, from: &[String]) -> Result<Vec<MountPoint>, Error> {
+        let mut out: BTreeMap<String, MountPoint> = BTreeMap::new();
+        for text in from {
+            let (name, writable) = points::parse_volumes_from(text)?;
+            // Not "not found": clients would take that for the image and pull it.
+            let other = self.container(name).map_err(|e| Error::invalid(e.to_string()))?;
+            for mut point in other.record().mounts {
+                // An image mount belongs to the one container it was made for.
+                if point.kind == MountKind::Image {
+                    continue;
+                }
+                point.read_write &= writable;
+                point.copy_up = false;
+                out.insert(point.destination.clone(), point);
+            }
+        }
+        Ok(out.into_values().collect())
+    }
+
+    /// Makes what a mount point needs: the volume, the directory of `-v`, the snapshot of an image.
+    fn realise(&self, planned: Planned, owner: &ContainerId, at: usize) -> Result<MountPoint, Error> {
+        let Planned { mut point, options, labels } = planned;
+        match point.kind {
+            MountKind::Tmpfs => {}
+            MountKind::Bind => {
+                let path = Path::new(&point.source);
+                if !path.exists() {
+                    if !point.mode.split(',').any(|m| m == "create") {
+                        return Err(Error::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                            point.source
+                        )));
+                    }
+                    std::fs::create_dir_all(path)
+                        .io_during(|| format!("create bind source {}", path.display()))?;
+                }
+            }
+            MountKind::Volume => {
+                check_driver(&point.driver).map_err(|e| Error::invalid(e.to_string()))?;
+                local::check(&options)?;
+                point.driver = LOCAL.into();
+                // Taken over from another container, it has its name and stays as anonymous as it is.
+                if point.name.is_empty() {
+                    point.anonymous = true;
+                    point.name = random_hex();
+                }
+                let volume = Volume {
+                    name: point.name.clone(),
+                    created: now(),
+                    labels,
+                    options,
+                    anonymous: point.anonymous,
+                    owner: point.anonymous.then(|| owner.to_string()),
+                };
+                let mut claims = self.volumes.claims();
+                claims.entry(owner.clone()).or_default().push(point.name.clone());
+                let (_, is_empty) = self.ensure_volume(volume)?;
+                drop(claims);
+                let wanted = !point.mode.split(',').any(|m| m == "nocopy") && point.subpath.is_empty();
+                point.copy_up = is_empty && wanted;
+                let whole = point.subpath.is_empty();
+                let path = if whole {
+                    self.volume_path(&point.name)
+                } else {
+                    self.config.staged(owner.as_str(), at)
+                };
+                point.source = path.to_string_lossy().into_owned();
+            }
+            MountKind::Image => self.realise_image(&mut point, owner, at)?,
+        }
+        Ok(point)
+    }
+
+    /// Makes a volume that does not exist. The volume as it is, and whether it is (or may be) empty. The caller holds
+    /// the claims.
+    fn ensure_volume(&self, volume: Volume) -> Result<(Volume, bool), Error> {
+        let doing = || format!("create volume {}", volume.name);
+        let data = self.volume_path(&volume.name);
+        match self.volume_record(&volume.name) {
+            Ok(found) => {
+                // What a driver mounts is seen only once it is mounted.
+                let is_empty =
+                    !found.options.is_empty() || std::fs::read_dir(&data).io_during(doing)?.next().is_none();
+                return Ok((found, is_empty));
+            }
+            Err(Error::NoSuchVolume { .. }) => {}
+            Err(e) => return Err(e),
         }
         if let Some(dir) = data.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o701).create(dir).io_during(doing)?;
         }
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&data).io_during(doing)?;
-        let owner_id = anonymous.then(|| owner.to_string());
-        let volume =
-            Volume { name: name.into(), created: now(), labels: BTreeMap::new(), anonymous, owner: owner_id };
-        self.put_volume(&volume).during(doing)?;
-        self.events.publish("volume", "create", name, [("container".to_string(), owner.to_string())].into());
-        Ok(true)
+        let mut volume = volume;
+        if volume.anonymous {
+            volume.labels.insert(ANONYMOUS_LABEL.into(), String::new());
+        }
+        self.put_volume(&volume)?;
+        self.volume_event("create", &volume.name, &[]);
+        Ok((volume, true))
     }
 
     fn put_volume(&self, volume: &Volume) -> Result<(), Error> {
@@ -156,10 +394,28 @@ impl Engine {
         self.db.put_record(RecordKind::Volume, &volume.name, &volume.name, &body).during(doing)
     }
 
+    fn volume_event(&self, action: &str, name: &str, more: &[(&str, String)]) {
+        let mut attributes = BTreeMap::from([("driver".to_string(), LOCAL.to_string())]);
+        attributes.extend(more.iter().map(|(k, v)| (k.to_string(), v.clone())));
+        self.events.publish("volume", action, name, attributes);
+    }
+
+    /// Tells of the volumes that the container's task begins or ends to use.
+    pub(crate) fn publish_mounts(&self, record: &Record, action: &str) {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
+            let more = [
+                ("container", record.id.to_string()),
+                ("destination", point.destination.clone()),
+                ("propagation", point.propagation.clone()),
+                ("read/write", point.read_write.to_string()),
+            ];
+            self.volume_event(action, &point.name, if action == "mount" { &more } else { &more[..1] });
+        }
+    }
+
     /// Removes the anonymous volumes of containers that never came to be. Blocking.
     pub(crate) fn remove_volumes_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
-        for row in self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())? {
-            let Ok(volume) = serde_json::from_str::<Volume>(&row.body) else { continue };
+        for volume in self.volume_records()? {
             if volume.owner.as_deref().is_some_and(&is_gone) {
                 tracing::info!(volume = volume.name, "removing a volume whose container never came to be");
                 self.erase_volume(&volume.name)?;
@@ -171,11 +427,10 @@ impl Engine {
     /// Takes the anonymous volumes of a container that is about to be removed as things of their own: they stay.
     pub(crate) fn leave_anonymous_volumes(&self, record: &Record) -> Result<(), Error> {
         for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.anonymous) {
-            let doing = || format!("keep volume {}", point.name);
-            let Some(row) = self.db.get_record(RecordKind::Volume, &point.name).during(doing)? else {
-                continue;
+            let volume = match self.volume_record(&point.name) {
+                Err(Error::NoSuchVolume { .. }) => continue,
+                other => other?,
             };
-            let Ok(volume) = serde_json::from_str::<Volume>(&row.body) else { continue };
             if volume.owner.is_some() {
                 self.put_volume(&Volume { owner: None, ..volume })?;
             }
@@ -186,278 +441,89 @@ impl Engine {
     /// Removes the volumes that were made for this container only.
     pub(crate) fn remove_anonymous_volumes(&self, record: &Record) {
         for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.anonymous) {
-            let shared = self
-                .list_containers()
-                .iter()
-                .any(|c| *c.id() != record.id && c.lock().mounts.iter().any(|m| m.name == point.name));
-            if !shared && let Err(e) = self.erase_volume(&point.name) {
+            let claims = self.volumes.claims();
+            let users = self.volume_users(&claims, &point.name);
+            if users.iter().any(|id| id != record.id.as_str()) {
+                continue;
+            }
+            if let Err(e) = self.erase_volume(&point.name) {
                 tracing::warn!(volume = point.name, error = %errors::chain(&e), "volume not removed");
             }
         }
     }
 
-    /// Removes a volume whatever it holds.
-    pub(crate) fn erase_volume(&self, name: &str) -> Result<(), Error> {
+    /// Removes a volume whatever it holds, but never what is mounted in it.
+    fn erase_volume(&self, name: &str) -> Result<(), Error> {
         let doing = || format!("remove volume {name}");
+        let directory = self.config.data_root.join("volumes").join(name);
+        local::release(&directory).during(doing)?;
         if !self.db.delete_record(RecordKind::Volume, name).during(doing)? {
             return Err(Error::NoSuchVolume { name: name.into() });
         }
-        std::fs::remove_dir_all(self.config.data_root.join("volumes").join(name)).io_during(doing)?;
-        self.events.publish("volume", "destroy", name, BTreeMap::new());
+        std::fs::remove_dir_all(&directory).io_during(doing)?;
+        self.volume_event("destroy", name, &[]);
+        Ok(())
+    }
+
+    /// Removes directories without a record, and unmounts what no running container uses. Blocking; for start-up.
+    pub(crate) fn sweep_volumes(&self) -> Result<(), Error> {
+        let known: HashMap<String, Volume> =
+            self.volume_records()?.into_iter().map(|v| (v.name.clone(), v)).collect();
+        for name in crate::recover::names_in(&self.config.data_root.join("volumes")) {
+            let directory = self.config.data_root.join("volumes").join(&name);
+            match known.get(&name) {
+                Some(volume) if volume.options.is_empty() => {}
+                Some(_) => {
+                    let users = self.volumes.users(&name);
+                    let users = users.lock().expect("no holder panics");
+                    if users.is_empty()
+                        && let Err(e) = local::release(&directory)
+                    {
+                        tracing::warn!(volume = name, error = %errors::chain(&e), "volume not unmounted");
+                    }
+                }
+                None => {
+                    tracing::info!(volume = name, "removing a volume directory without a record");
+                    match local::release(&directory) {
+                        Ok(()) => drop(std::fs::remove_dir_all(&directory)),
+                        Err(e) => tracing::warn!(volume = name, error = %errors::chain(&e), "not removed"),
+                    }
+                }
+            }
+        }
         Ok(())
     }
 }
 
-/// `source:destination[:options]`, or `destination` alone for an anonymous volume.
-fn parse_bind(text: &str) -> Result<MountPoint, Error> {
-    let error = || Error::invalid(format!("invalid volume specification: '{text}'"));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, destination, mode) = match parts[..] {
-        [destination] => ("", destination, ""),
-        [source, destination] => (source, destination, ""),
-        [source, destination, mode] => (source, destination, mode),
-        _ => return Err(error()),
-    };
-    let destination = clean(destination)?;
-    let mut point = if source.starts_with('/') {
-        MountPoint { kind: MountKind::Bind, source: source.into(), ..volume_point("", &destination, mode) }
-    } else if source.is_empty() || names::is_valid(source) {
-        volume_point(source, &destination, mode)
-    } else {
-        return Err(Error::invalid(format!(
-            "create {source}: \"{source}\" includes invalid characters for a local volume name, only \
-             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
-        )));
-    };
-    let options: Vec<&str> = mode.split(',').filter(|o| !o.is_empty()).collect();
-    if options.contains(&"ro") && options.contains(&"rw") {
-        return Err(Error::invalid(format!("invalid mode: {mode}")));
-    }
-    for option in options {
-        match option {
-            "ro" => point.read_write = false,
-            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                point.propagation = option.into()
-            }
-            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
-        }
-    }
-    // `-v` makes a missing source directory, `--mount` does not.
-    if point.kind == MountKind::Bind {
-        point.mode = if mode.is_empty() { "create".into() } else { format!("{mode},create") };
-    }
-    Ok(point)
-}
-
-fn from_request(request: &crate::model::MountRequest) -> Result<MountPoint, Error> {
-    let destination = clean(&request.target)?;
-    let mut point = volume_point(&request.source, &destination, "");
-    point.read_write = !request.read_only;
-    match request.kind.as_str() {
-        "bind" => {
-            if !request.source.starts_with('/') {
-                return Err(Error::invalid(format!(
-                    "invalid mount config for type \"bind\": invalid mount path: '{}' mount path must be absolute",
-                    request.source
-                )));
-            }
-            point.kind = MountKind::Bind;
-            point.name.clear();
-            point.source.clone_from(&request.source);
-            if let Some(options) = &request.bind_options {
-                if !matches!(
-                    options.propagation.as_str(),
-                    "" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
-                ) {
-                    return Err(Error::invalid(format!(
-                        "invalid mount config for type \"bind\": invalid propagation mode: {:?}",
-                        options.propagation
-                    )));
-                }
-                point.propagation.clone_from(&options.propagation);
-                point.non_recursive = options.non_recursive;
-                if options.read_only_force_recursive {
-                    return Err(Error::unsupported("a bind mount that is read-only with all below it"));
-                }
-                if options.create_mountpoint {
-                    point.mode = "create".into();
-                }
-            }
-        }
-        "volume" => {
-            if !request.source.is_empty() && !names::is_valid(&request.source) {
-                return Err(Error::invalid(format!("invalid volume name: {}", request.source)));
-            }
-            let options = request.volume_options.as_ref();
-            let has = |key: &str| {
-                options.and_then(|o| o.get(key)).is_some_and(|v| !v.is_null() && *v != serde_json::json!({}))
-            };
-            if has("DriverConfig")
-                || options
-                    .and_then(|o| o.get("Subpath"))
-                    .and_then(|s| s.as_str())
-                    .is_some_and(|s| !s.is_empty())
-            {
-                return Err(Error::unsupported("a volume driver or subpath in --mount"));
-            }
-            if options.and_then(|o| o.get("NoCopy")).and_then(serde_json::Value::as_bool) == Some(true) {
-                point.mode = "nocopy".into();
-            }
-        }
-        "tmpfs" => {
-            point.kind = MountKind::Tmpfs;
-            point.name.clear();
-            let mut options = Vec::new();
-            if let Some(tmpfs) = &request.tmpfs_options {
-                if tmpfs.size_bytes > 0 {
-                    options.push(format!("size={}", tmpfs.size_bytes));
-                }
-                if tmpfs.mode > 0 {
-                    options.push(format!("mode={:o}", tmpfs.mode));
-                }
-            }
-            if request.read_only {
-                options.push("ro".into());
-            }
-            point.mode = options.join(",");
-        }
-        other => return Err(Error::unsupported(format!("the mount type {other:?}"))),
-    }
-    Ok(point)
-}
-
-fn volume_point(name: &str, destination: &str, mode: &str) -> MountPoint {
-    MountPoint {
-        kind: MountKind::Volume,
-        name: name.into(),
-        source: String::new(),
-        destination: destination.into(),
-        read_write: true,
-        propagation: String::new(),
-        mode: mode.into(),
-        copy_up: false,
-        non_recursive: false,
-        anonymous: false,
-    }
-}
-
-/// An absolute destination without `.`, `..` and doubled slashes; never the root itself.
-fn clean(destination: &str) -> Result<String, Error> {
-    let error = |why: &str| Error::invalid(format!("invalid mount target '{destination}': {why}"));
-    if !destination.starts_with('/') {
-        return Err(error("must be an absolute path"));
-    }
-    if destination.contains('\0') {
-        return Err(error("holds a NUL byte"));
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in destination.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    if parts.is_empty() {
-        return Err(error("the root file system cannot be a mount target"));
-    }
-    // procfs and sysfs guard the container; covering them would take the guards away (CVE-2019-16884).
-    if parts[0] == "proc" {
-        return Err(error("nothing may be mounted on /proc or below"));
-    }
-    Ok(format!("/{}", parts.join("/")))
-}
-
-/// Stands beside `_data` while a volume is being filled: what is there then is not all of it.
-const FILLING: &str = "filling";
-
-/// Copies what the image has at the volume's place into the volume, once.
-pub(crate) fn copy_up(root: &RootDir, point: &MountPoint) -> Result<(), Error> {
-    let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
-    let target = Path::new(&point.source);
-    let marker = target.with_file_name(FILLING);
-    let unfinished = marker.exists();
-    if !unfinished && std::fs::read_dir(target).io_during(doing)?.next().is_some() {
+/// Refuses a name that could be a path, with Docker's words.
+fn check_name(name: &str) -> Result<(), Error> {
+    if names::is_valid(name) {
         return Ok(());
     }
-    // Of two containers that start at once the second waits for the first, and then finds the volume filled.
-    let file = match std::fs::File::options().write(true).create(!unfinished).truncate(false).open(&marker) {
-        Ok(file) => file,
-        Err(e) if unfinished && e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e).io_during(doing),
-    };
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).io_during(doing)?;
-    if !marker.exists() {
-        return Ok(());
+    if name.len() == 1 {
+        return Err(Error::invalid(
+            "volume name is too short, names should be at least two alphanumeric characters",
+        ));
     }
-    // A copy that was cut off is done again over what it left.
-    fill(root, point, target)?;
-    std::fs::remove_file(&marker).io_during(doing)
+    Err(Error::invalid(format!(
+        "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
+         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+    )))
 }
 
-fn fill(root: &RootDir, point: &MountPoint, target: &Path) -> Result<(), Error> {
-    let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
-    let source = match root.subroot(Path::new(&point.destination)) {
-        Ok(source) => source,
-        Err(e) if matches!(errors::HasKind::kind(&e), errors::Kind::NotFound) => return Ok(()),
-        Err(e) => return Err(e).during(doing),
-    };
-    let handle = RootDir::open(target).during(doing)?;
-    copy_tree(&source, &handle).during(doing)?;
-    let stat = rustix::fs::fstat(&source).io_during(doing)?;
-    let own = std::fs::metadata(target).io_during(doing)?;
-    if own.uid() != stat.st_uid || own.gid() != stat.st_gid {
-        std::os::unix::fs::chown(target, Some(stat.st_uid), Some(stat.st_gid)).io_during(doing)?;
+fn check_driver(driver: &str) -> Result<(), Error> {
+    match driver {
+        "" | LOCAL => Ok(()),
+        other => Err(Error::NoSuchPlugin { name: other.into() }),
     }
-    std::fs::set_permissions(target, std::fs::Permissions::from_mode(stat.st_mode & 0o7777)).io_during(doing)
 }
 
-/// Copies all below `source` into `target`, owners, modes, times and links kept: packed on one thread, applied on another.
-fn copy_tree(source: &RootDir, target: &RootDir) -> Result<(), archive::Error> {
-    let (reader, writer) = std::io::pipe().map_err(|source| archive::Error::Read { source })?;
-    std::thread::scope(|scope| {
-        let packer = scope
-            .spawn(move || archive::pack(writer, source, Path::new("."), &archive::PackOptions::default()));
-        let options =
-            archive::Options { whiteouts: archive::Whiteouts::Remove, ..archive::Options::default() };
-        let applied = archive::apply(reader, target, &options);
-        // A packer that failed leaves a truncated stream: its error is the cause, the other only the consequence.
-        match packer.join() {
-            Ok(packed) => packed.map(drop)?,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-        applied.map(drop)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binds() {
-        let check = |text: &str, want: Option<(MountKind, &str, &str, bool)>| {
-            let got = parse_bind(text).ok();
-            let got = got.as_ref().map(|p| {
-                (
-                    p.kind,
-                    if p.kind == MountKind::Bind { p.source.as_str() } else { &p.name },
-                    p.destination.as_str(),
-                    p.read_write,
-                )
-            });
-            assert_eq!(got, want, "{text}");
-        };
-        check("/a:/b", Some((MountKind::Bind, "/a", "/b", true)));
-        check("/a:/b/../c/:ro", Some((MountKind::Bind, "/a", "/c", false)));
-        check("data:/b:rw,nocopy", Some((MountKind::Volume, "data", "/b", true)));
-        check("/b", Some((MountKind::Volume, "", "/b", true)));
-        for bad in ["a/b:/c", "x:/", "x:y", "/a:/b:bogus", "x:/proc", "x:/proc/self", "a:b:c:d", "x:/a/../.."]
-        {
-            check(bad, None);
-        }
+fn size_below(dir: &Path) -> std::io::Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        total += if kind.is_dir() { size_below(&entry.path())? } else { entry.metadata()?.len() };
     }
+    Ok(total)
 }

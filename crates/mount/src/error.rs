@@ -16,6 +16,9 @@ pub enum Error {
     /// A bind mount failed.
     #[error("bind {source_path:?} on {target:?}: {call}")]
     Bind { source_path: PathBuf, target: PathBuf, call: &'static str, source: io::Error },
+    /// A file system named by type and device was not mounted.
+    #[error("mount {device:?} of type {kind:?} on {target:?}")]
+    FileSystem { kind: String, device: String, target: PathBuf, source: io::Error },
     /// The kernel refused to unmount.
     #[error("unmount {target:?}")]
     Unmount { target: PathBuf, source: io::Error },
@@ -40,7 +43,9 @@ impl Error {
 impl errors::HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::Overlay { source, .. } if source.raw_os_error() == Some(libc_errno::ENODEV) => {
+            Error::Overlay { source, .. } | Error::FileSystem { source, .. }
+                if source.raw_os_error() == Some(libc_errno::ENODEV) =>
+            {
                 Kind::Unsupported
             }
             Error::Image { source, .. }
@@ -51,6 +56,7 @@ impl errors::HasKind for Error {
             Error::Overlay { source, .. }
             | Error::Image { source, .. }
             | Error::Bind { source, .. }
+            | Error::FileSystem { source, .. }
             | Error::Unmount { source, .. }
             | Error::Read { source, .. } => errors::io_kind(source),
             Error::Malformed { .. } => Kind::Internal,

@@ -7,13 +7,15 @@
 //! goes through `rootdir` instead.
 
 mod error;
+mod filesystem;
 mod image;
 mod mountinfo;
 mod overlay;
 mod place;
 
 pub use error::Error;
+pub use filesystem::{FileSystem, mount_file_system};
 pub use image::mount_erofs;
 pub use mountinfo::{Mount, list, list_below, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
-pub use place::{bind, detach, is_mounted, unmount};
+pub use place::{bind, bind_open, detach, is_mounted, unmount};

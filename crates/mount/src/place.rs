@@ -4,6 +4,7 @@ use crate::{Error, list};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Binds the file or directory `source` on `target`, which is of the same sort. Mounts below `source` do not come
@@ -23,6 +24,28 @@ pub fn bind(source: &Path, target: &Path) -> Result<(), Error> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let tree = rustix::mount::open_tree(CWD, source, flags).map_err(failed("open_tree"))?;
+    rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("move_mount"))
+}
+
+/// Binds what `source` is open on, with the mounts below it, on `target`, which is of the same sort. Whoever opened
+/// `source` below a directory handle cannot be led elsewhere by links that change meanwhile.
+///
+/// Kernel: [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2.
+pub fn bind_open(source: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
+    let failed = |call| {
+        move |e: Errno| Error::Bind {
+            source_path: "an open file".into(),
+            target: target.into(),
+            call,
+            source: e.into(),
+        }
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(source, "", flags).map_err(failed("open_tree"))?;
     rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move_mount"))
 }

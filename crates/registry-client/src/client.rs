@@ -404,7 +404,7 @@ fn mirror(text: &str, transport: &Transport) -> Result<Endpoint, Error> {
     Ok(Endpoint { authority: url.authority, scheme: Some(url.scheme), prefix, mirror: true })
 }
 
-fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
+pub(crate) fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
     let host = if host == DEFAULT_HOST { DOCKER_HUB } else { host };
     let authority = Authority::parse(host).ok_or_else(|| Error::Config {
         what: format!("registry {host:?}"),

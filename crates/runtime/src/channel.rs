@@ -14,13 +14,15 @@
 //!   |<--------- Terminal + descriptor ----| only for a foreground terminal
 //!   |<--------- Listener + descriptor ----| only for a seccomp notify listener; its number alone when the profile notifies
 //!   |                                     | of sendmsg, and then the parent fetches it
-//!   |<--------- Ready --------------------| waits for the gate
+//!   |<--------- Ready(program) -----------| the launcher: waits for the gate
 //!   | create: leaves                      | reads exec.fifo
 //!   | run, exec: Go --------------------->|
 //!   |<--------- Failed(text) -------------| instead of any of these, then exits
+//!   |<--------- NotExecuted(errno) -------| the launcher's execve failed
 //!   |<--------- end of file --------------| execve, which closes its end
 //! ```
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -44,9 +46,13 @@ pub(crate) enum Kind {
     Warning = b'w',
     Process = b'p',
     Failed = b'f',
+    /// From the launcher: one byte, the error number of its execve.
+    NotExecuted = sys::launcher::FAILED,
+    /// From the launcher: one byte, the error number of its seccomp.
+    FilterRefused = sys::launcher::REFUSED,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Go,
     Kind::Hooks,
     Kind::Ready,
@@ -55,6 +61,8 @@ const KINDS: [Kind; 8] = [
     Kind::Warning,
     Kind::Process,
     Kind::Failed,
+    Kind::NotExecuted,
+    Kind::FilterRefused,
 ];
 
 /// One end.
@@ -67,6 +75,19 @@ pub(crate) struct Message {
     pub(crate) kind: Kind,
     pub(crate) text: String,
     pub(crate) fd: Option<OwnedFd>,
+}
+
+impl Message {
+    /// The error number that the launcher tells.
+    pub(crate) fn errno(&self) -> Errno {
+        Errno::from_raw_os_error(self.text.bytes().next().filter(u8::is_ascii).unwrap_or(0).into())
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Channel {

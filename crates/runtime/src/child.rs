@@ -1,7 +1,7 @@
 //! The child: walks its steps, waits at the gate, becomes the user's program. Leaves only by execve or `_exit`.
 
 use crate::channel::{Channel, Kind};
-use crate::plan::{Gate, Plan, Step};
+use crate::plan::{Filter, Gate, Plan, Step};
 use crate::procfs::Proc;
 use crate::steps::{World, home_entry, perform};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
@@ -38,24 +38,35 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     let mut world = World::new(channel, proc, env);
     let failure = match walk(steps, &mut world, &args) {
-        Ok(program) => execute(&program, &args, &world.env, preserve_fds),
+        Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds),
+        Ok(End { program, launch: Some((gate, filter)) }) => {
+            launch(&program, args, gate, filter.as_deref(), &world, preserve_fds)
+        }
         Err(failure) => failure,
     };
     drop(world.channel.send(Kind::Failed, &failure.text));
     sys::process::exit_now(failure.code)
 }
 
-fn walk(steps: Vec<Step>, world: &mut World, args: &StringList) -> Result<CString, Failure> {
-    let mut program = None;
+/// Where the steps end.
+struct End {
+    program: CString,
+    launch: Option<(Gate, Option<Box<Filter>>)>,
+}
+
+fn walk(steps: Vec<Step>, world: &mut World, args: &StringList) -> Result<End, Failure> {
+    let (mut program, mut launch) = (None, None);
     for step in steps {
         match step {
             Step::Fork { namespaces } => fork(namespaces, world)?,
             Step::Find => program = Some(find(args, &world.env)?),
             Step::Gate(gate) => wait_at(gate, world)?,
+            Step::Launch { gate, filter } => launch = Some((gate, filter)),
             step => perform(step, world)?,
         }
     }
-    program.ok_or_else(|| Failure::text("the plan names no program"))
+    let program = program.ok_or_else(|| Failure::text("the plan names no program"))?;
+    Ok(End { program, launch })
 }
 
 /// Goes on as a sibling in new namespaces; this process is done.
@@ -71,7 +82,7 @@ fn fork(namespaces: u32, world: &World) -> Result<(), Failure> {
 }
 
 fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(None).map_err(|e| Failure::new("untie", e))?;
+    untie()?;
     world.channel.send(Kind::Ready, "").map_err(|e| Failure::new("talk to the runtime", e))?;
     match gate {
         Gate::Fifo(fifo) => {
@@ -88,6 +99,48 @@ fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
             _ => Err(Failure::text("the runtime is gone")),
         },
     }
+}
+
+/// Leaves the rest to the launcher, which tells the parent that all is ready.
+fn launch(
+    program: &CStr,
+    args: StringList,
+    gate: Gate,
+    filter: Option<&Filter>,
+    world: &World,
+    preserve_fds: u32,
+) -> Failure {
+    // Of the path as much as fits a message.
+    let shown = &program.to_bytes()[..program.count_bytes().min(1024)];
+    let ready = [&[Kind::Ready as u8], shown].concat();
+    let gate = match &gate {
+        Gate::Fifo(fifo) => fifo.as_fd(),
+        Gate::Parent => world.channel.as_fd(),
+    };
+    if let Err(e) = untie().and_then(|()| {
+        sys::process::close_on_exec_from(3 + preserve_fds).map_err(|e| Failure::new("close descriptors", e))
+    }) {
+        return e;
+    }
+    sys::process::reset_signals();
+    let filter = filter.map(|filter| (&filter.instructions[..], filter.flags));
+    let launcher = sys::launcher::prepare(&sys::launcher::Launch {
+        channel: world.channel.as_fd(),
+        gate,
+        ready: &ready,
+        filter,
+    });
+    let args = args.after(program.to_owned());
+    match launcher {
+        Ok(launcher) => {
+            Failure::new("execute the launcher", sys::launcher::execute(launcher, &args, &world.env))
+        }
+        Err(e) => Failure::new("make the launcher", e),
+    }
+}
+
+fn untie() -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(None).map_err(|e| Failure::new("untie", e))
 }
 
 fn execute(program: &CStr, args: &StringList, env: &StringList, preserve_fds: u32) -> Failure {

@@ -39,7 +39,6 @@ mod verbs;
 
 pub use error::Error;
 pub use features::{default_spec, features};
-pub use seal::ensure_sealed;
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;
 pub use verbs::{

@@ -150,8 +150,13 @@ pub(crate) enum Step {
     Become(Box<Credentials>),
     /// Finds the program in the container, as its user.
     Find,
-    /// Tells the parent that all is ready, unties, and waits to be let go.
+    /// Tells the parent that all is ready, unties, and waits to be let go. Where this program is sealed.
     Gate(Gate),
+    /// The same and all that follows, done by the launcher: loads a filter, waits, becomes the program.
+    Launch {
+        gate: Gate,
+        filter: Option<Box<Filter>>,
+    },
     /// startContainer hooks, after start.
     StartHooks {
         hooks: Vec<Hook>,
@@ -216,6 +221,8 @@ pub(crate) struct Request<'a> {
     pub(crate) console: Option<OwnedFd>,
     pub(crate) preserve_fds: u32,
     pub(crate) no_pivot: bool,
+    /// Whether the process ends in the launcher; else this program must be sealed.
+    pub(crate) launcher: bool,
     pub(crate) keyring: Option<CString>,
     /// For hooks; its pid is filled in by the child.
     pub(crate) state: oci::runtime::State,
@@ -307,7 +314,12 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     plan.finish(
         process,
         spec,
-        Ending { gate: request.gate, start_hooks: hooks.start_container, state: request.state },
+        Ending {
+            gate: request.gate,
+            launcher: request.launcher,
+            start_hooks: hooks.start_container,
+            state: request.state,
+        },
         user,
     )?;
     Ok(plan.plan)
@@ -325,6 +337,7 @@ pub(crate) struct Joining<'a> {
     pub(crate) root: Option<OwnedFd>,
     pub(crate) console: Option<OwnedFd>,
     pub(crate) preserve_fds: u32,
+    pub(crate) launcher: bool,
     pub(crate) state: oci::runtime::State,
 }
 
@@ -355,13 +368,19 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     if let Some(set) = affinity.map(|a| scheduling::processors("final", &a.last)).transpose()?.flatten() {
         plan.add(Step::Affinity(Box::new(set)));
     }
-    let ending = Ending { gate: Gate::Parent, start_hooks: Vec::new(), state: joining.state };
+    let ending = Ending {
+        gate: Gate::Parent,
+        launcher: joining.launcher,
+        start_hooks: Vec::new(),
+        state: joining.state,
+    };
     plan.finish(process, joining.spec, ending, user)?;
     Ok(plan.plan)
 }
 
 struct Ending {
     gate: Gate,
+    launcher: bool,
     start_hooks: Vec<Hook>,
     state: oci::runtime::State,
 }
@@ -524,6 +543,10 @@ impl Builder {
         self.add(Step::Find);
         // As late as possible, so that the profile has to allow little of ours; but before the gate, so that a refused one
         // is an error of create.
+        if ending.launcher {
+            self.add(Step::Launch { gate: ending.gate, filter });
+            return Ok(());
+        }
         if let Some(filter) = filter {
             self.add(Step::Seccomp(filter));
         }
@@ -626,6 +649,7 @@ mod tests {
             console: None,
             preserve_fds: 0,
             no_pivot: false,
+            launcher: false,
             keyring: None,
             state: oci::runtime::State::default(),
         };

@@ -43,6 +43,8 @@ pub(crate) struct Started {
     /// Master of a foreground terminal.
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
+    /// The path that will be executed, as the process found it.
+    program: String,
     kill: bool,
 }
 
@@ -61,6 +63,10 @@ impl Started {
                 None => return Ok(()),
                 Some(message) if message.kind == Kind::Failed => {
                     return Err(Error::Child { text: message.text });
+                }
+                Some(message) if message.kind == Kind::NotExecuted => {
+                    let text = format!("exec {}: {}", self.program, child::lower(message.errno()));
+                    return Err(Error::Child { text });
                 }
                 Some(message) if message.kind == Kind::Warning => self.warnings.push(message.text),
                 Some(_) => {}
@@ -124,6 +130,7 @@ pub(crate) fn spawn(
         channel: ours,
         terminal: None,
         warnings: Vec::new(),
+        program: String::new(),
         kill: true,
     };
     leave(back)?;
@@ -260,7 +267,14 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
             started.channel.receive().map_err(|e| Error::io("read from the container's process", e))?;
         let Some(message) = message else { return Err(fate(started, job.cgroup)) };
         match message.kind {
-            Kind::Ready => return Ok(()),
+            Kind::Ready => {
+                started.program = message.text;
+                return Ok(());
+            }
+            Kind::FilterRefused => {
+                let text = format!("load seccomp filter: {}", std::io::Error::from(message.errno()));
+                return Err(Error::Child { text });
+            }
             Kind::Failed => return Err(Error::Child { text: message.text }),
             Kind::Warning => started.warnings.push(message.text),
             Kind::Terminal => started.terminal = message.fd,
@@ -288,7 +302,7 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
                 }
                 started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
             }
-            Kind::Go | Kind::Process => {
+            Kind::Go | Kind::Process | Kind::NotExecuted => {
                 return Err(Error::Child { text: format!("unexpected message {:?}", message.kind) });
             }
         }

@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Fork`]) are the caller's.
+/// Does one step. Those that end the list ([`Step::Find`], [`Step::Gate`], [`Step::Launch`], [`Step::Fork`]) are the caller's.
 pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
@@ -177,7 +177,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             Ok(())
         }
         Step::Become(credentials) => become_user(&credentials),
-        Step::Fork { .. } | Step::Find | Step::Gate(_) => {
+        Step::Fork { .. } | Step::Find | Step::Gate(_) | Step::Launch { .. } => {
             Err(Failure::new("a step in the wrong place", Errno::INVAL))
         }
     }

@@ -3,6 +3,7 @@
 use crate::namespaces::{self, Namespaces};
 use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
+use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
 use crate::state::{Container, ContainerId, State, Status, Store, init};
 use crate::{Error, config, console, hooks, rdt, scheduling};
@@ -242,6 +243,11 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     drop(container);
     let process = exec_process(&spec, options)?;
     config::check_process(&process)?;
+    let watched = state.namespaces & namespaces::PID.bit == 0 || seal::has_ptrace(&spec);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process: &process, watched, starts: false })?;
+    if sealed {
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
     let cgroup = open_cgroup(&state)?.filter(Cgroup::exists);
     let own = differing(&state, &proc)?;
@@ -262,6 +268,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         root,
         console,
         preserve_fds: options.preserve_fds,
+        launcher: !sealed,
         state: oci_state(&state, "running"),
     })?;
     let job = Job {
@@ -347,6 +354,12 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;
+    let watched = !namespaces.makes(namespaces::PID);
+    let sealed = seal::is_needed(&Circumstances { spec: &spec, process, watched, starts: true })?;
+    if sealed {
+        // Starts over if it is not; nothing is made yet.
+        seal::ensure_sealed()?;
+    }
     let console = console_sink(process, options.console_socket.as_deref(), detach)?;
     let rootfs = config::rootfs(&spec, &bundle)?;
     let mut state = State::new(id, bundle, rootfs);
@@ -383,6 +396,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         cgroup.as_ref(),
         fifo,
         console,
+        !sealed,
         resctrl,
         &mut container,
     );
@@ -413,6 +427,7 @@ fn populate(
     cgroup: Option<&Cgroup>,
     fifo: Option<OwnedFd>,
     console: Option<OwnedFd>,
+    launcher: bool,
     rdt: Option<PathBuf>,
     container: &mut Option<Container>,
 ) -> Result<Started, Error> {
@@ -428,6 +443,7 @@ fn populate(
         console,
         preserve_fds: options.preserve_fds,
         no_pivot: options.no_pivot,
+        launcher,
         keyring: (!options.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", state.id)).unwrap_or_default()),
         state: hook_state.clone(),

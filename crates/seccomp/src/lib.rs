@@ -9,6 +9,7 @@ mod architecture;
 mod assemble;
 mod compile;
 mod default_profile;
+mod docker_file;
 mod error;
 mod profile;
 mod tables;
@@ -16,6 +17,7 @@ mod tables;
 pub use architecture::names as architectures;
 pub use compile::compile;
 pub use default_profile::docker_default;
+pub use docker_file::{ProfileError, docker_file};
 pub use error::Error;
 pub use profile::{ACTIONS, FLAGS, OPERATORS};
 

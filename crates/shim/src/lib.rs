@@ -21,6 +21,7 @@
 //! `exec-<id>.json`, `.pid` and `.log`, while a terminal is handed over `console-<n>.sock`; at the end `exit.json`.
 
 mod client;
+pub mod init;
 mod oom;
 mod process;
 mod requests;

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod footprint;
 pub mod keyring;
+pub mod launcher;
 pub mod mount_attr;
 pub mod netns;
 pub mod process;

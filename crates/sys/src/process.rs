@@ -127,6 +127,14 @@ impl StringList {
         self.point();
     }
 
+    /// The same with `first` before all.
+    #[must_use]
+    pub fn after(mut self, first: CString) -> StringList {
+        self.strings.insert(0, first);
+        self.point();
+        self
+    }
+
     /// The strings.
     pub fn strings(&self) -> &[CString] {
         &self.strings

@@ -11,7 +11,7 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Directories that are empty when there is no image either.
 const EMPTY_STORE: &[&str] = &["content/blobs/sha256", "snapshots/snapshots"];
 /// Directories that are empty when there is no container.
-const EMPTY_EXEC: &[&str] = &["shims", "rootfs", "netns", "runtime"];
+const EMPTY_EXEC: &[&str] = &["shims", "rootfs", "netns", "runtime", "shm"];
 /// The same below the data root, and what is empty when nothing is under way.
 const EMPTY_DATA: &[&str] = &["containers", "content/ingest", "snapshots/trash", "tmp"];
 

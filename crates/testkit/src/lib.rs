@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
 pub mod daemon;
+pub mod http;
 pub mod images;
 pub mod leaks;
 pub mod raw;

@@ -8,11 +8,8 @@ use crate::progress::Progress;
 use crate::terminal::{self, Out};
 use crate::value::Value;
 use crate::{clock, units};
-use bytes::Bytes;
 use hyper::Method;
 use std::io::IsTerminal;
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
 
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one per flag of the command line")]
@@ -232,33 +229,13 @@ pub(crate) async fn load(context: &Context, flags: &Load) -> Result<u8> {
         path = path.query("platform", &serde_json::to_string(&platform).unwrap_or_default());
     }
     let chunks = match file {
-        Some(file) => file_chunks(file),
+        Some(file) => crate::body::file_chunks(file),
         None => terminal::stdin_chunks(),
     };
     let body = crate::body::streamed(chunks);
     let response = context.client.request_stream(Method::POST, &path, "application/x-tar", body).await?;
     Progress::new(Out::Stdout, false).follow(response.into_body()).await?;
     Ok(0)
-}
-
-/// A file's bytes, read ahead a little.
-fn file_chunks(mut file: tokio::fs::File) -> mpsc::Receiver<std::io::Result<Bytes>> {
-    let (sender, receiver) = mpsc::channel(2);
-    drop(tokio::spawn(async move {
-        loop {
-            let mut buffer = bytes::BytesMut::with_capacity(256 << 10);
-            let chunk = match file.read_buf(&mut buffer).await {
-                Ok(0) => return,
-                Ok(_) => Ok(buffer.freeze()),
-                Err(e) => Err(e),
-            };
-            let last = chunk.is_err();
-            if sender.send(chunk).await.is_err() || last {
-                return;
-            }
-        }
-    }));
-    receiver
 }
 
 pub(crate) async fn tag(context: &Context, flags: &Tag) -> Result<u8> {

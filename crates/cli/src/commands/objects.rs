@@ -1,4 +1,4 @@
-//! Networks, volumes, and the `prune` of every kind.
+//! Networks, and the `prune` of every kind.
 
 use super::inspect::{self, Kind};
 use super::{Context, each};
@@ -56,63 +56,29 @@ pub(crate) enum Network {
     Prune(Prune),
 }
 
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Volume {
-    /// List volumes
-    #[command(name = "ls", alias = "list")]
-    List(List),
-    /// Display detailed information on one or more volumes
-    Inspect(Inspect),
-    /// Create a volume
-    Create {
-        /// Specify volume driver name
-        #[arg(short, long, value_name = "string", default_value = "local")]
-        driver: String,
-        /// Set metadata for a volume
-        #[arg(long, value_name = "list")]
-        label: Vec<String>,
-        /// Set driver specific options
-        #[arg(short, long, value_name = "map")]
-        opt: Vec<String>,
-        #[arg(value_name = "VOLUME")]
-        name: Option<String>,
-    },
-    /// Remove one or more volumes
-    #[command(name = "rm", alias = "remove")]
-    Remove {
-        /// Force the removal of one or more volumes
-        #[arg(short, long)]
-        force: bool,
-        #[arg(required = true, value_name = "VOLUME")]
-        names: Vec<String>,
-    },
-    /// Remove unused local volumes
-    Prune(Prune),
-}
-
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct List {
     /// Provide filter values (e.g. "driver=bridge")
     #[arg(short, long, value_name = "filter")]
-    filter: Vec<String>,
+    pub(super) filter: Vec<String>,
     /// Format output: 'table', 'table TEMPLATE', 'json' or a Go template
     #[arg(long, value_name = "string")]
-    format: Option<String>,
+    pub(super) format: Option<String>,
     /// Do not truncate the output
     #[arg(long)]
     no_trunc: bool,
     /// Only display names or IDs
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Inspect {
     /// Format output: 'json' or a Go template
     #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
-    format: String,
+    pub(super) format: String,
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -160,7 +126,7 @@ pub(crate) struct Prune {
     force: bool,
 }
 
-fn pairs(list: &[String]) -> Map<String, serde_json::Value> {
+pub(super) fn pairs(list: &[String]) -> Map<String, serde_json::Value> {
     let split = |text: &String| {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         (key.to_string(), json!(value))
@@ -268,71 +234,6 @@ async fn network_create(context: &Context, flags: &NetworkCreate) -> Result<u8> 
     Ok(0)
 }
 
-pub(crate) async fn volume(context: &Context, command: Volume) -> Result<u8> {
-    let client = &context.client;
-    match command {
-        Volume::List(flags) => volume_list(context, &flags).await,
-        Volume::Inspect(flags) => {
-            inspect::show(context, &flags.names, &[Kind::Volume], &flags.format, false).await
-        }
-        Volume::Create { driver, label, opt, name } => {
-            let body = json!({"Name": name.unwrap_or_default(), "Driver": driver,
-                "DriverOpts": pairs(&opt), "Labels": pairs(&label)});
-            let answer: Value = client.post_json(&Path::new(&["volumes", "create"]), &body).await?;
-            terminal::print_line(answer.text_at(&["Name"]))?;
-            Ok(0)
-        }
-        Volume::Remove { force, names } => {
-            each(&names, async |name| {
-                let path = Path::new(&["volumes", &name]).flag("force", force);
-                client.delete(&path).await.map(|_| Some(name))
-            })
-            .await
-        }
-        Volume::Prune(flags) => prune(context, "volumes", &flags).await,
-    }
-}
-
-async fn volume_list(context: &Context, flags: &List) -> Result<u8> {
-    const HEADERS: &[(&str, &str)] = &[
-        ("Name", "VOLUME NAME"),
-        ("Driver", "DRIVER"),
-        ("Scope", "SCOPE"),
-        ("Mountpoint", "MOUNTPOINT"),
-        ("Labels", "LABELS"),
-        ("Links", "LINKS"),
-        ("Size", "SIZE"),
-    ];
-    let default = "{{.Driver}}\t{{.Name}}".to_string();
-    let form = Listing { default, headers: HEADERS }.form(flags.format.as_deref())?;
-    let path = Path::new(&["volumes"]).query_some("filters", &listing::filters(&flags.filter)?);
-    let answer: Value = context.client.get(&path).await?;
-    let empty = Value::Nil;
-    let mut volumes: Vec<&Value> = answer.get("Volumes").unwrap_or(&empty).items().iter().collect();
-    volumes.sort_by(|a, b| a.text_at(&["Name"]).cmp(b.text_at(&["Name"])));
-    if flags.quiet && flags.format.is_none() {
-        let names: String = volumes.iter().map(|v| format!("{}\n", v.text_at(&["Name"]))).collect();
-        terminal::print(&names)?;
-        return Ok(0);
-    }
-    let row = |volume: &&Value| {
-        let labels = volume.get("Labels").cloned().unwrap_or_default();
-        let usage = |field| volume.at(&["UsageData", field]).map(Value::int);
-        listing::row([
-            ("Driver", Value::from(volume.text_at(&["Driver"]))),
-            ("Label", listing::label_method(&labels)),
-            ("Labels", Value::Str(listing::labels_text(&labels))),
-            ("Links", Value::Str(usage("RefCount").map_or("N/A".into(), |n| n.to_string()))),
-            ("Mountpoint", Value::from(volume.text_at(&["Mountpoint"]))),
-            ("Name", Value::from(volume.text_at(&["Name"]))),
-            ("Scope", Value::from(volume.text_at(&["Scope"]))),
-            ("Size", Value::Str(usage("Size").map_or("N/A".into(), |n| units::human_size(n as f64, 4)))),
-        ])
-    };
-    terminal::print(&form.render(volumes.iter().map(row).collect())?)?;
-    Ok(0)
-}
-
 /// `prune` of `what`: `containers`, `images`, `networks` or `volumes`.
 pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Result<u8> {
     let (warning, list, heading) = match (what, flags.all) {
@@ -346,7 +247,14 @@ pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Resul
         ("networks", _) => {
             ("all custom networks not used by at least one container", "NetworksDeleted", "Deleted Networks:")
         }
-        _ => ("local volumes not used by at least one container", "VolumesDeleted", "Deleted Volumes:"),
+        (_, false) => (
+            "anonymous local volumes not used by at least one container",
+            "VolumesDeleted",
+            "Deleted Volumes:",
+        ),
+        (_, true) => {
+            ("all local volumes not used by at least one container", "VolumesDeleted", "Deleted Volumes:")
+        }
     };
     if !flags.force && !confirmed(&format!("WARNING! This will remove {warning}."))? {
         return Err(Error::Exit { code: 1, message: None });

@@ -1,8 +1,7 @@
-//! `version`, `info`, `events`, `system df`, `login`, `logout`.
+//! `version`, `info`, `events`, `system df`.
 
-use super::Context;
-use crate::config::{self, Credentials};
-use crate::error::{Error, Result};
+use super::{Context, login};
+use crate::error::Result;
 use crate::http::{self, Extra, Path};
 use crate::listing;
 use crate::progress::JsonLines;
@@ -14,7 +13,6 @@ use hyper::Method;
 use jiff::Timestamp;
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::{BufRead, IsTerminal, Read};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Short {
@@ -25,9 +23,12 @@ pub(crate) enum Short {
     /// Get real time events from the server
     Events(Events),
     /// Authenticate to a registry
-    Login(Login),
+    Login(login::Login),
     /// Log out from a registry
-    Logout { server: Option<String> },
+    Logout {
+        /// The registry; Docker Hub where none is named
+        server: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -83,27 +84,13 @@ pub(crate) struct Df {
     verbose: bool,
 }
 
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Login {
-    /// Password or Personal Access Token (PAT)
-    #[arg(short, long, value_name = "string")]
-    password: Option<String>,
-    /// Take the password from stdin
-    #[arg(long)]
-    password_stdin: bool,
-    /// Username
-    #[arg(short, long, value_name = "string")]
-    username: Option<String>,
-    server: Option<String>,
-}
-
 pub(crate) async fn short(context: &mut Context, command: Short) -> Result<u8> {
     match command {
         Short::Version(flags) => version(context, &flags).await,
         Short::Info(flags) => info(context, &flags).await,
         Short::Events(flags) => events(context, &flags).await,
-        Short::Login(flags) => login(context, &flags).await,
-        Short::Logout { server } => logout(context, server.as_deref()),
+        Short::Login(flags) => login::login(context, &flags).await,
+        Short::Logout { server } => login::logout(context, server.as_deref()).await,
     }
 }
 
@@ -398,77 +385,6 @@ fn df_rows(usage: &Value) -> Vec<listing::Row> {
             cache.iter().filter(|c| !cache_used(c)).map(|c| number(c, &["Size"])).sum(),
         ),
     ]
-}
-
-async fn login(context: &mut Context, flags: &Login) -> Result<u8> {
-    let server = config::server_key(flags.server.as_deref().unwrap_or_default()).to_string();
-    if context.config.has_helper(&server) {
-        return Err(Error::Unsupported(format!(
-            "a credential helper keeps the credentials of {server}; storing through helpers is not supported yet"
-        )));
-    }
-    if flags.password.is_some() && flags.password_stdin {
-        return Err(Error::Usage(
-            "conflicting options: cannot specify both --password and --password-stdin".into(),
-        ));
-    }
-    if flags.password_stdin && flags.username.is_none() {
-        return Err(Error::Usage("the --password-stdin option requires --username to be set".into()));
-    }
-    if flags.password.is_some() {
-        terminal::warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
-    }
-    let user = match &flags.username {
-        Some(user) => user.clone(),
-        None => ask("Username: ", true)?,
-    };
-    let password = match (&flags.password, flags.password_stdin) {
-        (Some(password), _) => password.clone(),
-        (None, true) => {
-            let mut text = String::new();
-            let read = std::io::stdin().lock().take(1 << 20).read_to_string(&mut text);
-            read.map_err(|source| Error::Stream { doing: "read the password", source })?;
-            text.trim_end_matches(['\n', '\r']).to_string()
-        }
-        (None, false) => ask("Password: ", false)?,
-    };
-    let body = json!({"username": user, "password": password, "serveraddress": server});
-    let answer: Value = context.client.post_json(&Path::new(&["auth"]), &body).await?;
-    let credentials =
-        Credentials { user, password, identity_token: answer.text_at(&["IdentityToken"]).to_string() };
-    context.config.store(&server, &credentials)?;
-    let path = context.config.path().display().to_string();
-    terminal::warn(&format!("\nWARNING! Your credentials are stored unencrypted in '{path}'."));
-    let status = answer.text_at(&["Status"]);
-    terminal::print_line(if status.is_empty() { "Login Succeeded" } else { status })?;
-    Ok(0)
-}
-
-fn ask(prompt: &str, echo: bool) -> Result<String> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Error::Usage("Error: Cannot perform an interactive login from a non TTY device".into()));
-    }
-    terminal::print(prompt)?;
-    let hidden = if echo { None } else { Some(terminal::NoEcho::enter()?) };
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
-    drop(hidden);
-    read.map_err(|source| Error::Stream { doing: "read the answer", source })?;
-    if !echo {
-        terminal::print("\n")?;
-    }
-    Ok(line.trim_end_matches(['\n', '\r']).to_string())
-}
-
-fn logout(context: &mut Context, server: Option<&str>) -> Result<u8> {
-    let server = config::server_key(server.unwrap_or_default()).to_string();
-    if context.config.erase(&server)? {
-        terminal::print_line(&format!("Removing login credentials for {server}"))?;
-    } else {
-        terminal::print_line(&format!("Not logged in to {server}"))?;
-    }
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ pub(crate) struct Options {
     /// Expose a port or a range of ports
     #[arg(long, value_name = "list")]
     pub(crate) expose: Vec<String>,
-    /// GPU devices to add to the container (not supported yet)
+    /// GPU devices to add to the container ('all' to pass all GPUs); the host needs a CDI spec for them
     #[arg(long, value_name = "gpu-request")]
     pub(crate) gpus: Option<String>,
     /// Add additional groups to join

@@ -69,7 +69,7 @@ impl Spec {
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] for what cannot be right, [`Error::Unsupported`] for `--gpus`, [`Error::File`] for files that
+/// [`Error::Usage`] for what cannot be right, [`Error::File`] for files that
 /// cannot be read.
 pub(crate) fn build(options: &Options, client: &ClientSide) -> Result<Spec> {
     check(options)?;
@@ -93,9 +93,6 @@ pub(crate) fn build(options: &Options, client: &ClientSide) -> Result<Spec> {
 
 fn check(options: &Options) -> Result<()> {
     let usage = |text: &str| Err(Error::Usage(text.into()));
-    if options.gpus.is_some() {
-        return Err(Error::Unsupported("--gpus is not supported yet".into()));
-    }
     if options.rm && !matches!(options.restart.as_str(), "no" | "") {
         return usage("conflicting options: cannot specify both --restart and --rm");
     }
@@ -347,7 +344,7 @@ fn resources(options: &Options, memory: i64, memory_swap: i64) -> Result<Map<Str
         "CpusetCpus": options.cpuset_cpus,
         "CpusetMems": options.cpuset_mems,
         "DeviceCgroupRules": options.device_cgroup_rule,
-        "Devices": options.device.iter().map(|d| device(d)).collect::<Result<Vec<_>>>()?,
+        "Devices": options.device.iter().filter(|d| !is_cdi(d)).map(|d| device(d)).collect::<Result<Vec<_>>>()?,
         "Memory": memory,
         "MemoryReservation": bytes(&options.memory_reservation)?,
         "MemorySwap": memory_swap,
@@ -356,6 +353,17 @@ fn resources(options: &Options, memory: i64, memory_swap: i64) -> Result<Map<Str
         "PidsLimit": options.pids_limit,
         "Ulimits": options.ulimit.iter().map(|u| ulimit(u)).collect::<Result<Vec<_>>>()?,
     }));
+    let cdi: Vec<&String> = options.device.iter().filter(|d| is_cdi(d)).collect();
+    let mut requests = Vec::new();
+    if !cdi.is_empty() {
+        requests.push(json!({"Driver": "cdi", "DeviceIDs": cdi}));
+    }
+    if let Some(text) = &options.gpus {
+        requests.push(gpus(text)?);
+    }
+    if !requests.is_empty() {
+        map.insert("DeviceRequests".into(), json!(requests));
+    }
     if options.memory_swappiness >= 0 {
         map.insert("MemorySwappiness".into(), json!(options.memory_swappiness));
     }
@@ -380,6 +388,53 @@ fn devices_with(list: &[String], name: &str, parse: impl Fn(&str) -> Result<i64>
             Ok(json!({"Path": path, name: parse(value)?}))
         })
         .collect()
+}
+
+/// Whether a device is named as `VENDOR/CLASS=NAME` and not by its path.
+fn is_cdi(text: &str) -> bool {
+    !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, _)| kind.contains('/'))
+}
+
+/// `all`, a number, or `KEY=VALUE,...` with `driver`, `count`, `device` and `capabilities`. A list as a value is quoted.
+fn gpus(text: &str) -> Result<Value> {
+    let bad = |why: &str| Error::Usage(format!("invalid argument \"{text}\" for \"--gpus\" flag: {why}"));
+    let count = |value: &str| match value {
+        "all" => Ok(-1),
+        number => number.parse::<i64>().map_err(|_| bad("count must be an integer")),
+    };
+    let (mut driver, mut number, mut devices) = (String::new(), None, Vec::new());
+    let mut capabilities = vec!["gpu".to_string()];
+    for field in quoted_fields(text) {
+        match field.split_once('=') {
+            None => number = Some(count(&field)?),
+            Some(("driver", value)) => driver = value.into(),
+            Some(("count", value)) => number = Some(count(value)?),
+            Some(("device", value)) => devices = value.split(',').map(str::to_string).collect(),
+            Some(("capabilities", value)) => {
+                capabilities.extend(value.split(',').filter(|c| *c != "gpu").map(str::to_string));
+            }
+            Some((key, _)) => return Err(bad(&format!("unexpected key '{key}'"))),
+        }
+    }
+    if number.is_some() && !devices.is_empty() {
+        return Err(bad("cannot set both Count and DeviceIDs on device request"));
+    }
+    let number = number.unwrap_or(if devices.is_empty() { 1 } else { 0 });
+    Ok(json!({"Driver": driver, "Count": number, "DeviceIDs": devices, "Capabilities": [capabilities]}))
+}
+
+/// The fields between commas; quotes keep commas together.
+fn quoted_fields(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut is_quoted = false;
+    for c in text.chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => fields.push(String::new()),
+            c => fields.last_mut().expect("begins with one").push(c),
+        }
+    }
+    fields
 }
 
 /// `HOST[:CONTAINER][:rwm]`.
@@ -670,7 +725,8 @@ mod tests {
             let message = spec(line).unwrap_err().to_string();
             assert!(message.contains(part), "{line}: {message}");
         };
-        error("--gpus all x", "not supported yet");
+        error("--gpus many x", "count must be an integer");
+        error("--gpus count=1,device=0 x", "both Count and DeviceIDs");
         error("--rm --restart always x", "cannot specify both --restart and --rm");
         error("--ulimit nofile=3:2 x", "less than or equal to hard limit");
         error("--add-host a x", "bad format for add-host");

@@ -37,6 +37,7 @@ pub(super) fn mounts(input: &Input<'_>) -> Result<Vec<spec::Mount>, Error> {
         _ => out.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
     }
     match &input.shared_shm {
+        None if host.ipc_mode == "none" => {}
         Some(path) => out.push(mount("/dev/shm", "bind", path, &["rbind", "rprivate"])),
         None => {
             let size = if host.shm_size > 0 { host.shm_size } else { DEFAULT_SHM_SIZE };
@@ -55,6 +56,10 @@ pub(super) fn mounts(input: &Input<'_>) -> Result<Vec<spec::Mount>, Error> {
     }
     for (destination, options) in &host.tmpfs {
         user.push(tmpfs(destination, options)?);
+    }
+    user.extend(input.edits.mounts.iter().cloned());
+    if let Some(program) = input.init {
+        user.push(mount(super::INIT_PATH, "bind", program, &["bind", "ro", "rprivate"]));
     }
     // A user's mount over one of Docker's replaces it, as `--tmpfs /dev/shm` or `-v x:/sys/fs/cgroup` expect.
     out.retain(|m| !user.iter().any(|u| u.destination == m.destination));
@@ -79,7 +84,12 @@ fn user_mount(point: &MountPoint) -> Result<spec::Mount, Error> {
     }
     let bind = if point.non_recursive { "bind" } else { "rbind" };
     let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };
-    let access = if point.read_write { "rw" } else { "ro" };
+    // As Docker does since 25: what is mounted below a read-only bind is read-only as well.
+    let access = match (point.read_write, point.non_recursive || point.read_only_top) {
+        (true, _) => "rw",
+        (false, true) => "ro",
+        (false, false) => "rro",
+    };
     Ok(mount(&point.destination, "bind", &point.source, &[bind, propagation, access]))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::model::HostConfig;
+use crate::modes;
 use oci::runtime::ALL_CAPABILITIES;
 
 /// Docker's default capabilities, without `CAP_`.
@@ -59,11 +60,21 @@ pub(crate) fn capabilities(host: &HostConfig, available: &[String]) -> Result<Ve
     Ok(set)
 }
 
+/// Which calls to the kernel are let through.
+#[derive(Debug, Default)]
+enum Seccomp {
+    #[default]
+    Builtin,
+    Unconfined,
+    /// The text of a profile in Docker's format.
+    Own(String),
+}
+
 /// `--security-opt`, read.
 #[derive(Debug, Default)]
 pub(crate) struct Security {
     pub(super) no_new_privileges: bool,
-    pub(super) seccomp_unconfined: bool,
+    seccomp: Seccomp,
     pub(super) systempaths_unconfined: bool,
     pub(super) apparmor: Option<String>,
 }
@@ -80,11 +91,16 @@ impl Security {
             match (key, value) {
                 ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
                 ("no-new-privileges", "false") => security.no_new_privileges = false,
-                ("seccomp", "unconfined") => security.seccomp_unconfined = true,
-                ("seccomp", "builtin") => security.seccomp_unconfined = false,
-                ("seccomp", _) => return Err(Error::unsupported("a seccomp profile of the user's own")),
+                ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
+                ("seccomp", "builtin") => security.seccomp = Seccomp::Builtin,
+                ("seccomp", text) => security.seccomp = Seccomp::Own(text.into()),
                 ("systempaths", "unconfined") => security.systempaths_unconfined = true,
                 ("apparmor", "unconfined") | ("label", "disable") => {}
+                ("apparmor", profile) if !profile.is_empty() && !modes::has_apparmor() => {
+                    return Err(Error::invalid(format!(
+                        "AppArmor profile {profile:?}: the kernel of this host does not enforce AppArmor"
+                    )));
+                }
                 ("apparmor", profile) if !profile.is_empty() => security.apparmor = Some(profile.into()),
                 ("label", _) => return Err(Error::unsupported("an SELinux label")),
                 _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
@@ -92,4 +108,22 @@ impl Security {
         }
         Ok(security)
     }
+
+    /// The profile for a container with these capabilities; None lets everything through.
+    pub(crate) fn seccomp(&self, capabilities: &[String]) -> Result<Option<oci::runtime::Seccomp>, Error> {
+        match &self.seccomp {
+            Seccomp::Unconfined => Ok(None),
+            Seccomp::Builtin => Ok(Some(seccomp::docker_default(capabilities))),
+            Seccomp::Own(text) => seccomp::docker_file(text, capabilities, kernel())
+                .map(Some)
+                .map_err(|e| Error::invalid(errors::chain(&e))),
+        }
+    }
+}
+
+/// The first two numbers of the kernel's version.
+fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -1,0 +1,176 @@
+//! Options of the local driver: `type`, `device` and `o` as of mount(8), mounted on the volume's directory while a
+//! container uses it.
+
+use crate::error::{During, Error, IoDuring};
+use crate::record::{ContainerId, MountKind, Record};
+use crate::{Engine, Volume};
+use mount::FileSystem;
+use std::collections::BTreeMap;
+use std::net::ToSocketAddrs;
+use std::path::Path;
+
+/// Refuses options that the driver does not have, and halves of a mount.
+pub(super) fn check(options: &BTreeMap<String, String>) -> Result<(), Error> {
+    if let Some(unknown) = options.keys().find(|k| !matches!(k.as_str(), "type" | "device" | "o" | "size")) {
+        return Err(Error::invalid(format!("invalid option: {unknown:?}")));
+    }
+    if options.contains_key("size") {
+        return Err(Error::invalid(
+            "quota size requested but no quota support; a tmpfs volume takes its size as o=size=",
+        ));
+    }
+    let given = |key: &str| options.get(key).is_some_and(|v| !v.is_empty());
+    if options.is_empty() {
+        return Ok(());
+    }
+    for key in ["device", "type"] {
+        if !given(key) {
+            return Err(Error::invalid(format!("missing required option: {key:?}")));
+        }
+    }
+    if options.values().any(|v| v.contains('\0')) {
+        return Err(Error::invalid("a NUL byte in a volume's options"));
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Mounts what the record's volumes need before its task is made. Blocking.
+    pub(super) fn mount_volumes(&self, record: &Record) -> Result<(), Error> {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
+            self.mount_volume(&self.volume_record(&point.name)?, &record.id)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts a volume with options for `user`, unless it is mounted already.
+    pub(super) fn mount_volume(&self, volume: &Volume, user: &ContainerId) -> Result<(), Error> {
+        if volume.options.is_empty() {
+            return Ok(());
+        }
+        let users = self.volumes.users(&volume.name);
+        let mut users = users.lock().expect("no holder panics");
+        let target = self.volume_path(&volume.name);
+        let doing =
+            || format!("error while mounting volume '{}': failed to mount local volume", target.display());
+        if !mount::is_mounted(&target).during(doing)? {
+            mount_on(volume, &target).during(doing)?;
+        }
+        users.insert(user.clone());
+        Ok(())
+    }
+
+    /// Unmounts the volumes that the record's task was the last to use. Blocking.
+    pub(super) fn unmount_volumes(&self, record: &Record) {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
+            self.unmount_volume(&point.name, &record.id);
+        }
+    }
+
+    /// `user` needs the volume no more; after the last one it is unmounted.
+    pub(super) fn unmount_volume(&self, name: &str, user: &ContainerId) {
+        if !self.volume_record(name).is_ok_and(|v| !v.options.is_empty()) {
+            return;
+        }
+        let users = self.volumes.users(name);
+        let mut users = users.lock().expect("no holder panics");
+        users.remove(user);
+        let directory = self.config.data_root.join("volumes").join(name);
+        if users.is_empty()
+            && let Err(e) = release(&directory)
+        {
+            tracing::warn!(volume = name, error = %errors::chain(&e), "volume not unmounted");
+        }
+    }
+
+    /// Remembers which volumes a task uses that an earlier daemon started.
+    pub(crate) fn adopt_volumes(&self, record: &Record) {
+        for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
+            let users = self.volumes.users(&point.name);
+            users.lock().expect("no holder panics").insert(record.id.clone());
+        }
+    }
+}
+
+fn mount_on(volume: &Volume, target: &Path) -> Result<(), Error> {
+    let option = |key: &str| volume.options.get(key).map(String::as_str).unwrap_or_default();
+    let (kind, device) = (option("type"), option("device"));
+    let mut options = option("o").to_string();
+    if matches!(kind, "nfs" | "nfs4" | "cifs") {
+        options = with_address(&options)?;
+    }
+    mount::mount_file_system(&FileSystem { kind, device, options: &options }, target)
+        .during(|| format!("volume {}", volume.name))
+}
+
+/// The kernel wants numbers where people write names: `addr=server` becomes `addr=192.0.2.1`.
+fn with_address(options: &str) -> Result<String, Error> {
+    let mut out = Vec::new();
+    for option in options.split(',') {
+        match option.strip_prefix("addr=") {
+            Some(host) if host.parse::<std::net::IpAddr>().is_err() => {
+                let found = (host, 0).to_socket_addrs().io_during(|| format!("resolve {host}"))?.next();
+                let address =
+                    found.ok_or_else(|| Error::invalid(format!("resolve {host}: no address found")))?;
+                out.push(format!("addr={}", address.ip()));
+            }
+            _ => out.push(option.to_string()),
+        }
+    }
+    Ok(out.join(","))
+}
+
+/// Takes what the driver mounted on `_data` of the volume in `directory` away, and makes sure that nothing is mounted
+/// below: whoever removes the directory next removes only what is the volume's own.
+///
+/// # Errors
+///
+/// Conflict when something else is mounted there.
+pub(super) fn release(directory: &Path) -> Result<(), Error> {
+    let doing = || format!("look at mounts below {}", directory.display());
+    let data = directory.join("_data");
+    // The options of one volume can be mounted more than once, by a daemon that was killed and its successor.
+    for _ in 0..8 {
+        let below = mount::list_below(directory).during(doing)?;
+        let Some(one) = below.first() else { return Ok(()) };
+        if let Some(foreign) = below.iter().find(|m| m.target != data) {
+            return Err(Error::conflict(format!(
+                "something is mounted on {}, inside the volume",
+                foreign.target.display()
+            )));
+        }
+        if mount::unmount(&one.target).is_err() {
+            mount::detach(&one.target).during(|| format!("unmount {}", one.target.display()))?;
+        }
+    }
+    Err(Error::conflict(format!("{} is mounted again and again", data.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options() {
+        let check = |options: &[(&str, &str)], want: Option<&str>| {
+            let map = options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let got = super::check(&map).err().map(|e| e.to_string());
+            match (&got, want) {
+                (Some(got), Some(want)) => assert!(got.contains(want), "{options:?}: {got}"),
+                _ => assert_eq!(got.is_some(), want.is_some(), "{options:?}: {got:?}"),
+            }
+        };
+        check(&[], None);
+        check(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m")], None);
+        check(&[("type", "tmpfs"), ("o", "size=1m")], Some("\"device\""));
+        check(&[("device", "x")], Some("\"type\""));
+        check(&[("o", "x"), ("foo", "bar")], Some("invalid option: \"foo\""));
+        check(&[("size", "1g")], Some("quota"));
+    }
+
+    #[test]
+    fn addresses_stay_numbers() {
+        assert_eq!(with_address("addr=192.0.2.1,rw").unwrap(), "addr=192.0.2.1,rw");
+        assert!(with_address("rw,addr=127.0.0.1").unwrap().ends_with("addr=127.0.0.1"));
+    }
+}
