@@ -48,6 +48,15 @@ pub(crate) const TEST: &[Package] = &[
     program("xz-utils", "xz"),
 ];
 
+/// Other runtimes, and what the conformance tests use.
+pub(crate) const CONFORM: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("iproute2", "ip"),
+    program("runc", "runc"),
+    program("util-linux", "unshare"),
+];
+
 /// The peers of the bench, and what it uses itself.
 pub(crate) const BENCH: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

@@ -45,6 +45,12 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc) -> ! {
         Err(failure) => failure,
     };
     drop(world.channel.send(Kind::Failed, &failure.text));
+    if let Some(gate) = &world.gate {
+        // `start` may be waiting there, after the process that made us is gone.
+        let text = failure.text.as_bytes();
+        let text = [&[crate::state::FAILURE], &text[..text.len().min(4000)]].concat();
+        let _ = rustix::io::write(gate, &text);
+    }
     sys::process::exit_now(failure.code)
 }
 
@@ -81,7 +87,7 @@ fn fork(namespaces: u32, world: &World) -> Result<(), Failure> {
     }
 }
 
-fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
+fn wait_at(gate: Gate, world: &mut World) -> Result<(), Failure> {
     untie()?;
     world.channel.send(Kind::Ready, "").map_err(|e| Failure::new("talk to the runtime", e))?;
     match gate {
@@ -89,7 +95,10 @@ fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
             // Only read(2): every profile allows it.
             let mut byte = [0u8; 1];
             match rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte)) {
-                Ok(1) => Ok(()),
+                Ok(1) => {
+                    world.gate = Some(fifo);
+                    Ok(())
+                }
                 Ok(_) => Err(Failure::text("wait for start: end of file")),
                 Err(e) => Err(Failure::new("wait for start", e)),
             }

@@ -12,6 +12,7 @@
 
 use crate::Error;
 use crate::procfs::Proc;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -276,18 +277,27 @@ impl Container {
         rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)
     }
 
-    /// Lets init go. False if nobody waits.
-    pub(crate) fn open_gate(&self) -> Result<bool, Error> {
+    /// Lets init go. With `wait` not before it has become the user's program, or failed to.
+    pub(crate) fn open_gate(&self, wait: bool) -> Result<Gateway, Error> {
         let at = |e| Error::io(format!("open {}", self.path.join(FIFO).display()), e);
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fifo = match rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()) {
             // No process has the other end: init is gone.
-            Err(Errno::NXIO | Errno::NOENT) => return Ok(false),
+            Err(Errno::NXIO | Errno::NOENT) => return Ok(Gateway::Closed),
             other => other.map_err(at)?,
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let other_end = match wait {
+            true => Some(rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)?),
+            false => None,
         };
         rustix::io::write(&fifo, b"0").map_err(at)?;
         rustix::fs::unlinkat(&self.directory, FIFO, AtFlags::empty()).map_err(at)?;
-        Ok(true)
+        drop(fifo);
+        match other_end {
+            Some(fifo) => wait_for_exec(&fifo).map_err(at),
+            None => Ok(Gateway::Open),
+        }
     }
 
     fn has_fifo(&self) -> bool {
@@ -344,6 +354,37 @@ impl Container {
         Ok(())
     }
 }
+
+/// How a gate opened.
+#[derive(Debug)]
+pub(crate) enum Gateway {
+    /// Nobody waits behind it.
+    Closed,
+    Open,
+    /// Init went, and could not become the user's program.
+    Failed(String),
+}
+
+/// Waits until init has closed its end, as execve does, and takes what it wrote before: why it failed.
+fn wait_for_exec(fifo: &OwnedFd) -> Result<Gateway, Errno> {
+    // Nothing is asked for, so that only the hang-up ends the wait, not the byte that init has not read yet.
+    let mut polled = [PollFd::new(fifo, PollFlags::empty())];
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+    let mut bytes = [0u8; 4096];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut bytes))?;
+    Ok(match &bytes[..count] {
+        [] => Gateway::Open,
+        [sys::launcher::FAILED, errno] => Gateway::Failed(format!(
+            "exec: {}",
+            crate::child::lower(Errno::from_raw_os_error((*errno).into()))
+        )),
+        [FAILURE, text @ ..] => Gateway::Failed(String::from_utf8_lossy(text).into_owned()),
+        _ => Gateway::Failed("it ended before it was started".into()),
+    })
+}
+
+/// First byte of why init failed behind its gate.
+pub(crate) const FAILURE: u8 = b'f';
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.
 pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {

@@ -33,13 +33,24 @@ pub(crate) struct World {
     /// The null device that covers masked files.
     null: Option<OwnedFd>,
     cwd_entered: bool,
+    /// The gate that was opened, until execve closes it.
+    pub(crate) gate: Option<OwnedFd>,
 }
 
 type Done = Result<(), Failure>;
 
 impl World {
     pub(crate) fn new(channel: Channel, proc: Proc, env: StringList) -> World {
-        World { channel, proc: Some(proc), root: None, env, empty: None, null: None, cwd_entered: false }
+        World {
+            channel,
+            proc: Some(proc),
+            root: None,
+            env,
+            empty: None,
+            null: None,
+            cwd_entered: false,
+            gate: None,
+        }
     }
 
     fn root(&self) -> Result<&RootDir, Failure> {

@@ -5,7 +5,7 @@ use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
 use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
-use crate::state::{Container, ContainerId, State, Status, Store, init};
+use crate::state::{Container, ContainerId, Gateway, State, Status, Store, init};
 use crate::{Error, config, console, hooks, rdt, scheduling};
 use cgroup::Cgroup;
 use oci::runtime::{Process, Spec};
@@ -127,11 +127,26 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
     let state = container.read()?;
     let proc = Proc::open()?;
     let (status, _) = container.status(&state, &proc)?;
-    if status != Status::Created || !container.open_gate()? {
-        return Err(Error::WrongState { verb: "start", id: state.id, state: status.as_str() });
+    let wrong = || Error::WrongState { verb: "start", id: state.id.clone(), state: status.as_str() };
+    if status != Status::Created {
+        return Err(wrong());
     }
     let spec = container.read_config()?;
-    poststart(&spec, &state)
+    let hooks = spec.hooks.as_ref();
+    // Hooks before the program can fail and hooks after it must come after it; without them nobody has to wait.
+    let wait = hooks.is_some_and(|hooks| !hooks.start_container.is_empty() || !hooks.poststart.is_empty());
+    let started = match container.open_gate(wait)? {
+        Gateway::Closed => return Err(wrong()),
+        Gateway::Open => poststart(&spec, &state),
+        Gateway::Failed(text) => Err(Error::Child { text }),
+    };
+    started.inspect_err(|_| {
+        // The first error is the one to tell. What cannot be taken back `delete --force` finds later.
+        let gone = container
+            .status(&state, &proc)
+            .and_then(|(status, pidfd)| dispose(&container, &state, status, pidfd));
+        drop(gone);
+    })
 }
 
 /// The specification's state document, and more words as runc's.
@@ -201,7 +216,17 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
         return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
     }
-    let cgroup = open_cgroup(&state)?;
+    dispose(&container, &state, status, pidfd)
+}
+
+/// Ends what is left of a container and removes everything that was made for it.
+fn dispose(
+    container: &Container,
+    state: &State,
+    status: Status,
+    pidfd: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
         match sys::process::send_signal(&pidfd, 9) {
             Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
@@ -212,7 +237,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         if let Some(cgroup) = cgroup.as_ref().filter(|_| status == Status::Paused) {
             cgroup.thaw()?;
         }
-        wait_for_end(&pidfd, &state)?;
+        wait_for_end(&pidfd, state)?;
     }
     if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
@@ -223,8 +248,8 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
-    // The container is gone whatever they say; the specification asks for a warning only.
-    drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+    // The container is gone whatever they say.
+    hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     Ok(())
 }
 
@@ -408,7 +433,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
             undo(cgroup.as_ref(), &container);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
-            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+            hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
             Err(e)
         }
     }

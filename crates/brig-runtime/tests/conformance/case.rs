@@ -332,6 +332,17 @@ impl Drop for Case<'_> {
     }
 }
 
+/// Removes the cgroups that all tests' are below, and what a runtime left there.
+pub(crate) fn remove_groups() {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(top).into_iter().flatten().flatten().map(|e| e.path());
+    for group in [top.to_path_buf()].into_iter().chain(hierarchies).map(|d| d.join("conform")) {
+        let below = std::fs::read_dir(&group).into_iter().flatten().flatten().map(|e| e.path());
+        below.filter(|d| d.is_dir()).for_each(|d| drop(std::fs::remove_dir(d)));
+        drop(std::fs::remove_dir(&group));
+    }
+}
+
 /// A line of `/proc/self/mountinfo` about the mount at `at`, as a script.
 pub(crate) fn mountinfo(at: &str) -> String {
     format!("awk '$5 == \"{at}\" {{ print $6, $7 }}' /proc/self/mountinfo")

@@ -142,6 +142,7 @@ fn perform(runtime: &Runtime, tests: &[Test]) -> ExitCode {
             }
         }
     }
+    case::remove_groups();
     println!("{passed} passed, {failed} failed, {known} known exceptions, {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

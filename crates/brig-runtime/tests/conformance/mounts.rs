@@ -27,6 +27,8 @@ tests! {
     configLinuxMountOptions tmpcopyup;
     configLinuxMountOptions remount;
     configLinuxRootfsMountPropagation propagation_of_the_root;
+    configLinuxRootfsMountPropagation an_unbindable_root;
+    configLinuxRootfsMountPropagation a_root_that_hears_of_the_hosts_mounts;
     #[quick] configLinuxMaskedPaths masked_paths_cannot_be_read;
     configLinuxMaskedPaths masked_paths_that_are_not_there_are_no_error;
     #[quick] configLinuxReadonlyPaths read_only_paths_cannot_be_written;
@@ -232,33 +234,21 @@ fn recursive_attributes(runtime: &Runtime, name: &str) {
 
 fn propagation(runtime: &Runtime, name: &str) {
     let mut c = case(runtime, name);
-    std::fs::create_dir(c.path().join("source")).unwrap();
-    for word in ["private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable"] {
+    let words = ["private", "slave", "shared", "unbindable", "rprivate", "rslave", "rshared", "runbindable"];
+    for word in words {
         let at = format!("/{word}");
-        c.mount(json!({"destination": at, "type": "bind", "source": "source", "options": ["bind", "private", word]}));
+        c.mount(json!({"destination": at, "type": "bind", "source": "source", "options": ["bind", word]}));
     }
+    c.set("/linux/rootfsPropagation", "slave".into());
     let id = c.id.clone();
-    c.script("awk '$5 ~ \"^/r?(private|slave|shared|unbindable)$\" { sub(\":.*\", \"\", $7); print $5, $7 }' /proc/self/mountinfo | sort");
+    c.script("awk '{ sub(\":.*\", \"\", $7); print $5, $7 }' /proc/self/mountinfo");
     // A source that is shared with the host, so that there is something to be a slave of.
-    let output = c.call_after("mount --bind source source; mount --make-shared source", &["run", &id]);
+    let steps = "mkdir source; mount --bind source source; mount --make-shared source";
+    let output = c.call_after(steps, &["run", &id]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for (at, want) in [
-        ("/shared", "shared"),
-        ("/rshared", "shared"),
-        ("/private", "-"),
-        ("/rprivate", "-"),
-        ("/unbindable", "unbindable"),
-        ("/runbindable", "unbindable"),
-    ] {
-        assert!(
-            text.lines().any(|l| l == format!("{at} {want}")),
-            "{at} {want}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    for at in ["/slave", "/rslave"] {
-        // Private first, so nothing is left to be a slave of: what counts is that it is not shared.
-        assert!(text.lines().any(|l| l.starts_with(&format!("{at} ")) && !l.contains("shared")), "{text}");
+    for (word, want) in words.iter().zip(["-", "master", "shared", "unbindable"].iter().cycle()) {
+        let line = format!("/{word} {want}");
+        assert!(text.lines().any(|l| l == line), "{line}: {text}{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -267,6 +257,7 @@ fn propagation_reaches_as_far_as_it_says(runtime: &Runtime, name: &str) {
     for (at, option) in [("/slave", "rslave"), ("/private", "rprivate")] {
         c.mount(json!({"destination": at, "type": "bind", "source": "source", "options": ["rbind", option]}));
     }
+    c.set("/linux/rootfsPropagation", "slave".into());
     c.script(
         "until [ -e /tmp/go ]; do sleep 0.02; done; cd /slave/later && ls; cd /private/later && ls; echo end",
     );
@@ -331,17 +322,27 @@ fn remount(runtime: &Runtime, name: &str) {
 
 fn propagation_of_the_root(runtime: &Runtime, name: &str) {
     let mut c = case(runtime, name);
-    for (word, want) in [("private", "-"), ("unbindable", "unbindable"), ("shared", "shared")] {
+    for (word, want) in [("private", "-"), ("shared", "shared")] {
         c.set("/linux/rootfsPropagation", word.into());
         let seen = c.output(&mountinfo("/"));
         let field = seen.lines().last().unwrap_or_default().split(' ').nth(1).unwrap_or_default();
         assert_eq!(field.split(':').next(), Some(want), "{word}: {seen}");
     }
+}
+
+fn an_unbindable_root(runtime: &Runtime, name: &str) {
+    let mut c = case(runtime, name);
+    c.set("/linux/rootfsPropagation", "unbindable".into());
+    let seen = c.output(&mountinfo("/"));
+    assert!(seen.ends_with(" unbindable"), "{seen}");
+}
+
+fn a_root_that_hears_of_the_hosts_mounts(runtime: &Runtime, name: &str) {
+    let mut c = case(runtime, name);
     c.set("/linux/rootfsPropagation", "slave".into());
     let id = c.id.clone();
-    let output = c
-        .script(&mountinfo("/"))
-        .call_after("mount --bind rootfs rootfs; mount --make-shared rootfs", &["run", &id]);
+    c.script(&mountinfo("/"));
+    let output = c.call_after("mount --bind rootfs rootfs; mount --make-shared rootfs", &["run", &id]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains(" master:"), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -360,7 +361,7 @@ fn masked_paths_cannot_be_read(runtime: &Runtime, name: &str) {
 
 fn masked_paths_that_are_not_there_are_no_error(runtime: &Runtime, name: &str) {
     let mut c = case(runtime, name);
-    c.set("/linux/maskedPaths", json!(["/not/there", "/bin/busybox/x"]));
+    c.set("/linux/maskedPaths", json!(["/not/there", "/bin/not"]));
     c.set("/linux/readonlyPaths", json!(["/not/there/either"]));
     c.prints("ls -d /not 2>/dev/null; echo ran", "ran");
 }

@@ -151,11 +151,11 @@ fn limits_are_as_configured(runtime: &Runtime, name: &str) {
     );
     let limits = c.output("cat /proc/self/limits");
     for (label, soft, hard) in [
-        ("Max open files", 66, 77),
+        ("Max open files", 66, 77u64),
         ("Max core file size", 0, 0),
         ("Max processes", 55, 66),
         ("Max stack size", 1 << 20, 2 << 20),
-        ("Max address space", 1u64 << 30, 1 << 31),
+        ("Max address space", 1u64 << 30, 1u64 << 31),
         ("Max cpu time", 1000, 2000),
         ("Max file size", 1 << 20, 1 << 21),
         ("Max data size", 1 << 28, 1 << 29),

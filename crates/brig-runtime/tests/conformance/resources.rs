@@ -115,7 +115,8 @@ fn disk() -> Option<(u32, u32)> {
 }
 
 /// Opens a device that any process of root may open, if its cgroup lets it.
-const OPEN_FUSE: &str = "mknod /tmp/fuse c 10 229; (: < /tmp/fuse) 2>/dev/null && echo open || echo denied; rm /tmp/fuse";
+const OPEN_FUSE: &str =
+    "mknod /tmp/fuse c 10 229; (: < /tmp/fuse) 2>/dev/null && echo open || echo denied; rm /tmp/fuse";
 
 /// Skips where the kernel has no such device.
 fn needs_fuse() {
@@ -136,7 +137,8 @@ fn entries_count_in_order(runtime: &Runtime, name: &str) {
     let rule = |allow: bool, access: &str| json!({"allow": allow, "type": "c", "major": 10, "minor": 229, "access": access});
     let deny_all = json!({"allow": false, "access": "rwm"});
     c.set("/linux/resources/devices", json!([deny_all, rule(true, "rwm")])).prints(OPEN_FUSE, "open");
-    c.set("/linux/resources/devices", json!([deny_all, rule(true, "rwm"), rule(false, "r")])).prints(OPEN_FUSE, "denied");
+    c.set("/linux/resources/devices", json!([deny_all, rule(true, "rwm"), rule(false, "r")]))
+        .prints(OPEN_FUSE, "denied");
     c.set("/linux/resources/devices", json!([rule(true, "rwm"), deny_all])).prints(OPEN_FUSE, "denied");
 }
 
