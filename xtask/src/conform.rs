@@ -1,61 +1,21 @@
-//! `conform`: our tests of other people's specifications, against our programs and against theirs.
-//!
-//! The tests of a runtime are `crates/brig-runtime/tests/conformance`; they ask any program with runc's command line. That
-//! runc and crun pass them, but for listed exceptions, is how we know that they ask for what is demanded.
+//! `conform`: what judges engines and runtimes, by others or by us, run against ours, and where that can be against
+//! theirs, so that the verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
 
-use crate::build::{Profile, build};
-use crate::packages;
-use crate::run::{Error, Result, run};
-use crate::workspace::{cargo, in_path};
-use std::process::Command;
+mod docker_py;
+mod images;
+mod runtime;
 
-/// `args`: `runtime [BINARY...] [-- FILTER...]`, or `engines`.
+use crate::run::{Error, Result};
+
+const SUITES: &str = "docker-py [--engine brig|dockerd] [PYTEST ARGS], runtime [BINARY...] [-- FILTER...]";
+
 pub(crate) fn command(args: &[String]) -> Result<()> {
-    match args.split_first() {
-        Some((what, rest)) if what == "runtime" => runtime(rest),
-        _ => Err(Error::new("conform to what? `cargo xtask conform runtime [BINARY...] [-- FILTER...]`")),
-    }
-}
-
-/// Debian's runtimes, by their programs.
-const OTHERS: &[&str] = &["runc", "crun"];
-
-fn runtime(args: &[String]) -> Result<()> {
-    packages::ensure(packages::BUILD)?;
-    packages::ensure(packages::CONFORM)?;
-    let (binaries, filters) = match args.iter().position(|a| a == "--") {
-        Some(at) => (&args[..at], &args[at + 1..]),
-        None => (args, &[][..]),
+    let Some((suite, rest)) = args.split_first() else {
+        return Err(Error::new(format!("which suite? {SUITES}")));
     };
-    let ours = build(Profile::Debug)?.join("brig-runtime").display().to_string();
-    let all: Vec<String> = match binaries {
-        [] => std::iter::once(ours).chain(OTHERS.iter().map(|name| (*name).to_owned())).collect(),
-        given => given.to_vec(),
-    };
-    let mut failed = Vec::new();
-    for binary in &all {
-        if !binary.contains('/') && !in_path(binary) {
-            return Err(Error::new(format!("no program {binary}")));
-        }
-        let mut tests = cargo();
-        tests.args(["test", "-q", "-p", "brig-runtime", "--test", "conformance", "--", "--full"]);
-        tests.args(["--runtime", binary]).args(filters);
-        // Everyone must be asked before the first failure ends it.
-        if let Err(error) = run(&mut on_one_cgroup_version(tests)) {
-            failed.push(format!("{binary}: {error}"));
-        }
+    match suite.as_str() {
+        "docker-py" => docker_py::command(rest),
+        "runtime" => runtime::command(rest),
+        other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
     }
-    if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join("\n"))) }
-}
-
-/// crun refuses a machine that has cgroup v1 and a v2 with controllers beside it: it sees no v2 then.
-fn on_one_cgroup_version(command: Command) -> Command {
-    let script = "[ ! -e /sys/fs/cgroup/unified ] || umount -l /sys/fs/cgroup/unified; exec \"$@\"";
-    let is_crun = command.get_args().any(|a| a.to_string_lossy().ends_with("crun"));
-    if !is_crun {
-        return command;
-    }
-    let mut wrapped = Command::new("unshare");
-    wrapped.args(["--mount", "sh", "-ec", script, "sh"]).arg(command.get_program()).args(command.get_args());
-    wrapped
 }

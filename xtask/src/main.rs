@@ -35,6 +35,8 @@ usage: cargo xtask COMMAND
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
+  conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
+                          others' test suites against brig, or against its peers
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";
@@ -56,8 +58,8 @@ fn dispatch(args: &[String]) -> Result<()> {
     };
     match command.as_str() {
         "bench" => bench::command(rest),
-        "conform" => conform::command(rest),
         "build" => build::command(rest),
+        "conform" => conform::command(rest),
         "install" => install::command(rest),
         "lint" => lint::command(rest),
         "quickstart" => quickstart::command(rest),

@@ -41,7 +41,7 @@ pub(crate) struct Flags {
     /// Mirror of Docker Hub; may be given several times
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
-    /// Storage driver; this version has `overlay`
+    /// Storage driver: erofs or overlay [default: erofs where the kernel can]
     #[arg(short = 's', long, value_name = "NAME")]
     storage_driver: Option<String>,
     /// Parent of the containers' cgroups [default: /brig]
@@ -118,12 +118,14 @@ impl Settings {
             None => File::default(),
         };
         let invalid = |text: String| Report::new(Kind::InvalidArgument, text);
-        if let Some(driver) = flags.storage_driver.or(file.storage_driver)
-            && !matches!(driver.as_str(), "overlay" | "overlay2")
+        let storage_driver = flags.storage_driver.or(file.storage_driver);
+        if let Some(driver) = &storage_driver
+            && !engine::STORAGE_DRIVERS.contains(&driver.as_str())
         {
+            let known = engine::STORAGE_DRIVERS.join(", ");
             return Err(Report::new(
                 Kind::Unsupported,
-                format!("storage driver {driver}: this version has overlay"),
+                format!("storage driver {driver}: this version has {known}"),
             ));
         }
         let data_root =
@@ -181,6 +183,7 @@ impl Settings {
             engine: engine::Config {
                 data_root,
                 exec_root,
+                storage_driver,
                 cgroup_parent,
                 bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
                 mtu: flags.mtu.or(file.mtu).unwrap_or(1500),

@@ -58,8 +58,8 @@ impl<'a> Target<'a> {
         let lookup =
             cgroup.layout.index_of(controller).ok_or_else(|| missing(controller, limit.to_owned()))?;
         let hierarchy = &cgroup.layout.hierarchies[lookup];
-        let directory = cgroup.directories.get(lookup).and_then(Option::as_ref);
-        let directory = directory.ok_or_else(|| Error::NotFound { path: cgroup.shown(hierarchy) })?.as_fd();
+        let directory = cgroup.directory(lookup);
+        let directory = directory.ok_or_else(|| Error::NotFound { path: cgroup.shown(hierarchy) })?;
         if hierarchy.v2 && cgroup.layout.mode == Mode::Hybrid {
             enable(hierarchy, &cgroup.path, &[controller])?;
         }
@@ -113,12 +113,13 @@ fn enable(hierarchy: &Hierarchy, path: &str, controllers: &[&str]) -> Result<(),
     let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
     for parent in parents {
         let shown = format!("{}{parent}", hierarchy.directory);
+        let at = |e| directory_error("open", hierarchy, parent, e);
         let opened: OwnedFd;
+        let root = hierarchy.root().map_err(at)?;
         let directory = if parent.is_empty() {
-            hierarchy.root.as_fd()
+            root
         } else {
-            opened = file::open_directory(hierarchy.root.as_fd(), &parent[1..])
-                .map_err(|e| directory_error("open", hierarchy, parent, e))?;
+            opened = file::open_directory(root, &parent[1..]).map_err(at)?;
             opened.as_fd()
         };
         let on = file::read(directory, FILE, &shown)?;
@@ -136,28 +137,39 @@ fn enable(hierarchy: &Hierarchy, path: &str, controllers: &[&str]) -> Result<(),
     Ok(())
 }
 
-/// A new v1 cpuset is empty, and takes no process until it has CPUs and memory nodes: gives it its parent's.
+/// A new v1 cpuset is empty, and takes no process until it has CPUs and memory nodes: gives it its parent's. `path` was
+/// just made.
 pub(crate) fn fill_cpuset(hierarchy: &Hierarchy, path: &str) -> Result<(), Error> {
-    inherit(hierarchy, path, "cpuset.cpus")?;
-    inherit(hierarchy, path, "cpuset.mems").map(|_| ())
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let value = inherit(hierarchy, parent, name)?;
+        write_value(hierarchy, path, name, &value)?;
+    }
+    Ok(())
 }
 
 /// The value of `name` in `path`, filled from the nearest directory above that has one.
 fn inherit(hierarchy: &Hierarchy, path: &str, name: &str) -> Result<String, Error> {
-    let shown = format!("{}{path}", hierarchy.directory);
-    let opened: OwnedFd;
-    let directory = if path.is_empty() {
-        hierarchy.root.as_fd()
-    } else {
-        opened = file::open_directory(hierarchy.root.as_fd(), &path[1..])
-            .map_err(|e| directory_error("open", hierarchy, path, e))?;
-        opened.as_fd()
-    };
-    let own = file::read(directory, name, &shown)?;
-    if let (true, Some((parent, _))) = (own.trim_ascii().is_empty(), path.rsplit_once('/')) {
+    let whole = format!("{}{path}/{name}", hierarchy.directory);
+    let own = file::read_path(&whole).map_err(|e| Error::File {
+        operation: "read",
+        file: whole,
+        source: e.into(),
+    })?;
+    let own = own.trim_ascii();
+    if let (true, Some((parent, _))) = (own.is_empty(), path.rsplit_once('/')) {
         let value = inherit(hierarchy, parent, name)?;
-        file::write(directory, name, value.trim_ascii(), &shown)?;
+        write_value(hierarchy, path, name, &value)?;
         return Ok(value);
     }
-    Ok(own)
+    Ok(own.to_owned())
+}
+
+fn write_value(hierarchy: &Hierarchy, path: &str, name: &str, value: &str) -> Result<(), Error> {
+    let whole = format!("{}{path}/{name}", hierarchy.directory);
+    file::write_path(&whole, value).map_err(|e| Error::Write {
+        value: value.to_owned(),
+        file: whole,
+        source: e.into(),
+    })
 }

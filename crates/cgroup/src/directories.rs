@@ -6,18 +6,19 @@ use crate::{Error, Warning};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// Deeper than any real path; the kernel's own default for `cgroup.max.depth` is higher, ours bounds our loops.
 const MAX_DEPTH: usize = 32;
 
-/// The directories of one container, one in each mounted hierarchy, held open.
+/// The directories of one container, one in each mounted hierarchy. Each is opened when it is first needed and held open.
 #[derive(Debug)]
 pub struct Cgroup {
     pub(crate) layout: &'static Layout,
     /// Absolute below the roots, no trailing slash.
     pub(crate) path: String,
     /// Parallel to `layout.hierarchies`; `None` where the directory is not there.
-    pub(crate) directories: Vec<Option<OwnedFd>>,
+    directories: Vec<OnceLock<Option<OwnedFd>>>,
 }
 
 /// What a `cgroup` mount shows for one hierarchy.
@@ -43,17 +44,19 @@ impl Cgroup {
     pub fn create(path: &str) -> Result<Cgroup, Error> {
         let layout = layout()?;
         check_path(path)?;
-        let mut cgroup = Cgroup { layout, path: path.to_owned(), directories: Vec::new() };
+        let cgroup = Cgroup::named(layout, path);
         let mut made = Vec::new();
-        let result = layout.hierarchies.iter().try_for_each(|hierarchy| {
-            let (directory, new) = make(hierarchy, &cgroup.path)?;
+        let result = layout.hierarchies.iter().enumerate().try_for_each(|(index, hierarchy)| {
+            let new = make(hierarchy, path)?;
             made.push(new);
             if !new {
-                refuse_used(hierarchy, &directory, path)?;
+                let directory = cgroup
+                    .directory(index)
+                    .ok_or_else(|| directory_error("open", hierarchy, path, Errno::NOENT))?;
+                refuse_used(hierarchy, directory, path)?;
             } else if hierarchy.has("cpuset") && !hierarchy.v2 {
                 crate::apply::fill_cpuset(hierarchy, path)?;
             }
-            cgroup.directories.push(Some(directory));
             Ok(())
         });
         let result = result.and_then(|()| match layout.mode {
@@ -63,26 +66,32 @@ impl Cgroup {
         if let Err(e) = result {
             for (hierarchy, _) in layout.hierarchies.iter().zip(made).filter(|(_, new)| *new) {
                 // The first error is the one to tell; what was made is empty.
-                let _ = rustix::fs::unlinkat(&hierarchy.root, &path[1..], rustix::fs::AtFlags::REMOVEDIR);
+                let _ = rustix::fs::rmdir(cgroup.shown(hierarchy));
             }
             return Err(e);
         }
         Ok(cgroup)
     }
 
-    /// Opens what is there of `path`; a stopped container's directories may all be missing.
+    /// Names `path`; a stopped container's directories may all be missing.
     pub fn open(path: &str) -> Result<Cgroup, Error> {
         let layout = layout()?;
         check_path(path)?;
-        let directories = layout.hierarchies.iter().map(|hierarchy| {
-            match file::open_directory(hierarchy.root.as_fd(), &path[1..]) {
-                Ok(fd) => Ok(Some(fd)),
-                Err(Errno::NOENT) => Ok(None),
-                Err(e) => Err(directory_error("open", hierarchy, path, e)),
-            }
-        });
-        let directories = directories.collect::<Result<_, Error>>()?;
-        Ok(Cgroup { layout, path: path.to_owned(), directories })
+        Ok(Cgroup::named(layout, path))
+    }
+
+    fn named(layout: &'static Layout, path: &str) -> Cgroup {
+        let directories = layout.hierarchies.iter().map(|_| OnceLock::new()).collect();
+        Cgroup { layout, path: path.to_owned(), directories }
+    }
+
+    /// The directory in hierarchy `index`, if it is there.
+    pub(crate) fn directory(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        let open = || {
+            let root = self.layout.hierarchies.get(index)?.root().ok()?;
+            file::open_directory(root, &self.path[1..]).ok()
+        };
+        self.directories.get(index)?.get_or_init(open).as_ref().map(AsFd::as_fd)
     }
 
     /// The path given, below the hierarchies' roots.
@@ -90,9 +99,9 @@ impl Cgroup {
         &self.path
     }
 
-    /// Whether any of the directories was there when this was made or opened.
+    /// Whether any of the directories is there, or was when it was first used.
     pub fn exists(&self) -> bool {
-        self.directories.iter().any(Option::is_some)
+        (0..self.directories.len()).any(|index| self.directory(index).is_some())
     }
 
     /// Puts process `pid` (0: the caller), all its threads, into every directory.
@@ -152,18 +161,19 @@ impl Cgroup {
     }
 
     pub(crate) fn present(&self) -> impl Iterator<Item = (&'static Hierarchy, BorrowedFd<'_>)> {
-        let both = self.layout.hierarchies.iter().zip(&self.directories);
-        both.filter_map(|(hierarchy, fd)| Some((hierarchy, fd.as_ref()?.as_fd())))
+        let all = self.layout.hierarchies.iter().enumerate();
+        all.filter_map(|(index, hierarchy)| Some((hierarchy, self.directory(index)?)))
     }
 
     pub(crate) fn v2(&self) -> Option<(&'static Hierarchy, BorrowedFd<'_>)> {
-        self.present().find(|(hierarchy, _)| hierarchy.v2)
+        let index = self.layout.hierarchies.iter().position(|hierarchy| hierarchy.v2)?;
+        Some((&self.layout.hierarchies[index], self.directory(index)?))
     }
 
     /// The directory whose hierarchy has `controller`.
     pub(crate) fn controller(&self, controller: &str) -> Option<(&'static Hierarchy, BorrowedFd<'_>)> {
         let index = self.layout.index_of(controller)?;
-        Some((&self.layout.hierarchies[index], self.directories.get(index)?.as_ref()?.as_fd()))
+        Some((&self.layout.hierarchies[index], self.directory(index)?))
     }
 
     pub(crate) fn shown(&self, hierarchy: &Hierarchy) -> String {
@@ -200,30 +210,32 @@ fn check_path(path: &str) -> Result<(), Error> {
 }
 
 /// Makes the last component of `path`, and what is missing above it. True if the last one is new.
-fn make(hierarchy: &Hierarchy, path: &str) -> Result<(OwnedFd, bool), Error> {
-    let at = |operation, e| directory_error(operation, hierarchy, path, e);
-    let relative = &path[1..];
-    let (parent, name) = relative.rsplit_once('/').unwrap_or((".", relative));
-    let parent = match file::open_directory(hierarchy.root.as_fd(), parent) {
-        Err(Errno::NOENT) => make(hierarchy, &path[..path.len() - name.len() - 1])?.0,
-        other => other.map_err(|e| at("open", e))?,
+///
+/// By the whole path: nobody can make a symlink in a cgroup hierarchy, and `path` was checked.
+fn make(hierarchy: &Hierarchy, path: &str) -> Result<bool, Error> {
+    let whole = format!("{}{path}", hierarchy.directory);
+    let mkdir = || rustix::fs::mkdir(&whole, rustix::fs::Mode::from_raw_mode(0o755));
+    let made = match (mkdir(), path.rsplit_once('/')) {
+        (Err(Errno::NOENT), Some((parent, _))) if !parent.is_empty() => {
+            make(hierarchy, parent)?;
+            mkdir()
+        }
+        (other, _) => other,
     };
-    let new = match rustix::fs::mkdirat(&parent, name, rustix::fs::Mode::from_raw_mode(0o755)) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
-        Err(e) => return Err(at("make", e)),
-    };
-    let directory = file::open_directory(parent.as_fd(), name).map_err(|e| at("open", e))?;
-    Ok((directory, new))
+    match made {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(e) => Err(directory_error("make", hierarchy, path, e)),
+    }
 }
 
 /// A directory left over from an earlier container of that name may be used again, one in use may not.
-fn refuse_used(hierarchy: &Hierarchy, directory: &OwnedFd, path: &str) -> Result<(), Error> {
+fn refuse_used(hierarchy: &Hierarchy, directory: BorrowedFd<'_>, path: &str) -> Result<(), Error> {
     let at = |e| directory_error("read", hierarchy, path, e);
-    if !crate::kill::pids_below(directory.as_fd()).map_err(at)?.is_empty() {
+    if !crate::kill::pids_below(directory).map_err(at)?.is_empty() {
         return Err(Error::Occupied { path: path.to_owned() });
     }
-    if crate::kill::is_frozen(hierarchy, directory.as_fd()).map_err(at)? {
+    if crate::kill::is_frozen(hierarchy, directory).map_err(at)? {
         return Err(Error::Frozen { path: path.to_owned() });
     }
     Ok(())

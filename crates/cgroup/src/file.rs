@@ -22,14 +22,33 @@ pub(crate) fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> Resu
 }
 
 pub(crate) fn read_errno(directory: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
-    let fd = open(directory, name, OFlags::RDONLY)?;
-    let mut bytes = Vec::with_capacity(4096);
+    read_all(open(directory, name, OFlags::RDONLY)?, 4096, SHORT)
+}
+
+/// A file of the kernel's by its path on the host.
+pub(crate) fn read_path(path: &str) -> Result<String, Errno> {
+    read_all(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, 16384, 0)
+}
+
+/// Writes a file of the kernel's by its path on the host.
+pub(crate) fn write_path(path: &str, value: &str) -> Result<(), Errno> {
+    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())).map(|_| ())
+}
+
+/// A read of a control file that gives less is the last one: the kernel hands out whole lines, page by page, and no line
+/// of these files is that long. Saves asking again.
+const SHORT: usize = 2048;
+
+fn read_all(fd: OwnedFd, expected: usize, short: usize) -> Result<String, Errno> {
+    let mut bytes = Vec::with_capacity(expected);
     loop {
         if bytes.capacity() - bytes.len() < 1024 {
             bytes.reserve(bytes.len().max(4096));
         }
         match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
             Ok(0) => break,
+            Ok(count) if count < short => break,
             Ok(_) if bytes.len() <= MAX_FILE => {}
             Ok(_) => return Err(Errno::FBIG),
             Err(Errno::INTR) => {}

@@ -3,8 +3,9 @@
 use crate::Error;
 use crate::file;
 use rustix::fs::{AtFlags, Mode as FileMode, OFlags, StatxFlags};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 /// How this machine mounts cgroups.
@@ -31,12 +32,22 @@ pub(crate) struct Hierarchy {
     pub(crate) v2: bool,
     /// Controllers; for a named v1 hierarchy `name=systemd`.
     pub(crate) controllers: Vec<String>,
-    pub(crate) root: OwnedFd,
+    /// Opened when first asked for: most containers need few of them.
+    root: OnceLock<OwnedFd>,
 }
 
 impl Hierarchy {
     pub(crate) fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
+    }
+
+    /// The mount point, open.
+    pub(crate) fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if let Some(root) = self.root.get() {
+            return Ok(root.as_fd());
+        }
+        let root = open(&self.directory)?;
+        Ok(self.root.get_or_init(|| root).as_fd())
     }
 }
 
@@ -62,16 +73,26 @@ pub(crate) fn layout() -> Result<&'static Layout, Error> {
 }
 
 fn read() -> Result<Layout, Error> {
-    let at = |operation, source| Error::File { operation, file: "/proc/self/mountinfo".into(), source };
-    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(|e| at("read", e))?;
+    let text = file::read_path("/proc/self/mountinfo").map_err(|e| Error::File {
+        operation: "read",
+        file: "/proc/self/mountinfo".into(),
+        source: e.into(),
+    })?;
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     for mount in parse_mountinfo(&text) {
         // One mount of a hierarchy is enough, and it must not be hidden under a later mount.
         if hierarchies.iter().any(|h| h.v2 == mount.v2 && (h.v2 || h.controllers == mount.controllers)) {
             continue;
         }
-        let Some(root) = open_visible(&mount) else { continue };
-        let controllers = if mount.v2 { v2_controllers(&root, &mount.directory)? } else { mount.controllers };
+        if mount.covered && !is_visible(&mount) {
+            continue;
+        }
+        let root = OnceLock::new();
+        let mut controllers = mount.controllers;
+        if mount.v2 {
+            let Ok(fd) = open(&mount.directory) else { continue };
+            controllers = v2_controllers(root.get_or_init(|| fd), &mount.directory)?;
+        }
         hierarchies.push(Hierarchy { directory: mount.directory, v2: mount.v2, controllers, root });
     }
     let v1 = hierarchies.iter().any(|h| !h.v2);
@@ -85,19 +106,23 @@ fn read() -> Result<Layout, Error> {
     Ok(Layout { mode, hierarchies })
 }
 
+fn open(directory: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, FileMode::empty())
+}
+
 fn v2_controllers(root: &OwnedFd, directory: &str) -> Result<Vec<String>, Error> {
     let text = file::read(root.as_fd(), "cgroup.controllers", directory)?;
     Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
-/// Opens the mount point if that mount is the one seen there.
-fn open_visible(mount: &Mount) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(mount.directory.as_str(), flags, FileMode::empty()).ok()?;
-    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+/// Whether that mount is the one seen at its mount point.
+fn is_visible(mount: &Mount) -> bool {
+    let Ok(fd) = open(&mount.directory) else { return false };
+    let Ok(stat) = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) else { return false };
     // Before Linux 5.8 there is no mount id: then trust the table.
     let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-    (!known || stat.stx_mnt_id == mount.id).then_some(fd)
+    !known || stat.stx_mnt_id == mount.id
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -106,6 +131,32 @@ struct Mount {
     directory: String,
     v2: bool,
     controllers: Vec<String>,
+    /// Another mount, not one of those that this one stands on, is at the mount point or above: it may be hidden.
+    covered: bool,
+}
+
+/// A line's mount id, parent's id and mount point.
+fn place(line: &str) -> Option<(u64, u64, &str)> {
+    let mut words = line.split(' ');
+    let (id, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((id, parent, words.nth(2)?))
+}
+
+/// Whether some mount other than `id` and its ancestors is at `directory` or above. Both as the kernel escapes them.
+fn is_covered(text: &str, id: u64, directory: &str) -> bool {
+    let parent_of = |id| text.lines().filter_map(place).find(|place| place.0 == id).map(|place| place.1);
+    let mut ancestors = vec![id];
+    while let Some(parent) = ancestors.last().and_then(|&last| parent_of(last))
+        && !ancestors.contains(&parent)
+    {
+        ancestors.push(parent);
+    }
+    let above = |point: &str| {
+        directory
+            .strip_prefix(point)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || point == "/")
+    };
+    text.lines().filter_map(place).any(|(other, _, point)| above(point) && !ancestors.contains(&other))
 }
 
 /// The cgroup mounts in the text of `/proc/PID/mountinfo`, those below `/sys/fs/cgroup` first.
@@ -121,7 +172,8 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
             let (left, right) = line.split_once(" - ")?;
             let mut left = left.split(' ');
             let id = left.next()?.parse().ok()?;
-            let directory = unescape(left.nth(3)?);
+            let escaped = left.nth(3)?;
+            let directory = unescape(escaped);
             let mut right = right.split(' ');
             let v2 = match right.next()? {
                 "cgroup" => false,
@@ -134,7 +186,8 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
                 .filter(|o| !v2 && !options.contains(o) && !o.starts_with("release_agent="))
                 .map(str::to_owned)
                 .collect();
-            Some(Mount { id, directory, v2, controllers })
+            let covered = is_covered(text, id, escaped);
+            Some(Mount { id, directory, v2, controllers, covered })
         })
         .collect();
     mounts.sort_by_key(|m| !m.directory.starts_with("/sys/fs/cgroup"));
@@ -182,6 +235,7 @@ bad line
             directory: directory.into(),
             v2,
             controllers: controllers.iter().map(|&c| c.into()).collect(),
+            covered: false,
         };
         let expected = [
             mount(32, "/sys/fs/cgroup/cpu,cpuacct", false, &["cpu", "cpuacct"]),
@@ -189,6 +243,22 @@ bad line
             mount(77, "/mnt/odd name", false, &["name=systemd"]),
         ];
         assert_eq!(parse_mountinfo(text), expected);
+    }
+
+    #[test]
+    fn covered_mounts() {
+        let text = "\
+1 0 0:1 / / rw - ext4 a rw
+2 1 0:2 / /sys rw - sysfs a rw
+3 2 0:3 / /sys/fs/cgroup rw - tmpfs a rw
+4 3 0:4 / /sys/fs/cgroup/cpu rw - cgroup a rw,cpu
+5 3 0:5 / /sys/fs/cgroup/pids rw - cgroup a rw,pids
+6 5 0:6 / /sys/fs/cgroup/pids rw - tmpfs a rw
+7 1 0:7 / /sys/fs/cgroup2 rw - tmpfs a rw";
+        let covered: Vec<_> = parse_mountinfo(text).into_iter().map(|m| m.covered).collect();
+        assert_eq!(covered, [false, true]);
+        let over_all = format!("{text}\n8 1 0:8 / /sys rw - sysfs a rw");
+        assert!(parse_mountinfo(&over_all).into_iter().all(|m| m.covered));
     }
 
     #[test]

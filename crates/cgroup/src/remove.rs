@@ -21,7 +21,13 @@ impl Cgroup {
         let until = Instant::now() + REMOVE_LIMIT;
         let mut result = Ok(());
         for hierarchy in &self.layout.hierarchies {
-            let one = remove_one(hierarchy.root.as_fd(), &self.path[1..], hierarchy.v2, until);
+            // By the whole path first, which needs no descriptor and mostly is all.
+            let one = match rustix::fs::rmdir(self.shown(hierarchy)) {
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+                Err(_) => {
+                    hierarchy.root().and_then(|root| remove_one(root, &self.path[1..], hierarchy.v2, until))
+                }
+            };
             let one = one.map_err(|e| match e {
                 Errno::BUSY => Error::Busy {
                     path: self.shown(hierarchy),

@@ -56,6 +56,9 @@ pub(crate) async fn create(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
 #[serde(rename_all = "PascalCase", default)]
 struct StartBody {
     detach: bool,
+    /// Whether the output is sent as the terminal wrote it. Docker goes by this, not by whether the exec has a
+    /// terminal, and clients rely on it.
+    tty: bool,
     console_size: Option<[u16; 2]>,
 }
 
@@ -72,7 +75,7 @@ pub(crate) async fn start(api: &Arc<Api>, id: &str, mut call: Call) -> Outcome {
     let keys = detach_keys(&exec.config.detach_keys, exec.config.tty && streams.stdin)?;
     api.engine.check_exec(&exec)?;
     let style = Style {
-        tty: exec.config.tty,
+        tty: body.tty,
         stdin: streams.stdin,
         closes_stdin: !exec.config.tty,
         detach_keys: keys,

@@ -77,6 +77,14 @@ where
     let Some(upgrade) = upgrade else {
         let (sender, reply) = stream(kind);
         tokio::spawn(async move {
+            let mut style = style;
+            if let Some(mut prologue) = style.prologue.take() {
+                while let Some(piece) = prologue.recv().await {
+                    if sender.send(piece).await.is_err() {
+                        return;
+                    }
+                }
+            }
             let attachment = tokio::select! {
                 attachment = attachment => attachment,
                 () = sender.closed() => return,
@@ -197,19 +205,7 @@ where
 }
 
 /// Output as the reply's body, input from the request's.
-async fn plain(
-    body: Option<Incoming>,
-    mut style: Style,
-    attachment: Attachment,
-    sender: mpsc::Sender<Bytes>,
-) {
-    if let Some(mut prologue) = style.prologue.take() {
-        while let Some(piece) = prologue.recv().await {
-            if sender.send(piece).await.is_err() {
-                return;
-            }
-        }
-    }
+async fn plain(body: Option<Incoming>, style: Style, attachment: Attachment, sender: mpsc::Sender<Bytes>) {
     let (mut output, mut input) = attachment.split();
     let outgoing = async {
         while let Ok(Some(piece)) = output.next().await {

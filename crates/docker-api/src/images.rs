@@ -106,7 +106,7 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
     let image = api.engine.image(name).await?;
     let (images, id) = (api.engine.images().clone(), image.id);
     let config = blocking(move || images.config(&id)).await?;
-    ok(&render::image_inspect(&image, &config))
+    ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
 }
 
 /// `GET /images/{name}/history`.

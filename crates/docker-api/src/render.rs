@@ -161,14 +161,14 @@ pub(crate) fn inspect(engine: &Engine, record: &Record, execs: &[String], sizes:
         "LogPath": log_path,
         "Name": format!("/{}", record.name),
         "RestartCount": state.restart_count,
-        "Driver": "overlay",
+        "Driver": engine.storage_driver(),
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": record.host_config,
-        "GraphDriver": { "Name": "overlay", "Data": {} },
+        "GraphDriver": { "Name": engine.storage_driver(), "Data": {} },
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": record.config,
         "NetworkSettings": network_settings(engine, record),
@@ -247,7 +247,7 @@ pub(crate) fn image_summary(
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) fn image_inspect(image: &Image, config: &ImageConfig) -> Value {
+pub(crate) fn image_inspect(image: &Image, config: &ImageConfig, driver: &str) -> Value {
     let run = config.config.clone().unwrap_or_default();
     let last_tag = image.tagged_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
@@ -265,7 +265,7 @@ pub(crate) fn image_inspect(image: &Image, config: &ImageConfig) -> Value {
         "Os": config.os,
         "Size": image.size_bytes,
         "VirtualSize": image.size_bytes,
-        "GraphDriver": { "Name": "overlay", "Data": {} },
+        "GraphDriver": { "Name": driver, "Data": {} },
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
         "Metadata": { "LastTagTime": last_tag.map_or_else(|| engine::NEVER.to_string(), |t| t.to_string()) },
         "Descriptor": image.target,

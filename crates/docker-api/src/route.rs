@@ -13,15 +13,17 @@ use std::sync::Arc;
 const NOT_HERE: &[(&str, &str)] = &[
     ("build", "building images"),
     ("plugins", "plugins"),
-    ("swarm", "swarm mode"),
-    ("nodes", "swarm mode"),
-    ("services", "swarm mode"),
-    ("tasks", "swarm mode"),
-    ("secrets", "swarm mode"),
-    ("configs", "swarm mode"),
     ("session", "build sessions"),
     ("grpc", "build sessions"),
 ];
+
+/// What Docker answers about a swarm where there is none, as there never is here.
+const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+                          connect this node to swarm and try again.";
+
+fn no_swarm(message: &str) -> Outcome {
+    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, message))
+}
 
 /// Calls the handler of `path`, which has no version any more.
 pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
@@ -119,6 +121,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["brig", "volumes", name, "archive"] if method == Method::PUT => {
             volumes::import(api, name, call).await
         }
+
+        ["swarm", "leave"] if post => no_swarm("This node is not part of a swarm"),
+        ["swarm", "init" | "join"] if post => Err(Failure::not_here("swarm mode")),
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => no_swarm(NO_MANAGER),
+        ["plugins"] if get => crate::reply::ok(&serde_json::json!([])),
 
         [first, ..] => match NOT_HERE.iter().find(|(word, _)| word == first) {
             Some((_, what)) => Err(Failure::not_here(what)),

@@ -402,5 +402,6 @@ pub fn load_and_system(client: Client) {
 
     let version = client.run(daemon, &["version"]).success();
     assert!(version.contains("Client:") && version.contains("Server:"), "{version}");
-    assert!(client.run(daemon, &["info"]).success().contains("Storage Driver: overlay2"));
+    let info = client.run(daemon, &["info"]).success().to_string();
+    assert!(["erofs", "overlay2"].iter().any(|d| info.contains(&format!("Storage Driver: {d}\n"))), "{info}");
 }

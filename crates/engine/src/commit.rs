@@ -9,6 +9,7 @@ use crate::model::Config;
 use crate::record::{Record, Status, now};
 use crate::{Engine, instructions};
 use archive::Compression;
+use errors::{HasKind, Kind};
 use image::{Assemble, Image, ImageId};
 use oci::image::{History, ImageConfig, RunConfig};
 use oci::{Platform, Reference};
@@ -166,7 +167,8 @@ impl Engine {
             Ok(()) => Ok(Some(mark)),
             Err(e) => {
                 drop(std::fs::remove_file(&mark));
-                if container.status() == Status::Running { Err(e) } else { Ok(None) }
+                // Ended or paused meanwhile, perhaps so lately that the record does not say so yet.
+                if e.kind() == Kind::WrongState { Ok(None) } else { Err(e) }
             }
         }
     }

@@ -10,6 +10,8 @@ pub struct Config {
     pub data_root: PathBuf,
     /// Sockets, mounts, what runs. Must not survive a reboot.
     pub exec_root: PathBuf,
+    /// One of [`crate::STORAGE_DRIVERS`]; the best that works when nothing is asked for.
+    pub storage_driver: Option<String>,
     /// Absolute path below each cgroup hierarchy's root.
     pub cgroup_parent: String,
     /// Name of the default bridge.

@@ -40,6 +40,7 @@ mod shim_alive;
 mod shim_client;
 mod shm;
 mod stats;
+mod storage;
 mod system;
 mod task;
 mod top;
@@ -69,6 +70,7 @@ pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Statu
 pub use shim_api::Streams;
 pub use shim_client::{Output, ShimReader, ShimWriter};
 pub use stats::{BlkioEntry, CgroupStats, Interface, Sample};
+pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
@@ -137,8 +139,7 @@ impl Engine {
         let open = || format!("open the store in {}", config.data_root.display());
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
-        let snapshots: Arc<dyn Snapshotter> =
-            Arc::new(snapshot::Overlay::open(&config.data_root, db.clone()).during(open)?);
+        let snapshots = storage::open(&config, &db)?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );

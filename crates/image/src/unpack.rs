@@ -37,7 +37,7 @@ impl Images {
             progress(&Progress { layer: layer.digest, state: State::Exists });
             return Ok(chain_id);
         }
-        let (dir, size_bytes) = self.apply_layer(layer, diff_id, progress)?;
+        let (dir, size_bytes) = self.apply_layer(layer, diff_id, parent, progress)?;
         let new = NewLayer { chain_id, parent: parent.copied(), diff_id: *diff_id, size_bytes };
         self.snapshotter.commit_layer(dir, &new)?;
         progress(&Progress { layer: layer.digest, state: State::Done });
@@ -49,13 +49,14 @@ impl Images {
         &self,
         layer: &Descriptor,
         diff_id: &Digest,
+        parent: Option<&Digest>,
         progress: OnProgress<'_>,
     ) -> Result<(LayerDir, u64), Error> {
         let failed = |source| Error::Unpack { layer: layer.digest, source };
-        let dir = self.snapshotter.prepare_layer()?;
+        let dir = self.snapshotter.prepare_layer(parent)?;
         let blob = Reporting::new(self.content.open_blob(&layer.digest)?, layer, progress);
         let mut tar = Hashing::new(archive::decompress(blob).map_err(failed)?);
-        let applied = archive::apply(&mut tar, dir.root(), &archive::Options::default()).map_err(failed)?;
+        let applied = dir.apply(&mut tar).map_err(failed)?;
         match tar.finish().0 {
             actual if actual == *diff_id => Ok((dir, applied.bytes)),
             actual => Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual }),

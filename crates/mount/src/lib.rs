@@ -16,6 +16,6 @@ mod place;
 pub use error::Error;
 pub use filesystem::{FileSystem, mount_file_system};
 pub use image::mount_erofs;
-pub use mountinfo::{Mount, list, list_below, parse};
+pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, bind_open, detach, is_mounted, unmount};

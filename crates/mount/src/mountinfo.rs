@@ -34,6 +34,32 @@ pub fn list_below(dir: &Path) -> Result<Vec<Mount>, Error> {
     Ok(list()?.into_iter().filter(|mount| mount.target.starts_with(dir)).collect())
 }
 
+/// An overlay that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedOverlay {
+    pub target: PathBuf,
+    /// Where its changes go, as it was given when it was mounted; none for an overlay that takes none.
+    pub upper: Option<PathBuf>,
+}
+
+/// The overlays of this process's mount namespace.
+pub fn list_overlays() -> Result<Vec<MountedOverlay>, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let lines = text.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.filter_map(parse_overlay).collect())
+}
+
+/// As [`parse_line`], for the options behind the source: `rw,lowerdir+=/a,upperdir=/u,workdir=/w`.
+fn parse_overlay(line: &[u8]) -> Option<MountedOverlay> {
+    let mount = parse_line(line).filter(|mount| mount.fs_type == "overlay")?;
+    let options = line.rsplit(|b| *b == b' ').next()?;
+    // A comma in a path is written as an octal number.
+    let upper = options.split(|b| *b == b',').find_map(|option| option.strip_prefix(b"upperdir="));
+    let upper = upper.map(|path| PathBuf::from(unescape(path)));
+    Some(MountedOverlay { target: mount.target, upper })
+}
+
 /// Reads text of the form of `/proc/self/mountinfo`.
 pub fn parse(text: &[u8]) -> Result<Vec<Mount>, Error> {
     text.split(|b| *b == b'\n')

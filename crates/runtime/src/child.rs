@@ -33,14 +33,14 @@ impl Failure {
     }
 }
 
-/// Runs in the new process. What the parent alone owns must be dropped before.
-pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc) -> ! {
+/// Runs in the new process. What the parent alone owns must be dropped before. `ignored` are signals to be reset.
+pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     let mut world = World::new(channel, proc, env);
     let failure = match walk(steps, &mut world, &args) {
-        Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds),
+        Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds, ignored),
         Ok(End { program, launch: Some((gate, filter)) }) => {
-            launch(&program, args, gate, filter.as_deref(), &world, preserve_fds)
+            launch(&program, args, gate, filter.as_deref(), &world, preserve_fds, ignored)
         }
         Err(failure) => failure,
     };
@@ -118,6 +118,7 @@ fn launch(
     filter: Option<&Filter>,
     world: &World,
     preserve_fds: u32,
+    ignored: u64,
 ) -> Failure {
     // Of the path as much as fits a message.
     let shown = &program.to_bytes()[..program.count_bytes().min(1024)];
@@ -131,7 +132,7 @@ fn launch(
     }) {
         return e;
     }
-    sys::process::reset_signals();
+    sys::process::reset_signals(ignored);
     let filter = filter.map(|filter| (&filter.instructions[..], filter.flags));
     let launcher = sys::launcher::prepare(&sys::launcher::Launch {
         channel: world.channel.as_fd(),
@@ -152,11 +153,11 @@ fn untie() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(None).map_err(|e| Failure::new("untie", e))
 }
 
-fn execute(program: &CStr, args: &StringList, env: &StringList, preserve_fds: u32) -> Failure {
+fn execute(program: &CStr, args: &StringList, env: &StringList, preserve_fds: u32, ignored: u64) -> Failure {
     if let Err(e) = sys::process::close_on_exec_from(3 + preserve_fds) {
         return Failure::new("close descriptors", e);
     }
-    sys::process::reset_signals();
+    sys::process::reset_signals(ignored);
     let error = sys::process::execve(program, args, env);
     let e = Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let code = if e == Errno::NOENT { 127 } else { 126 };

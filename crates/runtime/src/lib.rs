@@ -31,6 +31,7 @@ mod rdt;
 mod rooted;
 mod scheduling;
 mod seal;
+mod site;
 mod spawn;
 mod state;
 mod steps;

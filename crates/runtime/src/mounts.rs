@@ -8,10 +8,11 @@ use crate::idmap::IdNamespaces;
 use crate::mount_options::{self, Bind, Idmap, Options};
 use crate::procfs::is_procfs;
 use crate::rooted::{self, clean};
+use crate::site::Site;
 use crate::{config, copy_up};
 use oci::runtime::Mount;
 use rootdir::RootDir;
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -181,7 +182,7 @@ const OVER_PROC: &[&str] = &[
 ];
 
 /// Makes one mount below `root`.
-pub(crate) fn mount_one(mount: MountStep, root: &RootDir) -> Result<(), Failure> {
+pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure> {
     let shown = mount.destination.clone();
     let name = match &mount.what {
         What::New { kind, .. } => kind.clone(),
@@ -194,16 +195,27 @@ pub(crate) fn mount_one(mount: MountStep, root: &RootDir) -> Result<(), Failure>
         return Err(failure(Errno::BUSY.into()));
     }
     let options = &mount.options;
+    let mut fresh = false;
     let (tree, target) = match mount.what {
         What::New { kind, source, fallback } => {
-            if kind == "proc" || kind == "sysfs" {
-                refuse_link(root, &mount.destination)
-                    .map_err(|text| Failure::text(format!("mount {name}: {text}")))?;
-            }
-            let target = rooted::ensure_directory(root, &mount.destination).map_err(|e| failure(e.into()))?;
+            let plain = if kind == "proc" || kind == "sysfs" {
+                site.ordinary_directory(&mount.destination).map_err(|_| {
+                    Failure::text(format!("mount {name}: {} is not an ordinary directory", shown.display()))
+                })?
+            } else {
+                None
+            };
+            let target = match plain {
+                Some(target) => target,
+                None => site.ensure_directory(&mount.destination).map_err(|e| failure(e.into()))?,
+            };
+            fresh = true;
             let tree = match new_filesystem(&kind, &source, &options.data, options.attributes.set) {
                 Err((what, e)) => match fallback.filter(|_| Errno::from_io_error(&e) == Some(Errno::PERM)) {
-                    Some(host) => clone_tree(CWD, Path::new(host), true).map_err(|e| failure(e.into()))?,
+                    Some(host) => {
+                        fresh = false;
+                        clone_tree(CWD, Path::new(host), true).map_err(|e| failure(e.into()))?
+                    }
                     None => {
                         return Err(Failure::new(format!("mount {name} on {}: {what}", shown.display()), e));
                     }
@@ -219,19 +231,17 @@ pub(crate) fn mount_one(mount: MountStep, root: &RootDir) -> Result<(), Failure>
         }
         What::Bind { source, how } => {
             let tree = clone_tree(CWD, &source, how == Bind::Recursive).map_err(|e| failure(e.into()))?;
-            let target =
-                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            let target = site.ensure_like(&mount.destination, &tree).map_err(|e| failure(e.into()))?;
             (tree, target)
         }
         What::Tree { tree, .. } => {
-            let target =
-                rooted::ensure_like(root, &mount.destination, &tree).map_err(|e| failure(e.into()))?;
+            let target = site.ensure_like(&mount.destination, &tree).map_err(|e| failure(e.into()))?;
             (tree, target)
         }
         What::Cgroup(hierarchies) => {
-            return mount_cgroups(root, &mount.destination, &hierarchies, options).map_err(failure);
+            return mount_cgroups(site, &mount.destination, &hierarchies, options).map_err(failure);
         }
-        What::Remount => return remount(root, &mount.destination, options).map_err(failure),
+        What::Remount => return remount(&site.root, &mount.destination, options).map_err(failure),
     };
     // A file system that covers a file of /proc could make later writes there, by us or by the container, lies. Seen on
     // the target's descriptor, so links in the image do not help.
@@ -245,9 +255,15 @@ pub(crate) fn mount_one(mount: MountStep, root: &RootDir) -> Result<(), Failure>
     if whole_proc && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
         return Err(Failure::text(format!("mount {name} on /proc: is not a procfs")));
     }
-    attributes(&tree, options).map_err(failure)?;
+    // A new file system has its attributes from the start.
+    if !fresh || !options.recursive.is_empty() {
+        attributes(&tree, options).map_err(failure)?;
+    }
     attach(&tree, &target).map_err(|e| failure(e.into()))?;
-    propagations(&tree, options).map_err(failure)
+    propagations(&tree, options).map_err(failure)?;
+    site.spend(target);
+    site.attached(&mount.destination, tree, fresh);
+    Ok(())
 }
 
 fn attributes(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
@@ -265,15 +281,6 @@ fn propagations(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
         .propagation
         .iter()
         .try_for_each(|&(bits, recursive)| attr::set(tree, recursive, &Attributes::propagation(bits)))
-}
-
-fn refuse_link(root: &RootDir, path: &Path) -> Result<(), String> {
-    match rooted::find_no_follow(root, path) {
-        Ok(fd) if rooted::file_type(&fd) != Ok(FileType::Directory) => {
-            Err(format!("{} is not an ordinary directory", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// With `bind` only the mount's own attributes change, else the file system's options too.
@@ -330,38 +337,49 @@ pub(crate) fn new_filesystem(
 
 /// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
 fn mount_cgroups(
-    root: &RootDir,
+    site: &mut Site,
     destination: &Path,
     hierarchies: &[cgroup::HierarchyMount],
     options: &Options,
 ) -> std::io::Result<()> {
-    let target = rooted::ensure_directory(root, destination)?;
-    let bind = |source: &Path, target: &OwnedFd| -> std::io::Result<()> {
-        let tree = clone_tree(CWD, source, false)?;
-        attributes(&tree, options)?;
-        attach(&tree, target)?;
-        propagations(&tree, options)
-    };
+    let target = site.ensure_directory(destination)?;
     if let [only] = hierarchies
         && only.name.is_empty()
     {
-        return bind(&only.source, &target);
+        let tree = clone_tree(CWD, &only.source, false)?;
+        attributes(&tree, options)?;
+        attach(&tree, &target)?;
+        propagations(&tree, options)?;
+        site.attached(destination, tree, false);
+        return Ok(());
     }
     let data = ["mode=755".to_owned(), "size=65536".to_owned()];
     let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set).map_err(|(_, e)| e)?;
     attach(&tmpfs, &target)?;
+    site.spend(target);
     for hierarchy in hierarchies {
         let name = Path::new(&hierarchy.name);
         rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&tmpfs, name, flags, Mode::empty())?;
-        bind(&hierarchy.source, &place)?;
+        let tree = clone_tree(CWD, &hierarchy.source, false)?;
+        // The tmpfs is new, and the last name is not followed.
+        move_mount(&tree, "", &tmpfs, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        site.spend(tree);
         for link in &hierarchy.links {
             rustix::fs::symlinkat(name, &tmpfs, link.as_str())?;
         }
     }
-    attr::set(&tmpfs, false, &Attributes::new(options.attributes.set & attr::RDONLY, 0))
+    // The binds and the tmpfs are one tree with the same attributes, read-only or not.
+    let recursive = if options.recursive.is_empty() { options.attributes } else { options.recursive };
+    if !recursive.is_empty() {
+        attr::set(&tmpfs, true, &recursive)?;
+    }
+    if !options.recursive.is_empty() {
+        attributes(&tmpfs, options)?;
+    }
+    propagations(&tmpfs, options)?;
+    site.attached(destination, tmpfs, false);
+    Ok(())
 }
 
 /// The SELinux context for mounts, where there is SELinux.

@@ -27,6 +27,11 @@ pub(crate) fn clean(path: &str) -> PathBuf {
     out
 }
 
+/// Opens `path`, following links inside the root.
+pub(crate) fn open(root: &RootDir, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    root.open_file(path, flags, Mode::empty()).map_err(errno)
+}
+
 /// Opens `path` without reading it.
 pub(crate) fn find(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
     root.open_file(path, OFlags::PATH, Mode::empty()).map_err(errno)
@@ -68,14 +73,6 @@ pub(crate) fn ensure_file(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno>
     // EXIST: a dangling symlink, or someone was faster.
     drop(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o755))?);
     rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Opens a target of the same type as `tree`: directory for directory, file for anything else.
-pub(crate) fn ensure_like(root: &RootDir, path: &Path, tree: impl AsFd) -> Result<OwnedFd, Errno> {
-    match file_type(tree)? {
-        FileType::Directory => ensure_directory(root, path),
-        _ => ensure_file(root, path),
-    }
 }
 
 /// The type of an open file.

@@ -107,6 +107,7 @@ pub(crate) fn spawn(
         // The child inherits it, so there is no moment at which a process of a joined PID namespace could look into it.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
+    let ignored = proc.read("self/status").map_or(u64::MAX, |text| sys::process::ignored_signals(&text));
     let back = enter(&mut job, &proc)?;
     let mut new = job.namespaces.new & !namespaces::CGROUP.bit & !namespaces::TIME.bit;
     if forks {
@@ -116,7 +117,7 @@ pub(crate) fn spawn(
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop((ours, container.take(), back, job));
-            child::run(plan, theirs, proc)
+            child::run(plan, theirs, proc, ignored)
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(e) => return leave(back).and(Err(Error::io("clone the container's first process", e))),

@@ -5,6 +5,7 @@ use crate::child::Failure;
 use crate::mounts::{attach, clone_tree, mount_one, new_filesystem};
 use crate::plan::{Credentials, Step};
 use crate::procfs::Proc;
+use crate::site::Site;
 use crate::{console, hooks, namespaces, rooted};
 use oci::runtime::Device;
 use rootdir::RootDir;
@@ -26,11 +27,11 @@ pub(crate) struct World {
     /// The host's procfs; gone before the working directory is entered.
     pub(crate) proc: Option<Proc>,
     /// What the container's paths resolve in; gone with the pivot.
-    pub(crate) root: Option<RootDir>,
+    site: Option<Site>,
     pub(crate) env: StringList,
     /// A tmpfs that covers a masked directory, to be cloned for the others.
     empty: Option<OwnedFd>,
-    /// The null device that covers masked files.
+    /// A read-only bind of the null device that covers masked files, likewise.
     null: Option<OwnedFd>,
     cwd_entered: bool,
     /// The gate that was opened, until execve closes it.
@@ -44,7 +45,7 @@ impl World {
         World {
             channel,
             proc: Some(proc),
-            root: None,
+            site: None,
             env,
             empty: None,
             null: None,
@@ -54,7 +55,14 @@ impl World {
     }
 
     fn root(&self) -> Result<&RootDir, Failure> {
-        self.root.as_ref().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+        self.site
+            .as_ref()
+            .map(|site| &site.root)
+            .ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
+    }
+
+    fn site(&mut self) -> Result<&mut Site, Failure> {
+        self.site.as_mut().ok_or_else(|| Failure::new("the plan has no root at this step", Errno::NOTDIR))
     }
 }
 
@@ -84,19 +92,19 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::AttachRoot { path, private_parent } => {
             let root = attach_root(&path, private_parent)
                 .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
-            world.root = Some(RootDir::from_fd(root));
+            world.site = Some(Site::new(RootDir::from_fd(root)));
             Ok(())
         }
         Step::RootHere => {
             let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
-            world.root = Some(root);
+            world.site = Some(Site::new(root));
             Ok(())
         }
-        Step::Mount(mount) => mount_one(*mount, world.root()?),
-        Step::Device { device, bind } => make_device(&device, bind, world)
+        Step::Mount(mount) => mount_one(*mount, world.site()?),
+        Step::Device { device, bind } => make_device(&device, bind, world.site()?)
             .map_err(|e| Failure::new(format!("make device {}", device.path), e)),
         Step::DeviceLinks { ptmx } => {
-            device_links(world.root()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
+            device_links(world.site()?, ptmx).map_err(|e| Failure::new("make links in /dev", e))
         }
         Step::Terminal { size, owner, console, sink } => terminal(world, size, owner, console, sink),
         Step::RuntimeHooks => {
@@ -117,14 +125,14 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             .map_err(|e| Failure::new(format!("set hostname {name:?}"), e)),
         Step::DomainName(name) => rustix::system::setdomainname(name.as_bytes())
             .map_err(|e| Failure::new(format!("set domainname {name:?}"), e)),
-        Step::ReadOnly(path) => read_only(world.root()?, &path)
+        Step::ReadOnly(path) => read_only(world.site()?, &path)
             .map_err(|e| Failure::new(format!("make {} read-only", path.display()), e)),
         Step::Mask(path) => {
             mask(world, &path).map_err(|e| Failure::new(format!("mask {}", path.display()), e))
         }
         Step::Directory(path) => {
             // What cannot be made is reported by entering it.
-            drop(rooted::ensure_directory(world.root()?, &path));
+            drop(world.site()?.ensure_directory(&path));
             Ok(())
         }
         Step::RootReadOnly => attr::set(world.root()?, false, &Attributes::new(attr::RDONLY, 0))
@@ -209,7 +217,7 @@ impl World {
     }
 
     fn leave_root(&mut self) {
-        self.root = None;
+        self.site = None;
         self.empty = None;
         self.null = None;
     }
@@ -265,9 +273,7 @@ fn keyring(name: &std::ffi::CStr) -> Done {
 }
 
 fn propagate(bits: u64) -> Done {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let root = root.map_err(|e| Failure::new("open /", e))?;
-    attr::set(root, true, &Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
+    attr::set_everywhere(&Attributes::propagation(bits)).map_err(|e| Failure::new("set propagation of /", e))
 }
 
 fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
@@ -300,8 +306,7 @@ fn make_parent_private(directory: &OwnedFd) -> std::io::Result<()> {
     Err(Errno::LOOP.into())
 }
 
-fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Errno> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
+fn make_device(device: &Device, bind: bool, site: &mut Site) -> Result<(), Errno> {
     let path = rooted::clean(&device.path);
     let (kind, number) = match device.kind.as_str() {
         "c" | "u" => (FileType::CharacterDevice, true),
@@ -311,24 +316,24 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     };
     let major = u32::try_from(device.major).unwrap_or(0);
     let minor = u32::try_from(device.minor).unwrap_or(0);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR) };
-    let directory = rooted::ensure_directory(root, parent)?;
+    let (directory, name) = site.parent(&path)?;
     if bind {
         // The host's node, whose numbers are checked: a user namespace may not make one.
         let tree = clone_tree(CWD, &path, false)?;
         if !rooted::is_device(&tree, kind, major, minor)? {
             return Err(Errno::NODEV);
         }
-        let target = rooted::ensure_file(root, &path)?;
+        let target = rooted::ensure_file(&site.root, &path)?;
         return attach(&tree, &target);
     }
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
     let number = if number { rustix::fs::makedev(major, minor) } else { 0 };
-    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+    match rustix::fs::mknodat(directory, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
             // Fine if it is what we would make; anything else the image put there is not trusted.
-            let there = rooted::find_no_follow(root, &path)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let there = rustix::fs::openat(directory, name, flags, Mode::empty())?;
             if !rooted::is_device(&there, kind, major, minor)? {
                 return Err(Errno::EXIST);
             }
@@ -338,13 +343,13 @@ fn make_device(device: &Device, bind: bool, world: &mut World) -> Result<(), Err
     if device.uid.is_some() || device.gid.is_some() {
         let uid = Uid::from_raw(device.uid.unwrap_or(0));
         let gid = Gid::from_raw(device.gid.unwrap_or(0));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
 
-fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
-    let directory = rooted::ensure_directory(root, Path::new("/dev"))?;
+fn device_links(site: &mut Site, ptmx: bool) -> Result<(), Errno> {
+    let (directory, _) = site.parent(Path::new("/dev/fd"))?;
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
@@ -352,7 +357,7 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
         ("stderr", "/proc/self/fd/2"),
     ];
     for (name, to) in links {
-        match rustix::fs::symlinkat(to, &directory, name) {
+        match rustix::fs::symlinkat(to, directory, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
@@ -360,10 +365,10 @@ fn device_links(root: &RootDir, ptmx: bool) -> Result<(), Errno> {
     if !ptmx {
         return Ok(());
     }
-    match rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx") {
+    match rustix::fs::symlinkat("pts/ptmx", directory, "ptmx") {
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&directory, "ptmx", rustix::fs::AtFlags::empty())?;
-            rustix::fs::symlinkat("pts/ptmx", &directory, "ptmx")
+            rustix::fs::unlinkat(directory, "ptmx", rustix::fs::AtFlags::empty())?;
+            rustix::fs::symlinkat("pts/ptmx", directory, "ptmx")
         }
         other => other,
     }
@@ -405,42 +410,48 @@ fn absent(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR)
 }
 
-fn read_only(root: &RootDir, path: &Path) -> std::io::Result<()> {
-    let target = match rooted::find(root, path) {
+fn read_only(site: &mut Site, path: &Path) -> std::io::Result<()> {
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
     let tree = clone_tree(&target, Path::new(""), true)?;
     attr::set(&tree, true, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    attach(&tree, &target)?;
+    site.spend(target);
+    site.spend(tree);
+    Ok(())
 }
 
 fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
-    let root = world.root.as_ref().ok_or(Errno::NOTDIR)?;
-    let target = match rooted::find(root, path) {
+    let site = world.site.as_mut().ok_or(Errno::NOTDIR)?;
+    let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
-    if rooted::file_type(&target)? == FileType::Directory {
-        let tree = match &world.empty {
-            Some(empty) => clone_tree(empty, Path::new(""), false)?,
-            None => {
-                let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-                new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
-            }
-        };
-        attach(&tree, &target)?;
-        world.empty.get_or_insert(tree);
-        return Ok(());
+    let directory = rooted::file_type(&target)? == FileType::Directory;
+    let cover = if directory { &mut world.empty } else { &mut world.null };
+    let tree = match &*cover {
+        // With the attributes of the first one.
+        Some(first) => clone_tree(first, Path::new(""), false)?,
+        None if directory => {
+            let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
+        }
+        None => {
+            let tree = clone_tree(null_device(&site.root)?, Path::new(""), false)?;
+            // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
+            attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
+            tree
+        }
+    };
+    attach(&tree, &target)?;
+    site.spend(target);
+    match cover {
+        Some(_) => site.spend(tree),
+        None => *cover = Some(tree),
     }
-    if world.null.is_none() {
-        world.null = Some(null_device(root)?);
-    }
-    let null = world.null.as_ref().ok_or(Errno::NODEV)?;
-    let tree = clone_tree(null, Path::new(""), false)?;
-    // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
-    attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
-    Ok(attach(&tree, &target)?)
+    Ok(())
 }
 
 /// The container's null device, verified on its descriptor (CVE-2025-31133), or the host's if there is none.
@@ -457,12 +468,15 @@ fn null_device(root: &RootDir) -> Result<OwnedFd, Errno> {
 }
 
 fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Result<()> {
-    let old = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let shared = propagation.is_some_and(|(bits, _)| bits == attr::SHARED);
+    let old = shared
+        .then(|| rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
+        .transpose()?;
     rustix::process::fchdir(root)?;
     rustix::process::pivot_root(".", ".")?;
-    // The old root now lies over the new one, at the same place.
-    rustix::process::fchdir(&old)?;
-    if propagation.is_some_and(|(bits, _)| bits == attr::SHARED) {
+    // The old root now lies over the new one, at the same place, and `.` means what lies on top.
+    if let Some(old) = old {
+        rustix::process::fchdir(&old)?;
         // Or unmounting it here would unmount on the host.
         attr::set(&old, true, &Attributes::propagation(attr::SLAVE))?;
     }
@@ -502,7 +516,7 @@ fn own_stdio(uid: u32) {
 fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     // Nothing of the host may be reachable as /proc/self/fd/N from here on.
     world.proc = None;
-    world.root = None;
+    world.site = None;
     if !world.cwd_entered {
         let failure = |e: Errno| {
             let text = crate::child::lower(e);

@@ -26,6 +26,12 @@ pub enum Error {
     /// A directory could not be opened as a root.
     #[error("open layer directory")]
     Root(#[from] rootdir::Error),
+    /// A layer that is an image could not be mounted.
+    #[error("mount layer {number}")]
+    MountLayer { number: u64, source: mount::Error },
+    /// The image to try mounting with could not be written.
+    #[error("write an image to try")]
+    Probe { source: archive::Error },
     /// The mount failed.
     #[error("mount snapshot {key}")]
     Mount { key: String, source: mount::Error },
@@ -41,7 +47,9 @@ impl Error {
     /// What a person can do about it, where there is something.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Error::Mount { source, .. } | Error::Unmount { source } => source.hint(),
+            Error::Mount { source, .. } | Error::MountLayer { source, .. } | Error::Unmount { source } => {
+                source.hint()
+            }
             Error::Metadata(source) => source.hint(),
             _ => None,
         }
@@ -56,7 +64,10 @@ impl errors::HasKind for Error {
             Error::TooDeep { .. } => Kind::DataLoss,
             Error::File { source, .. } => errors::io_kind(source),
             Error::Root(source) => source.kind(),
-            Error::Mount { source, .. } | Error::Unmount { source } => source.kind(),
+            Error::Mount { source, .. } | Error::MountLayer { source, .. } | Error::Unmount { source } => {
+                source.kind()
+            }
+            Error::Probe { source } => source.kind(),
             Error::Metadata(source) => source.kind(),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! # Terms
 //!
-//! A **layer** is the change that one tar of an image makes, kept as a directory in the driver's form and named by its
-//! *chain ID*, the digest of itself on everything below. It is committed once and never changes. Layers do not need
+//! A **layer** is the change that one tar of an image makes, kept in the driver's form (a directory, or one file that is a
+//! file system image) and named by its *chain ID*, the digest of itself on everything below. It is committed once and never changes. Layers do not need
 //! each other: each is unpacked into a directory of its own, in parallel and in any order; only the record knows which
 //! layer lies below which.
 //!
@@ -27,10 +27,11 @@
 //! An image of two layers *a* and *b* on it, and a container `c1`:
 //!
 //! ```text
-//! prepare_layer, apply a's tar, commit_layer(chain A, parent none)      snapshots/1/fs
-//! prepare_layer, apply b's tar, commit_layer(chain B, parent A)         snapshots/2/fs
+//! prepare_layer, apply a's tar, commit_layer(chain A, parent none)      snapshots/1/layer.erofs
+//! prepare_layer, apply b's tar, commit_layer(chain B, parent A)         snapshots/2/layer.erofs
 //! prepare("c1", B)                                                      snapshots/3/{fs,work}
-//! mount("c1", target)         overlay on target: lower 2/fs over 1/fs, upper 3/fs
+//! mount("c1", target)         images 1 and 2 on <mounts>/1 and <mounts>/2, where they are not yet;
+//!                             overlay on target: lower <mounts>/2 over <mounts>/1, upper 3/fs
 //! unmount(target), remove("c1")
 //! ```
 //!
@@ -40,14 +41,18 @@
 //! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
 
 mod error;
+mod home;
+mod layer_mounts;
 mod overlay;
+mod records;
+mod root;
 mod snapshotter;
 mod tree;
 
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
-pub use overlay::Overlay;
+pub use overlay::{LayerForm, Overlay};
 pub use snapshotter::{
-    Delta, DeltaForm, Guard, LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+    Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
 pub use tree::remove_tree;

@@ -1,83 +1,146 @@
-//! The overlay driver.
+//! The overlay family of drivers: layers stacked by the kernel's overlay file system.
 //!
 //! ```text
-//! DIR/                     0700
-//!   snapshots/<n>/fs       a layer's files, or the changes of a writable snapshot
-//!   snapshots/<n>/work     the kernel's scratch, of writable snapshots only
-//!   empty/                 what lies below a snapshot on nothing
-//!   trash/<n>-<m>          removed, to be deleted
+//! DIR/                        0700
+//!   snapshots/<n>/fs          driver `overlay`: a layer's files; and the changes of a writable snapshot
+//!   snapshots/<n>/layer.erofs driver `erofs`: a layer as one image, mounted on MOUNTS/<n> while it is used
+//!   snapshots/<n>/root        of a layer that lists the root: an empty directory with the attributes it gives it
+//!   snapshots/<n>/work        the kernel's scratch, of writable snapshots only
+//!   empty/                    what lies below a snapshot on nothing
+//!   trash/<n>-<m>             removed, to be deleted
 //! ```
+//!
+//! The two drivers differ in the form of the layers that they make. Each uses the layers of the other as they are, in one
+//! stack with its own, so that changing between them costs nothing.
 //!
 //! Numbers are short so that many layers fit in one mount(2) of an old kernel. A directory belongs to nobody until its
 //! record exists, so no step between making it and recording it needs to be undone after a crash: `reconcile` does.
 
+use crate::home::Home;
+use crate::layer_mounts::{Hold, IDLE, LayerMounts};
 use crate::snapshotter::{
-    Delta, DeltaForm, LayerDir, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+    Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
-use crate::{Error, tree};
-use metadata::{Database, LayerRow, SnapshotRow, WriteTx};
+use crate::{Error, records, root, tree};
+use metadata::{Database, LayerRow, SnapshotRow};
 use oci::Digest;
-use oci::image::MAX_LAYERS;
 use rootdir::RootDir;
-use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-/// Layers as directories, stacked by the kernel's overlay file system.
+/// What new layers are kept as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerForm {
+    Directory,
+    /// An EROFS image. Needs Linux 6.12, see [`Overlay::can_mount_images`].
+    Image,
+}
+
+/// Layers as directories or EROFS images, stacked by the kernel's overlay file system.
 #[derive(Debug)]
 pub struct Overlay {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     db: Arc<Database>,
     home: Arc<Home>,
+    form: LayerForm,
+    mounts: Arc<LayerMounts>,
+    /// Held for writing by the sweeper: no overlay is being put together then.
+    mounting: RwLock<()>,
+    is_sweeping: AtomicBool,
+    has_images: AtomicBool,
+    /// Layers made by this process whose files may not be on disk.
+    unsynced: Mutex<HashMap<u64, LayerForm>>,
 }
 
-/// The directories of the driver.
-#[derive(Debug)]
-struct Home {
-    snapshots: PathBuf,
-    empty: PathBuf,
-    trash: PathBuf,
-    next: AtomicU64,
-    next_trash: AtomicU64,
-}
+/// How often the measuring of a tree is begun anew because it was being rearranged.
+const MAX_MEASURES: u32 = 5;
 
 impl Overlay {
-    /// Opens the driver's directory `dir`, making it where it is missing. Call [`Snapshotter::reconcile`] next.
+    /// Opens the driver `overlay` in `dir`. Call [`Snapshotter::reconcile`] next.
     pub fn open(dir: &Path, db: Arc<Database>) -> Result<Overlay, Error> {
-        let home = Home::open(dir)?;
-        let highest_recorded = db.read(|tx| -> Result<u64, Error> {
-            let layers = tx.list_layers()?.into_iter().map(|l| l.number).max();
-            let snapshots = tx.list_snapshots()?.into_iter().map(|s| s.number).max();
-            Ok(layers.max(snapshots).unwrap_or(0))
-        })?;
-        home.next.fetch_max(highest_recorded + 1, Ordering::Relaxed);
-        Ok(Overlay { db, home: Arc::new(home) })
+        Overlay::open_with(dir, &dir.join("mounts"), LayerForm::Directory, db)
     }
 
-    fn snapshot(&self, key: &str) -> Result<SnapshotRow, Error> {
-        let row = self.db.read(|tx| tx.snapshot(key))?;
-        row.ok_or_else(|| Error::NotFound { key: key.into() })
+    /// Opens the driver's directory `dir`, making it where it is missing. Layers that are images are mounted below
+    /// `mounts`, which need not survive a restart of the machine; layers that are made get the form `form`. Call
+    /// [`Snapshotter::reconcile`] next.
+    pub fn open_with(
+        dir: &Path,
+        mounts: &Path,
+        form: LayerForm,
+        db: Arc<Database>,
+    ) -> Result<Overlay, Error> {
+        let home = Home::open(dir, records::highest(&db)?)?;
+        let inner = Inner {
+            db,
+            home: Arc::new(home),
+            form,
+            mounts: LayerMounts::open(mounts)?,
+            mounting: RwLock::new(()),
+            is_sweeping: AtomicBool::new(false),
+            has_images: AtomicBool::new(true),
+            unsynced: Mutex::default(),
+        };
+        Ok(Overlay { inner: Arc::new(inner) })
+    }
+
+    /// For a kernel that cannot mount images: layers that are some count as lost, to be unpacked again from their blobs.
+    pub fn without_images(self) -> Overlay {
+        self.inner.has_images.store(false, Ordering::SeqCst);
+        self
+    }
+
+    /// Unmounts layers that nothing has used for `idle`, as happens by itself some seconds after their last use. Says
+    /// whether there are idle ones left.
+    pub fn unmount_idle(&self, idle: Duration) -> bool {
+        self.inner.sweep(idle)
+    }
+
+    /// Whether the kernel mounts EROFS images that are files in `dir`: tried, on a directory made and removed there.
+    pub fn can_mount_images(dir: &Path) -> Result<(), Error> {
+        let scratch = dir.join("erofs-probe");
+        tree::remove_tree(&scratch)?;
+        let failed = |source| Error::File { what: "prepare", path: scratch.clone(), source };
+        std::fs::create_dir_all(scratch.join("root")).map_err(failed)?;
+        let image = scratch.join("image");
+        let file = std::fs::File::create(&image).map_err(failed)?;
+        let target = scratch.join("root");
+        let written = archive::write_image(io::empty(), file, &RootDir::open(&target)?);
+        let tried = written
+            .map_err(|source| Error::Probe { source })
+            .and_then(|_| {
+                mount::mount_erofs(&image, &target).map_err(|source| Error::MountLayer { number: 0, source })
+            })
+            .and_then(|()| mount::unmount(&target).map_err(|source| Error::Unmount { source }));
+        tree::remove_tree(&scratch)?;
+        tried
     }
 }
 
 impl Snapshotter for Overlay {
     fn driver(&self) -> &'static str {
-        "overlay2"
+        match self.inner.form {
+            LayerForm::Directory => "overlay2",
+            LayerForm::Image => "erofs",
+        }
     }
 
-    fn prepare_layer(&self) -> Result<LayerDir, Error> {
-        let number = self.home.number();
-        let home = Arc::clone(&self.home);
+    fn prepare_layer(&self, _: Option<&Digest>) -> Result<LayerDir, Error> {
+        let inner = &self.inner;
+        let number = inner.home.number();
+        let home = Arc::clone(&inner.home);
         let discard = Box::new(move || home.discard_or_leave(number));
-        let made = self.home.make(number, &["fs"]);
-        match made.and_then(|()| Ok(RootDir::open(&self.home.path(number, "fs"))?)) {
-            Ok(root) => Ok(LayerDir { number, root, discard: Some(discard) }),
+        match inner.new_layer(number) {
+            Ok(target) => Ok(LayerDir { number, target, discard: Some(discard) }),
             Err(e) => {
                 discard();
                 Err(e)
@@ -86,313 +149,289 @@ impl Snapshotter for Overlay {
     }
 
     fn commit_layer(&self, mut dir: LayerDir, new: &NewLayer) -> Result<bool, Error> {
-        let row = LayerRow {
-            chain_id: new.chain_id,
-            number: dir.number,
-            parent: new.parent,
-            diff_id: new.diff_id,
-            size_bytes: new.size_bytes,
-            durable: false,
-        };
-        let inserted = self.db.write(|tx| tx.insert_layer(&row))?;
-        if inserted {
-            dir.discard = None;
+        // Before anyone can see the layer and rely on a sync.
+        self.inner.unsynced().insert(dir.number, self.inner.form);
+        let inserted = self.inner.db.write(|tx| tx.insert_layer(&new.row(dir.number)));
+        match inserted {
+            Ok(true) => dir.discard = None,
+            _ => drop(self.inner.unsynced().remove(&dir.number)),
         }
-        Ok(inserted)
+        Ok(inserted?)
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let path = &self.home.snapshots;
-        let failed =
-            |source: io::Error| Error::File { what: "sync file system of", path: path.clone(), source };
-        let dir = std::fs::File::open(path).map_err(failed)?;
-        rustix::fs::syncfs(&dir).map_err(|e| failed(e.into()))
+        self.inner.sync()
     }
 
     fn prepare(&self, key: &str, parent: Option<&Digest>) -> Result<(), Error> {
-        let number = self.home.number();
+        let inner = &self.inner;
+        let number = inner.home.number();
         let row = SnapshotRow { key: key.into(), number, parent: parent.copied() };
-        let made = self.home.make(number, &["fs", "work"]).and_then(|()| {
-            self.db.write(|tx| {
-                if let Some(chain_id) = parent {
-                    tx.layer(chain_id)?.ok_or(Error::LayerNotFound { chain_id: *chain_id })?;
-                }
-                let is_new = tx.insert_snapshot(&row)?;
-                if is_new { Ok(()) } else { Err(Error::AlreadyExists { key: key.into() }) }
-            })
-        });
+        let made = inner
+            .home
+            .make(number, &["fs", "work"])
+            .and_then(|()| inner.copy_root(number, parent))
+            .and_then(|()| records::insert_snapshot(&inner.db, &row));
         if made.is_err() {
-            self.home.discard_or_leave(number);
+            inner.home.discard_or_leave(number);
         }
         made
     }
 
     fn mount(&self, key: &str, target: &Path, options: &MountOptions) -> Result<(), Error> {
-        let row = self.snapshot(key)?;
-        let lowers = match &row.parent {
-            Some(chain_id) => self.layers(chain_id)?,
-            None => vec![self.home.empty.clone()],
+        let inner = &self.inner;
+        let row = records::snapshot(&inner.db, key)?;
+        let _no_sweep = inner.mounting.read().unwrap_or_else(PoisonError::into_inner);
+        let (lowers, hold) = match &row.parent {
+            Some(chain_id) => inner.lowers(chain_id)?,
+            None => (vec![inner.home.empty.clone()], None),
         };
-        let work = self.home.path(row.number, "work");
+        let work = inner.home.path(row.number, "work");
         // A volatile mount leaves a marker that makes the kernel refuse the next mount, for fear of a power loss since.
         // We promise nothing about volatile changes after one, and lose nothing without one.
         tree::remove_tree(&work.join("work/incompat"))?;
         let overlay = mount::Overlay {
             lowers: &lowers,
-            upper: &self.home.path(row.number, "fs"),
+            upper: &inner.home.path(row.number, "fs"),
             work: &work,
             volatile: options.volatile,
             read_only: options.read_only,
         };
-        mount::mount_overlay(&overlay, target).map_err(|source| Error::Mount { key: key.into(), source })
+        let mounted = mount::mount_overlay(&overlay, target);
+        // From here on the overlay itself shows which layers are in use.
+        drop(hold);
+        mounted.map_err(|source| Error::Mount { key: key.into(), source })
     }
 
     fn unmount(&self, target: &Path) -> Result<(), Error> {
-        mount::unmount(target).map_err(|source| Error::Unmount { source })
+        let unmounted = mount::unmount(target).map_err(|source| Error::Unmount { source });
+        Inner::sweep_later(&self.inner);
+        unmounted
     }
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
-        let row = self.db.delete(|tx| -> Result<_, Error> {
-            let row = tx.snapshot(key)?;
-            tx.delete_snapshot(key)?;
-            Ok(row)
-        })?;
-        let Some(row) = row else { return Ok(false) };
-        self.home.discard(row.number)?;
+        let Some(row) = records::delete_snapshot(&self.inner.db, key)? else { return Ok(false) };
+        self.inner.home.discard(row.number)?;
         Ok(true)
     }
 
     fn upper(&self, key: &str) -> Result<PathBuf, Error> {
-        Ok(self.home.path(self.snapshot(key)?.number, "fs"))
+        Ok(self.inner.home.path(records::snapshot(&self.inner.db, key)?.number, "fs"))
     }
 
     fn delta(&self, key: &str) -> Result<Delta, Error> {
-        let row = self.snapshot(key)?;
-        let lowers = match &row.parent {
-            Some(chain_id) => self.layers(chain_id)?,
-            None => Vec::new(),
+        let row = records::snapshot(&self.inner.db, key)?;
+        let (lowers, hold) = match &row.parent {
+            Some(chain_id) => self.inner.lowers(chain_id)?,
+            None => (Vec::new(), None),
         };
-        let upper = RootDir::open(&self.home.path(row.number, "fs"))?;
+        let upper = RootDir::open(&self.inner.home.path(row.number, "fs"))?;
         let lowers = lowers.iter().map(|path| RootDir::open(path)).collect::<Result<_, _>>()?;
-        Ok(Delta { form: DeltaForm::Upper { upper, lowers }, guard: None })
+        Ok(Delta { form: DeltaForm::Upper { upper, lowers }, guard: hold.map(|hold| Box::new(hold) as _) })
     }
 
-    fn layers(&self, chain_id: &Digest) -> Result<Vec<PathBuf>, Error> {
-        self.db.read(|tx| {
-            let mut paths = Vec::new();
-            let mut next = Some(*chain_id);
-            while let Some(link) = next {
-                if paths.len() == MAX_LAYERS {
-                    return Err(Error::TooDeep { chain_id: *chain_id, max: MAX_LAYERS });
-                }
-                let row = tx.layer(&link)?.ok_or(Error::LayerNotFound { chain_id: link })?;
-                paths.push(self.home.path(row.number, "fs"));
-                next = row.parent;
-            }
-            Ok(paths)
-        })
+    fn layers(&self, chain_id: &Digest) -> Result<Layers, Error> {
+        let (paths, hold) = self.inner.lowers(chain_id)?;
+        Ok(Layers { paths, guard: hold.map(|hold| Box::new(hold) as _) })
     }
 
     fn usage(&self, key: &str) -> Result<Usage, Error> {
-        let path = self.upper(key)?;
-        let failed = |source: rustix::io::Errno| Error::File {
-            what: "measure",
-            path: path.clone(),
-            source: source.into(),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut tries = 0;
-        loop {
-            let dir = rustix::fs::open(&path, flags, Mode::empty()).map_err(failed)?;
-            match tree::measure(dir) {
-                // A directory was moved while we were in it.
-                Err(rustix::io::Errno::STALE) if tries < MAX_MEASURES => tries += 1,
-                other => return other.map_err(failed),
-            }
-        }
+        measure(&self.upper(key)?)
     }
 
     fn layer(&self, chain_id: &Digest) -> Result<Option<LayerRow>, Error> {
-        Ok(self.db.read(|tx| tx.layer(chain_id))?)
+        Ok(self.inner.db.read(|tx| tx.layer(chain_id))?)
     }
 
     fn list(&self) -> Result<Vec<SnapshotRow>, Error> {
-        Ok(self.db.read(|tx| tx.list_snapshots())?)
+        Ok(self.inner.db.read(|tx| tx.list_snapshots())?)
     }
 
     fn remove_unused_layers(&self, roots: &[Digest]) -> Result<Vec<LayerRow>, Error> {
-        let removed = self.db.delete(|tx| delete_unused(tx, roots))?;
+        let removed = self.inner.db.delete(|tx| records::delete_unused(tx, roots))?;
         for row in &removed {
-            self.home.discard(row.number)?;
+            self.inner.mounts.forget(row.number);
+            self.inner.unsynced().remove(&row.number);
+            self.inner.home.discard(row.number)?;
         }
         Ok(removed)
     }
 
     fn reconcile(&self) -> Result<Reconciled, Error> {
-        let on_disk = self.home.list()?;
-        let mut done = self.db.delete(|tx| delete_lost(tx, &on_disk))?;
-        let recorded: HashSet<u64> = self.db.read(|tx| -> Result<_, Error> {
-            let layers = tx.list_layers()?.into_iter().map(|l| l.number);
-            Ok(layers.chain(tx.list_snapshots()?.into_iter().map(|s| s.number)).collect())
-        })?;
-        for number in on_disk.difference(&recorded) {
-            self.home.discard(*number)?;
+        let inner = &self.inner;
+        let mut on_disk = inner.home.list()?;
+        let usable: HashSet<u64> =
+            on_disk.iter().copied().filter(|number| inner.is_usable(*number)).collect();
+        let mut done = inner.db.delete(|tx| records::delete_lost(tx, &usable))?;
+        let recorded = records::numbers(&inner.db)?;
+        on_disk.retain(|number| !recorded.contains(number));
+        for number in on_disk {
+            inner.mounts.forget(number);
+            inner.home.discard(number)?;
             done.orphans += 1;
         }
+        // A layer that is gone may have left its mount.
+        for number in inner.mounts.numbers().difference(&recorded) {
+            inner.mounts.forget(*number);
+        }
+        Inner::sweep_later(inner);
         Ok(done)
     }
 
     fn empty_trash(&self) -> Result<usize, Error> {
-        self.home.empty_trash()
+        self.inner.home.empty_trash()
     }
 }
 
-/// How often the measuring of a tree is begun anew because it was being rearranged.
-const MAX_MEASURES: u32 = 5;
-
-fn delete_unused(tx: &WriteTx<'_>, roots: &[Digest]) -> Result<Vec<LayerRow>, Error> {
-    let mut unused: HashMap<Digest, LayerRow> =
-        tx.list_layers()?.into_iter().map(|row| (row.chain_id, row)).collect();
-    let parents = tx.list_snapshots()?.into_iter().filter_map(|row| row.parent);
-    for root in parents.chain(roots.iter().copied()) {
-        let mut next = Some(root);
-        // A link that is no longer in the map was reached before, and with it everything below.
-        while let Some(row) = next.and_then(|link| unused.remove(&link)) {
-            next = row.parent;
+impl Inner {
+    fn new_layer(&self, number: u64) -> Result<Target, Error> {
+        match self.form {
+            LayerForm::Directory => {
+                self.home.make(number, &["fs"])?;
+                let dir = self.home.dir(number);
+                Ok(Target::Directory { root: RootDir::open(&dir.join("fs"))?, template: dir.join("root") })
+            }
+            LayerForm::Image => {
+                self.home.make(number, &["root"])?;
+                let dir = self.home.dir(number);
+                Ok(Target::Image { path: dir.join("layer.erofs"), template: dir.join("root") })
+            }
         }
     }
-    let mut removed: Vec<LayerRow> = unused.into_values().collect();
-    removed.sort_unstable_by_key(|row| std::cmp::Reverse(row.number));
-    for row in &removed {
-        tx.delete_layer(&row.chain_id)?;
-    }
-    Ok(removed)
-}
 
-/// Deletes the records whose directory is not among `on_disk`, and those of layers that never became durable.
-fn delete_lost(tx: &WriteTx<'_>, on_disk: &HashSet<u64>) -> Result<Reconciled, Error> {
-    let mut done = Reconciled::default();
-    for row in tx.list_layers()? {
-        if !row.durable || !on_disk.contains(&row.number) {
-            tx.delete_layer(&row.chain_id)?;
-            done.lost_layers.push(row.chain_id);
+    /// Whether this kernel can do something with what is in directory `number`.
+    fn is_usable(&self, number: u64) -> bool {
+        self.has_images.load(Ordering::SeqCst) || !self.home.path(number, "layer.erofs").exists()
+    }
+
+    /// The directories of a layer and of those below it, topmost first, and what keeps them there.
+    fn lowers(&self, chain_id: &Digest) -> Result<(Vec<PathBuf>, Option<Hold>), Error> {
+        let mut images = Vec::new();
+        let mut paths = Vec::new();
+        for row in records::chain(&self.db, chain_id)? {
+            let directory = self.home.path(row.number, "fs");
+            if directory.exists() {
+                paths.push(directory);
+            } else {
+                images.push((row.number, self.home.path(row.number, "layer.erofs")));
+                paths.push(self.mounts.path(row.number));
+            }
         }
-    }
-    for row in tx.list_snapshots()? {
-        if !on_disk.contains(&row.number) {
-            tx.delete_snapshot(&row.key)?;
-            done.lost_snapshots.push(row.key);
-        }
-    }
-    Ok(done)
-}
-
-impl Home {
-    fn open(dir: &Path) -> Result<Home, Error> {
-        let home = Home {
-            snapshots: dir.join("snapshots"),
-            empty: dir.join("empty"),
-            trash: dir.join("trash"),
-            next: AtomicU64::new(1),
-            next_trash: AtomicU64::new(0),
-        };
-        for path in [&home.snapshots, &home.empty, &home.trash] {
-            make_dir(path, true, 0o700)?;
-        }
-        let highest = home.list()?.into_iter().max().unwrap_or(0);
-        home.next.fetch_max(highest + 1, Ordering::Relaxed);
-        let trash = numbers(&home.trash, |name| name.rsplit_once('-')?.1.parse().ok())?;
-        home.next_trash.fetch_max(trash.into_iter().max().map_or(0, |n| n + 1), Ordering::Relaxed);
-        Ok(home)
+        let hold = if images.is_empty() { None } else { Some(self.mounts.hold(&images)?) };
+        Ok((paths, hold))
     }
 
-    /// A number that no directory has.
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn path(&self, number: u64, part: &str) -> PathBuf {
-        self.snapshots.join(number.to_string()).join(part)
-    }
-
-    /// Makes directory `number` with these parts. `fs` becomes the root of a container and is open to all, as Docker's
-    /// is; the directories above keep others of the host out.
-    fn make(&self, number: u64, parts: &[&str]) -> Result<(), Error> {
-        make_dir(&self.snapshots.join(number.to_string()), false, 0o700)?;
-        for part in parts {
-            let path = self.path(number, part);
-            make_dir(&path, false, 0o700)?;
-            if *part == "fs" {
-                // Not left to mkdir, which asks the umask.
-                std::fs::set_permissions(&path, Permissions::from_mode(0o755))
-                    .map_err(|source| Error::File { what: "change mode of", path, source })?;
+    /// Gives a new writable snapshot's root the attributes that the topmost layer which lists the root gives it.
+    fn copy_root(&self, number: u64, parent: Option<&Digest>) -> Result<(), Error> {
+        let Some(chain_id) = parent else { return Ok(()) };
+        for row in records::chain(&self.db, chain_id)? {
+            if root::copy(&self.home.path(row.number, "root"), &self.home.path(number, "fs"))? {
+                break;
             }
         }
         Ok(())
     }
 
-    /// The numbers of all directories.
-    fn list(&self) -> Result<HashSet<u64>, Error> {
-        numbers(&self.snapshots, |name| name.parse().ok())
-    }
-
-    /// Moves directory `number` to the trash.
-    fn discard(&self, number: u64) -> Result<(), Error> {
-        let serial = self.next_trash.fetch_add(1, Ordering::Relaxed);
-        let path = self.snapshots.join(number.to_string());
-        match std::fs::rename(&path, self.trash.join(format!("{number}-{serial}"))) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error::File { what: "move to trash", path, source })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`Home::discard`] where a failure has no one to go to: the directory has no record, so `reconcile` finds it.
-    fn discard_or_leave(&self, number: u64) {
-        if let Err(e) = self.discard(number) {
-            tracing::warn!(number, error = errors::chain(&e), "snapshot directory left behind");
-        }
-    }
-
-    fn empty_trash(&self) -> Result<usize, Error> {
-        let failed = |what, path: &Path, source: io::Error| Error::File { what, path: path.into(), source };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let trash: OwnedFd = rustix::fs::open(&self.trash, flags, Mode::empty())
-            .map_err(|e| failed("open", &self.trash, e.into()))?;
-        let mut deleted = 0;
-        let mut first_failure = None;
-        for name in names(&self.trash)? {
-            let path = self.trash.join(&name);
-            let Ok(name) = CString::new(name) else { continue };
-            match tree::remove(&trash, &name) {
-                Ok(()) => deleted += 1,
-                Err(e) => {
-                    first_failure.get_or_insert_with(|| failed("delete", &path, e.into()));
+    /// Images one by one; directories by syncing the whole file system, which is what many small files come to.
+    fn sync(&self) -> Result<(), Error> {
+        let pending = self.unsynced().clone();
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source: io::Error| Error::File { what: "sync", path, source }
+        };
+        if pending.values().any(|form| *form == LayerForm::Directory) {
+            let path = &self.home.snapshots;
+            let dir = std::fs::File::open(path).map_err(failed(path))?;
+            rustix::fs::syncfs(&dir).map_err(|e| failed(path)(e.into()))?;
+        } else {
+            let images = pending.keys().map(|number| self.home.path(*number, "layer.erofs"));
+            let directories = pending.keys().map(|number| self.home.dir(*number));
+            let templates = pending.keys().map(|number| self.home.path(*number, "root"));
+            for path in images.chain(templates).chain(directories).chain([self.home.snapshots.clone()]) {
+                match std::fs::File::open(&path) {
+                    Ok(file) => file.sync_all().map_err(failed(&path))?,
+                    // Few layers list the root, and a layer may have been removed meanwhile.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(failed(&path)(e)),
                 }
             }
         }
-        first_failure.map_or(Ok(deleted), Err)
+        // What was committed meanwhile has its own caller.
+        self.unsynced().retain(|number, _| !pending.contains_key(number));
+        Ok(())
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, HashMap<u64, LayerForm>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Unmounts idle layers from a thread that ends when there are none left. One at a time.
+    fn sweep_later(inner: &Arc<Inner>) {
+        if inner.mounts.numbers().is_empty() || inner.is_sweeping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let weak = Arc::downgrade(inner);
+        let work = move || loop {
+            std::thread::sleep(IDLE / 4);
+            let Some(inner) = weak.upgrade() else { return };
+            if !inner.sweep(IDLE) {
+                inner.is_sweeping.store(false, Ordering::SeqCst);
+                // An overlay may have been unmounted just before, by someone who saw a sweeper at work.
+                if !inner.sweep(IDLE) || inner.is_sweeping.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+        };
+        if let Err(e) = std::thread::Builder::new().name("layer-sweeper".into()).spawn(work) {
+            tracing::warn!(error = %e, "idle layers stay mounted");
+            inner.is_sweeping.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Unmounts layers that have been idle for `idle`. Says whether there are idle ones left.
+    fn sweep(&self, idle: Duration) -> bool {
+        let _no_mount = self.mounting.write().unwrap_or_else(PoisonError::into_inner);
+        match self.layers_in_use() {
+            Ok(in_use) => self.mounts.sweep(&in_use, idle),
+            Err(e) => {
+                tracing::warn!(error = errors::chain(&e), "idle layers stay mounted");
+                false
+            }
+        }
+    }
+
+    /// The layers below overlays that are mounted, by what the kernel says of these.
+    fn layers_in_use(&self) -> Result<HashSet<u64>, Error> {
+        let overlays = mount::list_overlays().map_err(|source| Error::Unmount { source })?;
+        let rows = self.db.read(|tx| tx.list_snapshots())?;
+        let mut in_use = HashSet::new();
+        for row in rows {
+            let upper = self.home.path(row.number, "fs");
+            let is_mounted = overlays.iter().any(|overlay| overlay.upper.as_ref() == Some(&upper));
+            if let Some(chain_id) = row.parent.filter(|_| is_mounted) {
+                in_use.extend(records::chain(&self.db, &chain_id)?.iter().map(|row| row.number));
+            }
+        }
+        // Where a path was too long to be given by name, the kernel knows it by another: nothing is idle for sure.
+        if overlays.iter().any(|overlay| overlay.upper.as_ref().is_some_and(|p| p.starts_with("/proc"))) {
+            in_use.extend(self.mounts.numbers());
+        }
+        Ok(in_use)
     }
 }
 
-fn make_dir(path: &Path, recursive: bool, mode: u32) -> Result<(), Error> {
-    std::fs::DirBuilder::new().recursive(recursive).mode(mode).create(path).map_err(|source| Error::File {
-        what: "create directory",
-        path: path.into(),
-        source,
-    })
-}
-
-fn names(dir: &Path) -> Result<Vec<String>, Error> {
-    let failed = |source| Error::File { what: "list", path: dir.into(), source };
-    std::fs::read_dir(dir)
-        .map_err(failed)?
-        .filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose())
-        .collect::<io::Result<_>>()
-        .map_err(failed)
-}
-
-fn numbers(dir: &Path, parse: impl Fn(&str) -> Option<u64>) -> Result<HashSet<u64>, Error> {
-    Ok(names(dir)?.iter().filter_map(|name| parse(name)).collect())
+/// Measures a tree that may be changing.
+pub(crate) fn measure(path: &Path) -> Result<Usage, Error> {
+    let failed =
+        |source: rustix::io::Errno| Error::File { what: "measure", path: path.into(), source: source.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut tries = 0;
+    loop {
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        match tree::measure(dir) {
+            // A directory was moved while we were in it.
+            Err(rustix::io::Errno::STALE) if tries < MAX_MEASURES => tries += 1,
+            other => return other.map_err(failed),
+        }
+    }
 }

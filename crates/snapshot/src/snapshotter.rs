@@ -1,10 +1,12 @@
 //! The contract that every driver keeps; the crate's documentation explains it.
 
 use crate::Error;
+use archive::Applied;
 use metadata::{LayerRow, SnapshotRow};
 use oci::Digest;
 use rootdir::RootDir;
 use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Keeps layers and writable snapshots, and mounts them. All calls block and may come from any thread.
@@ -12,8 +14,18 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// Name of the driver as Docker shows it, for example `overlay2`.
     fn driver(&self) -> &'static str;
 
-    /// Makes an empty directory to apply one layer into. Dropping it removes it.
-    fn prepare_layer(&self) -> Result<LayerDir, Error>;
+    /// Makes a place to apply one layer into, which will lie on the layer `parent`. Dropping it removes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerNotFound`] from drivers whose layers need each other, see [`Snapshotter::needs_parent`].
+    fn prepare_layer(&self, parent: Option<&Digest>) -> Result<LayerDir, Error>;
+
+    /// Whether a layer can be prepared only when the one below it is committed. Else the layers of an image may be
+    /// unpacked in any order, and several at once.
+    fn needs_parent(&self) -> bool {
+        false
+    }
 
     /// Makes the filled directory the layer `new.chain_id`. Says whether it was new: if someone else committed the
     /// same layer meanwhile, theirs stays and this directory is removed.
@@ -52,7 +64,7 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     fn delta(&self, key: &str) -> Result<Delta, Error>;
 
     /// The directories of a layer and of those below it, topmost first, in the driver's form.
-    fn layers(&self, chain_id: &Digest) -> Result<Vec<PathBuf>, Error>;
+    fn layers(&self, chain_id: &Digest) -> Result<Layers, Error>;
 
     /// What the changes of a writable snapshot take. May be called while it is mounted and changing.
     fn usage(&self, key: &str) -> Result<Usage, Error>;
@@ -80,6 +92,15 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
 pub struct Delta {
     pub form: DeltaForm,
     /// What keeps the directories there, where something must (a mount made for this).
+    pub guard: Option<Box<dyn Guard>>,
+}
+
+/// Directories of layers, which stay until this is dropped.
+#[derive(Debug)]
+pub struct Layers {
+    /// Topmost first.
+    pub paths: Vec<PathBuf>,
+    /// As in [`Delta`].
     pub guard: Option<Box<dyn Guard>>,
 }
 
@@ -143,18 +164,70 @@ impl Reconciled {
     }
 }
 
-/// A directory to apply a layer into.
+impl NewLayer {
+    pub(crate) fn row(&self, number: u64) -> LayerRow {
+        LayerRow {
+            chain_id: self.chain_id,
+            number,
+            parent: self.parent,
+            diff_id: self.diff_id,
+            size_bytes: self.size_bytes,
+            durable: false,
+        }
+    }
+}
+
+/// A place to apply a layer into.
 pub struct LayerDir {
     pub(crate) number: u64,
-    pub(crate) root: RootDir,
+    pub(crate) target: Target,
     /// Taken by a commit; run by a drop.
     pub(crate) discard: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
+/// What a layer becomes.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// A directory in overlay's form. `template` is made when the layer lists the root.
+    Directory { root: RootDir, template: PathBuf },
+    /// An image in the file `path`, with whiteouts in overlay's form. `template` stays when the layer lists the root.
+    Image { path: PathBuf, template: PathBuf },
+}
+
 impl LayerDir {
-    /// Where the layer's files go.
-    pub fn root(&self) -> &RootDir {
-        &self.root
+    /// Applies `tar`, an uncompressed tar stream, and reads it to its end. Once; a place in which it failed is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`archive::apply`].
+    pub fn apply<R: Read>(&self, tar: R) -> Result<Applied, archive::Error> {
+        let at = |operation, path: &Path| {
+            let path = path.to_path_buf();
+            move |source: io::Error| archive::Error::Entry { operation, path, source }
+        };
+        let options = archive::Options::default();
+        match &self.target {
+            Target::Directory { root, template } => {
+                let applied = archive::apply(tar, root, &options)?;
+                if applied.has_root {
+                    std::fs::create_dir(template).map_err(at("mkdir", template))?;
+                    let from = template.with_file_name("fs");
+                    crate::root::copy(&from, template)
+                        .map_err(|e| at("copy", template)(io::Error::other(e)))?;
+                }
+                Ok(applied)
+            }
+            Target::Image { path, template } => {
+                let image = std::fs::File::create_new(path).map_err(at("open", path))?;
+                let root = RootDir::open(template)
+                    .map_err(|source| archive::Error::Root { path: template.clone(), source })?;
+                let applied = archive::write_image(tar, image, &root)?;
+                if !applied.has_root {
+                    std::fs::remove_dir(template).map_err(at("rmdir", template))?;
+                }
+                Ok(applied)
+            }
+        }
     }
 }
 

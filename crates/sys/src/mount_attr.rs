@@ -3,6 +3,7 @@
 //! Kernel: [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), Linux 5.12.
 #![allow(unsafe_code, reason = "rustix has no mount_setattr")]
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -59,6 +60,11 @@ pub fn set(mount: impl AsFd, recursive: bool, attributes: &Attributes) -> io::Re
     change(mount.as_fd(), recursive, attributes)
 }
 
+/// The same for all mounts of the caller's namespace, from `/` on.
+pub fn set_everywhere(attributes: &Attributes) -> io::Result<()> {
+    call(rustix::fs::CWD, c"/", libc::AT_RECURSIVE, attributes)
+}
+
 /// Shows the files of the detached mount open as `mount` with ids mapped as the user namespace `namespace` maps them:
 /// what is id 0 on disk appears as the id outside that its 0 stands for. With `recursive` all mounts below too.
 ///
@@ -73,13 +79,22 @@ pub fn set_idmap(mount: impl AsFd, recursive: bool, namespace: BorrowedFd<'_>) -
 
 fn change(mount: BorrowedFd<'_>, recursive: bool, attributes: &Attributes) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is an empty C string and the structure has the layout and size of `struct mount_attr`, version
+    call(mount, c"", flags, attributes)
+}
+
+fn call(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    flags: libc::c_int,
+    attributes: &Attributes,
+) -> io::Result<()> {
+    // SAFETY: the path is a C string and the structure has the layout and size of `struct mount_attr`, version
     // 0; both outlive the call and the kernel only reads them. A descriptor in it is borrowed by the caller.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
+            directory.as_raw_fd(),
+            path.as_ptr(),
             flags,
             std::ptr::from_ref(attributes),
             size_of::<Attributes>(),

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which side of [`clone3`] this is.
@@ -184,10 +184,31 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives every signal its default action and unblocks all, as a new program expects it.
-pub fn reset_signals() {
+/// Closes descriptors, those with numbers in a row in one call.
+pub fn close_all(fds: Vec<OwnedFd>) {
+    let mut numbers: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    let mut rest = numbers.as_slice();
+    while let Some(&first) = rest.first() {
+        let count = rest.iter().zip(first..).take_while(|&(&number, expected)| number == expected).count();
+        let last = rest[count - 1];
+        // SAFETY: every number from `first` to `last` was an owned descriptor, given up by `into_raw_fd` above.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        rest = &rest[count..];
+    }
+}
+
+/// Signals that this process ignores, one bit each: 1 for signal 1. An execve keeps them so.
+pub fn ignored_signals(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
+}
+
+/// Gives the signals in `ignored` (as [`ignored_signals`] has them) their default action and unblocks all, as a new program
+/// expects it. Handlers are the kernel's to forget.
+pub fn reset_signals(ignored: u64) {
     for signal in 1..=libc::SIGRTMAX() {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+        if ignored >> (signal - 1) & 1 != 0 && signal != libc::SIGKILL && signal != libc::SIGSTOP {
             // SAFETY: the default action runs no code of ours.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
@@ -250,6 +271,27 @@ pub fn borrow_inherited(number: i32) -> io::Result<BorrowedFd<'static>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn closing_leaves_the_others() {
+        let pipes: Vec<_> = (0..6).map(|_| io::pipe().unwrap()).collect();
+        let (close, keep): (Vec<_>, Vec<_>) = pipes.into_iter().map(|(r, w)| (OwnedFd::from(r), w)).unzip();
+        let numbers: Vec<_> = close.iter().map(AsRawFd::as_raw_fd).collect();
+        let inodes: Vec<_> = close.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect();
+        close_all(close);
+        for (number, inode) in numbers.into_iter().zip(inodes) {
+            // Another test may have taken the number.
+            let now = borrow_inherited(number).ok().and_then(|fd| rustix::fs::fstat(fd).ok());
+            assert!(now.is_none_or(|stat| stat.st_ino != inode));
+        }
+        assert!(keep.iter().all(|fd| rustix::fs::fstat(fd).is_ok()));
+    }
+
+    #[test]
+    fn ignored_signals_of_a_status() {
+        assert_eq!(ignored_signals("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t1\n"), 0x1001);
+        assert_eq!(ignored_signals(""), u64::MAX);
+    }
 
     #[test]
     fn several_threads_are_refused() {

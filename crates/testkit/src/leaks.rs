@@ -22,7 +22,10 @@ pub(crate) fn find(daemon: &Daemon, brigd: Option<u32>) -> Vec<String> {
     let mut processes = processes_of(root, brigd);
     processes.extend(processes_in(&daemon.cgroup_parent));
     out.extend(processes.into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
-    out.extend(mounts_below(root).into_iter().map(|m| format!("mount {}", m.display())));
+    // Layers stay mounted for a while after their last container.
+    let layers = daemon.exec_root.join("layers");
+    let mounts = mounts_below(root).into_iter().filter(|m| !m.starts_with(&layers));
+    out.extend(mounts.map(|m| format!("mount {}", m.display())));
     let ports = Path::new("/sys/class/net").join(&daemon.bridge).join("brif");
     out.extend(names_in(&ports).into_iter().map(|name| format!("interface {name}")));
     let cgroups = cgroups(&daemon.cgroup_parent);
@@ -42,7 +45,9 @@ pub(crate) fn find(daemon: &Daemon, brigd: Option<u32>) -> Vec<String> {
 pub(crate) fn find_in_store(daemon: &Daemon) -> Vec<String> {
     let directories = EMPTY_STORE.iter().map(|d| daemon.data_root.join(d));
     let left = directories.flat_map(|d| names_in(&d).into_iter().map(move |n| d.join(n)));
-    left.map(|path| format!("file {}", path.display())).collect()
+    let files = left.map(|path| format!("file {}", path.display()));
+    let layers = mounts_below(&daemon.exec_root.join("layers")).into_iter();
+    files.chain(layers.map(|m| format!("mount {}", m.display()))).collect()
 }
 
 /// The parent itself stays as long as the daemon lives.

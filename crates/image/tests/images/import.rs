@@ -291,7 +291,7 @@ fn a_lost_layer_is_unpacked_again_and_an_image_without_config_is_dropped() {
     }
     let image = store.images.image(&kept.id()).unwrap();
     let dirs = store.overlay.layers(&image.chain_id.unwrap()).unwrap();
-    std::fs::remove_dir_all(dirs[1].parent().unwrap()).unwrap();
+    std::fs::remove_dir_all(dirs.paths[1].parent().unwrap()).unwrap();
     store.content.remove(&lost.id().0).unwrap();
     let done = store.images.reconcile().unwrap();
     assert_eq!((done.repaired, done.dropped), (vec![kept.id()], vec![lost.id()]));

@@ -82,7 +82,7 @@ fn a_container_keeps_the_layers_of_a_removed_image() {
     remove(&store, "x:1", true, &users).unwrap();
     assert_eq!(store.counts(), (4, 0, 0));
     let store = store.restart();
-    assert_eq!(store.overlay.layers(&image.chain_id.unwrap()).unwrap().len(), 3);
+    assert_eq!(store.overlay.layers(&image.chain_id.unwrap()).unwrap().paths.len(), 3);
     store.overlay.remove("c1").unwrap();
     assert_eq!(store.images.collect_garbage().unwrap().layers.len(), 3);
     assert_eq!(store.counts(), (0, 0, 0));
@@ -122,7 +122,7 @@ fn imports_containers_and_removals_at_once_leave_a_sound_store() {
                     let key = format!("c-{thread}-{round}");
                     match store.overlay.prepare(&key, image.chain_id.as_ref()) {
                         Ok(()) => {
-                            assert_eq!(store.overlay.layers(&image.chain_id.unwrap()).unwrap().len(), 2)
+                            assert_eq!(store.overlay.layers(&image.chain_id.unwrap()).unwrap().paths.len(), 2)
                         }
                         Err(e) => assert_eq!(errors::HasKind::kind(&e), errors::Kind::NotFound),
                     }

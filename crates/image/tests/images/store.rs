@@ -106,7 +106,7 @@ impl Store {
         assert!(self.images.reconcile().unwrap().is_clean());
         for image in self.images.list().unwrap() {
             self.images.config(&image.id).unwrap();
-            let dirs = image.chain_id.map(|top| self.overlay.layers(&top).unwrap()).unwrap_or_default();
+            let dirs = image.chain_id.map(|top| self.overlay.layers(&top).unwrap().paths).unwrap_or_default();
             assert!(dirs.iter().all(|dir| dir.is_dir()));
         }
     }

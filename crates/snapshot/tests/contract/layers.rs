@@ -26,8 +26,8 @@ fn upper_layers_hide_lower_ones() {
         });
         bench.on(Some(a), |root| assert_eq!(std::fs::read_to_string(root.join("d/x")).unwrap(), "a"));
         bench.on(None, |root| assert!(names(root).is_empty()));
-        let dirs = bench.driver.layers(&b).unwrap();
-        assert_eq!(std::fs::read_to_string(dirs[0].join("d/x")).unwrap(), "b", "topmost first");
+        let layers = bench.driver.layers(&b).unwrap();
+        assert_eq!(std::fs::read_to_string(layers.paths[0].join("d/x")).unwrap(), "b", "topmost first");
     });
 }
 
@@ -121,8 +121,7 @@ fn layers_are_committed_in_any_order_and_once() {
         let a = Digest::chain(None, diff_a);
         let b = Digest::chain(Some(a), diff_b);
         let commit = |chain_id, parent, diff_id, content: &str| {
-            let dir = bench.driver.prepare_layer().unwrap();
-            write(dir.root(), "who", content);
+            let dir = bench.prepare_layer(parent, |root| write(root, "who", content));
             bench.driver.commit_layer(dir, &NewLayer { chain_id, parent, diff_id, size_bytes: 0 }).unwrap()
         };
         assert!(commit(b, Some(a), diff_b, "b"));
@@ -139,9 +138,7 @@ fn layers_are_committed_in_any_order_and_once() {
 #[test]
 fn a_layer_that_is_dropped_leaves_nothing() {
     each(|bench| {
-        let dir = bench.driver.prepare_layer().unwrap();
-        write(dir.root(), "x", "");
-        drop(dir);
+        drop(bench.prepare_layer(None, |root| write(root, "x", "")));
         assert_eq!(bench.driver.empty_trash().unwrap(), 1);
     });
 }

@@ -11,7 +11,7 @@ use metadata::Database;
 use oci::Digest;
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
-use snapshot::{MountOptions, NewLayer, Overlay, Snapshotter};
+use snapshot::{LayerDir, LayerForm, MountOptions, NewLayer, Overlay, Snapshotter};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,16 @@ use std::sync::Arc;
 type Open = fn(&Path, Arc<Database>) -> Arc<dyn Snapshotter>;
 
 fn drivers() -> Vec<Open> {
-    vec![|dir, db| Arc::new(Overlay::open(dir, db).unwrap())]
+    let mut drivers: Vec<Open> = vec![|dir, db| Arc::new(Overlay::open(dir, db).unwrap())];
+    let scratch = tempfile::tempdir().unwrap();
+    match Overlay::can_mount_images(scratch.path()) {
+        Ok(()) => drivers.push(|dir, db| {
+            let mounts = dir.join("mounts");
+            Arc::new(Overlay::open_with(dir, &mounts, LayerForm::Image, db).unwrap())
+        }),
+        Err(e) => println!("skipped: driver erofs: {}", errors::chain(&e)),
+    }
+    drivers
 }
 
 /// Runs `test` on every driver, each in an empty directory of its own.
@@ -34,6 +43,9 @@ fn each(test: impl Fn(&mut Bench)) {
         let mut bench = Bench::open(dir.path(), open);
         test(&mut bench);
         assert!(bench.driver.reconcile().unwrap().is_clean());
+        for mount in mount::list_below(dir.path()).unwrap().iter().rev() {
+            mount::unmount(&mount.target).unwrap();
+        }
     }
 }
 
@@ -65,8 +77,7 @@ impl Bench {
 
     /// Commits a layer named after `name`, filled by `fill`, recorded as durable.
     fn layer(&self, name: &str, parent: Option<Digest>, fill: impl FnOnce(&RootDir)) -> Digest {
-        let dir = self.driver.prepare_layer().unwrap();
-        fill(dir.root());
+        let dir = self.prepare_layer(parent, fill);
         let diff_id = Digest::of(name.as_bytes());
         let chain_id = Digest::chain(parent, diff_id);
         let new = NewLayer { chain_id, parent, diff_id, size_bytes: 1 };
@@ -74,6 +85,24 @@ impl Bench {
         // Said without syncing: no test here cuts the power.
         self.db.write(|tx| tx.set_layer_durable(&chain_id)).unwrap();
         chain_id
+    }
+
+    /// A layer to be committed, filled by `fill`: what that leaves in a directory goes through a tar, as all layers do.
+    fn prepare_layer(&self, parent: Option<Digest>, fill: impl FnOnce(&RootDir)) -> LayerDir {
+        let files = tempfile::tempdir_in(&self.dir).unwrap();
+        let root = RootDir::open(files.path()).unwrap();
+        fill(&root);
+        let mut tar = Vec::new();
+        archive::diff(&mut tar, &root).unwrap();
+        let dir = self.driver.prepare_layer(parent.as_ref()).unwrap();
+        dir.apply(&tar[..]).unwrap();
+        dir
+    }
+
+    /// The directory of the driver in which a layer is.
+    fn place_of(&self, chain_id: &Digest) -> PathBuf {
+        let number = self.driver.layer(chain_id).unwrap().unwrap().number;
+        self.dir.join(format!("driver/snapshots/{number}"))
     }
 
     /// Runs `f` on the mounted snapshot `key`.

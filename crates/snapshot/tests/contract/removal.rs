@@ -33,12 +33,12 @@ fn reconcile_finds_both_kinds_of_disagreement_once() {
             bench.driver.prepare(key, Some(&kept)).unwrap();
         }
         let dir_of = |path: &Path| path.parent().unwrap().to_path_buf();
-        std::fs::remove_dir_all(dir_of(&bench.driver.layers(&lost).unwrap()[0])).unwrap();
+        std::fs::remove_dir_all(bench.place_of(&lost)).unwrap();
         std::fs::remove_dir_all(dir_of(&bench.driver.upper("lost").unwrap())).unwrap();
         // Work that was under way when the process died: its directory must not be given out again.
-        std::mem::forget(bench.driver.prepare_layer().unwrap());
+        std::mem::forget(bench.driver.prepare_layer(None).unwrap());
         bench.restart();
-        let fresh = bench.driver.prepare_layer().unwrap();
+        let fresh = bench.driver.prepare_layer(None).unwrap();
         drop(fresh);
         let done = bench.driver.reconcile().unwrap();
         assert_eq!(
