@@ -30,6 +30,14 @@ impl Profile {
             Profile::Release => "release",
         }
     }
+
+    /// Of the static programs: profile `small`.
+    fn static_directory(self) -> &'static str {
+        match self {
+            Profile::Debug => "debug",
+            Profile::Release => "small",
+        }
+    }
 }
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
@@ -52,7 +60,8 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     flags.push_str(" -C target-feature=+crt-static -C relocation-model=static");
     let mut command = cargo();
     command.env("RUSTFLAGS", flags.trim_start());
-    run(command.arg("build").args(release).args(["--target", &triple]).args(packages(STATIC)))?;
+    let small = (profile == Profile::Release).then_some("--profile=small");
+    run(command.arg("build").args(small).args(["--target", &triple]).args(packages(STATIC)))?;
 
     let gathered = target().join("brig").join(profile.directory());
     std::fs::create_dir_all(&gathered).doing(|| format!("create {}", gathered.display()))?;
@@ -60,7 +69,10 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         place(&target().join(profile.directory()).join(program), &gathered.join(program))?;
     }
     for program in STATIC {
-        place(&target().join(&triple).join(profile.directory()).join(program), &gathered.join(program))?;
+        place(
+            &target().join(&triple).join(profile.static_directory()).join(program),
+            &gathered.join(program),
+        )?;
     }
     Ok(gathered)
 }

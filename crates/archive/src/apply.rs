@@ -13,11 +13,13 @@ use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a whiteout entry (`.wh.NAME`, `.wh..wh..opq`) becomes.
@@ -42,6 +44,16 @@ pub struct Options {
     pub forbid_devices: bool,
     /// Give files the owners that the archive names; else they belong to the caller.
     pub keep_owner: bool,
+    /// Whom everything belongs to, whatever the archive names.
+    pub owner: Option<(u32, u32)>,
+    /// The directory below the root that names are taken from; absolute symlinks still start at the root.
+    pub base: PathBuf,
+    /// Replaces the first part of names that is the first of these by the second.
+    pub rename: Option<(OsString, OsString)>,
+    /// Leave the directory that names are taken from as it is, when the archive has an entry for it.
+    pub keep_base: bool,
+    /// Refuse to put a directory where something else is, and the reverse.
+    pub keep_kinds: bool,
     /// The most entries that are applied.
     pub max_entries: u64,
     /// The most bytes that are read from the tar stream, headers and padding included.
@@ -57,6 +69,11 @@ impl Default for Options {
             whiteouts: Whiteouts::Overlay,
             forbid_devices: false,
             keep_owner: true,
+            owner: None,
+            base: PathBuf::new(),
+            rename: None,
+            keep_base: false,
+            keep_kinds: false,
             max_entries: MAX_ENTRIES,
             max_bytes: MAX_BYTES,
             lowers: Vec::new(),
@@ -99,11 +116,14 @@ pub struct Applied {
 pub fn apply<R: Read>(tar: R, root: &RootDir, options: &Options) -> Result<Applied, Error> {
     let mut reader = Reader::new(tar, options.max_bytes);
     let mut applier = Applier::new(root, options)?;
-    while let Some(entry) = reader.next_entry()? {
+    while let Some(mut entry) = reader.next_entry()? {
         if applier.applied.entries >= options.max_entries {
             return Err(Error::TooLarge { what: "entries", max: options.max_entries });
         }
         applier.applied.entries += 1;
+        if let Some(owner) = options.owner {
+            (entry.uid, entry.gid) = owner;
+        }
         applier.entry(&entry, &mut reader)?;
     }
     applier.set_directory_times()?;
@@ -125,6 +145,8 @@ type Place = (u64, u64, Vec<u8>);
 struct Applier<'a> {
     root: &'a RootDir,
     options: &'a Options,
+    /// Where names are taken from.
+    base: Name,
     parents: Parents<'a>,
     metadata: metadata::Setter,
     /// Directories' times, set last because each entry made inside changes them.
@@ -139,6 +161,7 @@ impl<'a> Applier<'a> {
         Ok(Applier {
             root,
             options,
+            base: Name::parse(options.base.as_os_str().as_bytes())?,
             parents: Parents::new(root, options),
             metadata: metadata::Setter::new(root, options.keep_owner),
             times: BTreeMap::new(),
@@ -148,7 +171,11 @@ impl<'a> Applier<'a> {
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), Error> {
-        let name = Name::parse(&entry.path)?;
+        let own = Name::parse(&entry.path)?;
+        if self.options.keep_base && own.bytes().is_empty() && entry.kind == EntryKind::Directory {
+            return Ok(());
+        }
+        let name = self.place(own);
         let Some((parent, leaf)) = name.split() else { return self.root_entry(entry) };
         if self.options.whiteouts != Whiteouts::Keep {
             match whiteout::classify(&name)? {
@@ -157,6 +184,9 @@ impl<'a> Applier<'a> {
                 whiteout::Meaning::Whiteout(hidden) => return self.whiteout(&name, parent, hidden),
                 whiteout::Meaning::Opaque => return self.opaque(&name, parent),
             }
+        }
+        if self.options.keep_kinds {
+            self.check_kind(entry, &name, parent, leaf)?;
         }
         match entry.kind {
             EntryKind::Directory => self.directory(entry, &name, parent, leaf)?,
@@ -168,6 +198,26 @@ impl<'a> Applier<'a> {
             }
         }
         self.remember(parent, leaf)
+    }
+
+    /// Where the options put a name.
+    fn place(&self, name: Name) -> Name {
+        let name = match &self.options.rename {
+            Some((from, to)) => name.renamed(from.as_bytes(), to.as_bytes()),
+            None => name,
+        };
+        name.below(&self.base)
+    }
+
+    /// Refuses an entry that would replace a directory by something else, or the reverse.
+    fn check_kind(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
+        let dir = self.parents.get(parent)?.fd();
+        let Ok(there) = rustix::fs::statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
+        let is_dir = FileType::from_raw_mode(there.st_mode).is_dir();
+        if is_dir == (entry.kind == EntryKind::Directory) {
+            return Ok(());
+        }
+        Err(Error::OtherKind { path: name.path().into(), there_is_dir: is_dir })
     }
 
     /// The entry `./`: the root's own owner, mode and time.
@@ -268,7 +318,7 @@ impl<'a> Applier<'a> {
 
     /// Gives what the archive calls `entry.link` one more name. Owner, mode and times are the inode's, which has them.
     fn hardlink(&mut self, entry: &Entry, name: &Name, parent: &[u8], leaf: &[u8]) -> Result<(), Error> {
-        let target = Name::parse(&entry.link)?;
+        let target = self.place(Name::parse(&entry.link)?);
         let Some((target_parent, target_leaf)) = target.split() else {
             return Err(Error::Hostile { path: name.path().into(), what: "hard link to the root" });
         };

@@ -26,6 +26,9 @@ pub enum Error {
     /// An entry that the caller's options forbid.
     #[error("entry {path:?} refused: {what} is not allowed here")]
     Forbidden { path: PathBuf, what: &'static str },
+    /// An entry would replace a directory by something else, or the reverse, which the caller's options forbid.
+    #[error("cannot overwrite {} {path:?} with {}", kind(*there_is_dir), kind(!*there_is_dir))]
+    OtherKind { path: PathBuf, there_is_dir: bool },
     /// The kernel refused a step on one entry.
     #[error("{operation} {path:?}")]
     Entry { operation: &'static str, path: PathBuf, source: std::io::Error },
@@ -53,8 +56,13 @@ impl errors::HasKind for Error {
             Error::TooLarge { .. } => Kind::Exhausted,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Hostile { .. } => Kind::Hostile,
+            Error::OtherKind { .. } => Kind::InvalidArgument,
             Error::Forbidden { .. } => Kind::Denied,
             Error::Root { source, .. } => source.kind(),
         }
     }
+}
+
+fn kind(is_dir: bool) -> &'static str {
+    if is_dir { "directory" } else { "non-directory" }
 }

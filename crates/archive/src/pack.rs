@@ -272,7 +272,9 @@ impl<W: Write> Packer<W> {
         let is_opaque = self.form == Form::Layer && self.judge_overlay(&found)?;
         entry.xattrs = kept(found);
         let name = entry.path.clone();
-        entry.path.push(b'/');
+        if !entry.path.ends_with(b"/") {
+            entry.path.push(b'/');
+        }
         self.put(&entry)?;
         if is_opaque {
             let marker = join(&name, whiteout::OPAQUE);
@@ -397,7 +399,11 @@ fn mtime(stat: &Stat) -> Timestamp {
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+    match directory {
+        b"" => name.to_vec(),
+        [.., b'/'] => [directory, name].concat(),
+        _ => [directory, b"/", name].concat(),
+    }
 }
 
 pub(crate) fn sorted(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>, Error> {

@@ -1,4 +1,6 @@
 //! `brig-runtime`: the command line of runc in front of the library `runtime`.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, expect(dead_code, reason = "tests have their own entry"))]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that answers on its streams")]
 
 mod arguments;
@@ -7,25 +9,27 @@ mod log;
 use arguments::{Command, Global};
 use runtime::Store;
 use std::path::Path;
-use std::process::ExitCode;
 
 /// What runc exits with when it fails itself; engines tell it from a container's code by the message.
 const FAILURE: u8 = 1;
 
-fn main() -> ExitCode {
+#[cfg(not(test))]
+sys::program!(program);
+
+fn program() -> u8 {
     let (global, command) = match arguments::parse() {
         Ok(parsed) => parsed,
         Err(text) => {
             eprintln!("brig-runtime: {text}");
-            return ExitCode::from(FAILURE);
+            return FAILURE;
         }
     };
     let mut log = log::Log::new(&global);
     match perform(&global, command, &mut log) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(text) => {
             log.error(&text);
-            ExitCode::from(FAILURE)
+            FAILURE
         }
     }
 }

@@ -151,7 +151,7 @@ pub(crate) fn fill_cpuset(hierarchy: &Hierarchy, path: &str) -> Result<(), Error
 /// The value of `name` in `path`, filled from the nearest directory above that has one.
 fn inherit(hierarchy: &Hierarchy, path: &str, name: &str) -> Result<String, Error> {
     let whole = format!("{}{path}/{name}", hierarchy.directory);
-    let own = file::read_path(&whole).map_err(|e| Error::File {
+    let own = file::read_control(&whole).map_err(|e| Error::File {
         operation: "read",
         file: whole,
         source: e.into(),

@@ -87,10 +87,7 @@ impl Cgroup {
 
     /// The directory in hierarchy `index`, if it is there.
     pub(crate) fn directory(&self, index: usize) -> Option<BorrowedFd<'_>> {
-        let open = || {
-            let root = self.layout.hierarchies.get(index)?.root().ok()?;
-            file::open_directory(root, &self.path[1..]).ok()
-        };
+        let open = || file::open_path(&self.shown(self.layout.hierarchies.get(index)?)).ok();
         self.directories.get(index)?.get_or_init(open).as_ref().map(AsFd::as_fd)
     }
 

@@ -17,6 +17,12 @@ pub(crate) fn open_directory(parent: BorrowedFd<'_>, path: &str) -> Result<Owned
     rustix::fs::openat2(parent, path, flags, Mode::empty(), RESOLVE)
 }
 
+/// A directory by its path on the host; below the mount point no link can be in the way.
+pub(crate) fn open_path(path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
 pub(crate) fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
@@ -25,8 +31,13 @@ pub(crate) fn read_errno(directory: BorrowedFd<'_>, name: &str) -> Result<String
     read_all(open(directory, name, OFlags::RDONLY)?, 4096, SHORT)
 }
 
-/// A file of the kernel's by its path on the host.
-pub(crate) fn read_path(path: &str) -> Result<String, Errno> {
+/// A control file by its path on the host.
+pub(crate) fn read_control(path: &str) -> Result<String, Errno> {
+    read_all(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, 4096, SHORT)
+}
+
+/// A table of the kernel's, whose lines may be long.
+pub(crate) fn read_table(path: &str) -> Result<String, Errno> {
     read_all(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, 16384, 0)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::file;
-use rustix::fs::{AtFlags, Mode as FileMode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,7 +46,7 @@ impl Hierarchy {
         if let Some(root) = self.root.get() {
             return Ok(root.as_fd());
         }
-        let root = open(&self.directory)?;
+        let root = file::open_path(&self.directory)?;
         Ok(self.root.get_or_init(|| root).as_fd())
     }
 }
@@ -73,7 +73,7 @@ pub(crate) fn layout() -> Result<&'static Layout, Error> {
 }
 
 fn read() -> Result<Layout, Error> {
-    let text = file::read_path("/proc/self/mountinfo").map_err(|e| Error::File {
+    let text = file::read_table("/proc/self/mountinfo").map_err(|e| Error::File {
         operation: "read",
         file: "/proc/self/mountinfo".into(),
         source: e.into(),
@@ -90,7 +90,7 @@ fn read() -> Result<Layout, Error> {
         let root = OnceLock::new();
         let mut controllers = mount.controllers;
         if mount.v2 {
-            let Ok(fd) = open(&mount.directory) else { continue };
+            let Ok(fd) = file::open_path(&mount.directory) else { continue };
             controllers = v2_controllers(root.get_or_init(|| fd), &mount.directory)?;
         }
         hierarchies.push(Hierarchy { directory: mount.directory, v2: mount.v2, controllers, root });
@@ -106,11 +106,6 @@ fn read() -> Result<Layout, Error> {
     Ok(Layout { mode, hierarchies })
 }
 
-fn open(directory: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(directory, flags, FileMode::empty())
-}
-
 fn v2_controllers(root: &OwnedFd, directory: &str) -> Result<Vec<String>, Error> {
     let text = file::read(root.as_fd(), "cgroup.controllers", directory)?;
     Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
@@ -118,7 +113,7 @@ fn v2_controllers(root: &OwnedFd, directory: &str) -> Result<Vec<String>, Error>
 
 /// Whether that mount is the one seen at its mount point.
 fn is_visible(mount: &Mount) -> bool {
-    let Ok(fd) = open(&mount.directory) else { return false };
+    let Ok(fd) = file::open_path(&mount.directory) else { return false };
     let Ok(stat) = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) else { return false };
     // Before Linux 5.8 there is no mount id: then trust the table.
     let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);

@@ -25,6 +25,17 @@ impl Cgroup {
         Ok(Stats { cpu: self.cpu()?, memory: self.memory()?, pids: self.pid_counts()?, blkio: self.blkio()? })
     }
 
+    /// The text of one file of `controller`, if both are there.
+    pub fn control(&self, controller: &str, name: &str) -> Option<String> {
+        let text = self.reader(controller)?.text(name).ok()?;
+        Some(text.trim_ascii().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// Whether `controller` is of cgroup v2 here.
+    pub fn is_v2(&self, controller: &str) -> bool {
+        self.controller(controller).is_some_and(|(hierarchy, _)| hierarchy.v2)
+    }
+
     /// How often the kernel killed a process here for want of memory; 0 if that cannot be told.
     pub fn oom_kills(&self) -> u64 {
         let Some(reader) = self.reader("memory") else { return 0 };

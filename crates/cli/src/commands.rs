@@ -5,6 +5,7 @@ mod commit;
 mod containers;
 mod copy;
 mod exec;
+mod export;
 mod images;
 mod inspect;
 mod login;
@@ -132,11 +133,13 @@ enum ContainerCommand {
         after_help = "Examples:\n  brig logs -f web                  follow\n  brig logs --tail 100 -t web       the last lines, with times\n  brig logs --since 10m web         the last ten minutes\n  brig logs --since 2024-05-06T07:08:09 --until 5m web"
     )]
     Logs(logs::Logs),
-    /// Copy a tar archive out of or into a container
+    /// Copy files/folders between a container and the local filesystem
     #[command(
-        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH -\n       brig cp [OPTIONS] - CONTAINER:DEST_PATH"
+        override_usage = "brig cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       brig cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
     )]
     Cp(copy::Copy),
+    /// Export a container's filesystem as a tar archive
+    Export(export::Export),
     /// Create a new image from a container's changes
     Commit(commit::Commit),
     /// Display a live stream of container(s) resource usage statistics
@@ -277,6 +280,7 @@ async fn container(context: &Context, command: &ContainerCommand) -> Result<u8> 
         ContainerCommand::Start(flags) => attach::start(context, flags).await,
         ContainerCommand::Logs(flags) => logs::logs(context, flags).await,
         ContainerCommand::Cp(flags) => copy::copy(context, flags).await,
+        ContainerCommand::Export(flags) => export::export(context, flags).await,
         ContainerCommand::Commit(flags) => commit::commit(context, flags).await,
         ContainerCommand::Stats(flags) => stats::stats(context, flags).await,
         ContainerCommand::Update(flags) => update::update(context, flags).await,

@@ -4,6 +4,7 @@
 //! `hijack`, where the connection is taken over), and prints through `terminal`, `listing` or `progress`. `run` is the
 //! longest: flags (`run::options`) become the API's documents (`run::spec`), then create, attach and wait, start, pump.
 
+mod blocking;
 mod body;
 mod clock;
 mod commands;

@@ -15,7 +15,6 @@ const NOT_YET: &[&str] = &[
     "checkpoint",
     "compose",
     "context",
-    "export",
     "import",
     "plugin",
     "save",

@@ -4,10 +4,14 @@ use crate::{ContentStore, Error};
 use oci::Digest;
 use sha2::Digest as _;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-/// A blob being written. Dropping it without [`Ingest::commit`] removes what was written.
+/// Bytes read at a time when hashing.
+const BUFFER: usize = 256 << 10;
+
+/// A blob being written. Dropping it without [`Ingest::commit`] removes what was written, but for one that
+/// [`ContentStore::resume`] began: that one can be gone on with.
 ///
 /// Writing more bytes than were promised fails at once, so a peer cannot fill the disk with one blob.
 #[derive(Debug)]
@@ -19,6 +23,16 @@ pub struct Ingest {
     written: u64,
     expected: Option<Digest>,
     size: Option<u64>,
+    /// Kept when dropped, for the next who resumes it.
+    partial: Option<Partial>,
+}
+
+/// The right to write the partial file of one blob.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    digest: Digest,
+    /// What is there is of use to nobody.
+    spoilt: bool,
 }
 
 impl Ingest {
@@ -35,7 +49,64 @@ impl Ingest {
             .mode(0o600)
             .open(&path)
             .map_err(|source| Error::File { what: "create", path: path.clone(), source })?;
-        Ok(Ingest { store, file, path, hasher: sha2::Sha256::new(), written: 0, expected, size })
+        Ok(Ingest {
+            store,
+            file,
+            path,
+            hasher: sha2::Sha256::new(),
+            written: 0,
+            expected,
+            size,
+            partial: None,
+        })
+    }
+
+    /// Goes on with the file at `path`, making it where it is missing. The caller has the right to it.
+    pub(crate) fn resume(
+        store: ContentStore,
+        path: PathBuf,
+        expected: Digest,
+        size: u64,
+    ) -> Result<Ingest, Error> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let partial = Some(Partial { digest: expected, spoilt: false });
+        let open = File::options().read(true).append(true).create(true).mode(0o600).open(&path);
+        let file = match open {
+            Ok(file) => file,
+            Err(source) => {
+                store.let_go(&expected);
+                return Err(Error::File { what: "open", path, source });
+            }
+        };
+        let (expected, size) = (Some(expected), Some(size));
+        let mut ingest =
+            Ingest { store, file, path, hasher: sha2::Sha256::new(), written: 0, expected, size, partial };
+        ingest.take_up().map_err(|source| Error::File {
+            what: "read what there is of",
+            path: ingest.path.clone(),
+            source,
+        })?;
+        Ok(ingest)
+    }
+
+    /// Hashes what is there. More than was promised is no beginning of it.
+    fn take_up(&mut self) -> io::Result<()> {
+        let there = self.file.metadata()?.len();
+        if self.size.is_some_and(|size| there > size) {
+            return self.file.set_len(0);
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match self.file.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    self.hasher.update(&buffer[..count]);
+                    self.written += count as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// Bytes written so far.
@@ -62,6 +133,7 @@ impl Ingest {
         }
         let actual = Digest::from_sha256(std::mem::take(&mut self.hasher).finalize().into());
         if let Some(expected) = self.expected.filter(|expected| *expected != actual) {
+            self.spoil();
             return Err(Error::DigestMismatch { expected, actual });
         }
         keep(&actual);
@@ -73,13 +145,30 @@ impl Ingest {
     }
 }
 
+impl Ingest {
+    fn spoil(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            partial.spoilt = true;
+        }
+    }
+}
+
 impl Write for Ingest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = self.size.map_or(u64::MAX, |size| size - self.written);
         if bytes.len() as u64 > room {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "blob is larger than promised"));
         }
-        let written = self.file.write(bytes)?;
+        let written = match self.file.write(bytes) {
+            Ok(written) => written,
+            Err(e) => {
+                // What fills the disk must not stay there.
+                if errors::io_kind(&e) == errors::Kind::Exhausted {
+                    self.spoil();
+                }
+                return Err(e);
+            }
+        };
         self.hasher.update(&bytes[..written]);
         self.written += written as u64;
         Ok(written)
@@ -92,6 +181,13 @@ impl Write for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            if partial.spoilt || self.written == 0 {
+                drop(std::fs::remove_file(&self.path));
+            }
+            self.store.let_go(&partial.digest);
+            return;
+        }
         // After a commit the name is gone and this finds nothing. What fails here is removed at the next start.
         drop(std::fs::remove_file(&self.path));
     }

@@ -3,14 +3,19 @@
 use crate::{Error, Ingest};
 use oci::Digest;
 use sha2::Digest as _;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Bytes read at a time when hashing.
 const BUFFER: usize = 256 << 10;
+
+/// How long a partial blob waits for who goes on with it.
+pub const PARTIAL_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Blobs by digest. Cloning gives another handle on the same store.
 #[derive(Debug, Clone)]
@@ -22,6 +27,9 @@ pub struct ContentStore {
 struct Inner {
     blobs: PathBuf,
     ingests: PathBuf,
+    partials: PathBuf,
+    /// Partial blobs that someone writes now.
+    resumed: Mutex<HashSet<Digest>>,
     /// Open on `blobs`, for syncing it.
     directory: File,
     next: AtomicU64,
@@ -32,8 +40,8 @@ impl ContentStore {
     ///
     /// One process at a time; the lock of the data root (crate `metadata`) sees to it.
     pub fn open(dir: &Path) -> Result<ContentStore, Error> {
-        let (blobs, ingests) = (dir.join("blobs/sha256"), dir.join("ingest"));
-        for path in [&blobs, &ingests] {
+        let (blobs, ingests, partials) = (dir.join("blobs/sha256"), dir.join("ingest"), dir.join("partial"));
+        for path in [&blobs, &ingests, &partials] {
             make_dir(path)?;
         }
         for path in list_dir(&ingests)? {
@@ -41,14 +49,61 @@ impl ContentStore {
         }
         let directory =
             File::open(&blobs).map_err(|source| Error::File { what: "open", path: blobs.clone(), source })?;
-        let inner = Inner { blobs, ingests, directory, next: AtomicU64::new(0) };
-        Ok(ContentStore { inner: Arc::new(inner) })
+        let resumed = Mutex::default();
+        let inner = Inner { blobs, ingests, partials, resumed, directory, next: AtomicU64::new(0) };
+        let store = ContentStore { inner: Arc::new(inner) };
+        store.remove_partials(PARTIAL_LIFE)?;
+        Ok(store)
     }
 
     /// Begins a blob. `expected` and `size` (bytes) are what was promised, where something was.
     pub fn ingest(&self, expected: Option<Digest>, size: Option<u64>) -> Result<Ingest, Error> {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         Ingest::new(self.clone(), self.inner.ingests.join(number.to_string()), expected, size)
+    }
+
+    /// Begins the blob `expected` of `size` bytes, or goes on with what an earlier such ingest left, also before a
+    /// restart: [`Ingest::written`] says how much that is. One writer at a time: a second one begins anew, beside.
+    pub fn resume(&self, expected: Digest, size: u64) -> Result<Ingest, Error> {
+        if !self.resumed().insert(expected) {
+            return self.ingest(Some(expected), Some(size));
+        }
+        Ingest::resume(self.clone(), self.inner.partials.join(expected.hex()), expected, size)
+    }
+
+    /// Gives up the right to a partial blob.
+    pub(crate) fn let_go(&self, digest: &Digest) {
+        self.resumed().remove(digest);
+    }
+
+    fn resumed(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.inner.resumed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes partial blobs that nobody writes and nobody has written for as long as `age`. Returns their bytes.
+    pub fn remove_partials(&self, age: Duration) -> Result<u64, Error> {
+        let resumed = self.resumed();
+        let mut freed = 0;
+        for path in list_dir(&self.inner.partials)? {
+            let digest = path.file_name().and_then(|name| format!("sha256:{}", name.to_str()?).parse().ok());
+            if digest.is_some_and(|digest: Digest| resumed.contains(&digest)) {
+                continue;
+            }
+            // A clock that was set back makes nothing old.
+            let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+            let old = metadata.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if old >= age {
+                std::fs::remove_file(&path).map_err(|source| Error::File { what: "remove", path, source })?;
+                freed += metadata.len();
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Bytes of all partial blobs.
+    pub fn partial_bytes(&self) -> Result<u64, Error> {
+        let paths = list_dir(&self.inner.partials)?;
+        Ok(paths.iter().filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.len())).sum())
     }
 
     /// Stores `bytes` as a blob. Returns its digest.

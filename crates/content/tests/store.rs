@@ -128,3 +128,52 @@ fn a_kill_leaves_whole_blobs_and_no_ingests() {
         assert!(acknowledged.iter().all(|digest| present.contains(digest)));
     }
 }
+
+#[test]
+fn a_partial_blob_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let digest = Digest::of(b"hello world");
+    let partials = || std::fs::read_dir(dir.path().join("partial")).unwrap().count();
+    {
+        let store = ContentStore::open(dir.path()).unwrap();
+        let mut first = store.resume(digest, 11).unwrap();
+        first.write_all(b"hello").unwrap();
+        // A second writer does not touch what the first writes.
+        let mut second = store.resume(digest, 11).unwrap();
+        assert_eq!(second.written(), 0);
+        second.write_all(b"hello world").unwrap();
+        assert_eq!(store.remove_partials(std::time::Duration::ZERO).unwrap(), 0, "in use");
+        drop(second);
+        drop(first);
+        assert_eq!((ingests(dir.path()), partials()), (0, 1));
+    }
+    let store = ContentStore::open(dir.path()).unwrap();
+    let mut ingest = store.resume(digest, 11).unwrap();
+    assert_eq!(ingest.written(), 5);
+    ingest.write_all(b" world").unwrap();
+    assert_eq!(ingest.commit().unwrap(), (digest, 11));
+    store.verify(&digest).unwrap();
+    assert_eq!(partials(), 0);
+
+    // A wrong beginning ends as a wrong digest, and the next begins anew.
+    let other = Digest::of(b"other");
+    let mut wrong = store.resume(other, 5).unwrap();
+    wrong.write_all(b"ot").unwrap();
+    drop(wrong);
+    std::fs::write(dir.path().join("partial").join(other.hex()), b"XX").unwrap();
+    let mut ingest = store.resume(other, 5).unwrap();
+    assert_eq!(ingest.written(), 2);
+    ingest.write_all(b"her").unwrap();
+    assert!(matches!(ingest.commit(), Err(Error::DigestMismatch { .. })));
+    assert_eq!(partials(), 0);
+    // One that is longer than the whole is no beginning.
+    std::fs::write(dir.path().join("partial").join(other.hex()), b"too long").unwrap();
+    assert_eq!(store.resume(other, 5).unwrap().written(), 0);
+    assert_eq!(partials(), 0, "nothing was written");
+    // What nobody wants any more goes.
+    drop(store.resume(other, 5).map(|mut ingest| ingest.write_all(b"o")).unwrap());
+    assert_eq!((partials(), store.partial_bytes().unwrap()), (1, 1));
+    assert_eq!(store.remove_partials(content::PARTIAL_LIFE).unwrap(), 0);
+    assert_eq!(store.remove_partials(std::time::Duration::ZERO).unwrap(), 1);
+    assert_eq!(partials(), 0);
+}

@@ -1,10 +1,17 @@
 //! A container's files: `diff`, `export` and `cp`.
 
-use crate::reply::{Outcome, ok};
+use crate::body;
+use crate::reply::{Failure, Outcome, empty, ok};
+use crate::request::Call;
 use crate::serve::Api;
-use engine::ChangeKind;
+use base64::Engine as _;
+use engine::{ChangeKind, Extract, PathStat};
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::json;
 use std::sync::Arc;
+
+const STAT: HeaderName = HeaderName::from_static("x-docker-container-path-stat");
 
 /// `GET /containers/{id}/changes`.
 pub(crate) async fn changes(api: &Arc<Api>, id: &str) -> Outcome {
@@ -18,4 +25,100 @@ pub(crate) async fn changes(api: &Arc<Api>, id: &str) -> Outcome {
         json!({ "Path": format!("/{}", change.path.display()), "Kind": kind })
     };
     ok(&changes.iter().map(entry).collect::<Vec<_>>())
+}
+
+/// `GET /containers/{id}/export`.
+pub(crate) async fn export(api: &Arc<Api>, id: &str) -> Outcome {
+    let packing = api.engine.export(id).await?;
+    Ok(body::written("application/octet-stream", move |out| packing.write(out)))
+}
+
+/// `HEAD /containers/{id}/archive`.
+pub(crate) async fn head(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let stat = api.engine.stat_path(id, path_of(call)?).await?;
+    let mut reply = empty(StatusCode::OK);
+    reply.headers_mut().insert(STAT, header(&stat));
+    Ok(reply)
+}
+
+/// `GET /containers/{id}/archive`.
+pub(crate) async fn get(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let (stat, packing) = api.engine.archive_path(id, path_of(call)?).await?;
+    let mut reply = body::written("application/x-tar", move |out| packing.write(out));
+    reply.headers_mut().insert(STAT, header(&stat));
+    Ok(reply)
+}
+
+/// `PUT /containers/{id}/archive`.
+pub(crate) async fn put(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
+    let path = path_of(&call)?.to_string();
+    let how = Extract {
+        to_user: call.query.flag("copyUIDGID"),
+        keep_kinds: call.query.flag("noOverwriteDirNonDir"),
+    };
+    body::read_by(call, |archive| api.engine.extract(id, &path, how, archive)).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+fn path_of(call: &Call) -> Result<&str, Failure> {
+    match call.query.text("path") {
+        "" => Err(Failure::bad_request("missing \"path\" query parameter")),
+        path => Ok(path),
+    }
+}
+
+/// Base64 of JSON, with the mode in Go's bits.
+fn header(stat: &PathStat) -> HeaderValue {
+    let mtime = i32::try_from(stat.mtime.1)
+        .ok()
+        .and_then(|nanos| jiff::Timestamp::new(stat.mtime.0, nanos).ok())
+        .map_or_else(|| engine::NEVER.to_string(), |t| t.to_string());
+    let document = json!({
+        "name": stat.name,
+        "size": stat.size,
+        "mode": go_mode(stat.mode),
+        "mtime": mtime,
+        "linkTarget": stat.link_target.as_ref().map(|t| t.to_string_lossy()).unwrap_or_default(),
+    });
+    let text = base64::engine::general_purpose::STANDARD.encode(document.to_string());
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The kernel's mode as Go's `os.FileMode`.
+fn go_mode(mode: u32) -> u32 {
+    const DIRECTORY: u32 = 1 << 31;
+    const SYMLINK: u32 = 1 << 27;
+    const DEVICE: u32 = 1 << 26;
+    const FIFO: u32 = 1 << 25;
+    const SOCKET: u32 = 1 << 24;
+    const SETUID: u32 = 1 << 23;
+    const SETGID: u32 = 1 << 22;
+    const CHARACTER: u32 = 1 << 21;
+    const STICKY: u32 = 1 << 20;
+    use rustix::fs::FileType;
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::Directory => DIRECTORY,
+        FileType::Symlink => SYMLINK,
+        FileType::BlockDevice => DEVICE,
+        FileType::CharacterDevice => DEVICE | CHARACTER,
+        FileType::Fifo => FIFO,
+        FileType::Socket => SOCKET,
+        _ => 0,
+    };
+    let flag = |bit: u32, go: u32| if mode & bit == 0 { 0 } else { go };
+    mode & 0o777 | kind | flag(0o4000, SETUID) | flag(0o2000, SETGID) | flag(0o1000, STICKY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_gos() {
+        assert_eq!(go_mode(0o100_644), 0o644);
+        assert_eq!(go_mode(0o041_777), (1 << 31) | (1 << 20) | 0o777);
+        assert_eq!(go_mode(0o120_777), (1 << 27) | 0o777);
+        assert_eq!(go_mode(0o104_755), (1 << 23) | 0o755);
+        assert_eq!(go_mode(0o020_666), (1 << 26) | (1 << 21) | 0o666);
+    }
 }

@@ -81,6 +81,21 @@ pub(crate) fn writer(content_type: &'static str) -> (BodyWriter, Reply) {
     (BodyWriter { sender, gathered: Vec::new(), finished: false }, reply)
 }
 
+/// Answers with what `write` writes, on a thread that may block; broken off when it fails.
+pub(crate) fn written<F>(content_type: &'static str, write: F) -> Reply
+where
+    F: FnOnce(&mut BodyWriter) -> Result<(), Error> + Send + 'static,
+{
+    let (mut writer, reply) = writer(content_type);
+    drop(tokio::task::spawn_blocking(move || match write(&mut writer) {
+        // A client that has gone is no failure of ours.
+        Ok(()) => drop(writer.finish()),
+        Err(_) if writer.sender.is_closed() => {}
+        Err(e) => tracing::error!(error = %errors::chain(&e), "an answer was cut short"),
+    }));
+    reply
+}
+
 /// A response body as a blocking writer, for threads that may block.
 #[derive(Debug)]
 pub(crate) struct BodyWriter {

@@ -222,25 +222,6 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// `POST /images/load`.
-pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
-    let loaded = crate::body::read_by(call, |archive| api.engine.load(archive)).await?;
-    let mut out = Vec::new();
-    for one in loaded {
-        if one.references.is_empty() {
-            out.extend_from_slice(&line(
-                &json!({ "stream": format!("Loaded image ID: {}\n", one.image.id) }),
-            ));
-        }
-        for reference in &one.references {
-            out.extend_from_slice(&line(
-                &json!({ "stream": format!("Loaded image: {}\n", reference.familiar()) }),
-            ));
-        }
-    }
-    Ok(crate::reply::with_body(StatusCode::OK, Some("application/json"), out))
-}
-
 async fn blocking<T, F>(work: F) -> Result<T, Failure>
 where
     T: Send + 'static,

@@ -18,6 +18,7 @@ mod detach;
 mod execs;
 mod filters;
 mod hijack;
+mod image_archives;
 mod images;
 mod networks;
 mod progress;

@@ -99,7 +99,7 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
     let places = ["create working directory", "gathering device information", " of the container: "];
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
-        Kind::DataLoss | Kind::Hostile => doing == "load images",
+        Kind::DataLoss | Kind::Hostile => doing == "load images" || doing.starts_with("unpack into "),
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
             let lower = message.to_lowercase();
             WORDS.iter().any(|word| lower.contains(word))

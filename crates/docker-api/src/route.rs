@@ -4,7 +4,8 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, commit, containers, execs, images, networks, push, registry, stats, system, update, volumes,
+    archives, commit, containers, execs, image_archives, images, networks, push, registry, stats, system,
+    update, volumes,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
-        ["images", "load"] if post => images::load(api, call).await,
+        ["images", "load"] if post => image_archives::load(api, call).await,
         ["images", "get"] if get => Err(Failure::not_here("saving images")),
         ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
@@ -93,7 +94,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
         ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        ["containers", id, verb @ ("export" | "archive" | "checkpoints")] => {
+        ["containers", id, "export"] if get => archives::export(api, id).await,
+        ["containers", id, "archive"] if get => archives::get(api, id, &call).await,
+        ["containers", id, "archive"] if method == Method::HEAD => archives::head(api, id, &call).await,
+        ["containers", id, "archive"] if method == Method::PUT => archives::put(api, id, call).await,
+        ["containers", id, verb @ "checkpoints"] => {
             api.engine.container(id)?;
             Err(Failure::not_here(&format!("container {verb}")))
         }

@@ -37,6 +37,8 @@ pub struct Container {
     pub(crate) erased: Mutex<bool>,
     /// Held while the remains of an ended task are taken down.
     pub(crate) remains: Arc<tokio::sync::Mutex<()>>,
+    /// How many look at its root from outside, which must stay mounted meanwhile.
+    pub(crate) views: AtomicU32,
     pub(crate) life: watch::Sender<Life>,
     /// Attached before the task exists; served between create and start.
     early: Mutex<Vec<(Streams, oneshot::Sender<ShimConnection>)>>,
@@ -67,6 +69,7 @@ impl Container {
             verbs: tokio::sync::Mutex::default(),
             erased: Mutex::default(),
             remains: Arc::default(),
+            views: AtomicU32::new(0),
             life: watch::Sender::new(life),
             early: Mutex::default(),
             restarting: AtomicU32::new(0),

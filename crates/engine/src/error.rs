@@ -26,6 +26,9 @@ pub enum Error {
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
+    /// A container has nothing at this path.
+    #[error("{what}")]
+    NoSuchPath { what: String },
     /// The request cannot be right.
     #[error("{message}")]
     Invalid { message: String },
@@ -73,6 +76,7 @@ impl HasKind for Error {
             | Error::NoSuchNetwork { .. }
             | Error::NoSuchPlugin { .. }
             | Error::NoSuchTag { .. }
+            | Error::NoSuchPath { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,

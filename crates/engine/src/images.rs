@@ -2,6 +2,7 @@
 
 use crate::Engine;
 use crate::error::{During, Error, blocking};
+use errors::{HasKind, Kind};
 use image::{Image, ImageId, Import, Lease, Loaded, Remove, Removed, User};
 use oci::image::{Manifest, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -47,7 +48,16 @@ impl Engine {
         auth: &Auth,
         progress: mpsc::Sender<PullEvent>,
     ) -> Result<Image, Error> {
-        let before = self.image(&reference.to_string()).await.ok().map(|i| (i.id, i.target.digest));
+        let before = self.image(&reference.to_string()).await.ok();
+        if let Some(image) = &before
+            && self.is_current(reference, image, platform, auth).await?
+        {
+            let digest = image.target.digest;
+            drop(progress.send(PullEvent::Done { digest, newer: false }).await);
+            self.image_event("pull", &reference.familiar(), &image.id);
+            return Ok(image.clone());
+        }
+        let before = before.map(|image| (image.id, image.target.digest));
         let lease = Arc::new(self.images.lease());
         let sink = Arc::new(PullSink {
             engine: self.clone(),
@@ -82,6 +92,37 @@ impl Engine {
         drop(progress.send(PullEvent::Done { digest: pulled.target.digest, newer }).await);
         self.image_event("pull", &reference.familiar(), &image.id);
         Ok(image)
+    }
+
+    /// Whether `image`, which `reference` names here, is what the registry has for `platform`. When it is, its digest
+    /// is noted for this repository.
+    async fn is_current(
+        self: &Arc<Self>,
+        reference: &Reference,
+        image: &Image,
+        platform: &Platform,
+        auth: &Auth,
+    ) -> Result<bool, Error> {
+        let doing = || format!("pull {}", reference.familiar());
+        let (images, id) = (self.images.clone(), image.id);
+        let config = blocking(move || images.config(&id)).await.during(doing)?;
+        if !config.platform().satisfies(platform) {
+            return Ok(false);
+        }
+        match registry_client::is_current(&self.registry, reference, &image.target.digest, auth).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            // Nobody answers; asking again would only take twice as long.
+            Err(e) if e.kind() == Kind::Unavailable => return Err(e).during(doing),
+            // The pull finds it too, and the words for it.
+            Err(_) => return Ok(false),
+        }
+        let pinned = reference.with_digest(image.target.digest);
+        if !image.digests.contains(&pinned) {
+            let images = self.images.clone();
+            blocking(move || images.note_digest(&id, &pinned)).await.during(doing)?;
+        }
+        Ok(true)
     }
 
     /// Loads the images of an archive that `input` brings.
@@ -191,6 +232,10 @@ impl Sink for PullSink {
         self.engine.content.contains(digest)
     }
 
+    fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.engine.content.read_bounded(digest, oci::image::MAX_MANIFEST as u64).ok()
+    }
+
     fn begin(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>, errors::Report> {
         self.lease.keep_blob(&descriptor.digest);
         let document =
@@ -198,7 +243,13 @@ impl Sink for PullSink {
         if !document && !descriptor.media_type.contains("config") {
             self.layers.lock().expect("no holder panics").insert(descriptor.digest);
         }
-        match self.engine.content.ingest(Some(descriptor.digest), Some(descriptor.size)) {
+        let content = &self.engine.content;
+        let ingest = match document {
+            true => content.ingest(Some(descriptor.digest), Some(descriptor.size)),
+            // A large blob is not fetched twice because a daemon ended in between.
+            false => content.resume(descriptor.digest, descriptor.size),
+        };
+        match ingest {
             Ok(ingest) => Ok(Box::new(PullBlob(Some(ingest)))),
             Err(e) => Err(errors::Report::of(&e)),
         }
@@ -233,6 +284,10 @@ impl Sink for PullSink {
 struct PullBlob(Option<content::Ingest>);
 
 impl Blob for PullBlob {
+    fn written(&self) -> u64 {
+        self.0.as_ref().map_or(0, content::Ingest::written)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match &mut self.0 {
             Some(ingest) => ingest.write_all(bytes),

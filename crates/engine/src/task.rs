@@ -144,15 +144,14 @@ impl Engine {
         }
     }
 
-    fn unmount_later(self: &Arc<Self>, container: Arc<Container>) {
+    pub(crate) fn unmount_later(self: &Arc<Self>, container: Arc<Container>) {
         let engine = self.clone();
         tokio::spawn(async move {
             // A restart that comes at once keeps the mount.
             tokio::time::sleep(Duration::from_millis(500)).await;
             let remains = container.remains.clone().lock_owned().await;
             if !container.status().is_alive() && container.status() != Status::Restarting {
-                let id = container.id().to_string();
-                blocking(move || unmount(&engine, &id)).await;
+                blocking(move || engine.unmount_unused(&container)).await;
             }
             drop(remains);
         });

@@ -33,6 +33,7 @@ impl Images {
                 collected.bytes += size;
             }
         }
+        collected.bytes += self.content.remove_partials(content::PARTIAL_LIFE)?;
         drop(leases);
         Ok(collected)
     }

@@ -16,6 +16,9 @@ pub enum Error {
     /// A bind mount failed.
     #[error("bind {source_path:?} on {target:?}: {call}")]
     Bind { source_path: PathBuf, target: PathBuf, call: &'static str, source: io::Error },
+    /// A private tree of mounts could not be made.
+    #[error("make a view of {base:?}: {call}")]
+    View { base: PathBuf, call: &'static str, source: io::Error },
     /// A file system named by type and device was not mounted.
     #[error("mount {device:?} of type {kind:?} on {target:?}")]
     FileSystem { kind: String, device: String, target: PathBuf, source: io::Error },
@@ -56,6 +59,7 @@ impl errors::HasKind for Error {
             Error::Overlay { source, .. }
             | Error::Image { source, .. }
             | Error::Bind { source, .. }
+            | Error::View { source, .. }
             | Error::FileSystem { source, .. }
             | Error::Unmount { source, .. }
             | Error::Read { source, .. } => errors::io_kind(source),

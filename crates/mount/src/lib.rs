@@ -12,6 +12,7 @@ mod image;
 mod mountinfo;
 mod overlay;
 mod place;
+mod view;
 
 pub use error::Error;
 pub use filesystem::{FileSystem, mount_file_system};
@@ -19,3 +20,4 @@ pub use image::mount_erofs;
 pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, bind_open, detach, is_mounted, unmount};
+pub use view::{attach_at, private_view};

@@ -4,6 +4,7 @@ use crate::answer::{collect, header};
 use crate::blob::BlobStream;
 use crate::document::{self, Refusal};
 use crate::error::Answer;
+use crate::flight::Flights;
 use crate::send::Payload;
 use crate::token;
 use crate::transport::{Endpoint, Reply, Request, Transport};
@@ -30,6 +31,7 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 pub struct Client {
     transport: Arc<Transport>,
     mirrors: Arc<[Endpoint]>,
+    flights: Arc<Flights>,
 }
 
 /// What [`Client::check_login`] found: the credentials are good.
@@ -49,7 +51,7 @@ impl Client {
         let transport = Transport::new(config)?;
         let mirrors = transport.config.mirrors.iter().map(|text| mirror(text, &transport));
         let mirrors = mirrors.collect::<Result<_, _>>()?;
-        Ok(Client { transport: Arc::new(transport), mirrors })
+        Ok(Client { transport: Arc::new(transport), mirrors, flights: Arc::default() })
     }
 
     /// The configuration it was made with.
@@ -270,6 +272,11 @@ impl Client {
             }
         }
         Err(last(failure))
+    }
+
+    /// What is being fetched.
+    pub(crate) fn flights(&self) -> &Flights {
+        &self.flights
     }
 
     /// What carries requests.

@@ -55,7 +55,7 @@ pub struct Timeouts {
     pub idle: Duration,
     /// First pause before a repetition; doubles each time, up to [`Timeouts::max_backoff`], with random jitter.
     pub backoff: Duration,
-    /// Longest pause before a repetition, also when the registry asks for more with `Retry-After`.
+    /// Longest pause before a repetition. A registry that asks for more with `Retry-After` is not asked again.
     pub max_backoff: Duration,
 }
 

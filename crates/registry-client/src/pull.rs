@@ -13,6 +13,7 @@ use crate::error::Received;
 use crate::writer::{Alive, Writer};
 use crate::{Auth, Client, Error, Progress, Sink};
 use bytes::{Bytes, BytesMut};
+use errors::{HasKind as _, Kind};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt as _};
 use oci::image::{ImageConfig, MAX_CONFIG, MAX_LAYERS, Manifest, media_type};
@@ -71,6 +72,24 @@ pub async fn pull(
     result
 }
 
+/// Whether `known`, which `reference` named at an earlier pull, is what it names now. One request at most, by `HEAD`,
+/// which registries count less than a pull; none for a digest, which names the same thing for ever.
+///
+/// # Errors
+///
+/// As [`Client::head`].
+pub async fn is_current(
+    client: &Client,
+    reference: &Reference,
+    known: &Digest,
+    auth: &Auth,
+) -> Result<bool, Error> {
+    match reference.digest() {
+        Some(digest) => Ok(digest == *known),
+        None => Ok(client.head(reference, auth).await?.digest == *known),
+    }
+}
+
 struct Pull<'a> {
     client: &'a Client,
     reference: &'a Reference,
@@ -119,11 +138,27 @@ impl Pull<'_> {
                 available: document::platforms(&index),
             })?;
             self.store(&descriptor, &body).await?;
-            body = self.client.manifest(self.reference, &next, self.auth).await?;
+            body = self.manifest(&next).await?;
             descriptor = next;
         }
         let reason = format!("indexes nested deeper than {MAX_NESTING}");
         Err(Error::Malformed { what: format!("manifest {}", self.reference.familiar()), reason })
+    }
+
+    /// A manifest that an index names, from the sink where it has it.
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        let _flight = self.client.flights().enter(&descriptor.digest).await;
+        let (sink, digest) = (Arc::clone(&self.sink), descriptor.digest);
+        let stored = tokio::task::spawn_blocking(move || sink.document(&digest)).await.ok().flatten();
+        match stored.filter(|bytes| bytes.len() as u64 == descriptor.size) {
+            Some(bytes) => Ok(bytes.into()),
+            None => {
+                let body = self.client.manifest(self.reference, descriptor, self.auth).await?;
+                // Here, so that whoever waits finds it.
+                self.store(descriptor, &body).await?;
+                Ok(body)
+            }
+        }
     }
 
     /// Refuses what is no image or contradicts itself, before anything large is fetched.
@@ -225,9 +260,13 @@ impl Pull<'_> {
     /// Fetches the config, checks that it fits the manifest, stores it.
     async fn config(&self, manifest: &Manifest) -> Result<(), Error> {
         let descriptor = &manifest.config;
+        let _flight = self.client.flights().enter(&descriptor.digest).await;
+        if self.have(vec![descriptor.digest]).await == [true] {
+            return Ok(());
+        }
         let what = format!("config {} of {}", descriptor.digest, self.reference.familiar());
         let mut memory = Memory(BytesMut::new());
-        self.download(descriptor, &mut memory, false).await?;
+        self.download(descriptor, &mut memory, 0, false).await?;
         let body = memory.0.freeze();
         let actual = Digest::of(&body);
         if actual != descriptor.digest {
@@ -243,14 +282,36 @@ impl Pull<'_> {
         self.write_whole(descriptor, &body).await
     }
 
+    /// Fetches a layer, unless someone else does.
     async fn layer(&self, descriptor: &Descriptor) -> Result<(), Error> {
         let digest = descriptor.digest;
-        let mut writer = Writer::start(Arc::clone(&self.sink), descriptor, self.alive.clone());
-        self.download(descriptor, &mut writer, true).await?;
-        self.sink.progress(Progress::VerifyingChecksum { digest });
-        writer.commit().await?;
+        let _flight = self.client.flights().enter(&digest).await;
+        if self.have(vec![digest]).await == [true] {
+            self.sink.progress(Progress::DownloadComplete { digest });
+            return Ok(());
+        }
+        match self.fetch_layer(descriptor).await {
+            // What an earlier try had left was wrong; the sink has thrown it away.
+            Err((error, 1..)) if error.kind() == Kind::DataLoss => {
+                tracing::warn!(%digest, error = errors::chain(&error), "fetched anew from its first byte");
+                self.fetch_layer(descriptor).await.map_err(|(error, _)| error)?;
+            }
+            result => result.map_err(|(error, _)| error)?,
+        }
         self.sink.progress(Progress::DownloadComplete { digest });
         Ok(())
+    }
+
+    /// Downloads a layer behind what the sink has of it; how much that was goes with a failure.
+    async fn fetch_layer(&self, descriptor: &Descriptor) -> Result<(), (Error, u64)> {
+        let mut writer = Writer::start(Arc::clone(&self.sink), descriptor, self.alive.clone());
+        let there = writer.begun().await.map_err(|error| (error, 0))?;
+        let fetched = async {
+            self.download(descriptor, &mut writer, there, true).await?;
+            self.sink.progress(Progress::VerifyingChecksum { digest: descriptor.digest });
+            writer.commit().await
+        };
+        fetched.await.map_err(|error| (error, there))
     }
 
     /// Downloads a blob, resuming where it broke.
@@ -258,10 +319,11 @@ impl Pull<'_> {
         &self,
         descriptor: &Descriptor,
         target: &mut impl Target,
+        from: u64,
         visible: bool,
     ) -> Result<(), Error> {
-        let mut meter = Meter { pull: self, descriptor, visible, at: 0, shown: None };
-        let (mut failures, mut mark) = (0, 0);
+        let mut meter = Meter { pull: self, descriptor, visible, at: from, shown: None };
+        let (mut failures, mut mark) = (0, from);
         loop {
             let Err(error) = self.attempt(&mut meter, target).await else {
                 return Ok(());
@@ -273,7 +335,7 @@ impl Pull<'_> {
                 (failures, mark) = (0, meter.at);
             }
             failures += 1;
-            if failures > self.client.config().max_retries {
+            if failures > self.client.config().max_retries || self.client.transport().is_too_long(asked) {
                 return Err(error);
             }
             let after = self.client.pause(failures, asked);

@@ -3,7 +3,7 @@
 //! ```text
 //! pull thread                         blocking thread, one per blob
 //!   has(digest)? ------------------->   (asked there too)
-//!                                       begin(descriptor) -> Blob
+//!                                       begin(descriptor) -> Blob, with what an earlier pull left of it
 //!   bytes arrive, progress() ------->   Blob::write, in order, large pieces
 //!   all there    ------------------->   Blob::commit, checks the digest
 //!   layer_ready() once the config and this layer are committed
@@ -22,6 +22,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Whether the blob is already stored and whole.
     fn has(&self, digest: &Digest) -> bool;
 
+    /// An index or a manifest that is stored, so that it need not be fetched; its digest has been checked.
+    fn document(&self, _digest: &Digest) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Starts to store a blob: an index, a manifest, a config or a layer. Its media type and exact size are in
     /// `descriptor`.
     ///
@@ -38,8 +43,13 @@ pub trait Sink: Send + Sync + 'static {
     fn layer_ready(&self, manifest: &Manifest, index: usize);
 }
 
-/// A blob being written. Dropping it without [`Blob::commit`] discards it.
+/// A blob being written. Dropping it without [`Blob::commit`] discards it, or keeps it for a later [`Sink::begin`].
 pub trait Blob: Send {
+    /// Bytes that an earlier try has left: only what comes behind them is fetched.
+    fn written(&self) -> u64 {
+        0
+    }
+
     /// Appends all of `bytes`.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ impl Transport {
                 _ => return reply,
             };
             failures += 1;
-            if failures > self.config.max_retries {
+            if failures > self.config.max_retries || self.is_too_long(asked) {
                 return reply;
             }
             sleep(self.pause(failures, asked)).await;
@@ -144,7 +144,7 @@ impl Transport {
     }
 
     /// How long to wait after so many failures: doubling, between half and whole at random, at least what the
-    /// registry asked for, and never more than the configured longest pause.
+    /// registry asked for, and never more than the configured longest pause; see [`Transport::is_too_long`].
     pub(crate) fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let timeouts = &self.config.timeouts;
         let doubled = timeouts.backoff.saturating_mul(1 << failures.saturating_sub(1).min(16));
@@ -153,6 +153,11 @@ impl Transport {
         let random = RandomState::new().hash_one(failures) % 1000;
         let jittered = longest / 2 + longest.mul_f64(random as f64 / 2000.0);
         jittered.max(asked.unwrap_or_default()).min(timeouts.max_backoff)
+    }
+
+    /// Whether the registry asks to be left alone for longer than anyone should wait without a word.
+    pub(crate) fn is_too_long(&self, asked: Option<Duration>) -> bool {
+        asked.is_some_and(|asked| asked > self.config.timeouts.max_backoff)
     }
 
     /// Sends `request` once, or twice when the first answer is an authentication challenge.

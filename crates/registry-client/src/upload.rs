@@ -119,7 +119,9 @@ impl<'a> Upload<'a> {
                 (failures, mark) = (0, self.offset);
             }
             failures += 1;
-            if failures > self.push.client.config().max_retries {
+            if failures > self.push.client.config().max_retries
+                || self.push.client.transport().is_too_long(asked)
+            {
                 return Err(error);
             }
             if asked == Some(Duration::ZERO) {

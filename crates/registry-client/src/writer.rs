@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use errors::{Kind, Report};
 use oci::Descriptor;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Size of the pieces that reach the sink. Small enough to keep a pull's memory low, large enough that a write call
@@ -29,6 +29,7 @@ pub(crate) struct Writer {
     descriptor: Descriptor,
     queue: mpsc::Sender<Message>,
     filling: BytesMut,
+    begun: Option<oneshot::Receiver<u64>>,
     thread: JoinHandle<Result<(), Report>>,
 }
 
@@ -37,13 +38,24 @@ impl Writer {
     pub(crate) fn start(sink: Arc<dyn Sink>, descriptor: &Descriptor, alive: Alive) -> Writer {
         let (queue, pieces) = mpsc::channel(QUEUE);
         let target = descriptor.clone();
+        let (tell, begun) = oneshot::channel();
         let thread = tokio::task::spawn_blocking(move || {
-            let result = write(&*sink, &target, pieces);
+            let result = write(&*sink, &target, tell, pieces);
             drop(sink);
             drop(alive);
             result
         });
-        Writer { descriptor: descriptor.clone(), queue, filling: BytesMut::new(), thread }
+        Writer { descriptor: descriptor.clone(), queue, filling: BytesMut::new(), begun: Some(begun), thread }
+    }
+
+    /// How many bytes the sink has already, from an earlier try. Asked once, before the first write.
+    pub(crate) async fn begun(&mut self) -> Result<u64, Error> {
+        let Some(begun) = self.begun.take() else { return Ok(0) };
+        match begun.await {
+            Ok(written) => Ok(written.min(self.descriptor.size)),
+            // The thread is gone; its result says why.
+            Err(_) => self.finish().await.map(|()| 0),
+        }
     }
 
     /// Appends `bytes`; waits when the sink is slower than the network.
@@ -88,9 +100,12 @@ impl Writer {
 fn write(
     sink: &dyn Sink,
     descriptor: &Descriptor,
+    begun: oneshot::Sender<u64>,
     mut pieces: mpsc::Receiver<Message>,
 ) -> Result<(), Report> {
     let mut blob = sink.begin(descriptor)?;
+    // Nobody listens where all is in memory already.
+    let _unheard = begun.send(blob.written());
     while let Some(message) = pieces.blocking_recv() {
         match message {
             Message::Piece(piece) => blob.write(&piece).map_err(|error| Report {

@@ -195,7 +195,7 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
         return Err(failure(Errno::BUSY.into()));
     }
     let options = &mount.options;
-    let mut fresh = false;
+    let mut fresh = None;
     let (tree, target) = match mount.what {
         What::New { kind, source, fallback } => {
             let plain = if kind == "proc" || kind == "sysfs" {
@@ -209,11 +209,11 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
                 Some(target) => target,
                 None => site.ensure_directory(&mount.destination).map_err(|e| failure(e.into()))?,
             };
-            fresh = true;
-            let tree = match new_filesystem(&kind, &source, &options.data, options.attributes.set) {
+            fresh = Some(kind.clone());
+            let tree = match new_filesystem(&kind, &source, &options.data, options.attributes.set, site) {
                 Err((what, e)) => match fallback.filter(|_| Errno::from_io_error(&e) == Some(Errno::PERM)) {
                     Some(host) => {
-                        fresh = false;
+                        fresh = None;
                         clone_tree(CWD, Path::new(host), true).map_err(|e| failure(e.into()))?
                     }
                     None => {
@@ -247,22 +247,23 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
     // the target's descriptor, so links in the image do not help.
     let whole_proc = mount.destination == Path::new("/proc");
     if !whole_proc
+        && !site.is_plain(&mount.destination)
         && is_procfs(&target).map_err(|e| failure(e.into()))?
         && !OVER_PROC.iter().any(|allowed| mount.destination == Path::new(allowed))
     {
         return Err(Failure::text(format!("mount {name} on {}: is inside /proc", shown.display())));
     }
-    if whole_proc && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
+    if whole_proc && fresh.as_deref() != Some("proc") && !is_procfs(&tree).map_err(|e| failure(e.into()))? {
         return Err(Failure::text(format!("mount {name} on /proc: is not a procfs")));
     }
     // A new file system has its attributes from the start.
-    if !fresh || !options.recursive.is_empty() {
+    if fresh.is_none() || !options.recursive.is_empty() {
         attributes(&tree, options).map_err(failure)?;
     }
     attach(&tree, &target).map_err(|e| failure(e.into()))?;
     propagations(&tree, options).map_err(failure)?;
     site.spend(target);
-    site.attached(&mount.destination, tree, fresh);
+    site.attached(&mount.destination, tree, fresh.as_deref());
     Ok(())
 }
 
@@ -319,6 +320,7 @@ pub(crate) fn new_filesystem(
     source: &str,
     data: &[String],
     attributes: u64,
+    site: &mut Site,
 ) -> Result<OwnedFd, Refused> {
     let at = |what: &str| {
         let what = what.to_owned();
@@ -332,7 +334,9 @@ pub(crate) fn new_filesystem(
     configure(&context, data)?;
     fsconfig_create(&context).map_err(at("create"))?;
     let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
+    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))?;
+    site.spend(context);
+    Ok(tree)
 }
 
 /// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
@@ -350,12 +354,12 @@ fn mount_cgroups(
         attributes(&tree, options)?;
         attach(&tree, &target)?;
         propagations(&tree, options)?;
-        site.attached(destination, tree, false);
+        site.attached(destination, tree, None);
         return Ok(());
     }
     let data = ["mode=755".to_owned(), "size=65536".to_owned()];
     let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set).map_err(|(_, e)| e)?;
+    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set, site).map_err(|(_, e)| e)?;
     attach(&tmpfs, &target)?;
     site.spend(target);
     for hierarchy in hierarchies {
@@ -378,7 +382,7 @@ fn mount_cgroups(
         attributes(&tmpfs, options)?;
     }
     propagations(&tmpfs, options)?;
-    site.attached(destination, tmpfs, false);
+    site.attached(destination, tmpfs, None);
     Ok(())
 }
 

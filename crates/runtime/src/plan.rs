@@ -195,6 +195,8 @@ pub(crate) struct Credentials {
     pub(crate) ambient: CapabilitySet,
     /// setgroups(2) is denied in this user namespace and no group was asked for.
     pub(crate) keep_groups: bool,
+    /// It is root of the host before and after.
+    pub(crate) stays_root: bool,
 }
 
 /// Everything the child needs.
@@ -490,7 +492,10 @@ impl Builder {
                 self.add(Step::Mask(clean(path)));
             }
         }
-        self.add(Step::Directory(clean(cwd)));
+        let cwd = clean(cwd);
+        if cwd != Path::new("/") {
+            self.add(Step::Directory(cwd));
+        }
         if spec.root.as_ref().is_some_and(|root| root.readonly) {
             self.add(Step::RootReadOnly);
         }
@@ -583,6 +588,10 @@ impl Builder {
             inheritable: set(&caps.inheritable),
             ambient: set(&caps.ambient),
             keep_groups: user && !rustix::process::geteuid().is_root() && ids.additional_gids.is_empty(),
+            stays_root: !user
+                && (ids.uid, ids.gid) == (0, 0)
+                && rustix::process::geteuid().is_root()
+                && rustix::process::getegid().is_root(),
         };
         // The specification asks for warnings, not errors, of both.
         if !unknown.is_empty() {

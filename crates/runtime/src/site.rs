@@ -19,13 +19,23 @@ const MAX_SPENT: usize = 256;
 pub(crate) struct Site {
     pub(crate) root: RootDir,
     /// Roots of new file systems, by where they are.
-    fresh: Vec<(PathBuf, OwnedFd)>,
+    fresh: Vec<Fresh>,
     spent: Vec<OwnedFd>,
 }
 
+/// The root of a file system that we made.
+#[derive(Debug)]
+struct Fresh {
+    point: PathBuf,
+    root: OwnedFd,
+    /// Below a procfs are other processes' files.
+    procfs: bool,
+}
+
 impl Site {
-    pub(crate) fn new(root: RootDir) -> Site {
-        Site { root, fresh: Vec::new(), spent: Vec::new() }
+    /// `spent` are descriptors to be closed with the others.
+    pub(crate) fn new(root: RootDir, spent: Vec<OwnedFd>) -> Site {
+        Site { root, fresh: Vec::new(), spent }
     }
 
     /// Takes a descriptor that nobody needs any more.
@@ -77,25 +87,29 @@ impl Site {
     /// The directory that `path` is to be made in, and its name there.
     pub(crate) fn parent<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr), Errno> {
         let (parent, name) = path.parent().zip(path.file_name()).ok_or(Errno::ISDIR)?;
-        if let Some(at) = self.fresh.iter().position(|(point, _)| point == parent) {
-            return Ok((self.fresh[at].1.as_fd(), name));
+        if let Some(at) = self.fresh.iter().position(|fresh| fresh.point == parent) {
+            return Ok((self.fresh[at].root.as_fd(), name));
         }
         let directory = self.ensure_directory(parent)?;
         self.spend(directory);
         Ok((self.spent.last().ok_or(Errno::BADF)?.as_fd(), name))
     }
 
-    /// A file system was attached at `path`, which was opened here; `fresh` if it is a new one.
-    pub(crate) fn attached(&mut self, path: &Path, tree: OwnedFd, fresh: bool) {
-        let (hidden, kept) =
-            std::mem::take(&mut self.fresh).into_iter().partition(|(point, _)| point.starts_with(path));
-        self.fresh = kept;
-        let hidden: Vec<(PathBuf, OwnedFd)> = hidden;
-        hidden.into_iter().for_each(|(_, fd)| self.spend(fd));
-        if fresh {
-            self.fresh.push((path.into(), tree));
-        } else {
-            self.spend(tree);
+    /// Whether `path` is known to be in a file system that we made and that is no procfs.
+    pub(crate) fn is_plain(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|parent| self.fresh.iter().any(|f| f.point == parent && !f.procfs))
+    }
+
+    /// A file system was attached at `path`, which was opened here. For a new one, its kind.
+    pub(crate) fn attached(&mut self, path: &Path, tree: OwnedFd, new: Option<&str>) {
+        let fresh = std::mem::take(&mut self.fresh);
+        for one in fresh {
+            // What is hidden now is not what its path means.
+            if one.point.starts_with(path) { self.spend(one.root) } else { self.fresh.push(one) }
+        }
+        match new {
+            Some(kind) => self.fresh.push(Fresh { point: path.into(), root: tree, procfs: kind == "proc" }),
+            None => self.spend(tree),
         }
     }
 
@@ -114,13 +128,13 @@ impl Site {
 
     fn forget(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
-        fresh.into_iter().for_each(|(_, fd)| self.spend(fd));
+        fresh.into_iter().for_each(|fresh| self.spend(fresh.root));
     }
 
     fn fresh_parent<'p>(&self, path: &'p Path) -> Option<(BorrowedFd<'_>, &'p OsStr)> {
         let (parent, name) = path.parent().zip(path.file_name())?;
-        let (_, fd) = self.fresh.iter().find(|(point, _)| point == parent)?;
-        Some((fd.as_fd(), name))
+        let fresh = self.fresh.iter().find(|fresh| fresh.point == parent)?;
+        Some((fresh.root.as_fd(), name))
     }
 }
 

@@ -388,14 +388,22 @@ pub(crate) const FAILURE: u8 = b'f';
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.
 pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
-    use std::io::Read as _;
-    let at = |e| Error::io(format!("read {}", path.display()), e);
-    let mut bytes = Vec::new();
-    std::fs::File::from(fd).take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(at)?;
-    if bytes.len() as u64 > MAX_DOCUMENT {
-        return Err(at(Errno::FBIG.into()));
+    /// What most documents fit in.
+    const FIRST: usize = 32 << 10;
+    let at = |e: Errno| Error::io(format!("read {}", path.display()), e);
+    let mut bytes = Vec::with_capacity(FIRST);
+    loop {
+        if bytes.capacity() == bytes.len() {
+            bytes.reserve(bytes.len());
+        }
+        match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() as u64 <= MAX_DOCUMENT => {}
+            Ok(_) => return Err(at(Errno::FBIG)),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(at(e)),
+        }
     }
-    Ok(bytes)
 }
 
 /// A descriptor of the container's init, if it lives and is not a zombie. The start time is compared after the descriptor

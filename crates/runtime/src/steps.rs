@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) proc: Option<Proc>,
     /// What the container's paths resolve in; gone with the pivot.
     site: Option<Site>,
+    /// Descriptors that have served before there was a site.
+    spent: Vec<OwnedFd>,
     pub(crate) env: StringList,
     /// A tmpfs that covers a masked directory, to be cloned for the others.
     empty: Option<OwnedFd>,
@@ -46,6 +48,7 @@ impl World {
             channel,
             proc: Some(proc),
             site: None,
+            spent: Vec::new(),
             env,
             empty: None,
             null: None,
@@ -71,7 +74,10 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
     match step {
         Step::Tie => tie(),
         Step::JoinCgroup(files) => files.iter().try_for_each(|file| {
-            join_cgroup(file).map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))
+            let joined = join_cgroup(file);
+            let joined = joined.map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))?;
+            world.spent.push(joined);
+            Ok(())
         }),
         Step::Await => world.wait_for_go(),
         Step::Join(list) => list.into_iter().try_for_each(|(kind, fd)| {
@@ -92,12 +98,12 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::AttachRoot { path, private_parent } => {
             let root = attach_root(&path, private_parent)
                 .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
-            world.site = Some(Site::new(RootDir::from_fd(root)));
+            world.site = Some(Site::new(RootDir::from_fd(root), std::mem::take(&mut world.spent)));
             Ok(())
         }
         Step::RootHere => {
             let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
-            world.site = Some(Site::new(root));
+            world.site = Some(Site::new(root, std::mem::take(&mut world.spent)));
             Ok(())
         }
         Step::Mount(mount) => mount_one(*mount, world.site()?),
@@ -195,7 +201,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
             Ok(())
         }
-        Step::Become(credentials) => become_user(&credentials),
+        Step::Become(credentials) => become_user(&credentials, world),
         Step::Fork { .. } | Step::Find | Step::Gate(_) | Step::Launch { .. } => {
             Err(Failure::new("a step in the wrong place", Errno::INVAL))
         }
@@ -217,24 +223,24 @@ impl World {
     }
 
     fn leave_root(&mut self) {
+        if let Some(site) = &mut self.site {
+            self.empty.take().into_iter().chain(self.null.take()).for_each(|fd| site.spend(fd));
+        }
         self.site = None;
-        self.empty = None;
-        self.null = None;
     }
 }
 
-fn join_cgroup(tasks: &Path) -> Result<(), Errno> {
+fn join_cgroup(tasks: &Path) -> Result<OwnedFd, Errno> {
     let fd = rustix::fs::open(tasks, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"0")).map(|_| ())
+    rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"0"))?;
+    Ok(fd)
 }
 
 fn tie() -> Done {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| Failure::new("tie to the runtime", e))?;
-    // An unprivileged runtime could not write the id maps of a process that hides; it hides after that.
-    if rustix::process::geteuid().is_root() {
-        hide();
-    }
+    // It hides already: that it inherited. Except from an unprivileged runtime, who could not write the id maps of a process
+    // that hides; then it hides after that.
     rustix::process::umask(Mode::empty());
     Ok(())
 }
@@ -277,13 +283,14 @@ fn propagate(bits: u64) -> Done {
 }
 
 fn attach_root(path: &Path, private_parent: bool) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let target = rustix::fs::open(path, flags, Mode::empty())?;
     if private_parent {
-        make_parent_private(&target)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        make_parent_private(&rustix::fs::open(path, flags, Mode::empty())?)?;
     }
     let tree = clone_tree(CWD, path, true)?;
-    attach(&tree, &target)?;
+    // The way to the rootfs is the host's.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    move_mount(&tree, "", CWD, path, flags)?;
     if private_parent {
         // Only the binds below keep the host as their peer, not the root itself.
         attr::set(&tree, false, &Attributes::propagation(attr::PRIVATE))?;
@@ -436,7 +443,7 @@ fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
         Some(first) => clone_tree(first, Path::new(""), false)?,
         None if directory => {
             let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
+            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set, site).map_err(|(_, e)| e)?
         }
         None => {
             let tree = clone_tree(null_device(&site.root)?, Path::new(""), false)?;
@@ -528,6 +535,8 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
             Err(Errno::ACCESS | Errno::PERM) if !last => return Ok(()),
             Err(e) => return Err(failure(e)),
         }
+    } else if last {
+        return Ok(());
     }
     // The kernel says "(unreachable)" of a directory that is not below our root.
     match rustix::process::getcwd(Vec::new()) {
@@ -538,7 +547,7 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     }
 }
 
-fn become_user(credentials: &Credentials) -> Done {
+fn become_user(credentials: &Credentials, world: &World) -> Done {
     let at = |what: &'static str| move |e: Errno| Failure::new(what, e);
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
@@ -552,7 +561,10 @@ fn become_user(credentials: &Credentials) -> Done {
             Err(e) => return Err(at("drop from the bounding set")(e)),
         }
     }
-    rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
+    // Root that stays root keeps its capabilities, its tie and its cover.
+    if !credentials.stays_root {
+        rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
+    }
     if !credentials.keep_groups {
         rustix::thread::set_thread_groups(&credentials.groups).map_err(at("set additional groups"))?;
     }
@@ -561,10 +573,13 @@ fn become_user(credentials: &Credentials) -> Done {
         .map_err(|e| Failure::new(format!("become group {}", gid.as_raw()), e))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
         .map_err(|e| Failure::new(format!("become user {}", uid.as_raw()), e))?;
-    rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
-    // Changing ids unties, and makes the process visible again on some settings.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("tie to the runtime"))?;
-    hide();
+    if !credentials.stays_root {
+        rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
+        // Changing ids unties, and makes the process visible again on some settings.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(at("tie to the runtime"))?;
+        hide();
+    }
     let sets = CapabilitySets {
         effective: credentials.effective,
         permitted: credentials.permitted,
@@ -575,8 +590,12 @@ fn become_user(credentials: &Credentials) -> Done {
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if credentials.ambient.contains(capability) {
-            rustix::thread::configure_capability_in_ambient_set(capability, true)
-                .map_err(at("raise ambient capabilities"))?;
+            // One that is not inheritable too cannot be raised; as with other runtimes that is worth a warning only.
+            if let Err(e) = rustix::thread::configure_capability_in_ambient_set(capability, true) {
+                let name = oci::runtime::ALL_CAPABILITIES.get(number as usize).unwrap_or(&"?");
+                world
+                    .warn(&format!("can't raise ambient capability CAP_{name}: {}", std::io::Error::from(e)));
+            }
         }
     }
     Ok(())

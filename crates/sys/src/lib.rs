@@ -9,6 +9,7 @@ pub mod launcher;
 pub mod mount_attr;
 pub mod netns;
 pub mod process;
+pub mod program;
 pub mod scheduling;
 pub mod seccomp;
 pub mod session;

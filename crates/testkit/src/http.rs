@@ -1,5 +1,7 @@
 //! A server of a test's own: answers whatever a function says, and remembers what it was asked.
 
+use oci::Digest;
+use oci::image::media_type;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,12 +31,14 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// Sends so many bytes of the body and then nothing until the client has gone.
+    pub stall: Option<usize>,
 }
 
 impl Answer {
     /// A status and a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Answer {
-        Answer { status, headers: Vec::new(), body: body.into() }
+        Answer { status, body: body.into(), ..Answer::default() }
     }
 
     /// With a further header.
@@ -42,6 +46,49 @@ impl Answer {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Answer {
         self.headers.push((name.into(), value.into()));
         self
+    }
+}
+
+/// An image that a function serves, as a registry would.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Manifest and media type, by tag and by digest.
+    manifests: Vec<(String, &'static str, Vec<u8>)>,
+    blobs: Vec<(String, Vec<u8>)>,
+}
+
+impl Served {
+    /// An image of these layers, tars plain or gzip, under `tag`. `config` says how to run it.
+    pub fn image(tag: &str, layers: &[Vec<u8>], config: &serde_json::Value) -> Served {
+        let image = crate::registry::document(&oci::Platform::host(), layers, config);
+        let mut blobs: Vec<(String, Vec<u8>)> =
+            layers.iter().map(|layer| (Digest::of(layer).to_string(), layer.clone())).collect();
+        blobs.push((image.manifest.config.digest.to_string(), image.config));
+        let digest = Digest::of(&image.bytes).to_string();
+        let manifest = |name: &str| (name.to_string(), media_type::OCI_MANIFEST, image.bytes.clone());
+        Served { manifests: vec![manifest(tag), manifest(&digest)], blobs }
+    }
+
+    /// What a well-behaved registry answers to a request that reads.
+    pub fn answer(&self, request: &Request) -> Answer {
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        if request.path.contains("/manifests/") {
+            let found = self.manifests.iter().find(|(known, ..)| known == name);
+            return found.map_or(Answer::new(404, ""), |(_, kind, bytes)| {
+                Answer::new(200, bytes.clone())
+                    .with("Content-Type", *kind)
+                    .with("Docker-Content-Digest", Digest::of(bytes).to_string())
+            });
+        }
+        let Some((_, blob)) = self.blobs.iter().find(|(known, _)| known == name) else {
+            return Answer::new(if request.path == "/v2/" { 200 } else { 404 }, "");
+        };
+        let range = request.header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
+        match range.and_then(|start| start.parse::<usize>().ok()) {
+            None => Answer::new(200, blob.clone()),
+            Some(start) => Answer::new(206, &blob[start..])
+                .with("Content-Range", format!("bytes {start}-{}/{}", blob.len() - 1, blob.len())),
+        }
     }
 }
 
@@ -129,8 +176,15 @@ fn serve(
         head += &format!("{name}: {value}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
-    if !head_only {
-        stream.write_all(&answer.body)?;
+    if head_only {
+        return stream.flush();
     }
-    stream.flush()
+    let end = answer.stall.unwrap_or(answer.body.len()).min(answer.body.len());
+    stream.write_all(&answer.body[..end])?;
+    stream.flush()?;
+    if answer.stall.is_some() {
+        // Ends with the connection.
+        reader.read_to_end(&mut Vec::new())?;
+    }
+    Ok(())
 }

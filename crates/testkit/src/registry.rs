@@ -109,27 +109,11 @@ impl Registry {
         layers: &[Vec<u8>],
         config: Value,
     ) -> Pushed {
-        let diff_ids: Vec<Digest> = layers.iter().map(|layer| diff_id(layer)).collect();
-        let config = json!({
-            "architecture": platform.architecture,
-            "os": platform.os,
-            "variant": platform.variant,
-            "config": config,
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": layers.iter().map(|_| json!({"created_by": "testkit"})).collect::<Vec<_>>(),
-        });
-        let config = self.push_blob(repository, media_type::OCI_CONFIG, config.to_string().as_bytes());
-        let layers =
-            layers.iter().map(|layer| self.push_blob(repository, layer_type(layer), layer)).collect();
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            artifact_type: None,
-            config,
-            layers,
-            annotations: Default::default(),
-        };
-        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let Document { manifest, bytes, config } = document(platform, layers, &config);
+        self.push_blob(repository, media_type::OCI_CONFIG, &config);
+        for layer in layers {
+            self.push_blob(repository, layer_type(layer), layer);
+        }
         let descriptor = self.push_manifest(repository, tag, media_type::OCI_MANIFEST, &bytes);
         Pushed { descriptor: Descriptor { platform: Some(platform.clone()), ..descriptor }, manifest, bytes }
     }
@@ -216,6 +200,36 @@ fn configuration(root: &Path, login: bool) -> Value {
         config["auth"] = json!({"htpasswd": {"realm": "tests", "path": path}});
     }
     config
+}
+
+/// The documents of an image.
+pub(crate) struct Document {
+    pub(crate) manifest: Manifest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+}
+
+pub(crate) fn document(platform: &Platform, layers: &[Vec<u8>], config: &Value) -> Document {
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| diff_id(layer)).collect();
+    let config = json!({
+        "architecture": platform.architecture,
+        "os": platform.os,
+        "variant": platform.variant,
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": layers.iter().map(|_| json!({"created_by": "testkit"})).collect::<Vec<_>>(),
+    });
+    let config = config.to_string().into_bytes();
+    let describe = |kind: &str, bytes: &[u8]| Descriptor::new(kind, Digest::of(bytes), bytes.len() as u64);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_MANIFEST.into()),
+        artifact_type: None,
+        config: describe(media_type::OCI_CONFIG, &config),
+        layers: layers.iter().map(|layer| describe(layer_type(layer), layer)).collect(),
+        annotations: Default::default(),
+    };
+    Document { bytes: serde_json::to_vec(&manifest).unwrap(), manifest, config }
 }
 
 fn layer_type(layer: &[u8]) -> &'static str {

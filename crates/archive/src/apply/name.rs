@@ -39,6 +39,23 @@ impl Name {
         Ok(Name(clean))
     }
 
+    /// This name with `to`, one part, in place of its first part, where that is `from`.
+    pub(super) fn renamed(self, from: &[u8], to: &[u8]) -> Name {
+        match self.0.strip_prefix(from) {
+            Some(rest) if rest.is_empty() || rest.starts_with(b"/") => Name([to, rest].concat()),
+            _ => self,
+        }
+    }
+
+    /// This name in the directory `base`.
+    pub(super) fn below(self, base: &Name) -> Name {
+        match (base.0.is_empty(), self.0.is_empty()) {
+            (true, _) => self,
+            (false, true) => Name(base.0.clone()),
+            (false, false) => Name([&base.0[..], b"/", &self.0].concat()),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
