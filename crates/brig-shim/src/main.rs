@@ -17,6 +17,13 @@ fn main() -> ExitCode {
     // leaves nothing open.
     drop(sys::spawn::close_inherited(3));
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(done) = shim::compress(&args) {
+        if let Err(error) = done {
+            complain(&errors::chain(&error));
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
     let [dir] = args.as_slice() else {
         complain("usage: brig-shim DIR");
         return ExitCode::from(2);

@@ -59,6 +59,9 @@ pub(crate) struct Flags {
     /// A further OCI runtime, NAME=PATH; may be given several times
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     add_runtimes: Vec<String>,
+    /// Log driver of containers that name none [default: json-file]
+    #[arg(long, value_name = "NAME")]
+    log_driver: Option<String>,
     /// Option for the log of containers that give none, KEY=VALUE; may be given several times
     #[arg(long = "log-opt", value_name = "KEY=VALUE")]
     log_opts: Vec<String>,
@@ -92,6 +95,7 @@ struct File {
     mtu: Option<u32>,
     default_runtime: Option<String>,
     runtimes: BTreeMap<String, PathBuf>,
+    log_driver: Option<String>,
     log_opts: BTreeMap<String, String>,
     cdi_spec_dirs: Vec<PathBuf>,
     init: bool,
@@ -154,6 +158,9 @@ impl Settings {
                 text.split_once('=').ok_or_else(|| invalid(format!("--log-opt {text}: want KEY=VALUE")))?;
             log_opts.insert(key.into(), value.into());
         }
+        let log_driver = flags.log_driver.or(file.log_driver).unwrap_or_else(|| "json-file".into());
+        engine::check_log_driver(&log_driver, &log_opts)
+            .map_err(|e| errors::Report::new(Kind::InvalidArgument, errors::chain(&e)))?;
         let cgroup_parent = flags.cgroup_parent.or(file.cgroup_parent).unwrap_or_else(|| "/brig".into());
         if cgroup_parent.split('/').any(|p| p == "..") {
             return Err(invalid(format!("--cgroup-parent {cgroup_parent}: must not hold ..")));
@@ -190,6 +197,7 @@ impl Settings {
                 shim: programs.join("brig-shim"),
                 runtimes,
                 default_runtime,
+                log_driver,
                 log_opts,
                 cdi_spec_dirs,
                 default_init: flags.init || file.init,

@@ -68,7 +68,7 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "Images": info.images,
         "Driver": info.storage_driver,
         "DriverStatus": [],
-        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"] },
+        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": engine::LOG_DRIVERS },
         "MemoryLimit": true,
         "SwapLimit": true,
         "CpuCfsPeriod": true,
@@ -82,7 +82,7 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
         "OomKillDisable": info.cgroup_version == "1",
         "NGoroutines": info.threads,
         "SystemTime": jiff::Timestamp::now().to_string(),
-        "LoggingDriver": "json-file",
+        "LoggingDriver": config.log_driver,
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": info.cgroup_version,
         "NEventsListener": info.event_listeners,
@@ -257,6 +257,6 @@ pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
         "Images": images,
         "Containers": containers,
         "Volumes": volumes,
-        "BuildCache": [],
+        "BuildCache": crate::build::list_cache(api).await?,
     }))
 }

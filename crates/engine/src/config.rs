@@ -23,7 +23,9 @@ pub struct Config {
     /// Runtime programs by name; holds `default_runtime`.
     pub runtimes: BTreeMap<String, PathBuf>,
     pub default_runtime: String,
-    /// Log options for containers that give none.
+    /// Log driver of containers that name none.
+    pub log_driver: String,
+    /// Its options, where containers do not give them.
     pub log_opts: BTreeMap<String, String>,
     /// Where vendors' device specs are, in rising order of precedence.
     pub cdi_spec_dirs: Vec<PathBuf>,

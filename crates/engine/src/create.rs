@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig, NetworkingConfig, Words};
 use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
-use crate::{Engine, bundle, cdi, health, modes, names};
+use crate::{Engine, bundle, cdi, health, log_drivers, modes, names};
 use oci::image::RunConfig;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -53,7 +53,7 @@ impl Engine {
                 "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
         }
-        fill_defaults(&mut host_config, &self.config.default_runtime);
+        fill_defaults(&mut host_config, &self.config);
         let image_name = config.image.clone();
         let images = self.images.clone();
         let (image, image_config) = blocking(move || {
@@ -190,7 +190,7 @@ impl Engine {
 }
 
 /// Docker's defaults, so that `inspect` shows what holds.
-fn fill_defaults(host: &mut HostConfig, runtime: &str) {
+fn fill_defaults(host: &mut HostConfig, config: &crate::Config) {
     let fill = |field: &mut String, value: &str| {
         if field.is_empty() {
             *field = value.into();
@@ -202,8 +202,14 @@ fn fill_defaults(host: &mut HostConfig, runtime: &str) {
     }
     fill(&mut host.restart_policy.name, "no");
     fill(&mut host.ipc_mode, "private");
-    fill(&mut host.log_config.kind, "json-file");
-    fill(&mut host.runtime, runtime);
+    fill(&mut host.log_config.kind, &config.log_driver);
+    fill(&mut host.runtime, &config.default_runtime);
+    // The daemon's options are for the daemon's driver.
+    if host.log_config.kind == config.log_driver {
+        for (key, value) in &config.log_opts {
+            host.log_config.config.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
     if host.shm_size == 0 {
         host.shm_size = 64 << 20;
     }
@@ -315,11 +321,7 @@ fn validate(
     check_resources(host)?;
     check_restart_policy(host)?;
     health::validate(config)?;
-    match host.log_config.kind.as_str() {
-        "json-file" | "none" => {}
-        other => return Err(Error::unsupported(format!("the log driver {other}"))),
-    }
-    crate::launch::log_limits(&host.log_config.config)?;
+    log_drivers::check(&host.log_config)?;
     crate::limits::check(host)?;
     unsupported(config, host)
 }

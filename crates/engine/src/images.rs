@@ -183,7 +183,8 @@ impl Engine {
         self.list_containers().iter().filter(|c| c.lock().uses_image(id)).count()
     }
 
-    pub(crate) fn image_event(&self, action: &str, name: &str, id: &ImageId) {
+    /// Tells of something that happened to an image.
+    pub fn image_event(&self, action: &str, name: &str, id: &ImageId) {
         let attributes = BTreeMap::from([("name".to_string(), name.to_string())]);
         self.events.publish("image", action, id.to_string(), attributes);
     }

@@ -14,12 +14,11 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
-use crate::{Engine, cdi, devices, shim_alive, shm, user};
+use crate::{Engine, cdi, devices, log_drivers, shim_alive, shm, user};
 use errors::{HasKind, Kind, Report};
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
 use shim_api::{Ready, Request, Response};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -394,20 +393,7 @@ impl Engine {
 
     fn shim_config(&self, record: &Record, shim_dir: &Path) -> Result<shim_api::Config, Error> {
         let config = &record.config;
-        let log = match record.host_config.log_config.kind.as_str() {
-            "none" => shim_api::Log::None,
-            _ => {
-                let mut options = self.config.log_opts.clone();
-                options.extend(record.host_config.log_config.config.clone());
-                let (max_size_bytes, max_files) = log_limits(&options)?;
-                shim_api::Log::JsonFile {
-                    path: self.config.log_path(record.id.as_str()),
-                    max_size_bytes,
-                    max_files,
-                    attrs: log_attrs(record, &options),
-                }
-            }
-        };
+        let log = log_drivers::of(&self.config, record)?;
         let runtime = &record.host_config.runtime;
         Ok(shim_api::Config {
             version: shim_api::VERSION,
@@ -461,7 +447,7 @@ impl Engine {
 
 /// Makes the places to mount on that are symlinks to nothing, as `/etc/resolv.conf` is in images made for systemd:
 /// runtimes make what is missing and do not agree on links. What cannot be made here, the runtime reports.
-fn make_places(record: &Record, root: &RootDir, etc_files: &[(String, &'static str)]) {
+pub(crate) fn make_places(record: &Record, root: &RootDir, etc_files: &[(String, &'static str)]) {
     const OVER_MOUNTED: &[&str] = &["/dev", "/proc", "/sys"];
     let files = etc_files.iter().map(|(_, inside)| (*inside, false));
     let mounts = record
@@ -508,59 +494,6 @@ pub(crate) fn credentials(
     user::resolve(text, group_add, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
-/// `max-size` in bytes (0 is no limit) and `max-file`.
-pub(crate) fn log_limits(options: &BTreeMap<String, String>) -> Result<(u64, u32), Error> {
-    const KNOWN: &[&str] =
-        &["max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "mode"];
-    if let Some(unknown) = options.keys().find(|k| !KNOWN.contains(&k.as_str())) {
-        return Err(Error::invalid(format!("unknown log opt '{unknown}' for json-file log driver")));
-    }
-    let size = match options.get("max-size").map(String::as_str) {
-        None | Some("-1") => 0,
-        Some(text) => parse_size(text).ok_or_else(|| Error::invalid(format!("invalid max-size: {text}")))?,
-    };
-    let files = match options.get("max-file") {
-        None => 1,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|n| *n > 0)
-            .ok_or_else(|| Error::invalid(format!("invalid max-file: {text}")))?,
-    };
-    Ok((size, files))
-}
-
-/// `10m`, `1g`, `512k`, `100`; powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let trimmed = lower.trim_end_matches('b');
-    let (digits, factor) = match trimmed.chars().last()? {
-        'k' => (&trimmed[..trimmed.len() - 1], 1 << 10),
-        'm' => (&trimmed[..trimmed.len() - 1], 1 << 20),
-        'g' => (&trimmed[..trimmed.len() - 1], 1 << 30),
-        _ => (trimmed, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-fn log_attrs(record: &Record, options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let names = |key: &str| options.get(key).map(|v| v.split(',').collect::<Vec<_>>()).unwrap_or_default();
-    let mut out = BTreeMap::new();
-    for name in names("labels") {
-        if let Some(value) = record.config.labels.get(name) {
-            out.insert(name.to_string(), value.clone());
-        }
-    }
-    for name in names("env") {
-        if let Some((_, value)) =
-            record.config.env.iter().filter_map(|e| e.split_once('=')).find(|(k, _)| *k == name)
-        {
-            out.insert(name.to_string(), value.to_string());
-        }
-    }
-    out
-}
-
 /// Docker's exit code for a start that failed with `message`.
 fn start_exit_code(message: &str) -> i32 {
     if message.contains("executable file not found") || message.contains("no such file or directory") {
@@ -575,7 +508,7 @@ fn start_exit_code(message: &str) -> i32 {
     }
 }
 
-fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Error> {
+pub(crate) fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Error> {
     let doing = || format!("write {}", path.display());
     let bytes = serde_json::to_vec(value).map_err(std::io::Error::from).io_during(doing)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
@@ -586,18 +519,6 @@ fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        let check = |t: &str, want| assert_eq!(parse_size(t), want, "{t}");
-        check("10m", Some(10 << 20));
-        check("1GB", Some(1 << 30));
-        check("7", Some(7));
-        check("", None);
-        check("m", None);
-        check("-1k", None);
-        check("99999999999999999999", None);
-    }
 
     #[test]
     fn exit_codes_of_failed_starts() {

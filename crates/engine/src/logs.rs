@@ -34,10 +34,9 @@ impl Engine {
         options: LogOptions,
     ) -> Result<mpsc::Receiver<Result<LogEntry, Error>>, Error> {
         let container = self.container(name)?;
-        if container.lock().host_config.log_config.kind != "json-file" {
+        let Some((path, format)) = crate::log_drivers::readable(&self.config, &container.lock()) else {
             return Err(Error::invalid("configured logging driver does not support reading"));
-        }
-        let path = self.config.log_path(container.id().as_str());
+        };
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         // The reader waits on this pipe beside the file; closing our end ends a follow.
         let (stop_read, stop_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -65,8 +64,13 @@ impl Engine {
         tokio::task::spawn_blocking(move || {
             let doing = || format!("read log {}", path.display());
             let read = || -> Result<(), Error> {
-                let options_below =
-                    Options { since_ns: options.since, until_ns: options.until, tail: options.tail, follow };
+                let options_below = Options {
+                    since_ns: options.since,
+                    until_ns: options.until,
+                    tail: options.tail,
+                    follow,
+                    format,
+                };
                 let mut reader = Reader::open(&path, options_below).during(doing)?;
                 let mut last_round = !follow;
                 loop {

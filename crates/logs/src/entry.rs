@@ -33,6 +33,60 @@ pub struct Entry {
     pub attrs: BTreeMap<String, String>,
 }
 
+/// How entries are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// Docker's json-file.
+    #[default]
+    JsonFile,
+    /// Ours: a letter for the stream (`o`, `e`; capital where the line goes on in the next entry), the time in
+    /// nanoseconds since 1970, a space, and the bytes as they came.
+    Local,
+}
+
+impl Format {
+    pub(crate) fn encode(self, out: &mut Vec<u8>, stream: Stream, line: &[u8], attrs: &[u8], time_ns: u64) {
+        match self {
+            Format::JsonFile => encode(out, stream, line, attrs, time_ns),
+            Format::Local => encode_local(out, stream, line, time_ns),
+        }
+    }
+
+    pub(crate) fn decode(self, line: &[u8]) -> Option<Entry> {
+        match self {
+            Format::JsonFile => decode(line),
+            Format::Local => decode_local(line),
+        }
+    }
+}
+
+/// Only its end can hold a `\n`, as output is split there; so a line of the file is an entry.
+fn encode_local(out: &mut Vec<u8>, stream: Stream, line: &[u8], time_ns: u64) {
+    let (text, is_whole) = line.strip_suffix(b"\n").map_or((line, false), |text| (text, true));
+    let letter = if stream == Stream::Stdout { b'o' } else { b'e' };
+    out.push(if is_whole { letter } else { letter.to_ascii_uppercase() });
+    out.extend_from_slice(time_ns.to_string().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+fn decode_local(line: &[u8]) -> Option<Entry> {
+    let (&letter, rest) = line.split_first()?;
+    let space = rest.iter().take(21).position(|&b| b == b' ')?;
+    let time_ns = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
+    let mut text = rest[space + 1..].to_vec();
+    if letter.is_ascii_lowercase() {
+        text.push(b'\n');
+    }
+    let stream = match letter.to_ascii_lowercase() {
+        b'o' => Stream::Stdout,
+        b'e' => Stream::Stderr,
+        _ => return None,
+    };
+    Some(Entry { stream, time_ns, line: text, attrs: BTreeMap::new() })
+}
+
 /// Appends the entry as one line of JSON. `attrs` is what goes between stream and time: empty, or `"attrs":{...},`.
 pub(crate) fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], attrs: &[u8], time_ns: u64) {
     out.extend_from_slice(b"{\"log\":\"");
@@ -153,6 +207,23 @@ mod tests {
         let mut out = Vec::new();
         encode(&mut out, Stream::Stdout, text.as_bytes(), b"", 1);
         assert_eq!(decode(out.trim_ascii_end()).unwrap().line, text.as_bytes());
+    }
+
+    #[test]
+    fn local_entries_keep_every_byte() {
+        for line in [b"a b\n".as_slice(), b"\xff\x00 \r\n", b"no end", b"\n", b""] {
+            let mut out = Vec::new();
+            encode_local(&mut out, Stream::Stderr, line, u64::MAX);
+            assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1, "{line:?}");
+            let entry = decode_local(&out[..out.len() - 1]).unwrap();
+            assert_eq!(
+                (entry.stream, entry.time_ns, entry.line.as_slice()),
+                (Stream::Stderr, u64::MAX, line)
+            );
+        }
+        for bad in ["", "o", "o1", "x1 a", "o-1 a", "o99999999999999999999999 a"] {
+            assert_eq!(decode_local(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Container output on disk, in Docker's json-file format: written and rotated by the shim, read and followed by the
-//! engine. No threads, no async.
+//! Container output: on disk in Docker's json-file format or in one of our own, written and rotated by the shim, read and
+//! followed by the engine; and sent to journald or syslog besides. No threads, no async.
 //!
 //! # Format
 //!
@@ -23,14 +23,18 @@
 //! cuts it off.
 
 mod entry;
+mod gzip;
 mod reader;
+mod remote;
 mod time;
 mod writer;
 
-pub use entry::{Entry, Stream};
+pub use entry::{Entry, Format, Stream};
+pub use gzip::compress;
 pub use reader::{Options, Reader, Woken};
+pub use remote::{Address, Remote, RemoteKind, Syslog, SyslogFormat};
 pub use time::{format_rfc3339, now_ns, parse_rfc3339};
-pub use writer::{Rotation, Writer};
+pub use writer::{Rotation, Target, Writer};
 
 use errors::{HasKind, Kind};
 use std::io;
@@ -54,6 +58,9 @@ pub enum Error {
     /// The file could not be read.
     #[error("read log {path:?}")]
     Read { path: PathBuf, source: io::Error },
+    /// A file that was put aside stays as it is.
+    #[error("compress log {path:?}")]
+    Compress { path: PathBuf, source: io::Error },
     /// Waiting for more failed.
     #[error("wait for log {path:?}")]
     Wait { path: PathBuf, source: io::Error },
@@ -66,6 +73,7 @@ impl HasKind for Error {
             | Error::Write { source, .. }
             | Error::Rotate { source, .. }
             | Error::Read { source, .. }
+            | Error::Compress { source, .. }
             | Error::Wait { source, .. } => errors::io_kind(source),
         }
     }

@@ -4,9 +4,10 @@
 //! newest first, where a rename can only make one show up twice, and starts over when `path` is another file by then.
 
 use crate::Error;
-use crate::entry::{self, Entry};
+use crate::entry::{Entry, Format};
+use crate::gzip;
 use crate::time::now_ns;
-use crate::writer::numbered;
+use crate::writer::{compressed, numbered};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use std::collections::VecDeque;
@@ -38,6 +39,8 @@ pub struct Options {
     pub tail: Option<u64>,
     /// More may come: [`Reader::wait`] is going to be called.
     pub follow: bool,
+    /// How the entries are written.
+    pub format: Format,
 }
 
 /// Why [`Reader::wait`] returned.
@@ -80,6 +83,8 @@ pub struct Reader {
     skipping: bool,
     ended: bool,
     watch: Option<OwnedFd>,
+    /// Time of the last entry read.
+    last_ns: u64,
 }
 
 #[derive(Debug)]
@@ -87,8 +92,22 @@ struct Source {
     file: File,
     id: (u64, u64),
     offset: u64,
+    /// The file holds gzip and has to be unpacked before it is read.
+    packed: bool,
+    /// Taken up while following: it may be what was read already, compressed since under another inode.
+    may_be_seen: bool,
     /// `path` was seen to be another file, so this one is complete.
     sealed: bool,
+}
+
+impl Source {
+    /// Makes what is compressed readable, beside the log at `path`.
+    fn unpack(&mut self, path: &Path) -> io::Result<()> {
+        if std::mem::take(&mut self.packed) {
+            self.file = gzip::unpack(&self.file, path)?;
+        }
+        Ok(())
+    }
 }
 
 impl Reader {
@@ -102,19 +121,25 @@ impl Reader {
         let watch = if options.follow { watch(path) } else { None };
         let mut files = list(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
         if let Some(tail) = options.tail {
-            keep_last(&mut files, tail).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+            keep_last(path, &mut files, tail)
+                .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         }
         let mut newer: VecDeque<Source> = files.into_iter().rev().collect();
+        let mut current = newer.pop_front();
+        if let Some(first) = &mut current {
+            first.unpack(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        }
         Ok(Reader {
             path: path.to_owned(),
             options,
-            current: newer.pop_front(),
+            current,
             newer,
             buffer: Vec::new(),
             taken: 0,
             skipping: false,
             ended: false,
             watch,
+            last_ns: 0,
         })
     }
 
@@ -127,7 +152,11 @@ impl Reader {
     pub fn next(&mut self) -> Result<Option<Entry>, Error> {
         while !self.ended {
             while let Some(line) = self.take_line() {
-                let Some(entry) = entry::decode(&self.buffer[line]) else { continue };
+                let Some(entry) = self.options.format.decode(&self.buffer[line]) else { continue };
+                if self.is_seen(&entry) {
+                    continue;
+                }
+                self.last_ns = entry.time_ns;
                 if self.options.since_ns.is_some_and(|since| entry.time_ns < since) {
                     continue;
                 }
@@ -191,6 +220,11 @@ impl Reader {
         gone
     }
 
+    /// Whether this entry was given before, out of the file that has been compressed since.
+    fn is_seen(&self, entry: &Entry) -> bool {
+        self.current.as_ref().is_some_and(|c| c.may_be_seen) && entry.time_ns <= self.last_ns
+    }
+
     /// The next whole line in the buffer, without its `\n`.
     fn take_line(&mut self) -> Option<std::ops::Range<usize>> {
         loop {
@@ -226,7 +260,7 @@ impl Reader {
     /// At the end of the current file: goes on to the next one if there is one; false when there is nothing to read.
     fn advance(&mut self) -> Result<bool, Error> {
         if let Some(next) = self.newer.pop_front() {
-            self.begin(next);
+            self.begin(next)?;
             return Ok(true);
         }
         if !self.options.follow {
@@ -238,7 +272,7 @@ impl Reader {
             let first = self.newer.pop_front();
             let found = first.is_some();
             if let Some(first) = first {
-                self.begin(first);
+                self.begin(first)?;
             }
             return Ok(found);
         };
@@ -255,8 +289,11 @@ impl Reader {
             // When our file is no longer among them, all that are there are newer.
             self.newer =
                 files.into_iter().take_while(|f| f.id != id).collect::<Vec<_>>().into_iter().rev().collect();
+            for next in self.newer.iter_mut().filter(|s| s.packed) {
+                next.may_be_seen = true;
+            }
             let Some(next) = self.newer.pop_front() else { return Ok(false) };
-            self.begin(next);
+            self.begin(next)?;
             return Ok(true);
         }
         match std::fs::metadata(&self.path) {
@@ -273,11 +310,13 @@ impl Reader {
     }
 
     /// Goes on with `source`; a torn line at the end of the file before is dropped.
-    fn begin(&mut self, source: Source) {
+    fn begin(&mut self, mut source: Source) -> Result<(), Error> {
+        source.unpack(&self.path).map_err(|source| Error::Read { path: self.path.clone(), source })?;
         self.buffer.clear();
         self.taken = 0;
         self.skipping = false;
         self.current = Some(source);
+        Ok(())
     }
 }
 
@@ -315,12 +354,16 @@ fn list_once(path: &Path) -> io::Result<Vec<Source>> {
     let mut missing = 0;
     for n in 0..MAX_FILES {
         let name = if n == 0 { path.to_owned() } else { numbered(path, n) };
-        match File::open(&name) {
+        let (opened, packed) = match File::open(&name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && n > 0 => (File::open(compressed(&name)), true),
+            opened => (opened, false),
+        };
+        match opened {
             Ok(file) => {
                 let metadata = file.metadata()?;
                 let id = (metadata.dev(), metadata.ino());
                 if metadata.is_file() && files.iter().all(|f| f.id != id) {
-                    files.push(Source { file, id, offset: 0, sealed: false });
+                    files.push(Source { file, id, offset: 0, packed, may_be_seen: false, sealed: false });
                 }
                 missing = 0;
             }
@@ -336,8 +379,9 @@ fn list_once(path: &Path) -> io::Result<Vec<Source>> {
 }
 
 /// Moves the begin of `files`, newest first, so that `tail` entries are left.
-fn keep_last(files: &mut Vec<Source>, mut tail: u64) -> io::Result<()> {
+fn keep_last(path: &Path, files: &mut Vec<Source>, mut tail: u64) -> io::Result<()> {
     for at in 0..files.len() {
+        files[at].unpack(path)?;
         if let Some(offset) = start_of_last(&files[at].file, &mut tail)? {
             files[at].offset = offset;
             files.truncate(at + 1);
@@ -378,7 +422,7 @@ mod tests {
     use std::io::Write as _;
 
     fn writer(path: &Path, max_size_bytes: u64, max_files: u32) -> Writer {
-        Writer::open(path, Rotation { max_size_bytes, max_files }, &BTreeMap::new()).unwrap()
+        Writer::open(path, Rotation { max_size_bytes, max_files, compress: false }, &BTreeMap::new()).unwrap()
     }
 
     fn put(writer: &mut Writer, numbers: std::ops::Range<u32>) {
@@ -407,6 +451,29 @@ mod tests {
         assert!(numbered(&path, 5).exists());
         let mut reader = Reader::open(&path, Options::default()).unwrap();
         assert_eq!(rest(&mut reader), (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn compressed_files_are_read_and_not_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = writer(&path, 300, 100);
+        put(&mut writer, 0..20);
+        let mut follower = Reader::open(&path, options(None, true)).unwrap();
+        assert_eq!(rest(&mut follower), (0..20).collect::<Vec<_>>());
+        put(&mut writer, 20..50);
+        for n in 1..10 {
+            if numbered(&path, n).exists() {
+                crate::compress(&numbered(&path, n)).unwrap();
+            }
+        }
+        assert_eq!(rest(&mut follower), (20..50).collect::<Vec<_>>());
+        assert_eq!(rest(&mut Reader::open(&path, Options::default()).unwrap()), (0..50).collect::<Vec<_>>());
+        for tail in [1, 7, 30, 60] {
+            let mut reader = Reader::open(&path, options(Some(tail), false)).unwrap();
+            let first = 50_u32.saturating_sub(u32::try_from(tail).unwrap());
+            assert_eq!(rest(&mut reader), (first..50).collect::<Vec<_>>(), "tail {tail}");
+        }
     }
 
     #[test]

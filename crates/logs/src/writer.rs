@@ -1,6 +1,7 @@
 //! The writing side: splits output into entries, batches them, rotates, and lives with a full disk.
 
-use crate::entry::{self, Stream};
+use crate::entry::{Format, Stream};
+use crate::remote::Remote;
 use crate::time::now_ns;
 use crate::{Error, MAX_PIECE};
 use std::collections::BTreeMap;
@@ -13,19 +14,39 @@ use std::path::{Path, PathBuf};
 const BATCH: usize = 32 << 10;
 
 /// When a file is put aside and how many are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rotation {
     /// A new file is begun when the one being written has this many bytes; 0 is never.
     pub max_size_bytes: u64,
     /// Files kept, the one being written included. 0 counts as 1.
     pub max_files: u32,
+    /// Files put aside are to be compressed; see [`Writer::take_rotated`].
+    pub compress: bool,
+}
+
+/// Where entries go.
+#[derive(Debug, Default)]
+pub struct Target<'a> {
+    /// The file and how it is written; None keeps nothing here.
+    pub file: Option<(&'a Path, Format, Rotation)>,
+    /// Go into each entry of a format that has them.
+    pub attrs: BTreeMap<String, String>,
+    /// Gets each entry besides.
+    pub remote: Option<Remote>,
 }
 
 /// Appends the output of one container to its log. One writer a log.
 #[derive(Debug)]
 pub struct Writer {
     path: PathBuf,
+    /// None where no file is kept.
+    format: Option<Format>,
     rotation: Rotation,
+    /// Files were put aside that may not be compressed yet.
+    has_rotated: bool,
+    /// Someone compresses what was put aside: names must not move meanwhile.
+    is_compressing: bool,
+    remote: Option<Remote>,
     /// Empty, or `"attrs":{...},`.
     attrs: Vec<u8>,
     /// None after a rotation that could not make the new file; tried again with each batch.
@@ -53,26 +74,85 @@ impl Writer {
     ///
     /// [`Error::Open`]; the directory must exist, and a symlink is not followed.
     pub fn open(path: &Path, rotation: Rotation, attrs: &BTreeMap<String, String>) -> Result<Writer, Error> {
+        let file = Some((path, Format::JsonFile, rotation));
+        Writer::with(Target { file, attrs: attrs.clone(), remote: None })
+    }
+
+    /// As [`Writer::open`], for any target.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`].
+    pub fn with(target: Target<'_>) -> Result<Writer, Error> {
+        let (path, format, rotation) = match target.file {
+            Some((path, format, rotation)) => (path, Some(format), rotation),
+            None => (Path::new(""), None, Rotation::default()),
+        };
         let failed = |source| Error::Open { path: path.to_owned(), source };
-        let mut file = open_append(path).map_err(failed)?;
-        let size = cut_torn_line(&mut file).map_err(failed)?;
-        let attrs = if attrs.is_empty() {
+        let (mut file, mut size) = (None, 0);
+        if format.is_some() {
+            let mut opened = open_append(path).map_err(failed)?;
+            size = cut_torn_line(&mut opened).map_err(failed)?;
+            file = Some(opened);
+        }
+        let attrs = if target.attrs.is_empty() {
             Vec::new()
         } else {
-            let text = serde_json::to_string(attrs).map_err(|e| failed(e.into()))?;
+            let text = serde_json::to_string(&target.attrs).map_err(|e| failed(e.into()))?;
             format!("\"attrs\":{text},").into_bytes()
         };
         Ok(Writer {
             path: path.to_owned(),
+            format,
             rotation,
+            // A writer before us may have left some.
+            has_rotated: format.is_some() && rotation.compress,
+            is_compressing: false,
+            remote: target.remote,
             attrs,
-            file: Some(file),
+            file,
             size,
             unfinished: Default::default(),
             batch: Vec::new(),
             last_ns: 0,
             dropped: 0,
         })
+    }
+
+    /// The oldest file that was put aside and is not compressed, which somebody is to do now (by [`crate::compress`], in
+    /// another process: it takes long). From here on, and until [`Writer::end_compression`], files keep their names.
+    pub fn take_rotated(&mut self) -> Option<PathBuf> {
+        if !self.has_rotated || self.is_compressing {
+            return None;
+        }
+        let mut numbers = (1..self.rotation.max_files.max(1)).rev();
+        let found = numbers.find_map(|n| Some(numbered(&self.path, n)).filter(|path| path.exists()));
+        self.has_rotated = found.is_some();
+        self.is_compressing = found.is_some();
+        found
+    }
+
+    /// Whoever compressed is done, or could not.
+    pub fn end_compression(&mut self) {
+        self.is_compressing = false;
+    }
+
+    /// Whether output should wait: the file is due to be put aside, which the compression of the last one prevents; or
+    /// the remote side is slow and nothing may be lost.
+    pub fn is_full(&self) -> bool {
+        let max = self.rotation.max_size_bytes;
+        (self.is_compressing && max > 0 && self.size >= max)
+            || self.remote.as_ref().is_some_and(Remote::is_full)
+    }
+
+    /// The remote side, if there is one.
+    pub fn remote(&mut self) -> Option<&mut Remote> {
+        self.remote.as_mut()
+    }
+
+    /// The same, to look at.
+    pub fn remote_ref(&self) -> Option<&Remote> {
+        self.remote.as_ref()
     }
 
     /// Takes output as it comes, cut anywhere. Complete lines are in the file when this returns; the rest waits for
@@ -125,7 +205,7 @@ impl Writer {
             outcome = self.flush();
         }
         let max = self.rotation.max_size_bytes;
-        if max > 0 && self.size + self.batch.len() as u64 >= max {
+        if max > 0 && self.size + self.batch.len() as u64 >= max && !self.is_compressing {
             outcome = outcome.and(self.flush()).and(self.rotate());
         }
         // Strictly increasing, so that a client can ask for what came after the last entry it has.
@@ -139,7 +219,12 @@ impl Writer {
             unfinished.line.extend_from_slice(piece);
             &unfinished.line
         };
-        entry::encode(&mut self.batch, stream, line, &self.attrs, time_ns);
+        if let Some(format) = self.format {
+            format.encode(&mut self.batch, stream, line, &self.attrs, time_ns);
+        }
+        if let Some(remote) = &mut self.remote {
+            remote.push(stream, line, is_last, time_ns);
+        }
         unfinished.first_ns = (!is_last).then_some(time_ns);
         unfinished.line.clear();
         outcome
@@ -192,10 +277,13 @@ impl Writer {
             std::fs::remove_file(&self.path)
         } else {
             for n in (1..oldest).rev() {
-                ignore_missing(std::fs::rename(numbered(&self.path, n), numbered(&self.path, n + 1)))
-                    .map_err(failed)?;
+                move_aside(&numbered(&self.path, n), &numbered(&self.path, n + 1)).map_err(failed)?;
             }
-            std::fs::rename(&self.path, numbered(&self.path, 1))
+            let aside = numbered(&self.path, 1);
+            ignore_missing(std::fs::remove_file(compressed(&aside))).map_err(failed)?;
+            let outcome = std::fs::rename(&self.path, &aside);
+            self.has_rotated = self.rotation.compress;
+            outcome
         };
         // Someone removed the file under us: a new one is what is wanted.
         ignore_missing(outcome).map_err(failed)?;
@@ -211,6 +299,30 @@ impl Writer {
 pub(crate) fn numbered(path: &Path, n: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{n}"));
+    name.into()
+}
+
+/// Renames a file that was put aside, in whichever of its two forms it is; there is one form of a number afterwards.
+fn move_aside(from: &Path, to: &Path) -> io::Result<()> {
+    let (from_gz, to_gz) = (compressed(from), compressed(to));
+    match std::fs::rename(from, to) {
+        Ok(()) => {
+            ignore_missing(std::fs::remove_file(to_gz))?;
+            // Of one that was compressed and not taken away yet.
+            ignore_missing(std::fs::remove_file(from_gz))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match std::fs::rename(from_gz, to_gz) {
+            Ok(()) => ignore_missing(std::fs::remove_file(to)),
+            other => ignore_missing(other),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// `path.gz`.
+pub(crate) fn compressed(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz");
     name.into()
 }
 
@@ -271,8 +383,9 @@ fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry;
 
-    const NEVER: Rotation = Rotation { max_size_bytes: 0, max_files: 1 };
+    const NEVER: Rotation = Rotation { max_size_bytes: 0, max_files: 1, compress: false };
 
     fn lines(path: &Path) -> Vec<entry::Entry> {
         let text = std::fs::read(path).unwrap();
@@ -320,6 +433,36 @@ mod tests {
     }
 
     #[test]
+    fn files_put_aside_are_compressed_and_keep_their_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let rotation = Rotation { max_size_bytes: 100, max_files: 4, compress: true };
+        let target = || Target { file: Some((&path, Format::Local, rotation)), ..Target::default() };
+        let mut writer = Writer::with(target()).unwrap();
+        for n in 0..200 {
+            writer.write(Stream::Stdout, format!("line {n}\n").as_bytes()).unwrap();
+            if let Some(aside) = writer.take_rotated() {
+                // While it is compressed, nothing moves.
+                let before = writer.size;
+                writer.write(Stream::Stdout, &[b'x'; 200]).unwrap();
+                writer.write(Stream::Stdout, b"\n").unwrap();
+                assert!(writer.is_full() && writer.size > before && writer.take_rotated().is_none());
+                crate::compress(&aside).unwrap();
+                assert!(!aside.exists() && compressed(&aside).exists());
+                writer.end_compression();
+            }
+        }
+        let names: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.len() <= 5 && names.iter().filter(|n| n.ends_with(".gz")).count() >= 2, "{names:?}");
+        // One that was put aside and whose compression never came is taken up again.
+        std::fs::write(numbered(&path, 1), "o1 x\n").unwrap();
+        assert_eq!(Writer::with(target()).unwrap().take_rotated(), Some(numbered(&path, 1)));
+    }
+
+    #[test]
     fn a_restart_appends_after_cutting_the_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
@@ -335,7 +478,7 @@ mod tests {
     fn rotates_by_renaming_and_keeps_so_many() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let rotation = Rotation { max_size_bytes: 200, max_files: 3 };
+        let rotation = Rotation { max_size_bytes: 200, max_files: 3, compress: false };
         let mut writer = Writer::open(&path, rotation, &BTreeMap::new()).unwrap();
         for n in 0..20 {
             writer.write(Stream::Stdout, format!("line {n}\n").as_bytes()).unwrap();
@@ -360,7 +503,7 @@ mod tests {
     fn a_single_file_starts_afresh() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let rotation = Rotation { max_size_bytes: 100, max_files: 1 };
+        let rotation = Rotation { max_size_bytes: 100, max_files: 1, compress: false };
         let mut writer = Writer::open(&path, rotation, &BTreeMap::new()).unwrap();
         for n in 0..9 {
             writer.write(Stream::Stdout, format!("line {n}\n").as_bytes()).unwrap();

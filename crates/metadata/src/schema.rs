@@ -65,4 +65,19 @@ pub(crate) const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX image_parents_by_parent ON image_parents (parent);
 ",
+    "
+    CREATE TABLE build_cache (
+        key TEXT PRIMARY KEY NOT NULL,
+        kind TEXT NOT NULL,
+        parent TEXT,
+        chain_id TEXT,
+        blob TEXT,
+        body TEXT NOT NULL,
+        description TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL,
+        used_ms INTEGER NOT NULL,
+        uses INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];

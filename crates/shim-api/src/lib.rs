@@ -44,6 +44,7 @@
 pub mod frame;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The protocol spoken by this build.
@@ -88,17 +89,82 @@ pub struct Config {
 pub enum Log {
     /// Docker's json-file format.
     JsonFile {
-        path: PathBuf,
-        /// Rotate at this many bytes; 0 is never.
-        max_size_bytes: u64,
-        /// Files kept, the one being written included; at least 1.
-        max_files: u32,
+        #[serde(flatten)]
+        file: LogFile,
         /// `attrs` of each entry (labels, env), empty for none.
         #[serde(default)]
-        attrs: std::collections::BTreeMap<String, String>,
+        attrs: BTreeMap<String, String>,
+    },
+    /// Our own format, smaller and keeping every byte.
+    Local {
+        #[serde(flatten)]
+        file: LogFile,
+    },
+    /// Sent to someone else, and kept in our own format besides for those who read logs here.
+    Remote {
+        to: RemoteLog,
+        #[serde(default)]
+        cache: Option<LogFile>,
+        /// Output never waits; what does not fit `buffer_bytes` is dropped.
+        #[serde(default)]
+        non_blocking: bool,
+        /// 0 is the default.
+        #[serde(default)]
+        buffer_bytes: usize,
     },
     /// Nothing is kept.
     None,
+}
+
+/// A file and when it is put aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogFile {
+    pub path: PathBuf,
+    /// Rotate at this many bytes; 0 is never.
+    pub max_size_bytes: u64,
+    /// Files kept, the one being written included; at least 1.
+    pub max_files: u32,
+    /// Files put aside are compressed.
+    #[serde(default)]
+    pub compress: bool,
+}
+
+/// Who else gets the entries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "protocol", rename_all = "kebab-case")]
+pub enum RemoteLog {
+    /// journald's native protocol on a local socket; the fields go with each entry.
+    Journald { socket: PathBuf, fields: Vec<(String, String)> },
+    Syslog {
+        address: SyslogAddress,
+        format: SyslogFormat,
+        /// 0..=23.
+        facility: u8,
+        tag: String,
+        hostname: String,
+    },
+}
+
+/// Where syslog listens; names are resolved already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyslogAddress {
+    UnixDatagram(PathBuf),
+    UnixStream(PathBuf),
+    Udp(std::net::SocketAddr),
+    Tcp(std::net::SocketAddr),
+}
+
+/// How a message looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyslogFormat {
+    /// RFC 3164 without a host name.
+    Local,
+    Rfc3164,
+    Rfc5424,
+    /// RFC 5424 with microseconds.
+    Rfc5424Micro,
 }
 
 /// The one line on the shim's stdout.

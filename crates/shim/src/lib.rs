@@ -22,6 +22,7 @@
 
 mod client;
 pub mod init;
+mod log;
 mod oom;
 mod process;
 mod requests;
@@ -105,6 +106,19 @@ impl HasKind for Error {
             Error::Log(source) => source.kind(),
             Error::Create { source, .. } => source.kind,
         }
+    }
+}
+
+/// Compresses a log file that was put aside, when `words` are the arguments with which a shim starts itself for it.
+/// None when they are not.
+///
+/// # Errors
+///
+/// [`Error::Log`].
+pub fn compress(words: &[OsString]) -> Option<Result<(), Error>> {
+    match words {
+        [word, path] if word == log::COMPRESS => Some(logs::compress(Path::new(path)).map_err(Error::Log)),
+        _ => None,
     }
 }
 

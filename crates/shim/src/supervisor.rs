@@ -14,9 +14,11 @@ use crate::stdio;
 use crate::table::{Action, Event, Phase, step};
 use crate::{Error, Limits};
 use errors::Report;
+use logs::Remote;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use shim_api::{CONFIG_FILE, Config, ExecState, Exit, Log, Ready, SOCKET_FILE, VERSION};
+use rustix::process::Pid;
+use shim_api::{CONFIG_FILE, Config, ExecState, Exit, Ready, SOCKET_FILE, VERSION};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
@@ -60,6 +62,8 @@ pub(crate) struct Shim {
     strays: Vec<(i32, Exit)>,
     log: Option<logs::Writer>,
     is_log_failing: bool,
+    /// Compresses what the log has put aside.
+    compressor: Option<Pid>,
     oom_counter: Option<PathBuf>,
     ready: Option<File>,
     /// When to stop waiting for execs, or for clients: in the phases that do.
@@ -88,6 +92,8 @@ enum Cause {
     Client(u64),
     Output(u64, usize),
     Stdin(u64),
+    /// Whoever gets the log can take more.
+    Remote,
 }
 
 pub(crate) fn run(dir: &Path, env: Vec<OsString>, limits: Limits) -> Result<(), Error> {
@@ -143,16 +149,6 @@ fn read_config(path: PathBuf) -> Result<Config, Error> {
     Ok(config)
 }
 
-fn open_log(log: &Log) -> Result<Option<logs::Writer>, logs::Error> {
-    match log {
-        Log::None => Ok(None),
-        Log::JsonFile { path, max_size_bytes, max_files, attrs } => {
-            let rotation = logs::Rotation { max_size_bytes: *max_size_bytes, max_files: *max_files };
-            logs::Writer::open(path, rotation, attrs).map(Some)
-        }
-    }
-}
-
 /// One line into the shim's own log.
 pub(crate) fn note(text: &str) {
     let line = format!("{} {text}\n", logs::format_rfc3339(logs::now_ns()));
@@ -172,7 +168,7 @@ impl Shim {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|e| failed("prctl(PR_SET_CHILD_SUBREAPER)")(e.into()))?;
         let signals = sys::signalfd::block(&[SIGCHLD, SIGTERM, SIGINT, SIGHUP]).map_err(Error::Signals)?;
-        let log = open_log(&config.log).map_err(Error::Log)?;
+        let log = crate::log::open(&config.log)?;
         let runtime = Runtime::new(&config, &dir, env).map_err(failed("prepare the runtime"))?;
         let listener = stdio::listen(SOCKET_FILE).map_err(failed("listen on shim.sock"))?;
         Ok(Shim {
@@ -194,6 +190,7 @@ impl Shim {
             strays: Vec::new(),
             log,
             is_log_failing: false,
+            compressor: None,
             oom_counter: None,
             ready: None,
             due: None,
@@ -253,6 +250,7 @@ impl Shim {
                     self.forward(key, stream);
                 }
                 Cause::Stdin(key) => self.pump_stdin(key),
+                Cause::Remote => self.pump_log(),
             }
         }
         Ok(())
@@ -262,6 +260,10 @@ impl Shim {
     fn settle(&mut self) {
         let now = Instant::now();
         self.deaf_until = self.deaf_until.filter(|at| *at > now);
+        if self.due_of_log().is_some_and(|at| at <= now) {
+            self.pump_log();
+        }
+        self.compress_log();
         for key in self.keys_of_clients() {
             self.take_frames(key);
         }
@@ -295,7 +297,11 @@ impl Shim {
             Phase::Draining => {
                 (self.jobs.is_empty() && self.processes.keys().all(|&key| key == INIT), Event::Drained)
             }
-            Phase::Flushing => (self.clients.values().all(|c| c.backlog() == 0), Event::Flushed),
+            Phase::Flushing => {
+                let is_logged =
+                    self.log.as_ref().and_then(logs::Writer::remote_ref).is_none_or(Remote::is_empty);
+                (is_logged && self.clients.values().all(|c| c.backlog() == 0), Event::Flushed)
+            }
             _ => return false,
         };
         (is_over || self.due_of_phase().is_some_and(|at| at <= now)) && self.apply(event)
@@ -321,7 +327,8 @@ impl Shim {
         let stalls =
             self.clients.values().filter_map(|c| Some(c.stuck_since(self.limits)? + self.limits.stall));
         let drains = self.processes.values().filter_map(|p| p.drain_until);
-        stalls.chain(drains).chain(self.due_of_phase()).chain(self.deaf_until).min()
+        let log = self.due_of_log();
+        stalls.chain(drains).chain(self.due_of_phase()).chain(self.deaf_until).chain(log).min()
     }
 
     fn wait_for_causes(&self) -> Result<Vec<(Cause, PollFlags)>, Error> {
@@ -333,6 +340,9 @@ impl Shim {
         };
         if self.deaf_until.is_none() {
             add(Cause::Connection, PollFd::new(&self.listener, PollFlags::IN));
+        }
+        if let Some(fd) = self.log.as_ref().and_then(logs::Writer::remote_ref).and_then(Remote::wants) {
+            add(Cause::Remote, PollFd::from_borrowed_fd(fd, PollFlags::OUT));
         }
         for (&key, client) in &self.clients {
             let mut flags = PollFlags::empty();
@@ -367,9 +377,12 @@ impl Shim {
             .collect())
     }
 
-    /// Whether someone attached has not taken what is there already.
+    /// Whether someone attached, or the log, has not taken what is there already.
     fn is_held_back(&self, key: u64, stream: usize) -> bool {
         let kind = output::KINDS[stream];
+        if key == INIT && self.log.as_ref().is_some_and(logs::Writer::is_full) {
+            return true;
+        }
         self.clients.values().any(|c| c.hears(key, kind) && c.backlog() >= self.limits.client_buffer)
     }
 }

@@ -4,8 +4,8 @@ use rustix::net;
 use serde_json::json;
 use shim_api::frame::{self, encode_control};
 use shim_api::{
-    CONFIG_FILE, Config, EXIT_FILE, Event, Exit, FrameKind, Log, Ready, Request, Response, SOCKET_FILE,
-    State, Streams, VERSION,
+    CONFIG_FILE, Config, EXIT_FILE, Event, Exit, FrameKind, Log, LogFile, Ready, Request, Response,
+    SOCKET_FILE, State, Streams, VERSION,
 };
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -112,9 +112,12 @@ impl Container {
             open_stdin: wish.open_stdin,
             stdin_once: wish.stdin_once,
             log: Log::JsonFile {
-                path: wish.log_path.clone().unwrap_or_else(|| base.path().join("log")),
-                max_size_bytes: wish.max_size_bytes,
-                max_files: wish.max_files,
+                file: LogFile {
+                    path: wish.log_path.clone().unwrap_or_else(|| base.path().join("log")),
+                    max_size_bytes: wish.max_size_bytes,
+                    max_files: wish.max_files,
+                    compress: false,
+                },
                 attrs: BTreeMap::new(),
             },
         };

@@ -184,6 +184,9 @@ impl Shim {
         while rustix::io::read(&self.signals, &mut taken).is_ok_and(|n| n > 0) {}
         let mut ended_jobs = Vec::new();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if self.end_compression(pid) {
+                continue;
+            }
             match self.jobs.iter().position(|job| job.pid == pid) {
                 Some(at) => ended_jobs.push((self.jobs.swap_remove(at), status)),
                 None => self.strays.push((pid.as_raw_nonzero().get(), self.exit_of(pid, status))),

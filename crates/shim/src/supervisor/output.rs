@@ -3,8 +3,10 @@
 use super::{Shim, note};
 use crate::process::INIT;
 use crate::stdio::{self, Got};
+use rustix::process::Pid;
 use shim_api::FrameKind;
 use std::os::fd::AsFd as _;
+use std::time::Instant;
 
 /// Bytes read of a stream that others hold open, once its process is gone: what a pipe may hold at most by default.
 const MAX_REST: usize = 1 << 20;
@@ -50,6 +52,43 @@ impl Shim {
             let outcome = log.finish(STREAMS[stream]);
             self.note_log(outcome);
         }
+    }
+
+    /// Sends what waits for whoever else gets the log.
+    pub(super) fn pump_log(&mut self) {
+        if let Some(remote) = self.log.as_mut().and_then(logs::Writer::remote) {
+            remote.pump();
+        }
+    }
+
+    /// When they are to be looked for again.
+    pub(super) fn due_of_log(&self) -> Option<Instant> {
+        self.log.as_ref().and_then(logs::Writer::remote_ref).and_then(logs::Remote::due)
+    }
+
+    /// Has compressed what the log put aside, one file at a time.
+    pub(super) fn compress_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let Some(path) = log.take_rotated() else { return };
+        match crate::log::start_compression(&path, self.runtime.null()) {
+            Ok(pid) => self.compressor = Some(pid),
+            Err(error) => {
+                note(&format!("compress {}: {}", path.display(), errors::chain(&error)));
+                log.end_compression();
+            }
+        }
+    }
+
+    /// Whether this child is the one that compressed; then the log goes on.
+    pub(super) fn end_compression(&mut self, pid: Pid) -> bool {
+        if self.compressor != Some(pid) {
+            return false;
+        }
+        self.compressor = None;
+        if let Some(log) = &mut self.log {
+            log.end_compression();
+        }
+        true
     }
 
     /// Notes when the log begins to fail and when it works again, not each failure between.
