@@ -42,6 +42,7 @@ pub(crate) const TEST: &[Package] = &[
     program("erofs-utils", "fsck.erofs"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
+    program("procps", "ps"),
     program("runc", "runc"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
@@ -76,6 +77,8 @@ pub(crate) const BENCH: &[Package] = &[
     Package { name: "netavark", provides: Provides::File("/usr/lib/podman/netavark") },
     program("podman", "podman"),
     program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
     program("util-linux", "unshare"),
 ];
 

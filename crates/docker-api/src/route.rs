@@ -40,9 +40,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
         ["images", "load"] if post => image_archives::load(api, call).await,
-        ["images", "get"] if get => Err(Failure::not_here("saving images")),
+        ["images", "get"] if get => image_archives::save(api, call.query.list("names"), &call).await,
         ["images", "search"] if get => registry::search(api, &call).await,
-        ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
+        ["images", "prune"] if post => image_archives::prune(api, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
             images::inspect(api, &name.join("/")).await
         }
@@ -55,7 +55,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", name @ .., "push"] if post && !name.is_empty() => {
             push::push(api, &name.join("/"), &call).await
         }
-        ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
+        ["images", name @ .., "get"] if get && !name.is_empty() => {
+            image_archives::save(api, vec![name.join("/")], &call).await
+        }
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(api, &name.join("/"), &call).await
         }

@@ -125,10 +125,15 @@ impl Engine {
         Ok(true)
     }
 
-    /// Loads the images of an archive that `input` brings.
-    pub async fn load<R: Read + Send + 'static>(self: &Arc<Self>, input: R) -> Result<Vec<Loaded>, Error> {
+    /// Loads the images of an archive that `input` brings, for `platform` (this host's where none is named).
+    pub async fn load<R: Read + Send + 'static>(
+        self: &Arc<Self>,
+        input: R,
+        platform: Option<Platform>,
+    ) -> Result<Vec<Loaded>, Error> {
         let images = self.images.clone();
-        let loaded = blocking(move || images.load(input, &Platform::host(), &image::ignore))
+        let platform = platform.unwrap_or_else(Platform::host);
+        let loaded = blocking(move || images.load(input, &platform, &image::ignore))
             .await
             .during(|| "load images".into())?;
         for one in &loaded {
@@ -173,7 +178,7 @@ impl Engine {
         Ok(removed)
     }
 
-    fn users_of(&self, id: &ImageId) -> Vec<User> {
+    pub(crate) fn users_of(&self, id: &ImageId) -> Vec<User> {
         let using = self.list_containers().into_iter().filter(|c| c.lock().uses_image(&id.0));
         using.map(|c| User { container_id: c.id().to_string(), running: c.status().is_alive() }).collect()
     }

@@ -54,6 +54,9 @@ pub enum Error {
     /// The archive to load could not be read.
     #[error("read image archive")]
     ReadArchive { source: archive::Error },
+    /// The archive could not be written.
+    #[error("write image archive")]
+    WriteArchive { source: archive::Error },
     /// A file of the archive to load could not be read.
     #[error("read {path:?} in image archive")]
     ArchiveFile { path: PathBuf, source: io::Error },
@@ -100,9 +103,10 @@ impl errors::HasKind for Error {
             Error::Conflict { .. } => Kind::WrongState,
             Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
             Error::DiffIdMismatch { .. } | Error::Damaged { .. } => Kind::DataLoss,
-            Error::Unpack { source, .. } | Error::Pack { source, .. } | Error::ReadArchive { source } => {
-                source.kind()
-            }
+            Error::Unpack { source, .. }
+            | Error::Pack { source, .. }
+            | Error::ReadArchive { source }
+            | Error::WriteArchive { source } => source.kind(),
             Error::ArchiveFile { source, .. } | Error::File { source, .. } => errors::io_kind(source),
             Error::Content(source) => source.kind(),
             Error::Snapshot(source) => source.kind(),

@@ -157,9 +157,13 @@ impl Images {
             tags: Vec::new(),
         }));
         entries.reverse();
-        if let Some(newest) = entries.first_mut() {
-            newest.id = Some(*id);
-            newest.tags = image.tags;
+        // The steps made here are images of their own.
+        let parents = self.parents()?;
+        let mut next = Some((*id, image.tags));
+        for entry in &mut entries {
+            let Some((id, tags)) = next.take() else { break };
+            (entry.id, entry.tags) = (Some(id), tags);
+            next = parents.get(&id).and_then(|parent| Some((*parent, self.image(parent).ok()?.tags)));
         }
         Ok(entries)
     }
@@ -184,6 +188,16 @@ impl Images {
                     .sum(),
             };
             Ok(images.iter().map(|row| (ImageId(row.id), sizes(row))).collect())
+        })
+    }
+
+    /// The image that each image was made from here, where that is one and still there.
+    pub fn parents(&self) -> Result<HashMap<ImageId, ImageId>, Error> {
+        self.db.read(|tx| {
+            let there: std::collections::HashSet<Digest> =
+                tx.list_images()?.into_iter().map(|row| row.id).collect();
+            let known = tx.list_image_parents()?.into_iter().filter(|(_, parent)| there.contains(parent));
+            Ok(known.map(|(id, parent)| (ImageId(id), ImageId(parent))).collect())
         })
     }
 

@@ -46,10 +46,9 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     };
     drop(world.channel.send(Kind::Failed, &failure.text));
     if let Some(gate) = &world.gate {
-        // `start` may be waiting there, after the process that made us is gone.
-        let text = failure.text.as_bytes();
-        let text = [&[crate::state::FAILURE], &text[..text.len().min(4000)]].concat();
-        let _ = rustix::io::write(gate, &text);
+        // After the gate nobody listens to the channel but `run`; `start` listens here.
+        let text = &failure.text.as_bytes()[..failure.text.len().min(4095)];
+        let _ = rustix::io::write(gate, &[&[Kind::Failed as u8], text].concat());
     }
     sys::process::exit_now(failure.code)
 }
@@ -94,11 +93,10 @@ fn wait_at(gate: Gate, world: &mut World) -> Result<(), Failure> {
         Gate::Fifo(fifo) => {
             // Only read(2): every profile allows it.
             let mut byte = [0u8; 1];
-            match rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte)) {
-                Ok(1) => {
-                    world.gate = Some(fifo);
-                    Ok(())
-                }
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte));
+            world.gate = Some(fifo);
+            match read {
+                Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::text("wait for start: end of file")),
                 Err(e) => Err(Failure::new("wait for start", e)),
             }

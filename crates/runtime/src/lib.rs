@@ -17,6 +17,7 @@ mod config;
 mod console;
 mod copy_up;
 mod error;
+mod events;
 mod features;
 mod hooks;
 mod idmap;
@@ -39,7 +40,8 @@ mod update;
 mod verbs;
 
 pub use error::Error;
-pub use features::{default_spec, features};
+pub use events::events;
+pub use features::{default_spec, features, rootless_spec};
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;
 pub use verbs::{

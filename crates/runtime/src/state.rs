@@ -12,7 +12,6 @@
 
 use crate::Error;
 use crate::procfs::Proc;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -277,27 +276,22 @@ impl Container {
         rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)
     }
 
-    /// Lets init go. With `wait` not before it has become the user's program, or failed to.
-    pub(crate) fn open_gate(&self, wait: bool) -> Result<Gateway, Error> {
+    /// Lets init go. None if nobody waits, else what tells how it went: [`outcome`].
+    pub(crate) fn open_gate(&self) -> Result<Option<OwnedFd>, Error> {
         let at = |e| Error::io(format!("open {}", self.path.join(FIFO).display()), e);
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fifo = match rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()) {
+        let open = |access: OFlags| {
+            let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty())
+        };
+        let fifo = match open(OFlags::WRONLY) {
             // No process has the other end: init is gone.
-            Err(Errno::NXIO | Errno::NOENT) => return Ok(Gateway::Closed),
+            Err(Errno::NXIO | Errno::NOENT) => return Ok(None),
             other => other.map_err(at)?,
         };
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let other_end = match wait {
-            true => Some(rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)?),
-            false => None,
-        };
-        rustix::io::write(&fifo, b"0").map_err(at)?;
+        let answer = open(OFlags::RDONLY).map_err(at)?;
+        rustix::io::write(&fifo, &[GO]).map_err(at)?;
         rustix::fs::unlinkat(&self.directory, FIFO, AtFlags::empty()).map_err(at)?;
-        drop(fifo);
-        match other_end {
-            Some(fifo) => wait_for_exec(&fifo).map_err(at),
-            None => Ok(Gateway::Open),
-        }
+        Ok(Some(answer))
     }
 
     fn has_fifo(&self) -> bool {
@@ -355,36 +349,29 @@ impl Container {
     }
 }
 
-/// How a gate opened.
-#[derive(Debug)]
-pub(crate) enum Gateway {
-    /// Nobody waits behind it.
-    Closed,
-    Open,
-    /// Init went, and could not become the user's program.
-    Failed(String),
-}
+/// What lets init go.
+const GO: u8 = b'0';
 
-/// Waits until init has closed its end, as execve does, and takes what it wrote before: why it failed.
-fn wait_for_exec(fifo: &OwnedFd) -> Result<Gateway, Errno> {
-    // Nothing is asked for, so that only the hang-up ends the wait, not the byte that init has not read yet.
-    let mut polled = [PollFd::new(fifo, PollFlags::empty())];
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-    let mut bytes = [0u8; 4096];
-    let count = rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut bytes))?;
-    Ok(match &bytes[..count] {
-        [] => Gateway::Open,
-        [sys::launcher::FAILED, errno] => Gateway::Failed(format!(
-            "exec: {}",
-            crate::child::lower(Errno::from_raw_os_error((*errno).into()))
-        )),
-        [FAILURE, text @ ..] => Gateway::Failed(String::from_utf8_lossy(text).into_owned()),
-        _ => Gateway::Failed("it ended before it was started".into()),
-    })
-}
+/// How long `start` listens: a program on a dead disk, or of a frozen container, is not executed at once.
+const LISTEN: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// First byte of why init failed behind its gate.
-pub(crate) const FAILURE: u8 = b'f';
+/// What init wrote into the fifo instead of closing it by executing the program: a [kind](crate::channel::Kind) and words.
+/// `None` if it went well, or is not known yet.
+///
+/// Only the end of all writers is waited for. A byte that is read before could be our own.
+pub(crate) fn outcome(answer: &OwnedFd) -> Result<Option<Vec<u8>>, Error> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let at = |e: Errno| Error::io("listen to the container's first process", e);
+    match poll(&mut [PollFd::new(answer, PollFlags::empty())], Some(&LISTEN)) {
+        Ok(0) | Err(Errno::INTR) => return Ok(None),
+        Ok(_) => {}
+        Err(e) => return Err(at(e)),
+    }
+    let mut bytes = vec![0; 4096];
+    let length = rustix::io::read(answer, &mut bytes).map_err(at)?;
+    bytes.truncate(length);
+    Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
+}
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.
 pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
