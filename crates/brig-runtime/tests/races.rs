@@ -132,7 +132,7 @@ fn cve_2024_45310_nothing_is_made_outside() {
         );
         mount(b, json!({"destination": "/v/a/new", "type": "tmpfs", "source": "tmpfs"}));
         b.spec["linux"]["devices"] = json!([{"type": "c", "path": "/v/a/dev/zero", "major": 1, "minor": 5}]);
-        b.spec["process"]["cwd"] = "/v/a/work".into();
+        b.spec["process"]["cwd"] = "/v/a/cwd".into();
     });
     assert!(ran.is_none_or(|ran| ran > 0), "no container ever started");
 }

@@ -233,7 +233,7 @@ fn cve_2019_18837_2025_54867_2026_41579_2026_47766_what_an_image_has_in_the_way(
         "dev/ptmx",
         "etc/hosts",
         "run/secrets",
-        "work/dir",
+        "home/dir",
         "volume",
         "volume/below",
     ];
@@ -251,7 +251,7 @@ fn cve_2019_18837_2025_54867_2026_41579_2026_47766_what_an_image_has_in_the_way(
             put(kind, &at, &canary);
             let before = digest(&canary);
             b.spec["root"]["readonly"] = false.into();
-            b.spec["process"]["cwd"] = "/work/dir".into();
+            b.spec["process"]["cwd"] = "/home/dir".into();
             std::fs::create_dir(b.path().join("source")).unwrap();
             std::fs::write(b.path().join("host-file"), "").unwrap();
             let mounts = b.spec["mounts"].as_array_mut().unwrap();
