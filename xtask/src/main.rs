@@ -32,6 +32,8 @@ usage: cargo xtask COMMAND
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
+  bench runtime [--runs 40] [--no-build] [--smoke]
+                          brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
   install [--prefix /usr/local] [--destdir DIR]

@@ -42,6 +42,7 @@ pub(crate) const TEST: &[Package] = &[
     program("erofs-utils", "fsck.erofs"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
+    program("procps", "ps"),
     program("runc", "runc"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
@@ -55,6 +56,16 @@ pub(crate) const CONFORM: &[Package] = &[
     program("docker.io", "dockerd"),
     Package { name: "python3-venv", provides: Provides::File("/usr/share/doc/python3-venv") },
     program("tar", "tar"),
+];
+
+/// What the bench of runtimes alone needs.
+pub(crate) const RUNTIMES: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
+    program("util-linux", "unshare"),
 ];
 
 /// The peers of the bench, and what it uses itself.

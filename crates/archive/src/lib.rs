@@ -6,11 +6,13 @@ mod apply;
 mod changes;
 mod compression;
 mod error;
+mod files;
 mod hashing;
 #[cfg(test)]
 mod hello_world;
 mod image;
 mod pack;
+mod read_ahead;
 mod tar;
 mod whiteout;
 
@@ -18,6 +20,8 @@ pub use apply::{Applied, Options, Whiteouts, apply};
 pub use changes::{Change, ChangeKind, Delta, changes, write_changes};
 pub use compression::{Compression, Compressor, Decompressor, compress, decompress};
 pub use error::Error;
+pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};
+pub use read_ahead::{Ahead, read_ahead};

@@ -6,10 +6,12 @@ mod containers;
 mod copy;
 mod exec;
 mod export;
+mod image_archives;
 mod images;
 mod inspect;
 mod login;
 mod logs;
+mod networks;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -174,6 +176,10 @@ enum ImageShort {
     Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image_archives::Save),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(image_archives::Import),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::Tag),
     /// Show the history of an image
@@ -220,6 +226,10 @@ enum ImageGroup {
     Push(push::Push),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image_archives::Save),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(image_archives::Import),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag(images::Tag),
     /// Show the history of an image
@@ -295,6 +305,8 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
         ImageShort::Push(flags) => push::push_command(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
+        ImageShort::Save(flags) => image_archives::save(context, &flags).await,
+        ImageShort::Import(flags) => image_archives::import(context, &flags).await,
         ImageShort::Tag(flags) => images::tag(context, &flags).await,
         ImageShort::History(flags) => images::history(context, &flags).await,
         ImageShort::Search(flags) => registry::search(context, &flags).await,
@@ -308,6 +320,8 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::Pull(flags) => ImageShort::Pull(flags),
         ImageGroup::Push(flags) => ImageShort::Push(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
+        ImageGroup::Save(flags) => ImageShort::Save(flags),
+        ImageGroup::Import(flags) => ImageShort::Import(flags),
         ImageGroup::Tag(flags) => ImageShort::Tag(flags),
         ImageGroup::History(flags) => ImageShort::History(flags),
         ImageGroup::Inspect(flags) => {

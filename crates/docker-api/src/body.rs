@@ -22,9 +22,10 @@ const SEND_BYTES: usize = 64 << 10;
 
 /// Hands the request's body to `work` as a blocking reader. When `work` fails early, what the client still sends is
 /// read and dropped for a while: one that still sends does not read the reason.
-pub(crate) async fn read_by<T, F>(call: Call, work: impl FnOnce(BodyReader) -> F) -> Result<T, Failure>
+pub(crate) async fn read_by<T, E, F>(call: Call, work: impl FnOnce(BodyReader) -> F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<T, Error>>,
+    F: Future<Output = Result<T, E>>,
+    E: Into<Failure>,
 {
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
     let mut body = call.request.into_body();
@@ -49,7 +50,7 @@ where
         drop(tokio::time::timeout(DRAIN, feed).await);
     }
     abort.abort();
-    Ok(done?)
+    done.map_err(Into::into)
 }
 
 /// A request body as a blocking reader, for threads that may block.

@@ -172,19 +172,17 @@ struct CreateBody {
 /// `POST /containers/create`.
 pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     let name = call.query.text("name").to_string();
-    let platform = call.query.text("platform").to_string();
-    if !platform.is_empty() {
-        let wanted: oci::Platform = platform.parse().map_err(|e| Failure::bad_request(format!("{e}")))?;
-        if !oci::Platform::host().satisfies(&wanted) {
-            return Err(Failure::not_here(&format!("running images for {wanted} on this machine")));
-        }
-    }
+    let platform = match call.query.text("platform") {
+        "" => None,
+        text => Some(text.parse::<oci::Platform>().map_err(|e| Failure::bad_request(format!("{e}")))?),
+    };
     let body: CreateBody = call.json().await?;
     if body.config.image.is_empty() {
         return Err(Failure::bad_request("Config cannot be empty in order to create a container"));
     }
     let request = CreateRequest {
         name,
+        platform,
         config: body.config,
         host_config: body.host_config.unwrap_or_default(),
         networking: body.networking.unwrap_or_default(),

@@ -27,19 +27,37 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let dangling = filters.flag("dangling")?;
     let shared = call.query.flag("shared-size");
     let images = api.engine.images().clone();
-    let (list, sizes) = blocking(move || {
+    let (list, sizes, parents) = blocking(move || {
         let sizes = if shared { images.sizes()? } else { std::collections::HashMap::new() };
-        Ok::<_, image::Error>((images.list()?, sizes))
+        Ok::<_, image::Error>((images.list()?, sizes, images.parents()?))
     })
     .await?;
+    let all = call.query.flag("all");
+    let until = match filters.get("until").first() {
+        None => None,
+        Some(text) => Some(
+            crate::units::parse_time(text)
+                .ok_or_else(|| Failure::bad_request(format!("invalid filter 'until={text}'")))?,
+        ),
+    };
     let created = |key: &str| filters.get(key).first().cloned();
     let (before, since) =
         (image_time(api, created("before")).await?, image_time(api, created("since")).await?);
     let mut out = Vec::new();
     for image in list {
-        let hidden = dangling.is_some_and(|d| d != image.tags.is_empty());
+        // One of several platforms of an index is part of the one that the name means.
+        if image.is_beside() && !all {
+            continue;
+        }
+        // Docker counts an image with a digest of a repository as dangling, too; not one that others were made from.
+        let is_step = image.tags.is_empty()
+            && image.digests.is_empty()
+            && parents.values().any(|parent| *parent == image.id);
+        let hidden = dangling.is_some_and(|d| d != (image.tags.is_empty() && !is_step)) || (is_step && !all);
         let time = crate::units::unix_seconds(&image.created);
-        let late = before.is_some_and(|b| time >= b) || since.is_some_and(|s| time <= s);
+        let late = until.is_some_and(|u| i128::from(time) * 1_000_000_000 >= u)
+            || before.is_some_and(|b| time >= b)
+            || since.is_some_and(|s| time <= s);
         if hidden || late || !filters.any("reference", |pattern| matches_reference(&image, pattern)) {
             continue;
         }
@@ -49,7 +67,11 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         }
         let labels = if labels.is_empty() { Value::Null } else { json!(labels) };
         let uses = if shared { i64::try_from(api.engine.image_uses(&image.id.0)).unwrap_or(-1) } else { -1 };
-        out.push(render::image_summary(&image, sizes.get(&image.id), uses, &labels));
+        let mut summary = render::image_summary(&image, sizes.get(&image.id), uses, &labels);
+        if let Some(parent) = parents.get(&image.id) {
+            summary["ParentId"] = parent.to_string().into();
+        }
+        out.push(summary);
     }
     ok(&out)
 }
@@ -69,7 +91,7 @@ async fn labels(api: &Arc<Api>, image: &Image) -> std::collections::BTreeMap<Str
 
 /// `busybox`, `busybox:1*`, `*/x`: shell patterns on the familiar name, with or without the tag.
 fn matches_reference(image: &Image, pattern: &str) -> bool {
-    image.tags.iter().any(|tag| {
+    image.tags.iter().chain(&image.digests).any(|tag| {
         let (full, name) = (tag.familiar(), tag.familiar_name());
         glob(pattern.as_bytes(), full.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
     })
@@ -102,11 +124,18 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
-    let image = api.engine.image(name).await?;
+pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let image = match call.query.text("platform") {
+        "" => api.engine.image(name).await?,
+        text => api.engine.image_for(name, &parse_platform(text)?).await?,
+    };
     let (images, id) = (api.engine.images().clone(), image.id);
-    let config = blocking(move || images.config(&id)).await?;
-    ok(&render::image_inspect(&image, &config, api.engine.storage_driver()))
+    let (config, parent) = blocking(move || Ok((images.config(&id)?, images.parents()?.remove(&id)))).await?;
+    let mut out = render::image_inspect(&image, &config, api.engine.storage_driver());
+    if let Some(parent) = parent {
+        out["Parent"] = parent.to_string().into();
+    }
+    ok(&out)
 }
 
 /// `GET /images/{name}/history`.
@@ -135,11 +164,24 @@ pub(crate) async fn remove(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
     let (engine, name) = (api.engine.clone(), name.to_string());
     let removed = to_the_end(async move { engine.remove_image(&name, force, no_prune).await }).await?;
-    let entry = |r: &Removed| match r {
+    ok(&removed.iter().map(self::removed).collect::<Vec<_>>())
+}
+
+/// One step of a removal.
+pub(crate) fn removed(one: &Removed) -> Value {
+    match one {
         Removed::Untagged(name) => json!({ "Untagged": name }),
         Removed::Deleted(id) => json!({ "Deleted": id }),
-    };
-    ok(&removed.iter().map(entry).collect::<Vec<_>>())
+    }
+}
+
+/// A platform as clients put it into a query: JSON, or `os/architecture`.
+pub(crate) fn parse_platform(text: &str) -> Result<Platform, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::bad_request(format!("failed to parse platform: {e}"));
+    match text.starts_with('{') {
+        true => serde_json::from_str(text).map_err(|e| failed(&e)),
+        false => text.parse().map_err(|e| failed(&e)),
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, Failure> {
@@ -151,7 +193,7 @@ fn reference(text: &str) -> Result<Reference, Failure> {
 /// `POST /images/create`: a pull.
 pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     if !call.query.text("fromSrc").is_empty() {
-        return Err(Failure::not_here("importing images"));
+        return crate::image_archives::import(api, call).await;
     }
     let (name, tag) = (call.query.text("fromImage"), call.query.text("tag"));
     let text = match tag {

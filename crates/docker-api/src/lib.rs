@@ -12,6 +12,7 @@
 
 mod archives;
 mod body;
+mod build;
 mod commit;
 mod containers;
 mod detach;

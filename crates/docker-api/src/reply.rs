@@ -99,7 +99,9 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
     let places = ["create working directory", "gathering device information", " of the container: "];
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
-        Kind::DataLoss | Kind::Hostile => doing == "load images" || doing.starts_with("unpack into "),
+        Kind::DataLoss | Kind::Hostile => {
+            matches!(doing.as_str(), "load images" | "import image") || doing.starts_with("unpack into ")
+        }
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
             let lower = message.to_lowercase();
             WORDS.iter().any(|word| lower.contains(word))
@@ -129,7 +131,10 @@ fn text(error: &Error) -> String {
             errors::chain(source.as_ref())
         }
         Error::Failed { doing, kind: Kind::NotFound | Kind::WrongState | Kind::InvalidArgument, source }
-            if matches!(doing.as_str(), "find image" | "remove image" | "tag image" | "load images") =>
+            if matches!(
+                doing.as_str(),
+                "find image" | "remove image" | "tag image" | "load images" | "import image"
+            ) =>
         {
             errors::chain(source.as_ref())
         }

@@ -75,6 +75,11 @@ impl Query {
         self.0.get(key).cloned().unwrap_or_default()
     }
 
+    /// All values, in order.
+    pub(crate) fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
     /// Go's rule of Docker: absent, empty, `0`, `no`, `false` and `none` are false, all else is true.
     pub(crate) fn flag(&self, key: &str) -> bool {
         !matches!(self.text(key).to_ascii_lowercase().trim(), "" | "0" | "no" | "false" | "none")
@@ -89,6 +94,15 @@ impl Query {
             }
         }
     }
+}
+
+/// Base64 of either alphabet, with or without padding.
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let standard = text.replace('-', "+").replace('_', "/");
+    GeneralPurpose::new(&base64::alphabet::STANDARD, lenient).decode(standard).ok()
 }
 
 /// Percent-decoding, `+` as a space.

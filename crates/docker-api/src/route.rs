@@ -4,19 +4,15 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, commit, containers, execs, image_archives, images, networks, push, registry, stats, system,
-    update, volumes,
+    archives, build, commit, containers, execs, image_archives, images, networks, push, registry, stats,
+    system, update, volumes,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
 /// Endpoints of the API that this version does not have, by first path component.
-const NOT_HERE: &[(&str, &str)] = &[
-    ("build", "building images"),
-    ("plugins", "plugins"),
-    ("session", "build sessions"),
-    ("grpc", "build sessions"),
-];
+const NOT_HERE: &[(&str, &str)] =
+    &[("plugins", "plugins"), ("session", "build sessions"), ("grpc", "build sessions")];
 
 /// What Docker answers about a swarm where there is none, as there never is here.
 const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
@@ -44,11 +40,11 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
         ["images", "load"] if post => image_archives::load(api, call).await,
-        ["images", "get"] if get => Err(Failure::not_here("saving images")),
+        ["images", "get"] if get => image_archives::save(api, call.query.list("names"), &call).await,
         ["images", "search"] if get => registry::search(api, &call).await,
-        ["images", "prune"] if post => Err(Failure::not_here("pruning images")),
+        ["images", "prune"] if post => image_archives::prune(api, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(api, &name.join("/")).await
+            images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
             images::history(api, &name.join("/")).await
@@ -59,7 +55,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", name @ .., "push"] if post && !name.is_empty() => {
             push::push(api, &name.join("/"), &call).await
         }
-        ["images", name @ .., "get"] if get && !name.is_empty() => Err(Failure::not_here("saving images")),
+        ["images", name @ .., "get"] if get && !name.is_empty() => {
+            image_archives::save(api, vec![name.join("/")], &call).await
+        }
         ["images", name @ ..] if delete && !name.is_empty() => {
             images::remove(api, &name.join("/"), &call).await
         }
@@ -103,18 +101,20 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             Err(Failure::not_here(&format!("container {verb}")))
         }
 
+        ["build"] if post => build::build(api, call).await,
+        ["build", "prune"] if post => build::prune(api, &call).await,
+
         ["exec", id, "start"] if post => execs::start(api, id, call).await,
         ["exec", id, "resize"] if post => execs::resize(api, id, &call).await,
         ["exec", id, "json"] if get => execs::inspect(api, id),
 
         ["networks"] if get => networks::list(api, &call),
-        ["networks", "create" | "prune"] if post => Err(Failure::not_here("making networks")),
-        ["networks", name] if get => networks::inspect(api, name),
-        ["networks", name] if delete => networks::remove(api, name),
-        ["networks", name, "connect" | "disconnect"] if post => {
-            api.engine.network(name)?;
-            Err(Failure::not_here("connecting running containers to networks"))
-        }
+        ["networks", "create"] if post => networks::create(api, call).await,
+        ["networks", "prune"] if post => networks::prune(api, &call).await,
+        ["networks", name] if get => networks::inspect(api, name, &call),
+        ["networks", name] if delete => networks::remove(api, name).await,
+        ["networks", name, "connect"] if post => networks::connect(api, name, call).await,
+        ["networks", name, "disconnect"] if post => networks::disconnect(api, name, call).await,
 
         ["volumes"] if get => volumes::list(api, &call).await,
         ["volumes", "create"] if post => volumes::create(api, call).await,

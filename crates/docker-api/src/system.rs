@@ -257,6 +257,6 @@ pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
         "Images": images,
         "Containers": containers,
         "Volumes": volumes,
-        "BuildCache": [],
+        "BuildCache": crate::build::list_cache(api).await?,
     }))
 }

@@ -111,7 +111,7 @@ impl Engine {
 
         let endpoints = self.networks.allocate(&record)?;
         container.lock().networks.clone_from(&endpoints);
-        let ports = crate::ports::reserve(container)?;
+        let ports = crate::ports::reserve(container, self.networks.families(&endpoints))?;
         container.lock().ports.clone_from(&ports);
         if !ports.is_empty() {
             // Rules in the kernel outlive us; whoever comes next must know of them.
@@ -447,7 +447,7 @@ impl Engine {
 
 /// Makes the places to mount on that are symlinks to nothing, as `/etc/resolv.conf` is in images made for systemd:
 /// runtimes make what is missing and do not agree on links. What cannot be made here, the runtime reports.
-fn make_places(record: &Record, root: &RootDir, etc_files: &[(String, &'static str)]) {
+pub(crate) fn make_places(record: &Record, root: &RootDir, etc_files: &[(String, &'static str)]) {
     const OVER_MOUNTED: &[&str] = &["/dev", "/proc", "/sys"];
     let files = etc_files.iter().map(|(_, inside)| (*inside, false));
     let mounts = record
@@ -508,7 +508,7 @@ fn start_exit_code(message: &str) -> i32 {
     }
 }
 
-fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Error> {
+pub(crate) fn write_json<T: serde::Serialize>(path: &PathBuf, value: &T) -> Result<(), Error> {
     let doing = || format!("write {}", path.display());
     let bytes = serde_json::to_vec(value).map_err(std::io::Error::from).io_during(doing)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;

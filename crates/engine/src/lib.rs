@@ -11,6 +11,7 @@ mod attach;
 mod bundle;
 mod cdi;
 mod changes;
+mod clamp;
 mod collection;
 mod commit;
 mod config;
@@ -22,6 +23,7 @@ mod error;
 mod events;
 mod exec;
 mod health;
+mod image_archives;
 mod images;
 mod instructions;
 mod launch;
@@ -50,6 +52,7 @@ mod update;
 mod user;
 mod view;
 mod volumes;
+mod workspace;
 
 pub use archive::{Change, ChangeKind};
 pub use attach::{AttachedOutput, Attachment, PendingAttachment};
@@ -64,11 +67,12 @@ pub use error::Error;
 pub use events::{Event, Events};
 pub use exec::{Exec, ExecConfig, ExecStatus};
 pub use health::{ACTION_LABEL, Health, HealthStatus, Probe};
+pub use image_archives::{ImportRequest, Pruned as PrunedImages, SavedImages};
 pub use images::PullEvent;
 pub use life::{Armed, Signal, WaitCondition};
 pub use log_drivers::{DRIVERS as LOG_DRIVERS, check_default as check_log_driver};
 pub use logs::{LogEntry, LogOptions, LogStream};
-pub use networks::Network;
+pub use networks::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 pub use ports::PublishedPort;
 pub use push::PushEvent;
 pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
@@ -80,6 +84,7 @@ pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::{NewVolume, PrunedVolumes, Volume};
+pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -130,7 +135,27 @@ impl Engine {
         let engine = error::blocking(move || Engine::open_store(config)).await?;
         let engine = Arc::new(engine);
         engine.recover().await?;
+        engine.watch_rules();
         Ok(engine)
+    }
+
+    /// Makes the rules anew when another program deletes them, on kernels where it can.
+    fn watch_rules(self: &Arc<Self>) {
+        let watch = match network::watch() {
+            Ok(watch) => watch,
+            Err(e) => return tracing::warn!(error = %errors::chain(&e), "rules are not watched"),
+        };
+        let engine = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            while watch.wait_for_loss().is_ok() {
+                let Some(engine) = engine.upgrade() else { return };
+                tracing::warn!("another program deleted the firewall's table; making it anew");
+                let containers = engine.list_containers();
+                let alive = containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive());
+                let alive: Vec<Record> = alive.collect();
+                engine.networks.restore_rules(&alive);
+            }
+        });
     }
 
     fn open_store(config: Config) -> Result<Engine, Error> {
@@ -219,7 +244,8 @@ impl Engine {
     /// Tells of the networks that the container's task joins or leaves.
     fn publish_networks(&self, container: &Container, action: &str) {
         let names: Vec<String> = container.lock().networks.keys().cloned().collect();
-        for network in names.iter().filter_map(|name| self.networks.find(name).ok()) {
+        for entry in names.iter().filter_map(|name| self.networks.find(name).ok()) {
+            let network = &entry.record;
             let attributes = [
                 ("container".to_string(), container.id().to_string()),
                 ("name".to_string(), network.name.clone()),

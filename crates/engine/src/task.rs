@@ -270,7 +270,7 @@ pub(crate) fn unmount(engine: &Engine, id: &str) {
     }
     if let Err(e) = engine.snapshots.unmount(&rootfs) {
         // The daemon was killed between making the directory and mounting on it.
-        if std::fs::remove_dir(&rootfs).is_ok() {
+        if std::fs::remove_dir(&rootfs).is_ok() || std::fs::remove_file(&rootfs).is_ok() {
             return;
         }
         tracing::warn!(container_id = id, error = %errors::chain(&e), "root file system in use; detaching it");
@@ -279,5 +279,8 @@ pub(crate) fn unmount(engine: &Engine, id: &str) {
             return;
         }
     }
-    drop(std::fs::remove_dir(&rootfs));
+    // A build step binds single files too.
+    if std::fs::remove_dir(&rootfs).is_err() {
+        drop(std::fs::remove_file(&rootfs));
+    }
 }

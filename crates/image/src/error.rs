@@ -27,6 +27,9 @@ pub enum Error {
     /// A manifest, index or config is not what the specification says.
     #[error("invalid {document} {digest}: {reason}")]
     Document { document: &'static str, digest: Digest, reason: String },
+    /// There is such an image, for another platform.
+    #[error("image with reference {name} was found but does not provide the specified platform ({platform})")]
+    OtherPlatform { name: String, platform: Box<Platform> },
     /// The index has no manifest for the platform.
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform { platform: Platform },
@@ -54,6 +57,9 @@ pub enum Error {
     /// The archive to load could not be read.
     #[error("read image archive")]
     ReadArchive { source: archive::Error },
+    /// The archive could not be written.
+    #[error("write image archive")]
+    WriteArchive { source: archive::Error },
     /// A file of the archive to load could not be read.
     #[error("read {path:?} in image archive")]
     ArchiveFile { path: PathBuf, source: io::Error },
@@ -90,7 +96,9 @@ impl Error {
 impl errors::HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::NoSuchImage { .. } | Error::NoPlatform { .. } => Kind::NotFound,
+            Error::NoSuchImage { .. } | Error::NoPlatform { .. } | Error::OtherPlatform { .. } => {
+                Kind::NotFound
+            }
             Error::Ambiguous { .. }
             | Error::TagWithDigest
             | Error::Document { .. }
@@ -100,9 +108,10 @@ impl errors::HasKind for Error {
             Error::Conflict { .. } => Kind::WrongState,
             Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
             Error::DiffIdMismatch { .. } | Error::Damaged { .. } => Kind::DataLoss,
-            Error::Unpack { source, .. } | Error::Pack { source, .. } | Error::ReadArchive { source } => {
-                source.kind()
-            }
+            Error::Unpack { source, .. }
+            | Error::Pack { source, .. }
+            | Error::ReadArchive { source }
+            | Error::WriteArchive { source } => source.kind(),
             Error::ArchiveFile { source, .. } | Error::File { source, .. } => errors::io_kind(source),
             Error::Content(source) => source.kind(),
             Error::Snapshot(source) => source.kind(),

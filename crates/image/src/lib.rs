@@ -29,11 +29,13 @@ mod commit;
 mod document;
 mod error;
 mod import;
+mod import_root;
 mod lease;
 mod load;
 mod model;
 mod outgoing;
 mod remove;
+mod save;
 mod store;
 mod sweep;
 mod unpack;
@@ -42,6 +44,7 @@ pub use commit::{Assemble, NewLayer, layer_type, push_layer};
 pub use document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
 pub use error::Error;
 pub use import::Import;
+pub use import_root::ImportRoot;
 pub use lease::Lease;
 pub use load::Loaded;
 pub use model::{
@@ -50,4 +53,5 @@ pub use model::{
 };
 pub use outgoing::{Outgoing, OutgoingBlob};
 pub use remove::{Remove, Removed, User};
+pub use save::Saving;
 pub use store::Images;

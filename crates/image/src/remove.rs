@@ -8,7 +8,8 @@ use crate::import::label;
 use crate::store::{find, load};
 use crate::{Error, Image, ImageId, Images};
 use metadata::WriteTx;
-use oci::Reference;
+use oci::{Digest, Reference};
+use std::collections::HashSet;
 use std::fmt;
 
 /// How an image is removed.
@@ -16,7 +17,7 @@ use std::fmt;
 pub struct Remove<'a> {
     /// Also when several references or stopped containers stand against it.
     pub force: bool,
-    /// Leave untagged parents. Images here have no parents; kept for Docker's interface.
+    /// Leave the images that this one was made from here, though nothing names or uses them any more.
     pub no_prune: bool,
     /// The containers that were made from an image.
     pub users: &'a dyn Fn(&ImageId) -> Vec<User>,
@@ -62,44 +63,136 @@ impl Images {
         // Asked outside the transaction: whoever answers may hold locks under which others write to the store.
         let id = self.get(name)?.id;
         let users = (how.users)(&id);
-        let (image, plan) = self.db.delete_durable(|tx| {
+        // Other platforms of the same index go with the names that lead to them.
+        let beside = self.beside(&id)?;
+        let unused: HashSet<Digest> =
+            beside.into_iter().filter(|id| (how.users)(&ImageId(*id)).is_empty()).collect();
+        let (image, plan, others, parent) = self.db.delete_durable(|tx| {
             let image = load(tx, &find(tx, name)?)?;
             if image.id != id {
                 let what = format!("{name:?} was just pointed at another image");
                 return Err(Error::Conflict { what });
             }
-            let plan = plan(&image, name, how.force, &users)?;
-            perform(tx, &image, &plan)?;
-            Ok::<_, Error>((image, plan))
+            let family = Family::of(tx, &image.id)?;
+            let plan = plan(&image, name, how.force, &users, family.has_children)?;
+            let mut others = perform(tx, &image, &plan)?;
+            others.retain(|other| unused.contains(other));
+            for other in &others {
+                tx.delete_image(other)?;
+            }
+            Ok::<_, Error>((image, plan, others, family.parent))
         })?;
         let mut removed: Vec<Removed> = plan.untag.iter().map(|r| Removed::Untagged(r.familiar())).collect();
         if plan.delete {
             self.forget_config(&image.id);
             removed.push(Removed::Deleted(image.id.to_string()));
+            if !how.no_prune {
+                removed.extend(self.remove_lonely_parents(parent, how)?);
+            }
+        }
+        for other in &others {
+            self.forget_config(&ImageId(*other));
+            removed.push(Removed::Deleted(other.to_string()));
+        }
+        if plan.delete || !others.is_empty() {
             let layers = self.collect_garbage()?.layers;
             removed.extend(layers.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
         }
         Ok(removed)
     }
+
+    /// Images that the names of `id` lead to for other platforms.
+    fn beside(&self, id: &ImageId) -> Result<HashSet<Digest>, Error> {
+        self.db.read(|tx| {
+            let mut out = HashSet::new();
+            for row in tx.references_of(&id.0)? {
+                let known = tx.platforms_of_reference(&row.repository, &row.label)?;
+                out.extend(known.into_iter().map(|(_, image)| image));
+            }
+            out.remove(&id.0);
+            Ok(out)
+        })
+    }
 }
 
-fn perform(tx: &WriteTx<'_>, image: &Image, plan: &Plan) -> Result<(), Error> {
+impl Images {
+    /// Removes `next` and what it was made from, as long as nothing names, uses or was made from them.
+    fn remove_lonely_parents(
+        &self,
+        mut next: Option<ImageId>,
+        how: &Remove<'_>,
+    ) -> Result<Vec<Removed>, Error> {
+        let mut removed = Vec::new();
+        while let Some(id) = next {
+            if !(how.users)(&id).is_empty() {
+                break;
+            }
+            let gone = self.db.delete_durable(|tx| {
+                let Ok(image) = load(tx, &id.0) else { return Ok::<_, Error>(None) };
+                let family = Family::of(tx, &id)?;
+                let named = !image.tags.is_empty() || !image.digests.is_empty();
+                if family.has_children || named || !image.platform_of.is_empty() {
+                    return Ok(None);
+                }
+                tx.delete_image(&id.0)?;
+                Ok(Some(family.parent))
+            })?;
+            let Some(parent) = gone else { break };
+            self.forget_config(&id);
+            removed.push(Removed::Deleted(id.to_string()));
+            next = parent;
+        }
+        Ok(removed)
+    }
+}
+
+/// What an image was made from here, and whether others were made from it.
+struct Family {
+    parent: Option<ImageId>,
+    has_children: bool,
+}
+
+impl Family {
+    fn of(tx: &WriteTx<'_>, id: &ImageId) -> Result<Family, Error> {
+        let pairs = tx.list_image_parents()?;
+        let parent = pairs.iter().find(|(child, _)| *child == id.0).map(|(_, parent)| ImageId(*parent));
+        Ok(Family { parent, has_children: pairs.iter().any(|(_, parent)| *parent == id.0) })
+    }
+}
+
+/// Does what was planned. Returns the images that lost the last name that led to them.
+fn perform(tx: &WriteTx<'_>, image: &Image, plan: &Plan) -> Result<HashSet<Digest>, Error> {
+    let mut beside = HashSet::new();
     for reference in &plan.untag {
+        let known = tx.platforms_of_reference(&reference.name(), &label(reference)?)?;
+        beside.extend(known.into_iter().map(|(_, image)| image));
         tx.delete_reference(&reference.name(), &label(reference)?)?;
     }
     if plan.delete {
         tx.delete_image(&image.id.0)?;
     }
-    Ok(())
+    beside.remove(&image.id.0);
+    let mut lost = HashSet::new();
+    for other in beside {
+        if tx.references_of(&other)?.is_empty() && tx.platform_references_of(&other)?.is_empty() {
+            lost.insert(other);
+        }
+    }
+    Ok(lost)
 }
 
-fn plan(image: &Image, name: &str, force: bool, users: &[User]) -> Result<Plan, Error> {
+fn plan(image: &Image, name: &str, force: bool, users: &[User], has_children: bool) -> Result<Plan, Error> {
     let all: Vec<Reference> = image.tags.iter().chain(&image.digests).cloned().collect();
     let id = image.id.to_string();
     if id.starts_with(name) || image.id.0.hex().starts_with(name) {
+        if has_children {
+            return Err(undeletable(image, "cannot be forced", "image has dependent child images"));
+        }
         return plan_by_id(image, all, force, users);
     }
-    plan_by_reference(image, &all, name, force, users)
+    let plan = plan_by_reference(image, &all, name, force, users)?;
+    // It stays without a name, as a step on the way to its children.
+    Ok(Plan { delete: plan.delete && !has_children, ..plan })
 }
 
 fn plan_by_id(image: &Image, all: Vec<Reference>, force: bool, users: &[User]) -> Result<Plan, Error> {
@@ -180,7 +273,7 @@ fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci::{Descriptor, Digest};
+    use oci::Descriptor;
 
     fn image(references: &[&str]) -> Image {
         let id = Digest::of(b"config");
@@ -198,14 +291,26 @@ mod tests {
             size_bytes: 0,
             tags,
             digests,
+            platform_of: Vec::new(),
         }
     }
 
     fn check(references: &[&str], name: &str, force: bool, users: &[bool], expected: &str) {
+        check_with(references, name, force, users, false, expected);
+    }
+
+    fn check_with(
+        references: &[&str],
+        name: &str,
+        force: bool,
+        users: &[bool],
+        children: bool,
+        expected: &str,
+    ) {
         let image = image(references);
         let users: Vec<User> =
             users.iter().map(|&running| User { container_id: "c".repeat(64), running }).collect();
-        let got = match plan(&image, name, force, &users) {
+        let got = match plan(&image, name, force, &users, children) {
             Ok(plan) => {
                 let untagged: Vec<String> = plan.untag.iter().map(Reference::familiar).collect();
                 format!("{}{}", untagged.join(" "), if plan.delete { " + image" } else { "" })
@@ -267,5 +372,15 @@ mod tests {
         check(&["a:1", "b:1"], "a:1", false, &[true], "a:1");
         check(&["a:1"], "a:1", true, &[true], "a:1");
         check(&["a:1"], "a:1", true, &[false], "a:1 + image");
+    }
+
+    #[test]
+    fn children_keep_their_parent() {
+        let id = Digest::of(b"config").hex();
+        let expected =
+            "conflict: unable to delete SHORT (cannot be forced) - image has dependent child images";
+        check_with(&["a:1"], &id, false, &[], true, expected);
+        check_with(&["a:1"], &id, true, &[], true, expected);
+        check_with(&["a:1"], "a:1", false, &[], true, "a:1");
     }
 }

@@ -16,6 +16,10 @@ impl Images {
         self.db.read(|tx| -> Result<(), Error> {
             layers.extend(tx.list_images()?.into_iter().filter_map(|row| row.chain_id));
             blobs.extend(tx.list_image_blobs()?);
+            for row in tx.list_build_cache()? {
+                layers.extend(row.chain_id);
+                blobs.extend(row.blob);
+            }
             Ok(())
         })?;
         let mut collected = Collected::default();

@@ -19,6 +19,7 @@
 //! Images, references, layers and snapshots have typed tables, see [`ReadTx`] and [`WriteTx`]. The engine keeps its
 //! own objects as documents, see [`RecordKind`]. The layout is described in `docs/formats/database.md`.
 
+mod build_cache;
 mod database;
 mod error;
 mod images;
@@ -27,6 +28,7 @@ mod reserve;
 mod schema;
 mod snapshots;
 
+pub use build_cache::BuildCacheRow;
 pub use database::{Database, ReadTx, WriteTx};
 pub use error::Error;
 pub use images::{ImageRow, ReferenceRow};

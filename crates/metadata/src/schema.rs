@@ -65,4 +65,29 @@ pub(crate) const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX image_parents_by_parent ON image_parents (parent);
 ",
+    "
+    CREATE TABLE build_cache (
+        key TEXT PRIMARY KEY NOT NULL,
+        kind TEXT NOT NULL,
+        parent TEXT,
+        chain_id TEXT,
+        blob TEXT,
+        body TEXT NOT NULL,
+        description TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL,
+        used_ms INTEGER NOT NULL,
+        uses INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE image_platforms (
+        repository TEXT NOT NULL,
+        label TEXT NOT NULL,
+        platform TEXT NOT NULL,
+        image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, label, platform)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_platforms_by_image ON image_platforms (image_id);
+",
 ];

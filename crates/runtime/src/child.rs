@@ -47,6 +47,11 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
         Err(failure) => failure,
     };
     drop(world.channel.send(Kind::Failed, &failure.text));
+    if let Some(gate) = &world.gate {
+        // After the gate nobody listens to the channel but `run`; `start` listens here.
+        let text = &failure.text.as_bytes()[..failure.text.len().min(4095)];
+        let _ = rustix::io::write(gate, &[&[Kind::Failed as u8], text].concat());
+    }
     sys::process::exit_now(failure.code)
 }
 
@@ -98,14 +103,16 @@ fn fork(namespaces: u32, world: &World) -> Result<(), Failure> {
     }
 }
 
-fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
+fn wait_at(gate: Gate, world: &mut World) -> Result<(), Failure> {
     untie()?;
     world.channel.send(Kind::Ready, "").map_err(|e| Failure::new("talk to the runtime", e))?;
     match gate {
         Gate::Fifo(fifo) => {
             // Only read(2): every profile allows it.
             let mut byte = [0u8; 1];
-            match rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte)) {
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte));
+            world.gate = Some(fifo);
+            match read {
                 Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::text("wait for start: end of file")),
                 Err(e) => Err(Failure::new("wait for start", e)),

@@ -159,6 +159,28 @@ impl Snapshotter for Overlay {
         Ok(inserted?)
     }
 
+    fn commit(&self, key: &str, new: &NewLayer) -> Result<bool, Error> {
+        let inner = &self.inner;
+        let number = records::snapshot(&inner.db, key)?.number;
+        // Before anyone can see the layer and rely on a sync. What was written to is a directory, whatever the form of
+        // layers that are unpacked.
+        inner.unsynced().insert(number, LayerForm::Directory);
+        let inserted = inner.db.write(|tx| -> Result<bool, Error> {
+            tx.delete_snapshot(key)?;
+            Ok(tx.insert_layer(&new.row(number))?)
+        });
+        match inserted {
+            // The kernel's scratch; left behind it would be in nobody's way.
+            Ok(true) => tree::remove_tree(&inner.home.path(number, "work"))?,
+            Ok(false) => {
+                inner.unsynced().remove(&number);
+                inner.home.discard(number)?;
+            }
+            Err(_) => drop(inner.unsynced().remove(&number)),
+        }
+        inserted
+    }
+
     fn sync(&self) -> Result<(), Error> {
         self.inner.sync()
     }

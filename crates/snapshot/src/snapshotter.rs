@@ -34,6 +34,17 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// (`metadata::WriteTx::set_layer_durable`), together with the record of the image that needs it.
     fn commit_layer(&self, dir: LayerDir, new: &NewLayer) -> Result<bool, Error>;
 
+    /// Makes the changes of the writable snapshot `key`, which is not mounted, the layer `new.chain_id`: no file is
+    /// written again. The snapshot is gone then. Says whether the layer was new: if someone else committed the same
+    /// meanwhile, theirs stays.
+    ///
+    /// As with [`Snapshotter::commit_layer`], the layer is not durable yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    fn commit(&self, key: &str, new: &NewLayer) -> Result<bool, Error>;
+
     /// Puts the files of all layers on disk.
     fn sync(&self) -> Result<(), Error>;
 

@@ -1,0 +1,39 @@
+//! Builds images from Dockerfiles, on the engine.
+//!
+//! ```text
+//! request ─ plan ─> the stages that the target needs, their base images, what each takes from which
+//!         ─ solve ─> each stage on a task of its own, as soon as what it needs is there
+//!         ─ stage ─> one instruction after the other: config, or a step with a key
+//!                    key known  -> its layer, nothing is done
+//!                    else       -> workspace (engine), RUN or COPY in it, its changes become a layer where they are
+//!         ─> config and layers, bottom first -> image
+//! ```
+//!
+//! A **key** is the digest of everything that a step's result depends on: the chain ID of what is below, the command and
+//! its environment, the content of files copied or bound. Never names or times of files' change, and never secrets. What
+//! a key leads to is kept in the database (`build_cache`), survives the daemon, and keeps its layer until it is pruned.
+//!
+//! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
+//! inside, whoever made them.
+
+mod cache;
+mod chmod;
+mod context;
+mod copy;
+mod error;
+mod event;
+mod hash;
+mod plan;
+mod prune;
+mod request;
+mod run;
+mod select;
+mod solve;
+mod stage;
+
+pub use context::Context;
+pub use error::Error;
+pub use event::{Event, StepInfo, StepResult};
+pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
+pub use request::{Entitlements, Request, Secret};
+pub use solve::{Built, build};

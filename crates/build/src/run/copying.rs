@@ -1,0 +1,310 @@
+//! COPY and ADD as steps.
+
+use crate::cache::Outcome;
+use crate::chmod::Chmod;
+use crate::context::Context;
+use crate::copy::{Inline, Target, destination, is_tar};
+use crate::error::{During, Error, blocking};
+use crate::plan::{self, Source};
+use crate::select::{Filter, Pick, pick};
+use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
+use dockerfile::{Copy, Glob, Ignore};
+use engine::Workspace;
+use oci::Digest;
+use rootdir::RootDir;
+use rustix::fs::FileType;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A COPY or ADD with everything expanded.
+#[derive(Debug, Clone)]
+struct Job {
+    sources: Vec<String>,
+    inline: Vec<Inline>,
+    destination: String,
+    is_directory: bool,
+    chown: Option<String>,
+    chmod: Option<Chmod>,
+    link: bool,
+    parents: bool,
+    exclude: Vec<String>,
+    /// ADD, which unpacks archives unless it is told otherwise.
+    unpacks: bool,
+    /// Files of a context belong to root; those of a stage keep their owners.
+    from: From,
+}
+
+#[derive(Debug, Clone)]
+enum From {
+    Context(Arc<Context>),
+    Layers(Option<Digest>),
+}
+
+/// COPY and ADD.
+pub(crate) async fn copy(
+    place: &Place,
+    state: &mut StageState,
+    copy: &Copy,
+    is_add: bool,
+) -> Result<bool, Error> {
+    let job = Arc::new(expand(place, state, copy, is_add).await?);
+    let mut key = base_key(place, state, "copy");
+    key["destination"] = json!([job.destination, job.is_directory]);
+    key["chown"] = json!(job.chown);
+    key["chmod"] = json!(copy.chmod.as_ref().map(|c| state.expand(c).unwrap_or_default()));
+    key["flags"] = json!([job.link, job.parents, job.unpacks, job.exclude]);
+    key["inline"] = json!(job.inline.iter().map(|i| [&i.name, &i.content]).collect::<Vec<_>>());
+    key["sources"] = sources_key(place, &job).await?;
+    let name = if is_add { "ADD" } else { "COPY" };
+    let shown: Vec<&str> =
+        job.sources.iter().map(String::as_str).chain(job.inline.iter().map(|i| i.name.as_str())).collect();
+    let created_by = format!("{name} {} {} # buildkit", shown.join(" "), copy.destination);
+    let (place_, parent) = (place.clone(), state.chain_id);
+    let work = move || -> Work { Box::pin(blocking(move || perform(&place_, &job, parent))) };
+    step(place, state, &key, created_by, work).await
+}
+
+async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) -> Result<Job, Error> {
+    let wrong = |word: &str, message: String| place.wrong(word, message);
+    let word = |word: &String| state.expand(word).map_err(|m| wrong(word, m));
+    let sources = copy.sources.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+    if let Some(url) = sources.iter().find(|s| is_add && is_remote(s)) {
+        return Err(Error::unsupported(format!("ADD of the remote source {url}")));
+    }
+    if copy.checksum.is_some() {
+        return Err(wrong("--checksum", "checksum can't be specified for non-HTTP(S) sources".into()));
+    }
+    if copy.keep_git_dir.is_some() {
+        return Err(wrong("--keep-git-dir", "keep-git-dir can only be specified for git sources".into()));
+    }
+    let inline = copy
+        .heredocs
+        .iter()
+        .map(|h| {
+            let content = state.expand_heredoc(h).map_err(|m| wrong(&h.name, m))?;
+            Ok(Inline { name: h.name.clone(), content })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let text = word(&copy.destination)?;
+    let (destination, is_directory) = destination(state.working_dir(), &text);
+    let several = sources.len() + inline.len() > 1;
+    if several && !is_directory {
+        let name = if is_add { "ADD" } else { "COPY" };
+        let message = format!(
+            "When using {name} with more than one source file, the destination must be a directory and end with a /"
+        );
+        return Err(wrong(&copy.destination, message));
+    }
+    let chmod = match &copy.chmod {
+        Some(text) => Some(Chmod::parse(&word(text)?).map_err(|m| wrong(text, m))?),
+        None => None,
+    };
+    let from = match &copy.from {
+        None => From::Context(place.shared.request.context.clone()),
+        Some(name) => {
+            let shared = &place.shared;
+            let source = plan::named(&shared.plan.file, &shared.request, place.stage, name, None);
+            match &source {
+                Source::Scratch => From::Layers(None),
+                Source::Stage(index) => From::Layers(shared.stage(*index).await?.chain_id),
+                Source::Image { .. } => match shared.bases.get(&source) {
+                    Some(base) => From::Layers(base.chain_id),
+                    None => return Err(wrong(name, format!("image {name} is missing"))),
+                },
+                Source::Context(other) => match shared.request.contexts.get(other) {
+                    Some(context) => From::Context(context.clone()),
+                    None => return Err(wrong(name, format!("context {other} is missing"))),
+                },
+            }
+        }
+    };
+    Ok(Job {
+        sources,
+        inline,
+        destination,
+        is_directory,
+        chown: copy.chown.as_ref().map(word).transpose()?.filter(|c| !c.is_empty()),
+        chmod,
+        link: copy.link,
+        parents: copy.parents,
+        exclude: copy.exclude.iter().map(word).collect::<Result<_, _>>()?,
+        unpacks: copy.unpack.unwrap_or(is_add),
+        from,
+    })
+}
+
+fn is_remote(source: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
+}
+
+/// The content of all sources; for a stage its layers, because what it holds is known by them.
+async fn sources_key(place: &Place, job: &Arc<Job>) -> Result<Value, Error> {
+    match &job.from {
+        From::Layers(chain_id) => {
+            Ok(json!({ "layers": chain_id.map(|d| d.to_string()), "paths": job.sources }))
+        }
+        From::Context(context) => {
+            let (context, job_) = (context.clone(), job.clone());
+            let hashed = blocking(move || {
+                let exclude = excludes(&job_)?;
+                let filter = Filter { ignore: &context.ignore, exclude: &exclude };
+                let mut out = Vec::new();
+                for source in &job_.sources {
+                    for one in pick_all(&context.root, &context.ignore, &job_, source)? {
+                        let name =
+                            if one.is_dir() && !job_.parents { String::new() } else { one.path.clone() };
+                        out.push(json!([source, name, crate::hash::of_pick(&one, filter)?.to_string()]));
+                    }
+                }
+                Ok::<_, Error>(json!(out))
+            })
+            .await;
+            hashed.map_err(|e| in_words(place, e))
+        }
+    }
+}
+
+/// The words that Docker's clients know.
+fn in_words(place: &Place, error: Error) -> Error {
+    match error {
+        Error::Invalid { message } => {
+            let name = place.instruction.name.to_uppercase();
+            Error::invalid(format!("{name} failed: {message}"))
+        }
+        other => other,
+    }
+}
+
+fn excludes(job: &Job) -> Result<Ignore, Error> {
+    Ignore::new(job.exclude.iter().map(String::as_str)).map_err(|m| Error::invalid(format!("--exclude: {m}")))
+}
+
+fn pick_all(root: &RootDir, ignore: &Ignore, job: &Job, source: &str) -> Result<Vec<Pick>, Error> {
+    let mut picks = pick(root, ignore, &source.replace("/./", "/"), job.parents)?;
+    // A file is left out by its name.
+    if !job.exclude.is_empty() {
+        let exclude = excludes(job)?;
+        picks.retain(|one| one.is_dir() || !exclude.is_ignored(one.name()));
+    }
+    Ok(picks)
+}
+
+/// Copies in a workspace and makes a layer of it. Blocking.
+fn perform(place: &Place, job: &Job, parent: Option<Digest>) -> Result<(Outcome, u64), Error> {
+    let shared = &place.shared;
+    let doing = || format!("do {}", place.instruction.text);
+    // An independent layer begins on nothing, and is put on whatever is below.
+    let below = if job.link { None } else { parent };
+    let workspace = shared.engine.open_workspace(below.as_ref()).during(doing)?;
+    let owner = match &job.chown {
+        None => None,
+        Some(text) if job.link && !is_numeric(text) => {
+            let names = shared.engine.open_workspace(parent.as_ref()).during(doing)?;
+            Some(owner(&names, text)?)
+        }
+        Some(text) => Some(owner(&workspace, text)?),
+    };
+    let copied = match &job.from {
+        From::Context(context) => put_all(job, &context.root, &context.ignore, &workspace, owner),
+        From::Layers(chain_id) => {
+            let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
+            put_all(job, source.root(), &Ignore::default(), &workspace, owner)
+        }
+    };
+    copied.map_err(|e| in_words(place, e))?;
+    let made = workspace.commit(&shared.lease, parent.as_ref(), shared.epoch).during(doing)?;
+    let size = made.as_ref().map_or(0, |m| m.layer.packed.bytes);
+    Ok((Outcome::new(parent, made, layer_time(shared)), size))
+}
+
+fn put_all(
+    job: &Job,
+    root: &RootDir,
+    ignore: &Ignore,
+    workspace: &Workspace,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Error> {
+    let exclude = excludes(job)?;
+    let filter = Filter { ignore, exclude: &exclude };
+    let target = Target {
+        root: workspace.root(),
+        path: job.destination.clone(),
+        is_directory: job.is_directory,
+        owner,
+        chmod: job.chmod.clone(),
+    };
+    for source in &job.sources {
+        let picks = pick_all(root, ignore, job, source)?;
+        if picks.len() > 1 && !job.is_directory && Glob::is_pattern(source) {
+            return Err(Error::invalid(
+                "when using wildcards that match several files, the destination must be a directory and end with a /",
+            ));
+        }
+        for one in picks {
+            let below = if job.parents { below_pivot(source, &one) } else { String::new() };
+            if job.unpacks && !one.is_dir() && unpack(job, &one, &target)? {
+                continue;
+            }
+            target.put(&one, filter, &below)?;
+        }
+    }
+    for inline in &job.inline {
+        target.put_inline(inline)?;
+    }
+    Ok(())
+}
+
+/// The directories of a source that `--parents` keeps: those behind `/./`, or all. Of a directory its own name too.
+fn below_pivot(source: &str, one: &Pick) -> String {
+    let pivot = source.split_once("/./").map(|(before, _)| crate::select::clean(before)).unwrap_or_default();
+    let path = one.path.strip_prefix(&pivot).unwrap_or(&one.path).trim_start_matches('/');
+    if one.is_dir() {
+        return path.to_string();
+    }
+    // `.` says that a directory is meant although nothing is named.
+    path.rsplit_once('/').map_or_else(|| ".".to_string(), |(dir, _)| dir.to_string())
+}
+
+/// Unpacks a picked file into the target if it is an archive. Whether it was.
+fn unpack(job: &Job, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
+    if !FileType::from_raw_mode(one.stat.st_mode).is_file() {
+        return Ok(false);
+    }
+    let mut file = one.open().map_err(|e| Error::invalid(format!("open {}: {e}", one.path)))?;
+    if !is_tar(&mut file, &one.path)? {
+        return Ok(false);
+    }
+    if target.chmod.is_some() || target.owner.is_some() || !job.exclude.is_empty() {
+        return Err(Error::unsupported(format!(
+            "--chown, --chmod or --exclude for the archive {}, which is unpacked,",
+            one.path
+        )));
+    }
+    target.unpack(file, &one.path)?;
+    Ok(true)
+}
+
+fn is_numeric(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit() || b == b':')
+}
+
+/// `user[:group]`: numbers as they are (one number stands for both), names from the root's own files.
+fn owner(names: &Workspace, text: &str) -> Result<(u32, u32), Error> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|g| !g.is_empty())),
+        None => (text, None),
+    };
+    let doing = || format!("look up --chown={text}");
+    let uid_and_gid = match user.parse::<u32>() {
+        Ok(id) => (id, id),
+        Err(_) => names.lookup_user(user).during(doing)?,
+    };
+    let gid = match group {
+        None => uid_and_gid.1,
+        Some(group) => match group.parse::<u32>() {
+            Ok(id) => id,
+            Err(_) => names.lookup_group(group).during(doing)?,
+        },
+    };
+    Ok((uid_and_gid.0, gid))
+}

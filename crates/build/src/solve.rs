@@ -1,0 +1,359 @@
+//! From a request to an image: bases, stages side by side, the image.
+
+use crate::cache::Keeper;
+use crate::error::{During, Error, blocking};
+use crate::event::{Event, StepResult};
+use crate::plan::{self, Plan, Source, StagePlan};
+use crate::request::Request;
+use crate::stage::{StageState, run_stage};
+use dockerfile::{Dockerfile, Instruction};
+use engine::Engine;
+use image::{Assemble, ImageId, Lease};
+use oci::image::ImageConfig;
+use oci::{Descriptor, Digest, Platform, Reference};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc, watch};
+
+/// What a build came to.
+#[derive(Debug, Clone)]
+pub struct Built {
+    pub image_id: ImageId,
+    pub manifest: Descriptor,
+    pub warnings: Vec<dockerfile::Warning>,
+}
+
+/// An image that something starts from.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    pub(crate) id: Option<ImageId>,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<Descriptor>,
+    pub(crate) chain_id: Option<Digest>,
+}
+
+/// What all stages share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) request: Request,
+    pub(crate) plan: Plan,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) keeper: mpsc::UnboundedSender<metadata::BuildCacheRow>,
+    /// Images by name and platform.
+    pub(crate) bases: BTreeMap<Source, Base>,
+    /// Finished stages.
+    pub(crate) done: BTreeMap<usize, watch::Receiver<Option<Arc<StageState>>>>,
+    pub(crate) epoch: Option<i64>,
+    /// When the build began: RFC 3339.
+    pub(crate) began: String,
+    /// Networks that no step uses at the moment, by mode.
+    pub(crate) networks: Mutex<Vec<(String, engine::StepNetwork)>>,
+}
+
+impl Shared {
+    pub(crate) async fn tell(&self, event: Event) {
+        // Who has stopped listening has also dropped the build, or does not care.
+        drop(self.events.send(event).await);
+    }
+
+    /// Waits for a stage that is being built.
+    pub(crate) async fn stage(&self, index: usize) -> Result<Arc<StageState>, Error> {
+        let mut receiver = self.done.get(&index).expect("the plan has what is needed").clone();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(state) => Ok(state.clone().expect("waited for it")),
+            // Its own failure is told; this one is not seen.
+            Err(_) => Err(Error::Elsewhere),
+        }
+    }
+}
+
+/// Builds. Dropping the future ends what runs; what was finished stays in the cache.
+///
+/// # Errors
+///
+/// The first failure of any step.
+pub async fn build(
+    engine: Arc<Engine>,
+    request: Request,
+    file: Dockerfile,
+    events: mpsc::Sender<Event>,
+) -> Result<Built, Error> {
+    let lease = Arc::new(engine.images().lease());
+    let warnings = dockerfile::check(&file);
+    for warning in &warnings {
+        drop(events.send(Event::Warning(warning.clone())).await);
+    }
+    if file.directives.checks.error && !warnings.is_empty() {
+        return Err(Error::invalid("lint violation found for rules: ".to_string() + &rules(&warnings)));
+    }
+    let epoch = request.epoch()?;
+    let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
+    drop(events.send(Event::Planned(plan.infos.clone())).await);
+    for index in 0..plan.file.global.len() {
+        drop(events.send(Event::Started { index }).await);
+        let result = StepResult { image_id: String::new(), from_cache: false };
+        drop(events.send(Event::Finished { index, result }).await);
+    }
+    let keeper = Keeper::start(engine.clone(), lease.clone());
+    let mut done = BTreeMap::new();
+    let mut senders = BTreeMap::new();
+    for index in plan.stages.keys() {
+        let (sender, receiver) = watch::channel(None);
+        done.insert(*index, receiver);
+        senders.insert(*index, sender);
+    }
+    let target = plan.target;
+    let shared = Arc::new(Shared {
+        engine: engine.clone(),
+        keeper: keeper.sender(),
+        request,
+        plan,
+        lease: lease.clone(),
+        events,
+        bases,
+        done,
+        epoch,
+        began: match epoch {
+            Some(seconds) => timestamp(seconds),
+            None => jiff::Timestamp::now().to_string(),
+        },
+        networks: Mutex::default(),
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    for (index, sender) in senders {
+        let shared = shared.clone();
+        tasks.spawn(async move {
+            let state = run_stage(&shared, index).await?;
+            sender.send_replace(Some(Arc::new(state)));
+            // What waits for this stage must still find it.
+            Ok::<_, Error>(sender)
+        });
+    }
+    let mut kept = Vec::new();
+    let mut failure = None;
+    while let Some(joined) = tasks.join_next().await {
+        match joined {
+            Ok(Ok(sender)) => kept.push(sender),
+            Ok(Err(e)) => {
+                if failure.is_none() || matches!(failure, Some(Error::Elsewhere)) {
+                    failure = Some(e);
+                }
+                tasks.abort_all();
+            }
+            Err(e) if e.is_cancelled() => {}
+            Err(e) => std::panic::resume_unwind(e.into_panic()),
+        }
+    }
+    shared.networks.lock().await.clear();
+    if let Some(e) = failure {
+        return Err(e);
+    }
+    let state = shared.stage(target).await?;
+    let references = shared.request.references.clone();
+    let labels = shared.request.labels.clone();
+    drop(shared);
+    keeper.finish().await?;
+    let image = blocking(move || finish(&engine, &lease, &state, &references, &labels)).await?;
+    Ok(Built { image_id: image.id, manifest: image.manifest, warnings })
+}
+
+/// Names of the rules that were broken, each once.
+fn rules(warnings: &[dockerfile::Warning]) -> String {
+    let names: BTreeSet<String> = warnings.iter().map(|w| w.rule.name()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn timestamp(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "1970-01-01T00:00:00Z".into(), |t| t.to_string())
+}
+
+fn finish(
+    engine: &Arc<Engine>,
+    lease: &Lease,
+    state: &StageState,
+    references: &[Reference],
+    labels: &BTreeMap<String, String>,
+) -> Result<image::Image, Error> {
+    let mut config = state.document();
+    if !labels.is_empty() {
+        let run = config.config.get_or_insert_default();
+        run.labels.get_or_insert_default().extend(labels.clone());
+    }
+    engine
+        .images()
+        .assemble(&Assemble {
+            config: &config,
+            layers: &state.layers,
+            references,
+            parent: state.base_id,
+            lease,
+            progress: &image::ignore,
+        })
+        .during(|| "make the image".into())
+}
+
+/// Follows the target to all that it needs, pulling base images on the way because their triggers may need more.
+async fn make_plan(
+    engine: &Arc<Engine>,
+    request: &Request,
+    file: Dockerfile,
+    lease: &Arc<Lease>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(Plan, BTreeMap<Source, Base>), Error> {
+    let target = file.target(&request.target).map_err(|e| Error::invalid(e.to_string()))?;
+    let build_platform = Platform::host();
+    let target_platform = request.platform.clone().unwrap_or_else(Platform::host);
+    let automatic = plan::platform_args(&build_platform, &target_platform, &request.target);
+    let global = plan::global_args(&file, request, &automatic)?;
+    let mut bases: BTreeMap<Source, Base> = BTreeMap::new();
+    let mut found: BTreeMap<usize, (Source, Platform, Vec<Instruction>)> = BTreeMap::new();
+    let mut pending = vec![target];
+    while let Some(index) = pending.pop() {
+        if found.contains_key(&index) {
+            continue;
+        }
+        let (mut base, platform_text) = plan::base_of(&file, request, &global, index)?;
+        let platform = match &platform_text {
+            Some(text) => {
+                text.parse().map_err(|e| Error::invalid(format!("failed to parse platform {text}: {e}")))?
+            }
+            None => target_platform.clone(),
+        };
+        if let Source::Image { platform: wanted, .. } = &mut base {
+            *wanted = platform_text.clone().or_else(|| request.platform.as_ref().map(ToString::to_string));
+        }
+        let mut triggers = Vec::new();
+        match &base {
+            Source::Image { .. } => {
+                let image = fetch(engine, request, lease, events, &base, &mut bases).await?;
+                for text in image.config.config.iter().flat_map(|c| c.on_build.iter().flatten()) {
+                    triggers.push(trigger(text)?);
+                }
+            }
+            Source::Stage(other) => {
+                pending.push(*other);
+                for instruction in &file.stages[*other].instructions {
+                    if let dockerfile::Kind::OnBuild { trigger, heredocs } = &instruction.kind {
+                        let escape = file.directives.escape;
+                        let read = Instruction::parse_trigger(trigger, heredocs, escape);
+                        triggers.push(read.map_err(|e| plan::at(&file, instruction, &e.token, e.message))?);
+                    }
+                }
+            }
+            Source::Scratch | Source::Context(_) => {}
+        }
+        let all: Vec<&Instruction> = triggers.iter().chain(&file.stages[index].instructions).collect();
+        for need in plan::needs(&file, request, index, &all) {
+            match &need {
+                Source::Stage(other) => pending.push(*other),
+                Source::Image { .. } => drop(fetch(engine, request, lease, events, &need, &mut bases).await?),
+                Source::Scratch | Source::Context(_) => {}
+            }
+        }
+        found.insert(index, (base, platform, triggers));
+    }
+    let needed: BTreeSet<usize> = found.keys().copied().collect();
+    let (infos, heads) = plan::describe(&file, &needed);
+    let mut stages = BTreeMap::new();
+    for (index, (base, platform, triggers)) in found {
+        let head = heads[&index];
+        let steps = (head + 1..).zip(file.stages[index].instructions.iter().cloned()).collect();
+        stages.insert(index, StagePlan { base, platform, triggers, head, steps });
+    }
+    let plan = Plan { file, target, global, stages, infos };
+    Ok((plan, bases))
+}
+
+/// A trigger of an image's config: its here-documents stand behind its first line.
+fn trigger(text: &str) -> Result<Instruction, Error> {
+    let whole = Dockerfile::parse("ONBUILD", &format!("FROM scratch\n{text}\n"));
+    let stage = whole.ok().and_then(|mut f| f.stages.pop());
+    let instruction =
+        stage.and_then(|mut s| if s.instructions.len() == 1 { s.instructions.pop() } else { None });
+    instruction.ok_or_else(|| Error::invalid(format!("invalid ONBUILD trigger of the base image: {text:?}")))
+}
+
+/// Finds an image here, or pulls it.
+async fn fetch(
+    engine: &Arc<Engine>,
+    request: &Request,
+    lease: &Arc<Lease>,
+    events: &mpsc::Sender<Event>,
+    source: &Source,
+    bases: &mut BTreeMap<Source, Base>,
+) -> Result<Base, Error> {
+    if let Some(base) = bases.get(source) {
+        return Ok(base.clone());
+    }
+    let Source::Image { name, platform } = source else { return Err(Error::invalid("no image is named")) };
+    let wanted: Option<Platform> = match platform {
+        Some(text) => {
+            Some(text.parse().map_err(|e| Error::invalid(format!("failed to parse platform {text}: {e}")))?)
+        }
+        None => None,
+    };
+    let here = if request.pull { None } else { load(engine, lease, name).await? };
+    let fits = |base: &Base| {
+        wanted.as_ref().is_none_or(|p| p.os == base.config.os && p.architecture == base.config.architecture)
+    };
+    let base = match here.filter(fits) {
+        Some(base) => base,
+        None => {
+            let reference: Reference = name
+                .parse::<Reference>()
+                .map(Reference::with_default_tag)
+                .map_err(|e| Error::invalid(format!("failed to parse reference {name:?}: {e}")))?;
+            pull(engine, request, events, &reference, wanted.unwrap_or_else(Platform::host)).await?;
+            load(engine, lease, name).await?.ok_or_else(|| {
+                Error::invalid(format!("image {name} was removed while it was being built from"))
+            })?
+        }
+    };
+    bases.insert(source.clone(), base.clone());
+    Ok(base)
+}
+
+async fn pull(
+    engine: &Arc<Engine>,
+    request: &Request,
+    events: &mpsc::Sender<Event>,
+    reference: &Reference,
+    platform: Platform,
+) -> Result<(), Error> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    let auth = request.auth.get(reference.host()).cloned().unwrap_or_default();
+    let (events, name) = (events.clone(), reference.familiar());
+    let forward = async move {
+        while let Some(event) = receiver.recv().await {
+            drop(events.send(Event::Pull { name: name.clone(), event }).await);
+        }
+    };
+    let (pulled, ()) = tokio::join!(engine.pull(reference, &platform, &auth, sender), forward);
+    // What the engine says is the whole story.
+    pulled.map(drop).during(String::new)
+}
+
+async fn load(engine: &Arc<Engine>, lease: &Arc<Lease>, name: &str) -> Result<Option<Base>, Error> {
+    let (images, lease, name) = (engine.images().clone(), lease.clone(), name.to_string());
+    blocking(move || {
+        use errors::HasKind;
+        let image = match images.get(&name) {
+            Ok(image) => image,
+            Err(e) if e.kind() == errors::Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e).during(|| format!("find image {name}")),
+        };
+        let doing = || format!("read image {name}");
+        if let Some(chain_id) = &image.chain_id {
+            lease.keep_layer(chain_id);
+        }
+        let config = ImageConfig::clone(&*images.config(&image.id).during(doing)?);
+        let layers = images.manifest(&image.id).during(doing)?.layers;
+        for layer in &layers {
+            lease.keep_blob(&layer.digest);
+        }
+        Ok(Some(Base { id: Some(image.id), config, layers, chain_id: image.chain_id }))
+    })
+    .await
+}

@@ -1,0 +1,653 @@
+//! One stage: instruction after instruction, each sees the state that the one before left.
+
+use crate::cache::{self, Outcome};
+use crate::error::{During, Error, blocking};
+use crate::event::{Event, StepResult};
+use crate::plan::{self, Source, StagePlan};
+use crate::solve::Shared;
+use dockerfile::{Arg, Command, Expander, HealthCheck, Heredoc, Instruction, Kind, Pair};
+use image::ImageId;
+use oci::image::{Empty, History, ImageConfig, RootFs, RunConfig};
+use oci::{Descriptor, Digest};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What every image has when it says nothing.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What history says of who made an entry: clients know the format of the text by it.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// Arguments that need not be declared: they reach commands, and count for no key unless they are declared.
+pub(crate) const PROXIES: &[&str] = &[
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// An image in the making.
+#[derive(Debug, Clone)]
+pub(crate) struct StageState {
+    pub(crate) base_id: Option<ImageId>,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<Descriptor>,
+    pub(crate) chain_id: Option<Digest>,
+    /// Declared arguments, with their values where they have one, in order.
+    pub(crate) args: Vec<(String, Option<String>)>,
+    /// When the newest layer was made.
+    created: Option<String>,
+    has_cmd: bool,
+    /// Key of the step that led here.
+    pub(crate) key: Option<Digest>,
+    /// Triggers of ONBUILD said in this stage.
+    escape: char,
+}
+
+impl StageState {
+    fn scratch(escape: char) -> StageState {
+        StageState {
+            base_id: None,
+            config: ImageConfig {
+                created: None,
+                author: None,
+                architecture: String::new(),
+                os: String::new(),
+                os_version: None,
+                variant: None,
+                config: Some(RunConfig::default()),
+                rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
+                history: Vec::new(),
+            },
+            layers: Vec::new(),
+            chain_id: None,
+            args: Vec::new(),
+            created: None,
+            has_cmd: false,
+            key: None,
+            escape,
+        }
+    }
+
+    /// The config as it would be if the image ended here.
+    pub(crate) fn document(&self) -> ImageConfig {
+        ImageConfig { created: self.created.clone(), ..self.config.clone() }
+    }
+
+    fn id(&self) -> String {
+        Digest::of(&serde_json::to_vec(&self.document()).unwrap_or_default()).to_string()
+    }
+
+    pub(crate) fn run(&self) -> &RunConfig {
+        self.config.config.as_ref().expect("set when a stage begins")
+    }
+
+    fn run_mut(&mut self) -> &mut RunConfig {
+        self.config.config.get_or_insert_default()
+    }
+
+    /// The value of a variable: ENV goes before ARG.
+    fn value(&self, name: &str) -> Option<String> {
+        let env = self.run().env.iter().flatten().rev();
+        let from_env =
+            env.filter_map(|e| e.split_once('=')).find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
+        from_env.or_else(|| self.args.iter().rev().find(|(k, _)| k == name).and_then(|(_, v)| v.clone()))
+    }
+
+    /// Expands a word with the values of this moment.
+    pub(crate) fn expand(&self, word: &str) -> Result<String, String> {
+        Expander::new(self.escape, &|name| self.value(name)).text(word)
+    }
+
+    fn expand_words(&self, word: &str) -> Result<Vec<String>, String> {
+        Expander::new(self.escape, &|name| self.value(name)).expand(word).map(|e| e.words)
+    }
+
+    pub(crate) fn expand_heredoc(&self, heredoc: &Heredoc) -> Result<String, String> {
+        if !heredoc.expands {
+            return Ok(heredoc.content.clone());
+        }
+        Expander::new(self.escape, &|name| self.value(name)).heredoc(&heredoc.content).map(|e| e.text)
+    }
+
+    pub(crate) fn working_dir(&self) -> &str {
+        match self.run().working_dir.as_str() {
+            "" => "/",
+            dir => dir,
+        }
+    }
+
+    /// The environment of commands: the image's, and the arguments that it does not hide.
+    pub(crate) fn environment(&self) -> Vec<String> {
+        let mut env: Vec<String> = self.run().env.clone().unwrap_or_default();
+        for (name, value) in &self.args {
+            let prefix = format!("{name}=");
+            if let Some(value) = value
+                && !env.iter().any(|e| e.starts_with(&prefix))
+            {
+                env.push(format!("{prefix}{value}"));
+            }
+        }
+        env
+    }
+
+    /// Sets a variable, in its place if it has one.
+    fn set_env(&mut self, key: &str, value: &str) {
+        let env = self.run_mut().env.get_or_insert_default();
+        let entry = format!("{key}={value}");
+        match env.iter_mut().find(|e| e.split('=').next() == Some(key)) {
+            Some(old) => *old = entry,
+            None => env.push(entry),
+        }
+    }
+
+    /// Adds a step that changed no file.
+    fn note(&mut self, shared: &Shared, created_by: String) {
+        let created = match (&self.created, shared.epoch) {
+            (_, Some(_)) | (None, None) => shared.began.clone(),
+            (Some(created), None) => created.clone(),
+        };
+        self.created.get_or_insert_with(|| created.clone());
+        self.push_history(created, created_by, true);
+    }
+
+    fn push_history(&mut self, created: String, created_by: String, empty_layer: bool) {
+        self.config.history.push(History {
+            created: Some(created),
+            created_by: Some(created_by),
+            author: None,
+            comment: Some(COMMENT.into()),
+            empty_layer,
+        });
+    }
+
+    /// Takes over what a step came to.
+    fn take(&mut self, outcome: &Outcome, key: Digest, created_by: String) -> Result<(), String> {
+        if let Some((descriptor, diff_id)) = &outcome.layer {
+            if self.layers.len() >= oci::image::MAX_LAYERS {
+                return Err(format!("an image can have at most {} layers", oci::image::MAX_LAYERS));
+            }
+            self.layers.push(descriptor.clone());
+            self.config.rootfs.diff_ids.push(*diff_id);
+        }
+        self.chain_id = outcome.chain_id;
+        self.key = Some(key);
+        self.created = Some(outcome.created.clone());
+        self.push_history(outcome.created.clone(), created_by, outcome.layer.is_none());
+        Ok(())
+    }
+}
+
+/// What a step does when its key is not known.
+pub(crate) type Work = std::pin::Pin<Box<dyn Future<Output = Result<(Outcome, u64), Error>> + Send>>;
+
+/// Where a stage is: for the functions of single instructions.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) shared: Arc<Shared>,
+    /// The stage.
+    pub(crate) stage: usize,
+    /// The step in the plan.
+    pub(crate) step: usize,
+    pub(crate) instruction: Instruction,
+    pub(crate) uses_cache: bool,
+}
+
+impl Place {
+    /// A mistake in the instruction.
+    pub(crate) fn wrong(&self, token: &str, message: impl Into<String>) -> Error {
+        plan::at(&self.shared.plan.file, &self.instruction, token, message)
+    }
+}
+
+/// Builds one stage.
+pub(crate) async fn run_stage(shared: &Arc<Shared>, index: usize) -> Result<StageState, Error> {
+    let plan = &shared.plan.stages[&index];
+    let stage = &shared.plan.file.stages[index];
+    let request = &shared.request;
+    let named =
+        |n: &String| stage.name.as_deref() == Some(n.to_lowercase().as_str()) || n.parse() == Ok(index);
+    let uses_cache = !request.no_cache && !request.no_cache_stages.iter().any(named);
+    shared.tell(Event::Started { index: plan.head }).await;
+    let mut state = begin(shared, plan).await?;
+    if !plan.triggers.is_empty() {
+        let count = plan.triggers.len();
+        let text = format!("# Executing {count} build trigger{}", if count == 1 { "" } else { "s" });
+        shared.tell(Event::Note { index: plan.head, text }).await;
+    }
+    let place = |step: usize, instruction: &Instruction| Place {
+        shared: shared.clone(),
+        stage: index,
+        step,
+        instruction: instruction.clone(),
+        uses_cache,
+    };
+    for trigger in &plan.triggers {
+        apply(&place(plan.head, trigger), &mut state).await?;
+    }
+    finished(shared, plan.head, &state, false).await;
+    for (step, instruction) in &plan.steps {
+        shared.tell(Event::Started { index: *step }).await;
+        let from_cache = apply(&place(*step, instruction), &mut state).await?;
+        finished(shared, *step, &state, from_cache).await;
+    }
+    if index == shared.plan.target {
+        shared.tell(Event::StageFinished { image_id: state.id() }).await;
+    }
+    Ok(state)
+}
+
+async fn finished(shared: &Shared, index: usize, state: &StageState, from_cache: bool) {
+    let result = StepResult { image_id: state.id(), from_cache };
+    shared.tell(Event::Finished { index, result }).await;
+}
+
+/// The state behind FROM.
+async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Error> {
+    let escape = shared.plan.file.directives.escape;
+    let mut state = match &plan.base {
+        Source::Scratch => StageState::scratch(escape),
+        Source::Stage(index) => StageState::clone(&*shared.stage(*index).await?),
+        Source::Image { name, .. } => {
+            let base = shared
+                .bases
+                .get(&plan.base)
+                .ok_or_else(|| Error::invalid(format!("image {name} is missing")))?;
+            let mut state = StageState::scratch(escape);
+            state.base_id = base.id;
+            state.config = base.config.clone();
+            state.layers.clone_from(&base.layers);
+            state.chain_id = base.chain_id;
+            state.created = base
+                .config
+                .history
+                .iter()
+                .rev()
+                .find_map(|h| h.created.clone())
+                .or(base.config.created.clone());
+            state
+        }
+        Source::Context(name) => {
+            return Err(Error::unsupported(format!(
+                "FROM the named context {name:?}, which is a directory,"
+            )));
+        }
+    };
+    state.config.created = None;
+    state.has_cmd = false;
+    state.config.os.clone_from(&plan.platform.os);
+    state.config.architecture.clone_from(&plan.platform.architecture);
+    if plan.platform.variant.is_some() {
+        state.config.variant.clone_from(&plan.platform.variant);
+    }
+    let run = state.run_mut();
+    run.on_build = None;
+    let env = run.env.get_or_insert_default();
+    if !env.iter().any(|e| e.starts_with("PATH=")) {
+        env.push(DEFAULT_PATH.into());
+    }
+    Ok(state)
+}
+
+/// Does one instruction. Whether its files came from the cache.
+async fn apply(place: &Place, state: &mut StageState) -> Result<bool, Error> {
+    let shared = place.shared.clone();
+    let wrong = |token: &str, message: String| place.wrong(token, message);
+    match &place.instruction.kind {
+        Kind::Run(run) => crate::run::run(place, state, run).await,
+        Kind::Copy(copy) => crate::run::copy(place, state, copy, false).await,
+        Kind::Add(copy) => crate::run::copy(place, state, copy, true).await,
+        Kind::Workdir(path) => workdir(place, state, path).await,
+        Kind::Arg(args) => {
+            for arg in args {
+                declare(place, state, arg)?;
+            }
+            Ok(false)
+        }
+        Kind::Env(pairs) => {
+            let pairs = expand_pairs(place, state, pairs, false)?;
+            pairs.iter().for_each(|(key, value)| state.set_env(key, value));
+            state.note(&shared, format!("ENV {}", show_pairs(&pairs)));
+            Ok(false)
+        }
+        Kind::Label(pairs) => {
+            let pairs = expand_pairs(place, state, pairs, true)?;
+            state.run_mut().labels.get_or_insert_default().extend(pairs.iter().cloned());
+            state.note(&shared, format!("LABEL {}", show_pairs(&pairs)));
+            Ok(false)
+        }
+        Kind::Maintainer(name) => {
+            state.config.author = Some(name.clone());
+            state.note(&shared, format!("MAINTAINER {name}"));
+            Ok(false)
+        }
+        Kind::Cmd(command) => {
+            let words = command_words(state, command);
+            state.note(&shared, format!("CMD {}", go_strings(&words)));
+            state.run_mut().args_escaped = matches!(command, Command::Exec(_)) && state.run().args_escaped;
+            state.run_mut().cmd = Some(words);
+            state.has_cmd = true;
+            Ok(false)
+        }
+        Kind::Entrypoint(command) => {
+            let words = command_words(state, command);
+            state.note(&shared, format!("ENTRYPOINT {}", go_strings(&words)));
+            if !state.has_cmd {
+                state.run_mut().cmd = None;
+            }
+            state.run_mut().entrypoint = Some(words);
+            Ok(false)
+        }
+        Kind::Expose(words) => {
+            let mut ports = Vec::new();
+            for word in words {
+                for text in state.expand_words(word).map_err(|m| wrong(word, m))? {
+                    ports.extend(
+                        expose(&text).ok_or_else(|| wrong(word, format!("invalid containerPort: {text}")))?,
+                    );
+                }
+            }
+            ports.sort();
+            let shown: Vec<String> = ports.iter().map(|p| format!("{p}:{{}}")).collect();
+            state.note(&shared, format!("EXPOSE map[{}]", shown.join(" ")));
+            let map = state.run_mut().exposed_ports.get_or_insert_default();
+            map.extend(ports.into_iter().map(|p| (p, Empty {})));
+            Ok(false)
+        }
+        Kind::Volume(words) => {
+            let places = words
+                .iter()
+                .map(|w| state.expand(w).map_err(|m| wrong(w, m)))
+                .collect::<Result<Vec<_>, _>>()?;
+            if places.iter().any(|p| p.trim().is_empty()) {
+                return Err(wrong("", "VOLUME specified can not be an empty string".into()));
+            }
+            state.note(&shared, format!("VOLUME [{}]", places.join(" ")));
+            let map = state.run_mut().volumes.get_or_insert_default();
+            map.extend(places.into_iter().map(|p| (p, Empty {})));
+            Ok(false)
+        }
+        Kind::User(word) => {
+            let user = state.expand(word).map_err(|m| wrong(word, m))?;
+            state.note(&shared, format!("USER {user}"));
+            state.run_mut().user = user;
+            Ok(false)
+        }
+        Kind::StopSignal(word) => {
+            let signal = state.expand(word).map_err(|m| wrong(word, m))?;
+            if !is_signal(&signal) {
+                return Err(wrong(word, format!("invalid signal: {signal}")));
+            }
+            state.note(&shared, format!("STOPSIGNAL {signal}"));
+            state.run_mut().stop_signal = Some(signal);
+            Ok(false)
+        }
+        Kind::Shell(words) => {
+            state.note(&shared, format!("SHELL [{}]", words.join(" ")));
+            state.run_mut().shell = Some(words.clone());
+            Ok(false)
+        }
+        Kind::HealthCheck(health) => {
+            state.run_mut().healthcheck = Some(health_document(health));
+            state.note(&shared, place.instruction.text.clone());
+            Ok(false)
+        }
+        Kind::OnBuild { trigger, heredocs } => {
+            let mut text = trigger.clone();
+            for heredoc in heredocs {
+                text.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
+            }
+            state.note(&shared, format!("ONBUILD {trigger}"));
+            state.run_mut().on_build.get_or_insert_default().push(text);
+            Ok(false)
+        }
+        Kind::From { .. } => Err(wrong("FROM", "FROM isn't allowed here".into())),
+    }
+}
+
+/// Looks the step's key up, or does its work and remembers what it came to.
+pub(crate) async fn step(
+    place: &Place,
+    state: &mut StageState,
+    key: &Value,
+    created_by: String,
+    work: impl FnOnce() -> Work,
+) -> Result<bool, Error> {
+    let shared = &place.shared;
+    let key = crate::hash::of_json(key);
+    if place.uses_cache {
+        let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
+        let found = blocking(move || cache::look_up(&engine, &lease, &key)).await?;
+        if let Some(outcome) = found {
+            state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
+            return Ok(true);
+        }
+    }
+    let (outcome, size) = work().await?;
+    let row = cache::row(&key, state.key.as_ref(), &outcome, size, &place.instruction.text);
+    drop(shared.keeper.send(row));
+    state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
+    Ok(false)
+}
+
+/// The time that a layer made now gets.
+pub(crate) fn layer_time(shared: &Shared) -> String {
+    match shared.epoch {
+        Some(_) => shared.began.clone(),
+        None => jiff::Timestamp::now().to_string(),
+    }
+}
+
+/// What every key has.
+pub(crate) fn base_key(place: &Place, state: &StageState, kind: &str) -> Value {
+    json!({
+        "version": 1,
+        "kind": kind,
+        "parent": state.chain_id.map(|d| d.to_string()),
+        "os": state.config.os,
+        "architecture": state.config.architecture,
+        "variant": state.config.variant,
+        "epoch": place.shared.epoch,
+    })
+}
+
+async fn workdir(place: &Place, state: &mut StageState, word: &str) -> Result<bool, Error> {
+    let text = state.expand(word).map_err(|m| place.wrong(word, m))?;
+    let whole = if text.starts_with('/') { text } else { format!("{}/{text}", state.working_dir()) };
+    let path = format!("/{}", crate::select::clean(&whole));
+    state.run_mut().working_dir.clone_from(&path);
+    let created_by = format!("WORKDIR {path}");
+    if path == "/" {
+        state.note(&place.shared, created_by);
+        return Ok(false);
+    }
+    let mut key = base_key(place, state, "workdir");
+    key["path"] = json!(path);
+    key["user"] = json!(state.run().user);
+    let (shared, parent, user) = (place.shared.clone(), state.chain_id, state.run().user.clone());
+    let work = move || -> Work {
+        Box::pin(blocking(move || {
+            let doing = || format!("make working directory {path}");
+            let workspace = shared.engine.open_workspace(parent.as_ref()).during(doing)?;
+            let owner = if user.is_empty() { (0, 0) } else { workspace.lookup_user(&user).during(doing)? };
+            let target = crate::copy::Target {
+                root: workspace.root(),
+                path: String::new(),
+                is_directory: true,
+                owner: Some(owner),
+                chmod: None,
+            };
+            drop(target.directory(path.trim_start_matches('/'))?);
+            let made = workspace.commit(&shared.lease, parent.as_ref(), shared.epoch).during(doing)?;
+            Ok((Outcome::new(parent, made, layer_time(&shared)), 0))
+        }))
+    };
+    step(place, state, &key, created_by, work).await
+}
+
+/// ARG: the value given, else the default, else that of the global argument.
+fn declare(place: &Place, state: &mut StageState, arg: &Arg) -> Result<(), Error> {
+    let shared = place.shared.clone();
+    let given = shared.request.build_arg(&arg.name).map(str::to_string);
+    let value = match (given, &arg.default) {
+        (Some(given), _) => Some(given),
+        (None, Some(default)) => Some(state.expand(default).map_err(|m| place.wrong(default, m))?),
+        (None, None) => shared.plan.global.get(&arg.name).cloned(),
+    };
+    let shown = match &value {
+        Some(value) => format!("ARG {}={value}", arg.name),
+        None => format!("ARG {}", arg.name),
+    };
+    state.args.retain(|(name, _)| *name != arg.name);
+    state.args.push((arg.name.clone(), value));
+    state.note(&shared, shown);
+    Ok(())
+}
+
+fn expand_pairs(
+    place: &Place,
+    state: &StageState,
+    pairs: &[Pair],
+    keys_too: bool,
+) -> Result<Vec<(String, String)>, Error> {
+    let expand = |word: &str| state.expand(word).map_err(|m| place.wrong(word, m));
+    pairs
+        .iter()
+        .map(|pair| {
+            let key = if keys_too || pair.key.contains(['"', '\'', '$']) {
+                expand(&pair.key)?
+            } else {
+                pair.key.clone()
+            };
+            if key.is_empty() {
+                return Err(place.wrong(&pair.key, "names can not be blank"));
+            }
+            Ok((key, expand(&pair.value)?))
+        })
+        .collect()
+}
+
+fn show_pairs(pairs: &[(String, String)]) -> String {
+    pairs.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+}
+
+/// The words that a command becomes: those of the exec form, or the shell's with the text.
+pub(crate) fn command_words(state: &StageState, command: &Command) -> Vec<String> {
+    match command {
+        Command::Exec(words) => words.clone(),
+        Command::Shell { text, .. } => {
+            let mut words = shell(state);
+            words.push(text.clone());
+            words
+        }
+    }
+}
+
+pub(crate) fn shell(state: &StageState) -> Vec<String> {
+    match &state.run().shell {
+        Some(words) if !words.is_empty() => words.clone(),
+        _ => vec!["/bin/sh".into(), "-c".into()],
+    }
+}
+
+/// Go's `%q` of a list of strings.
+fn go_strings(words: &[String]) -> String {
+    let quoted: Vec<String> = words.iter().map(|w| Value::String(w.clone()).to_string()).collect();
+    format!("[{}]", quoted.join(" "))
+}
+
+fn health_document(health: &HealthCheck) -> Value {
+    let test = match &health.command {
+        None => vec!["NONE".to_string()],
+        Some(Command::Shell { text, .. }) => vec!["CMD-SHELL".into(), text.clone()],
+        Some(Command::Exec(words)) => {
+            std::iter::once("CMD".to_string()).chain(words.iter().cloned()).collect()
+        }
+    };
+    let mut out = json!({ "Test": test });
+    for (name, value) in [
+        ("Interval", health.interval_ns),
+        ("Timeout", health.timeout_ns),
+        ("StartPeriod", health.start_period_ns),
+        ("StartInterval", health.start_interval_ns),
+        ("Retries", health.retries),
+    ] {
+        if value != 0 {
+            out[name] = json!(value);
+        }
+    }
+    out
+}
+
+/// `80`, `80-82/udp`, `127.0.0.1:8080:80`: the ports inside, with their protocol.
+fn expose(text: &str) -> Option<Vec<String>> {
+    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_lowercase();
+    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return None;
+    }
+    let ports = address.rsplit(':').next()?;
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| (first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+fn is_signal(text: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+        "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
+    ];
+    if let Ok(number) = text.parse::<u32>() {
+        return (1..=64).contains(&number);
+    }
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = |prefix: &str, sign: char| {
+        name.strip_prefix(prefix)
+            .and_then(|r| r.strip_prefix(sign))
+            .is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n < 31))
+    };
+    NAMES.contains(&name) || real_time("RTMIN", '+') || real_time("RTMAX", '-')
+}
+
+/// Values that commands get whether they are declared or not.
+pub(crate) fn proxies(given: &BTreeMap<String, Option<String>>) -> Vec<String> {
+    let named = PROXIES.iter().filter_map(|name| Some((name, given.get(*name)?.as_ref()?)));
+    named.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let want = want.map(|w| w.iter().map(ToString::to_string).collect::<Vec<_>>());
+            assert_eq!(expose(text), want, "{text}");
+        };
+        check("80", Some(&["80/tcp"]));
+        check("80-81/UDP", Some(&["80/udp", "81/udp"]));
+        check("127.0.0.1:8080:80", Some(&["80/tcp"]));
+        for bad in ["", "x", "80/x", "2-1", "65536"] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn signals() {
+        for good in ["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-2"] {
+            assert!(is_signal(good), "{good}");
+        }
+        for bad in ["", "0", "65", "NOPE", "SIGRTMIN+99"] {
+            assert!(!is_signal(bad), "{bad}");
+        }
+    }
+}

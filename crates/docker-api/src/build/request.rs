@@ -1,0 +1,271 @@
+//! Query, headers and our own document: what a client asks for.
+
+use crate::reply::Failure;
+use crate::request::Call;
+use build::{Context, Entitlements, Request, Secret};
+use engine::model::{HostConfig, Ulimit};
+use oci::Reference;
+use registry_client::Auth;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The type of a body in brig's own form.
+pub(crate) const OWN_TYPE: &str = "application/vnd.brig.build";
+/// Longest document in front of the tar. Secrets are keys and tokens.
+const MAX_EXTRA: u64 = 8 << 20;
+/// Bytes behind the end of an archive that are read and thrown away.
+pub(crate) const MAX_TAIL: u64 = 1 << 20;
+
+/// What stands before the tar in our own form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Extra {
+    /// Text of the Dockerfile, where it is not in the context.
+    pub(crate) dockerfile: Option<String>,
+    /// Only the build checks are wanted.
+    pub(crate) check: bool,
+    /// By id, base64.
+    pub(crate) secrets: BTreeMap<String, String>,
+    /// Sockets of ssh agents on this machine, by id.
+    pub(crate) ssh: BTreeMap<String, PathBuf>,
+    /// `network.host`, `security.insecure`.
+    pub(crate) allow: Vec<String>,
+    /// Images that stand for a name.
+    pub(crate) context_images: BTreeMap<String, String>,
+    /// Stages that take nothing from the cache.
+    pub(crate) no_cache_stages: Vec<String>,
+}
+
+impl Extra {
+    /// Reads length and document off the front.
+    pub(crate) fn read(reader: &mut impl Read) -> Result<Extra, Failure> {
+        let cut = |e: std::io::Error| Failure::bad_request(format!("reading the build document: {e}"));
+        let mut length = [0; 8];
+        reader.read_exact(&mut length).map_err(cut)?;
+        let length = u64::from_be_bytes(length);
+        if length > MAX_EXTRA {
+            return Err(Failure::bad_request(format!("the build document is longer than {MAX_EXTRA} bytes")));
+        }
+        let mut bytes = Vec::new();
+        reader.by_ref().take(length).read_to_end(&mut bytes).map_err(cut)?;
+        // serde's messages quote names only, never the values of a map.
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::bad_request(format!("invalid build document: {e}")))
+    }
+}
+
+/// The query, read.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) dockerfile: String,
+    pub(crate) quiet: bool,
+    references: Vec<Reference>,
+    build_args: BTreeMap<String, Option<String>>,
+    labels: BTreeMap<String, String>,
+    no_cache: bool,
+    pull: bool,
+    network_mode: String,
+    target: String,
+    platform: Option<oci::Platform>,
+    host_config: HostConfig,
+    auth: BTreeMap<String, Auth>,
+    cache_from: Vec<String>,
+}
+
+impl Asked {
+    pub(crate) fn parse(call: &Call) -> Result<Asked, Failure> {
+        let query = &call.query;
+        refuse(call)?;
+        let references =
+            query.all("t").iter().filter(|t| !t.is_empty()).map(|t| tag(t)).collect::<Result<Vec<_>, _>>()?;
+        let platform = match query.text("platform") {
+            "" => None,
+            text => Some(text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?),
+        };
+        let number = |name: &str| query.number::<i64>(name).map(Option::unwrap_or_default);
+        let host_config = HostConfig {
+            memory: number("memory")?,
+            memory_swap: number("memswap")?,
+            cpu_shares: number("cpushares")?,
+            cpu_period: number("cpuperiod")?,
+            cpu_quota: number("cpuquota")?,
+            cpuset_cpus: query.text("cpusetcpus").into(),
+            cpuset_mems: query.text("cpusetmems").into(),
+            cgroup_parent: query.text("cgroupparent").into(),
+            shm_size: number("shmsize")?,
+            ulimits: document::<Vec<Ulimit>>(call, "ulimits")?.unwrap_or_default(),
+            extra_hosts: hosts(call)?,
+            ..HostConfig::default()
+        };
+        Ok(Asked {
+            dockerfile: query.text("dockerfile").into(),
+            quiet: query.flag("q"),
+            references,
+            build_args: document(call, "buildargs")?.unwrap_or_default(),
+            labels: document(call, "labels")?.unwrap_or_default(),
+            no_cache: query.flag("nocache"),
+            pull: query.flag("pull"),
+            network_mode: query.text("networkmode").into(),
+            target: query.text("target").into(),
+            platform,
+            host_config,
+            auth: registry_config(&call.header("X-Registry-Config"))?,
+            cache_from: document(call, "cachefrom")?.unwrap_or_default(),
+        })
+    }
+
+    /// What the client should know before anything happens.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let named = self.cache_from.iter().map(|name| {
+            format!(
+                "[Warning] cache-from {name}: importing a cache is not supported; the local cache is used"
+            )
+        });
+        named.collect()
+    }
+
+    pub(crate) fn request(
+        &self,
+        context: Arc<Context>,
+        extra: &Extra,
+        dockerfile: &str,
+    ) -> Result<Request, Failure> {
+        let mut request = Request::new(context);
+        request.dockerfile = dockerfile.to_string();
+        request.references.clone_from(&self.references);
+        request.target.clone_from(&self.target);
+        request.build_args.clone_from(&self.build_args);
+        request.labels.clone_from(&self.labels);
+        request.no_cache = self.no_cache;
+        request.no_cache_stages.clone_from(&extra.no_cache_stages);
+        request.pull = self.pull;
+        request.network_mode.clone_from(&self.network_mode);
+        request.host_config = self.host_config.clone();
+        request.platform.clone_from(&self.platform);
+        request.auth.clone_from(&self.auth);
+        request.ssh.clone_from(&extra.ssh);
+        for (name, image) in &extra.context_images {
+            request.context_images.insert(name.to_lowercase(), image.clone());
+        }
+        for (id, text) in &extra.secrets {
+            let bytes = crate::request::from_base64(text)
+                .ok_or_else(|| Failure::bad_request(format!("secret {id} is not base64")))?;
+            request.secrets.insert(id.clone(), Secret(bytes));
+        }
+        for name in &extra.allow {
+            match name.as_str() {
+                "network.host" => request.entitlements.network_host = true,
+                "security.insecure" => request.entitlements.security_insecure = true,
+                other => return Err(Failure::bad_request(format!("unknown entitlement {other:?}"))),
+            }
+        }
+        let Entitlements { .. } = request.entitlements;
+        Ok(request)
+    }
+}
+
+/// What this version cannot honour, by name.
+fn refuse(call: &Call) -> Result<(), Failure> {
+    let query = &call.query;
+    if query.flag("squash") {
+        return Err(Failure::not_here("squashing layers"));
+    }
+    if !matches!(query.text("version"), "" | "1") {
+        return Err(Failure::not_here("the BuildKit builder (version=2) on this endpoint"));
+    }
+    if !query.text("remote").is_empty() {
+        return Err(Failure::not_here("a remote build context"));
+    }
+    if !matches!(query.text("outputs"), "" | "[]" | "null") {
+        return Err(Failure::not_here("build outputs on this endpoint"));
+    }
+    if !matches!(query.text("isolation"), "" | "default") {
+        return Err(Failure::bad_request(format!("invalid isolation: {:?}", query.text("isolation"))));
+    }
+    if !matches!(query.text("securityopt"), "" | "[]" | "null") {
+        return Err(Failure::not_here("security options for builds"));
+    }
+    Ok(())
+}
+
+fn tag(text: &str) -> Result<Reference, Failure> {
+    let reference: Reference = text.parse::<Reference>().map_err(|e| {
+        Failure::bad_request(format!("invalid argument {text:?} for \"-t, --tag\" flag: {e}"))
+    })?;
+    if reference.digest().is_some() {
+        return Err(Failure::bad_request("build tag cannot contain a digest"));
+    }
+    Ok(reference.with_default_tag())
+}
+
+/// A JSON value of the query; an empty one and `null` are none.
+fn document<T: serde::de::DeserializeOwned>(call: &Call, name: &str) -> Result<Option<T>, Failure> {
+    match call.query.text(name) {
+        "" => Ok(None),
+        text => serde_json::from_str(text).map_err(|e| Failure::bad_request(format!("invalid {name}: {e}"))),
+    }
+}
+
+/// `extrahosts`: a JSON array, or texts.
+fn hosts(call: &Call) -> Result<Vec<String>, Failure> {
+    let mut out = Vec::new();
+    for text in call.query.all("extrahosts").iter().filter(|t| !t.is_empty()) {
+        match serde_json::from_str::<Vec<String>>(text) {
+            Ok(list) => out.extend(list),
+            Err(_) => out.extend(text.split(',').map(|t| t.trim().to_string())),
+        }
+    }
+    Ok(out)
+}
+
+/// `X-Registry-Config`: base64 of a JSON map from registry to credentials.
+fn registry_config(header: &str) -> Result<BTreeMap<String, Auth>, Failure> {
+    if header.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let wrong = || Failure::bad_request("X-Registry-Config is not base64 of a JSON map");
+    let bytes = crate::request::from_base64(header).ok_or_else(wrong)?;
+    let map: BTreeMap<String, Value> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    let mut out = BTreeMap::new();
+    for (server, value) in map {
+        let login = registry_client::Login::from_json(value.to_string().as_bytes()).map_err(|e| {
+            Failure::bad_request(format!("X-Registry-Config for {server}: {}", errors::chain(&e)))
+        })?;
+        out.insert(host_of(&server), login.auth);
+    }
+    Ok(out)
+}
+
+/// The host that references use for a registry as clients write it.
+fn host_of(server: &str) -> String {
+    let bare = server.trim_start_matches("https://").trim_start_matches("http://");
+    let host = bare.split('/').next().unwrap_or(bare);
+    if matches!(host, "index.docker.io" | "registry-1.docker.io") { "docker.io".into() } else { host.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_registries() {
+        assert_eq!(host_of("https://index.docker.io/v1/"), "docker.io");
+        assert_eq!(host_of("localhost:5000"), "localhost:5000");
+    }
+
+    #[test]
+    fn documents_before_the_tar() {
+        let with = |json: &[u8]| [&(json.len() as u64).to_be_bytes()[..], json, b"tar"].concat();
+        let bytes = with(br#"{"secrets":{"a":"Yg=="},"allow":["network.host"]}"#);
+        let mut reader = &bytes[..];
+        let extra = Extra::read(&mut reader).expect("good");
+        assert_eq!((extra.secrets.len(), extra.allow.len(), reader), (1, 1, &b"tar"[..]));
+        assert!(Extra::read(&mut &with(br#"{"unknown":1}"#)[..]).is_err());
+        assert!(Extra::read(&mut &u64::MAX.to_be_bytes()[..]).is_err());
+        assert!(Extra::read(&mut &b"abc"[..]).is_err());
+    }
+}

@@ -1,0 +1,664 @@
+//! Writable roots that belong to no container: where a build runs its steps, copies its files and makes its layers.
+//!
+//! ```text
+//! open ─ mount ─> run, or write below root() ─> close: unmounted ─> layer, or nothing
+//! ```
+//!
+//! A workspace has an id of the form of a container's and no record. So whatever a killed daemon leaves of one (snapshot,
+//! mount, network namespace, cgroup, runtime state, directories) is a stray that `recover.rs` removes; dropping it does
+//! the same at once. The runtime runs in the foreground, without a shim: a step does not outlive who wanted it.
+
+use crate::bundle::{self, Choice};
+use crate::error::{During, Error, IoDuring, blocking};
+use crate::launch::credentials;
+use crate::model::{Config, HostConfig, NetworkingConfig};
+use crate::record::{ContainerId, MountKind, MountPoint, RECORD_VERSION, Record, State, now};
+use crate::{Engine, launch, task};
+use archive::Compression;
+use errors::{Kind, Report};
+use image::Lease;
+use oci::Digest;
+use rootdir::RootDir;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+/// Places that the engine mounts on in every root, parents before children; what a step finds missing is taken away
+/// again behind it.
+const PLACES: &[(&str, bool)] = &[
+    ("proc", true),
+    ("dev", true),
+    ("sys", true),
+    ("etc", true),
+    ("etc/hosts", false),
+    ("etc/hostname", false),
+    ("etc/resolv.conf", false),
+];
+
+/// Longest error text that a runtime may leave in its log.
+const MAX_LOG: u64 = 64 << 10;
+
+/// One piece of a step's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepOutput {
+    pub is_stderr: bool,
+    pub bytes: Vec<u8>,
+}
+
+/// A command to run in a workspace.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: String,
+    /// `user[:group]`, looked up inside.
+    pub user: String,
+    pub hostname: String,
+    pub mounts: Vec<StepMount>,
+    /// All capabilities and devices.
+    pub is_privileged: bool,
+    /// Limits, hosts and cgroup parent; the rest of it is not looked at.
+    pub host_config: HostConfig,
+}
+
+/// Something to see inside.
+#[derive(Debug, Clone)]
+pub enum StepMount {
+    Bind {
+        source: PathBuf,
+        target: String,
+        read_write: bool,
+    },
+    /// Bytes, 0 for no limit.
+    Tmpfs {
+        target: String,
+        size: u64,
+    },
+}
+
+impl StepMount {
+    fn target(&self) -> &str {
+        match self {
+            StepMount::Bind { target, .. } | StepMount::Tmpfs { target, .. } => target,
+        }
+    }
+}
+
+/// What a step made.
+#[derive(Debug, Clone)]
+pub struct StepLayer {
+    pub layer: image::NewLayer,
+    pub chain_id: Digest,
+}
+
+/// The network of steps, which several may use one after the other or together.
+#[derive(Debug)]
+pub struct StepNetwork {
+    engine: Arc<Engine>,
+    record: Record,
+    choice: Choice,
+}
+
+/// A writable root, mounted.
+#[derive(Debug)]
+pub struct Workspace {
+    engine: Arc<Engine>,
+    id: ContainerId,
+    rootfs: PathBuf,
+    root: Option<RootDir>,
+    binds: Vec<PathBuf>,
+    files: usize,
+    runs: bool,
+    has_snapshot: bool,
+}
+
+impl Engine {
+    /// Mounts a new writable root on the layer `parent` and those below, or on nothing. Blocking.
+    pub fn open_workspace(self: &Arc<Self>, parent: Option<&Digest>) -> Result<Workspace, Error> {
+        let id = ContainerId::random();
+        let rootfs = self.config.rootfs(id.as_str());
+        let mut workspace = Workspace {
+            engine: self.clone(),
+            id,
+            rootfs: rootfs.clone(),
+            root: None,
+            binds: Vec::new(),
+            files: 0,
+            runs: false,
+            has_snapshot: false,
+        };
+        self.snapshots
+            .prepare(workspace.id.as_str(), parent)
+            .during(|| "prepare a snapshot for a build step".into())?;
+        workspace.has_snapshot = true;
+        std::fs::create_dir_all(&rootfs).io_during(|| format!("create {}", rootfs.display()))?;
+        // What a step has written is either made a layer, and synced as one, or thrown away.
+        let options = snapshot::MountOptions { volatile: true, ..snapshot::MountOptions::default() };
+        self.snapshots
+            .mount(workspace.id.as_str(), &rootfs, &options)
+            .during(|| "mount the root of a build step".into())?;
+        workspace.root = Some(RootDir::open(&rootfs).during(|| "open the root of a build step".into())?);
+        Ok(workspace)
+    }
+
+    /// Makes a network for steps: `default`, `bridge`, `none`, `host`, `container:NAME`, or a network's name. Blocking.
+    pub fn open_step_network(self: &Arc<Self>, mode: &str) -> Result<StepNetwork, Error> {
+        let mode = if matches!(mode, "" | "default") { "bridge" } else { mode };
+        let host_config = HostConfig { network_mode: mode.into(), ..HostConfig::default() };
+        let mut record = blank_record(Config::default(), host_config);
+        record.networks =
+            self.networks.plan(&record.host_config, &NetworkingConfig::default(), &record.config)?;
+        let choice = match mode.split_once(':') {
+            None if mode == "host" => Choice::Host,
+            Some(("container", other)) => {
+                let state = self.container(other)?.record().state;
+                if !state.status.is_alive() {
+                    return Err(Error::conflict(format!(
+                        "cannot join network of a non running container: {other}"
+                    )));
+                }
+                Choice::Join(format!("/proc/{}/ns/net", state.pid))
+            }
+            _ => Choice::Join(self.config.netns(record.id.as_str()).to_string_lossy().into_owned()),
+        };
+        record.networks = self.networks.allocate(&record)?;
+        let network = StepNetwork { engine: self.clone(), record, choice };
+        // Dropping it takes back whatever was set up when this fails.
+        self.networks.connect(&self.config, &network.record, &network.record.networks)?;
+        Ok(network)
+    }
+
+    /// Makes an empty directory for work in progress, mode 0700, gone when it is dropped or when a daemon starts.
+    pub fn make_scratch(&self) -> Result<Scratch, Error> {
+        let path = self.config.data_root.join("tmp").join(format!("build-{}", crate::record::random_hex()));
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .io_during(|| format!("create {}", path.display()))?;
+        Ok(Scratch { path })
+    }
+
+    /// Where cache mounts of builds are kept.
+    pub fn build_cache_dir(&self) -> PathBuf {
+        self.config.data_root.join("build-cache")
+    }
+
+    /// The store's records, for those who keep some of their own.
+    pub fn database(&self) -> &Arc<metadata::Database> {
+        &self.db
+    }
+
+    /// The content store.
+    pub fn content(&self) -> &content::ContentStore {
+        &self.content
+    }
+
+    /// The snapshotter.
+    pub fn snapshots(&self) -> &Arc<dyn snapshot::Snapshotter> {
+        &self.snapshots
+    }
+}
+
+/// A directory for work in progress.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        // A context may have a million files: nobody waits for them.
+        std::thread::spawn(move || {
+            if let Err(e) = snapshot::remove_tree(&path) {
+                tracing::warn!(path = %path.display(), error = %errors::chain(&e), "scratch directory not removed");
+            }
+        });
+    }
+}
+
+impl Drop for StepNetwork {
+    fn drop(&mut self) {
+        if let Err(e) = self.engine.networks.disconnect(&self.engine.config, &self.record) {
+            tracing::warn!(error = %errors::chain(&e), "network of a build step not released");
+        }
+    }
+}
+
+impl Workspace {
+    /// Its name, of the form of a container's id.
+    pub fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// The root, to write below.
+    pub fn root(&self) -> &RootDir {
+        self.root.as_ref().expect("a workspace is mounted until it is closed")
+    }
+
+    /// Looks up `user[:group]` in the root's own files: uid, gid.
+    pub fn lookup_user(&self, user: &str) -> Result<(u32, u32), Error> {
+        credentials(self.root(), user, &[]).map(|c| (c.uid, c.gid))
+    }
+
+    /// Looks up the group `name` in the root's own files.
+    pub fn lookup_group(&self, name: &str) -> Result<u32, Error> {
+        credentials(self.root(), &format!("0:{name}"), &[]).map(|c| c.gid)
+    }
+
+    /// Binds what is open as `source` to a place of this workspace's own, and returns that: a path which nobody who runs
+    /// in a container can exchange.
+    pub fn pin(&mut self, source: &OwnedFd) -> Result<PathBuf, Error> {
+        let place = self.engine.config.rootfs(&format!("{}.{}", self.id, self.binds.len()));
+        let doing = || format!("bind a source of a mount to {}", place.display());
+        let stat = rustix::fs::fstat(source).io_during(doing)?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            std::fs::create_dir(&place).io_during(doing)?;
+        } else {
+            std::fs::write(&place, b"").io_during(doing)?;
+        }
+        self.binds.push(place.clone());
+        mount::bind_open(source.as_fd(), &place).during(doing)?;
+        Ok(place)
+    }
+
+    /// Writes a file beside the root, for a mount of the step alone, and returns its path.
+    pub fn put_file(&mut self, bytes: &[u8], mode: u32, uid: u32, gid: u32) -> Result<PathBuf, Error> {
+        let dir = self.engine.config.shim_dir(self.id.as_str());
+        let path = dir.join(format!("file-{}", self.files));
+        let doing = || format!("write {}", path.display());
+        std::fs::create_dir_all(&dir).io_during(doing)?;
+        self.files += 1;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).io_during(doing)?;
+        let mut file = std::fs::File::from(fd);
+        std::io::Write::write_all(&mut file, bytes).io_during(doing)?;
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).io_during(doing)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).io_during(doing)?;
+        Ok(path)
+    }
+
+    /// Runs a command to its end; its exit code. Dropping the future leaves it to [`Workspace`]'s drop to end it.
+    pub async fn run(
+        &mut self,
+        step: Step,
+        network: &StepNetwork,
+        output: mpsc::Sender<StepOutput>,
+    ) -> Result<i32, Error> {
+        let engine = self.engine.clone();
+        let mut record = blank_record(
+            Config {
+                hostname: step.hostname.clone(),
+                user: step.user.clone(),
+                env: step.env.clone(),
+                working_dir: step.working_dir.clone(),
+                ..Config::default()
+            },
+            HostConfig {
+                network_mode: network.record.host_config.network_mode.clone(),
+                privileged: step.is_privileged,
+                runtime: engine.config.default_runtime.clone(),
+                ..step.host_config.clone()
+            },
+        );
+        record.id = self.id.clone();
+        record.args.clone_from(&step.args);
+        record.networks.clone_from(&network.record.networks);
+        record.mounts = step.mounts.iter().map(mount_point).collect();
+        self.runs = true;
+        let (root, choice) = (self.root().try_clone().during(|| "open root".into())?, network.choice.clone());
+        let (engine_, record_) = (engine.clone(), record.clone());
+        let made = blocking(move || engine_.prepare_step(&record_, choice, &root)).await?;
+        let code = self.run_bundle(&record, output).await;
+        let root = self.root().try_clone().during(|| "open root".into())?;
+        let targets: Vec<String> = step.mounts.iter().map(|m| m.target().to_string()).collect();
+        blocking(move || made.take_away(&root, &targets)).await;
+        self.runs = false;
+        code
+    }
+
+    async fn run_bundle(&self, record: &Record, output: mpsc::Sender<StepOutput>) -> Result<i32, Error> {
+        let config = &self.engine.config;
+        let dir = config.shim_dir(self.id.as_str());
+        let log = dir.join("runtime.log");
+        let runtime = config.runtimes.get(&record.host_config.runtime).ok_or_else(|| {
+            Error::invalid(format!("unknown or invalid runtime name: {}", record.host_config.runtime))
+        })?;
+        let doing = || format!("run {}", runtime.display());
+        let mut child = tokio::process::Command::new(runtime)
+            .arg("--root")
+            .arg(config.runtime_root())
+            .arg("--log")
+            .arg(&log)
+            .args(["--log-format", "json", "run", "--bundle"])
+            .arg(&dir)
+            .arg(self.id.as_str())
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .io_during(doing)?;
+        let stdout = child.stdout.take().expect("stdout was asked to be piped");
+        let stderr = child.stderr.take().expect("stderr was asked to be piped");
+        let log_ = log.clone();
+        let errors = output.clone();
+        let (status, (), ()) = tokio::join!(
+            child.wait(),
+            relay(stdout, false, output, None),
+            // What the runtime itself says of a failure is told as one.
+            relay(stderr, true, errors, Some(log_)),
+        );
+        let status = status.io_during(doing)?;
+        if let Some(message) = failure(&log) {
+            return Err(Report::new(Kind::InvalidArgument, message)).during(|| "run a build step".into());
+        }
+        // A runtime that was killed took the step with it or leaves it to be deleted.
+        Ok(status.code().unwrap_or(137))
+    }
+
+    /// Unmounts the root and hands over the snapshot's key, so that its changes can become a layer. The snapshot stays
+    /// until the workspace is dropped. Blocking.
+    pub fn close(&mut self) -> Result<&str, Error> {
+        self.root = None;
+        self.take_down_step();
+        self.engine.snapshots.unmount(&self.rootfs).during(|| "unmount the root of a build step".into())?;
+        drop(std::fs::remove_dir(&self.rootfs));
+        Ok(self.id.as_str())
+    }
+
+    /// Makes a layer of what was changed, on `parent`; `None` when nothing was. The changes become the layer where they
+    /// are: they are read once, for the blob, and written never. With `clamp_s`, times of files after it (seconds since
+    /// 1970) are set to it. Blocking.
+    pub fn commit(
+        mut self,
+        lease: &Lease,
+        parent: Option<&Digest>,
+        clamp_s: Option<i64>,
+    ) -> Result<Option<StepLayer>, Error> {
+        let doing = || "commit a build step".to_string();
+        let key = self.close()?.to_string();
+        if let Some(seconds) = clamp_s {
+            let upper = self.engine.snapshots.upper(&key).during(doing)?;
+            let upper = RootDir::open(&upper).during(doing)?;
+            crate::clamp::clamp(&upper, seconds).io_during(doing)?;
+        }
+        let made = self.engine.images.commit_snapshot(lease, &key, &[], Compression::None).during(doing)?;
+        let Some(layer) = made else { return Ok(None) };
+        let chain_id = Digest::chain(parent.copied(), layer.diff_id);
+        lease.keep_layer(&chain_id);
+        let new = snapshot::NewLayer {
+            chain_id,
+            parent: parent.copied(),
+            diff_id: layer.diff_id,
+            size_bytes: layer.packed.bytes,
+        };
+        self.engine.snapshots.commit(&key, &new).during(doing)?;
+        self.has_snapshot = false;
+        Ok(Some(StepLayer { layer, chain_id }))
+    }
+
+    /// Ends what still runs and removes what was made around it.
+    fn take_down_step(&mut self) {
+        let config = &self.engine.config;
+        if self.runs {
+            let runtime = config.runtimes.get(&config.default_runtime);
+            let deleted = runtime.map(|runtime| {
+                std::process::Command::new(runtime)
+                    .arg("--root")
+                    .arg(config.runtime_root())
+                    .args(["delete", "--force", self.id.as_str()])
+                    .stdin(Stdio::null())
+                    .output()
+            });
+            if let Some(Err(error)) = deleted {
+                tracing::warn!(step = self.id.as_str(), %error, "cannot run the runtime to end a build step");
+            }
+            self.runs = false;
+        }
+        for place in self.binds.drain(..) {
+            if let Err(e) = mount::detach(&place) {
+                tracing::debug!(place = %place.display(), error = %errors::chain(&e), "place of a mount");
+            }
+            drop(std::fs::remove_dir(&place));
+            drop(std::fs::remove_file(&place));
+        }
+        drop(std::fs::remove_dir_all(config.shim_dir(self.id.as_str())));
+        drop(std::fs::remove_dir_all(config.container_dir(self.id.as_str())));
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        self.root = None;
+        self.take_down_step();
+        task::unmount(&self.engine, self.id.as_str());
+        if self.has_snapshot
+            && let Err(e) = self.engine.snapshots.remove(self.id.as_str())
+        {
+            tracing::warn!(step = self.id.as_str(), error = %errors::chain(&e), "snapshot of a build step not removed");
+        }
+    }
+}
+
+impl Engine {
+    /// Writes everything that the runtime reads. Blocking.
+    fn prepare_step(&self, record: &Record, network: Choice, root: &RootDir) -> Result<Made, Error> {
+        let id = record.id.as_str();
+        let dir = self.config.shim_dir(id);
+        std::fs::create_dir_all(&dir).io_during(|| format!("create {}", dir.display()))?;
+        let etc = self.config.container_dir(id);
+        std::fs::create_dir_all(&etc).io_during(|| format!("create {}", etc.display()))?;
+        let credentials = credentials(root, &record.config.user, &[])?;
+        let mut etc_files = Vec::new();
+        for (name, text) in self.networks.etc_files(record)? {
+            let path = etc.join(name);
+            std::fs::write(&path, text).io_during(|| format!("write {}", path.display()))?;
+            etc_files.push((path.to_string_lossy().into_owned(), etc_place(name)));
+        }
+        let made = Made::look(root, &record.mounts)?;
+        launch::make_places(record, root, &etc_files);
+        let devices = crate::devices::collect(&record.host_config)?;
+        let rootfs = self.config.rootfs(id);
+        let spec = bundle::spec(&bundle::Input {
+            record,
+            credentials: &credentials,
+            rootfs: &rootfs.to_string_lossy(),
+            hostname: &record.config.hostname,
+            cgroups_path: &self.cgroups_path(record),
+            private_cgroup_namespace: self.cgroup_mode == cgroup::Mode::V2,
+            network,
+            pid: Choice::New,
+            ipc: Choice::New,
+            uts: Choice::New,
+            shared_shm: None,
+            etc_files: &etc_files,
+            devices: &devices,
+            edits: &crate::cdi::Edits::default(),
+            init: None,
+            device_numbers: &BTreeMap::new(),
+            available_capabilities: &self.capabilities,
+        })?;
+        launch::write_json(&dir.join("config.json"), &spec)?;
+        Ok(made)
+    }
+}
+
+/// What stood at the places that are mounted on, before the engine made what is missing.
+struct Made {
+    /// Missing before, the deepest last.
+    missing: Vec<PathBuf>,
+    /// Times of directories in which something is made, to be put back.
+    times: Vec<(PathBuf, rustix::fs::Timestamps)>,
+}
+
+impl Made {
+    fn look(root: &RootDir, mounts: &[MountPoint]) -> Result<Made, Error> {
+        let mut made = Made { missing: Vec::new(), times: Vec::new() };
+        let own = PLACES.iter().map(|(place, _)| PathBuf::from(place));
+        let targets = mounts.iter().map(|m| PathBuf::from(m.destination.trim_start_matches('/')));
+        for place in own.chain(targets) {
+            let mut path = PathBuf::new();
+            let mut above = PathBuf::from(".");
+            for part in place.components() {
+                path.push(part);
+                if made.missing.contains(&path) {
+                    above.clone_from(&path);
+                    continue;
+                }
+                match root.open_file(&path, OFlags::PATH, Mode::empty()) {
+                    Ok(_) => {}
+                    Err(_) => {
+                        if !made.missing.contains(&above) {
+                            made.remember(root, &above);
+                        }
+                        made.missing.push(path.clone());
+                    }
+                }
+                above.clone_from(&path);
+            }
+        }
+        Ok(made)
+    }
+
+    fn remember(&mut self, root: &RootDir, dir: &Path) {
+        if self.times.iter().any(|(known, _)| known == dir) {
+            return;
+        }
+        let Ok(fd) = root.open_dir(dir) else { return };
+        let Ok(stat) = rustix::fs::fstat(&fd) else { return };
+        let at = |seconds, nanoseconds| rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+        let times = rustix::fs::Timestamps {
+            last_access: at(stat.st_atime, i64::try_from(stat.st_atime_nsec).unwrap_or(0)),
+            last_modification: at(stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        };
+        self.times.push((dir.to_path_buf(), times));
+    }
+
+    /// Removes what was made and has stayed empty, and puts the times of directories back where nothing else is new.
+    fn take_away(mut self, root: &RootDir, targets: &[String]) {
+        tracing::trace!(?targets, "taking places away");
+        while let Some(path) = self.missing.pop() {
+            let Ok((parent, name)) = root.open_parent(&path) else { continue };
+            let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let flags = match kind {
+                FileType::Directory => AtFlags::REMOVEDIR,
+                FileType::RegularFile if stat.st_size == 0 => AtFlags::empty(),
+                _ => continue,
+            };
+            // Not empty: the step put something there, which stays.
+            let _stays = rustix::fs::unlinkat(&parent, name, flags);
+        }
+        for (dir, times) in self.times {
+            let Ok(fd) = root.open_file(&dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) else {
+                continue;
+            };
+            let _best_effort = rustix::fs::futimens(&fd, &times);
+        }
+    }
+}
+
+fn etc_place(name: &str) -> &'static str {
+    match name {
+        "hosts" => "/etc/hosts",
+        "hostname" => "/etc/hostname",
+        _ => "/etc/resolv.conf",
+    }
+}
+
+fn mount_point(mount: &StepMount) -> MountPoint {
+    let (kind, source, read_write, mode) = match mount {
+        StepMount::Bind { source, read_write, .. } => {
+            (MountKind::Bind, source.to_string_lossy().into_owned(), *read_write, String::new())
+        }
+        StepMount::Tmpfs { size: 0, .. } => (MountKind::Tmpfs, String::new(), true, "exec".into()),
+        StepMount::Tmpfs { size, .. } => (MountKind::Tmpfs, String::new(), true, format!("exec,size={size}")),
+    };
+    MountPoint {
+        kind,
+        name: String::new(),
+        source,
+        destination: mount.target().to_string(),
+        read_write,
+        propagation: "rprivate".into(),
+        mode,
+        copy_up: false,
+        non_recursive: false,
+        anonymous: false,
+        read_only_top: false,
+        driver: String::new(),
+        subpath: String::new(),
+        image: None,
+    }
+}
+
+fn blank_record(config: Config, host_config: HostConfig) -> Record {
+    Record {
+        version: RECORD_VERSION,
+        id: ContainerId::random(),
+        name: "build".into(),
+        created: now(),
+        image_id: Digest::of(b""),
+        chain_id: None,
+        config,
+        host_config,
+        args: Vec::new(),
+        mounts: Vec::new(),
+        networks: BTreeMap::new(),
+        wanted_macs: BTreeMap::new(),
+        ports: Vec::new(),
+        state: State::default(),
+    }
+}
+
+/// Passes a stream on. With `log`, nothing is passed once the runtime has noted a failure of its own there.
+async fn relay(
+    mut stream: impl tokio::io::AsyncRead + Unpin,
+    is_stderr: bool,
+    output: mpsc::Sender<StepOutput>,
+    log: Option<PathBuf>,
+) {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                let own = buffer[..n].starts_with(b"brig-runtime: ");
+                if own && log.as_ref().is_some_and(|log| failure(log).is_some()) {
+                    continue;
+                }
+                // A reader that has gone ends the build elsewhere; the step must not block meanwhile.
+                drop(output.send(StepOutput { is_stderr, bytes: buffer[..n].to_vec() }).await);
+            }
+        }
+    }
+}
+
+/// The failure that the runtime noted in its log.
+fn failure(log: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(log).ok()?.take(MAX_LOG).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| {
+        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+        (entry.get("level")?.as_str()? == "error").then(|| entry.get("msg")?.as_str().map(str::to_string))?
+    })
+}
