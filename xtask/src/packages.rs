@@ -58,6 +58,16 @@ pub(crate) const CONFORM: &[Package] = &[
     program("tar", "tar"),
 ];
 
+/// What the bench of runtimes alone needs.
+pub(crate) const RUNTIMES: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
+    program("util-linux", "unshare"),
+];
+
 /// The peers of the bench, and what it uses itself.
 pub(crate) const BENCH: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
@@ -68,8 +78,6 @@ pub(crate) const BENCH: &[Package] = &[
     Package { name: "netavark", provides: Provides::File("/usr/lib/podman/netavark") },
     program("podman", "podman"),
     program("runc", "runc"),
-    program("strace", "strace"),
-    program("time", "time"),
     program("util-linux", "unshare"),
 ];
 

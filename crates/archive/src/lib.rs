@@ -12,6 +12,7 @@ mod hashing;
 mod hello_world;
 mod image;
 mod pack;
+mod read_ahead;
 mod tar;
 mod whiteout;
 
@@ -23,3 +24,4 @@ pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};
+pub use read_ahead::{Ahead, read_ahead};

@@ -96,11 +96,13 @@ impl Engine {
             let private = self.cgroup_mode == cgroup::Mode::V2 && !host_config.privileged;
             host_config.cgroupns_mode = if private { "private" } else { "host" }.into();
         }
-        let networks = self.networks.plan(&host_config, &networking, &config)?;
-        // Newer clients ask for the address on the endpoint; it is kept where older ones put it.
-        if let Some(asked) = networks.values().map(|s| &s.mac_address).find(|m| !m.is_empty()) {
-            config.mac_address.clone_from(asked);
-        }
+        let mut networks = self.networks.plan(&host_config, &networking, &config)?;
+        let wanted_macs: BTreeMap<String, String> = networks
+            .iter()
+            .filter(|(_, s)| !s.mac_address.is_empty())
+            .map(|(name, s)| (name.clone(), s.mac_address.clone()))
+            .collect();
+        crate::networks::clear(&mut networks);
         let name = self.take_name(&bare, &id)?;
         let mounts = match self.plan_mounts(&id, &config, &host_config).await {
             Ok(mounts) => mounts,
@@ -121,6 +123,7 @@ impl Engine {
             args,
             mounts,
             networks,
+            wanted_macs,
             ports: Vec::new(),
             state: State::default(),
         };

@@ -32,6 +32,8 @@ pub struct Create {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// Of a user without privilege, who may go without a cgroup.
+    pub rootless: bool,
 }
 
 /// Options of `exec`. With `process` the others that describe a process are ignored.
@@ -289,7 +291,8 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
     let cgroup = exec_cgroup(&state, options.cgroup.as_deref())?;
     let own = differing(&state, &proc)?;
-    let enter_pid = (own & namespaces::PID.bit != 0)
+    let itself = own & plan::joins_itself() == plan::joins_itself();
+    let enter_pid = (own & namespaces::PID.bit != 0 && !itself)
         .then(|| proc.namespace(&state.pid.to_string(), "pid"))
         .transpose()
         .map_err(|e| Error::io("open the container's pid namespace", e))?;
@@ -416,7 +419,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let prepared = (|| {
         container.write_config(&bytes)?;
         container.write(&state)?;
-        let cgroup = state.cgroup.as_deref().map(Cgroup::create).transpose()?;
+        let cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
         Ok((cgroup, fifo.then(|| container.make_fifo()).transpose()?))
     })();
     let (cgroup, fifo) = match prepared {
@@ -510,6 +513,32 @@ fn populate(
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     send_pidfd(options.pidfd_socket.as_deref(), &started)?;
     Ok(started)
+}
+
+/// Makes the cgroup. A user who may not is left without one if the document asks for none, neither by its path nor by a
+/// limit; as with runc.
+fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
+    let Some(path) = state.cgroup.as_deref() else { return Ok(None) };
+    match Cgroup::create(path) {
+        Err(e) if rootless && errors::HasKind::kind(&e) == errors::Kind::Denied => {
+            let linux = spec.linux.as_ref();
+            let asked =
+                linux.and_then(|linux| linux.cgroups_path.as_ref()).is_some_and(|path| !path.is_empty());
+            let limits = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+            let limits = oci::runtime::Resources { devices: Vec::new(), ..limits };
+            if asked || limits != oci::runtime::Resources::default() {
+                return Err(Error::Io {
+                    operation:
+                        "rootless needs no limits + no cgroupsPath when no permission is granted for cgroups"
+                            .into(),
+                    source: std::io::Error::other(errors::chain(&e).to_string()),
+                });
+            }
+            state.cgroup = None;
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
 }
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
