@@ -28,6 +28,9 @@ usage: cargo xtask COMMAND
   build [--release]       build the four programs into target/brig/debug (or release)
   test [ARGS]             install what the tests need, build, run every test;
                           ARGS go to `cargo test`, for example a filter or `-p engine`
+  conform runtime [BINARY...] [-- FILTER...]
+                          the conformance tests of the runtime specification, against
+                          brig-runtime, runc and crun, or against BINARY
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
