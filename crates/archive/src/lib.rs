@@ -13,6 +13,7 @@ mod hello_world;
 mod image;
 mod pack;
 mod tar;
+mod verify;
 mod whiteout;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
@@ -23,3 +24,4 @@ pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
 pub use pack::{PackOptions, Packed, diff, pack};
+pub use verify::verify;
