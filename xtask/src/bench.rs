@@ -15,6 +15,7 @@ mod engines;
 mod image;
 mod memory;
 mod report;
+mod runtimes;
 mod times;
 
 use crate::build::{Profile, build};
@@ -70,6 +71,11 @@ impl Wishes {
 }
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
+    if let Some((first, rest)) = args.split_first()
+        && first == "runtime"
+    {
+        return runtimes::command(rest);
+    }
     let mut args = args.to_vec();
     let stage = take_value(&mut args, "--stage")?;
     let work = take_value(&mut args, "--work")?.map(PathBuf::from);
@@ -168,6 +174,7 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     }
     let path = root().join("bench/RESULTS.md");
     std::fs::create_dir_all(root().join("bench")).doing(|| "create bench".into())?;
+    let text = text + &runtimes::kept(&path);
     std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
     println!("written: bench/RESULTS.md");
     Ok(())

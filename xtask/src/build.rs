@@ -53,7 +53,15 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let release = (profile == Profile::Release).then_some("--release");
     run(cargo().arg("build").args(release).args(packages(DYNAMIC)))?;
+    let gathered = build_static(profile)?;
+    for program in DYNAMIC {
+        place(&target().join(profile.directory()).join(program), &gathered.join(program))?;
+    }
+    Ok(gathered)
+}
 
+/// The same for those of [`STATIC`] alone.
+pub(crate) fn build_static(profile: Profile) -> Result<PathBuf> {
     // With `--target` the flags reach the programs only, not build scripts and macros.
     let triple = host_triple()?;
     let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
@@ -65,9 +73,6 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 
     let gathered = target().join("brig").join(profile.directory());
     std::fs::create_dir_all(&gathered).doing(|| format!("create {}", gathered.display()))?;
-    for program in DYNAMIC {
-        place(&target().join(profile.directory()).join(program), &gathered.join(program))?;
-    }
     for program in STATIC {
         place(
             &target().join(&triple).join(profile.static_directory()).join(program),

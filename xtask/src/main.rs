@@ -28,10 +28,15 @@ usage: cargo xtask COMMAND
   build [--release]       build the four programs into target/brig/debug (or release)
   test [ARGS]             install what the tests need, build, run every test;
                           ARGS go to `cargo test`, for example a filter or `-p engine`
+  conform runtime [BINARY...] [-- FILTER...]
+                          the conformance tests of the runtime specification, against
+                          brig-runtime, runc and crun, or against BINARY
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
+  bench runtime [--runs 40] [--no-build] [--smoke]
+                          brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
   install [--prefix /usr/local] [--destdir DIR]

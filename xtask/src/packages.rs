@@ -42,10 +42,20 @@ pub(crate) const TEST: &[Package] = &[
     program("erofs-utils", "fsck.erofs"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
+    program("procps", "ps"),
     program("runc", "runc"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
     program("xz-utils", "xz"),
+];
+
+/// Other runtimes, and what the conformance tests of runtimes use.
+pub(crate) const CONFORM_RUNTIME: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("iproute2", "ip"),
+    program("runc", "runc"),
+    program("util-linux", "unshare"),
 ];
 
 /// What the suites of others need.
@@ -55,6 +65,16 @@ pub(crate) const CONFORM: &[Package] = &[
     program("docker.io", "dockerd"),
     Package { name: "python3-venv", provides: Provides::File("/usr/share/doc/python3-venv") },
     program("tar", "tar"),
+];
+
+/// What the bench of runtimes alone needs.
+pub(crate) const RUNTIMES: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
+    program("util-linux", "unshare"),
 ];
 
 /// The peers of the bench, and what it uses itself.

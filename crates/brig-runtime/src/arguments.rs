@@ -6,28 +6,32 @@ use lexopt::prelude::*;
 use runtime::{ContainerId, Create, Exec, KillTarget};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
 brig-runtime: OCI runtime
 
 usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] COMMAND
 
-  create   [-b BUNDLE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring] ID
+  create   [-b BUNDLE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
+           [--pidfd-socket PATH] ID
   run      as create, and [-d] [--keep]
   start    ID
   state    ID
   kill     [-a] ID [SIGNAL]
   delete   [-f] ID
   exec     [-p FILE] [-d] [-t] [--console-socket PATH] [--pid-file FILE] [--cwd DIR] [-e NAME=VALUE] [-u UID[:GID]]
-           [-g GID] [-c CAP] [--no-new-privs] [--preserve-fds N] ID COMMAND [ARG...]
+           [-g GID] [-c CAP] [--no-new-privs] [--preserve-fds N] [--cgroup PATH] [--ignore-paused] [--pidfd-socket PATH]
+           ID COMMAND [ARG...]
   list     [-f table|json] [-q]
-  ps       [-f table|json] ID
+  ps       [-f table|json] ID [OPTION OF PS...]
+  events   [--stats] [--interval TIME] ID
   pause    ID
   resume   ID
   update   [-r FILE|-] [--memory SIZE] [--memory-reservation SIZE] [--memory-swap SIZE] [--pids-limit N]
            [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1] [--cpu-rt-period US]
            [--cpu-rt-runtime US] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--blkio-weight N] ID
-  spec     [-b BUNDLE]
+  spec     [-b BUNDLE] [--rootless]
   features
 ";
 
@@ -38,6 +42,8 @@ pub(crate) struct Global {
     pub(crate) log: Option<PathBuf>,
     pub(crate) log_json: bool,
     pub(crate) systemd_cgroup: bool,
+    /// Not said: for whoever is not root.
+    pub(crate) rootless: Option<bool>,
 }
 
 /// The command with its options.
@@ -51,11 +57,12 @@ pub(crate) enum Command {
     Kill { id: ContainerId, signal: i32, target: KillTarget },
     Delete { id: ContainerId, force: bool },
     List { json: bool, quiet: bool },
-    Ps { id: ContainerId, json: bool },
+    Ps { id: ContainerId, json: bool, options: Vec<OsString> },
+    Events { id: ContainerId, once: bool, interval: Duration },
     Pause { id: ContainerId },
     Resume { id: ContainerId },
     Update { id: ContainerId, resources: Box<oci::runtime::Resources> },
-    Spec { bundle: PathBuf },
+    Spec { bundle: PathBuf, rootless: bool },
     Features,
     Version,
     Help,
@@ -73,6 +80,7 @@ impl Command {
             Command::Delete { .. } => "delete",
             Command::List { .. } => "list",
             Command::Ps { .. } => "ps",
+            Command::Events { .. } => "events",
             Command::Pause { .. } => "pause",
             Command::Resume { .. } => "resume",
             Command::Update { .. } => "update",
@@ -94,7 +102,7 @@ type Parsed<T> = Result<T, lexopt::Error>;
 
 fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
     let mut global =
-        Global { root: "/run/brig/runtime".into(), log: None, log_json: false, systemd_cgroup: false };
+        Global { root: default_root(), log: None, log_json: false, systemd_cgroup: false, rootless: None };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("root") => global.root = parser.value()?.into(),
@@ -110,7 +118,12 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
             }
             Long("debug") => {}
             Long("systemd-cgroup") => global.systemd_cgroup = true,
-            Long("rootless") => drop(parser.value()?),
+            Long("rootless") => {
+                global.rootless = match parser.value()?.string()?.as_str() {
+                    "auto" => None,
+                    word => Some(word.parse().map_err(|_| format!("invalid --rootless {word:?}"))?),
+                }
+            }
             Long("criu") => drop(parser.value()?),
             Short('v') | Long("version") => return Ok((global, Command::Version)),
             Short('h') | Long("help") => return Ok((global, Command::Help)),
@@ -122,6 +135,14 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
         }
     }
     Ok((global, Command::Help))
+}
+
+/// A user's own runtime directory, for all but root.
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(own) if !own.is_empty() && !runtime::is_root() => PathBuf::from(own).join("brig-runtime"),
+        _ => "/run/brig/runtime".into(),
+    }
 }
 
 fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
@@ -142,7 +163,12 @@ fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
         "state" => Ok(Command::State { id: only_id(parser, |_| false)? }),
         "pause" => Ok(Command::Pause { id: only_id(parser, |_| false)? }),
         "resume" => Ok(Command::Resume { id: only_id(parser, |_| false)? }),
-        "list" | "ps" => table(name == "ps", parser),
+        "list" => list(parser),
+        "ps" => ps(parser),
+        "events" => events(parser),
+        "checkpoint" | "restore" => {
+            Err(format!("{name} is not supported: this build does not talk to criu").into())
+        }
         "update" => update::update(parser),
         "spec" => spec(parser),
         "features" => Ok(Command::Features),
@@ -160,6 +186,7 @@ fn create(run: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
             Short('b') | Long("bundle") => options.bundle = parser.value()?.into(),
             Long("console-socket") => options.console_socket = path(parser)?,
             Long("pid-file") => options.pid_file = path(parser)?,
+            Long("pidfd-socket") => options.pidfd_socket = path(parser)?,
             Long("preserve-fds") => options.preserve_fds = descriptors(parser)?,
             Long("no-pivot") => options.no_pivot = true,
             Long("no-new-keyring") => options.no_new_keyring = true,
@@ -184,6 +211,9 @@ fn exec(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Short('t') | Long("tty") => options.tty = true,
             Long("console-socket") => options.console_socket = path(parser)?,
             Long("pid-file") => options.pid_file = path(parser)?,
+            Long("pidfd-socket") => options.pidfd_socket = path(parser)?,
+            Long("cgroup") => options.cgroup = Some(parser.value()?.string()?),
+            Long("ignore-paused") => options.ignore_paused = true,
             Long("cwd") => options.cwd = Some(parser.value()?.string()?),
             Short('e') | Long("env") => options.env.push(parser.value()?.string()?),
             Short('u') | Long("user") => options.user = Some(parser.value()?.string()?),
@@ -233,37 +263,95 @@ fn kill(parser: &mut lexopt::Parser) -> Parsed<Command> {
     Ok(Command::Kill { id: id.ok_or("a container id is missing")?, signal: signal.unwrap_or(15), target })
 }
 
-fn table(ps: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
-    let (mut json, mut quiet, mut id) = (false, false, None);
+fn list(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let (mut json, mut quiet) = (false, false);
     while let Some(argument) = parser.next()? {
         match argument {
-            Short('f') | Long("format") => {
-                json = match parser.value()?.string()?.as_str() {
-                    "json" => true,
-                    "table" => false,
-                    other => return Err(format!("unknown format {other:?}").into()),
-                }
-            }
-            Short('q') | Long("quiet") if !ps => quiet = true,
-            Value(value) if ps && id.is_none() => id = Some(container_id(value)?),
+            Short('f') | Long("format") => json = is_json(parser)?,
+            Short('q') | Long("quiet") => quiet = true,
             other => return Err(other.unexpected()),
         }
     }
-    Ok(match ps {
-        true => Command::Ps { id: id.ok_or("a container id is missing")?, json },
-        false => Command::List { json, quiet },
-    })
+    Ok(Command::List { json, quiet })
+}
+
+fn is_json(parser: &mut lexopt::Parser) -> Parsed<bool> {
+    match parser.value()?.string()?.as_str() {
+        "json" => Ok(true),
+        "table" => Ok(false),
+        _ => Err("invalid format option".into()),
+    }
+}
+
+fn ps(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let mut json = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('f') | Long("format") => json = is_json(parser)?,
+            Value(value) => {
+                let id = container_id(value)?;
+                // What follows is for ps(1).
+                return Ok(Command::Ps { id, json, options: parser.raw_args()?.collect() });
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Err("a container id is missing".into())
+}
+
+fn events(parser: &mut lexopt::Parser) -> Parsed<Command> {
+    let (mut once, mut interval, mut id) = (false, Duration::from_secs(5), None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("stats") => once = true,
+            Long("interval") => {
+                let text = parser.value()?.string()?;
+                interval = duration(&text).ok_or_else(|| format!("invalid duration {text:?}"))?;
+            }
+            Value(value) if id.is_none() => id = Some(container_id(value)?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if interval.is_zero() {
+        return Err("duration interval must be greater than 0".into());
+    }
+    Ok(Command::Events { id: id.ok_or("a container id is missing")?, once, interval })
+}
+
+/// A time as Go writes it: `5s`, `1m30s`, `100ms`, `1.5h`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..letters] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        rest = &rest[letters..];
+        sum = sum.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 fn spec(parser: &mut lexopt::Parser) -> Parsed<Command> {
-    let mut bundle = PathBuf::from(".");
+    let (mut bundle, mut rootless) = (PathBuf::from("."), false);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('b') | Long("bundle") => bundle = parser.value()?.into(),
+            Long("rootless") => rootless = true,
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Command::Spec { bundle })
+    Ok(Command::Spec { bundle, rootless })
 }
 
 /// One id, and what `option` takes.
@@ -295,5 +383,24 @@ fn descriptors(parser: &mut lexopt::Parser) -> Parsed<u32> {
     match parser.value()?.parse()? {
         count @ 0..=1_048_576 => Ok(count),
         count => Err(format!("--preserve-fds {count} is too many").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let check = |text: &str, want: Option<u64>| {
+            assert_eq!(duration(text).map(|d| d.as_millis()), want.map(u128::from), "{text:?}");
+        };
+        check("5s", Some(5000));
+        check("1m30s", Some(90_000));
+        check("100ms", Some(100));
+        check("1.5h", Some(5_400_000));
+        for bad in ["", "5", "s", "5x", "-1s", "1..2s", "99999999999999999999h"] {
+            check(bad, None);
+        }
     }
 }

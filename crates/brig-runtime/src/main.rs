@@ -5,6 +5,7 @@
 
 mod arguments;
 mod log;
+mod print;
 
 use arguments::{Command, Global};
 use runtime::Store;
@@ -41,10 +42,15 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
     let store = Store::new(&global.root);
     let verb = command.name();
     let text = |e: runtime::Error| format!("{verb} failed: {}", errors::chain(&e));
+    let rootless = global.rootless.unwrap_or_else(|| !runtime::is_root());
     let warn = |log: &mut log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
     match command {
-        Command::Create { id, options } => warn(log, runtime::create(&store, &id, &options).map_err(text)?),
-        Command::Run { id, options, detach, keep } => {
+        Command::Create { id, mut options } => {
+            options.rootless = rootless;
+            warn(log, runtime::create(&store, &id, &options).map_err(text)?);
+        }
+        Command::Run { id, mut options, detach, keep } => {
+            options.rootless = rootless;
             let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
             warn(log, exit.warnings);
             return Ok(code(exit.code));
@@ -58,22 +64,24 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::State { id } => println!("{}", pretty(&runtime::state(&store, &id).map_err(text)?)?),
         Command::Kill { id, signal, target } => runtime::kill(&store, &id, signal, target).map_err(text)?,
         Command::Delete { id, force } => runtime::delete(&store, &id, force).map_err(text)?,
-        Command::List { json, quiet } => list(&runtime::list(&store).map_err(text)?, json, quiet)?,
-        Command::Ps { id, json } => {
+        Command::List { json, quiet } => print::list(&runtime::list(&store).map_err(text)?, json, quiet)?,
+        Command::Ps { id, json, options } => {
             let pids = runtime::processes(&store, &id).map_err(text)?;
             if json {
                 println!("{}", serde_json::to_string(&pids).map_err(|e| e.to_string())?);
             } else {
-                println!("PID");
-                pids.iter().for_each(|pid| println!("{pid}"));
+                print::processes(&pids, &options)?;
             }
+        }
+        Command::Events { id, once, interval } => {
+            runtime::events(&store, &id, once, interval, |event| println!("{event}")).map_err(text)?;
         }
         Command::Pause { id } => runtime::pause(&store, &id).map_err(text)?,
         Command::Resume { id } => runtime::resume(&store, &id).map_err(text)?,
         Command::Update { id, resources } => {
             warn(log, runtime::update(&store, &id, &resources).map_err(text)?);
         }
-        Command::Spec { bundle } => write_spec(&bundle)?,
+        Command::Spec { bundle, rootless } => write_spec(&bundle, rootless)?,
         Command::Features => println!("{}", pretty(&runtime::features())?),
         Command::Version => println!(
             "brig-runtime version {}\nspec: {}",
@@ -93,38 +101,10 @@ fn pretty(value: &impl serde::Serialize) -> Result<String, String> {
     serde_json::to_string_pretty(value).map_err(|e| e.to_string())
 }
 
-fn list(rows: &[runtime::Listed], json: bool, quiet: bool) -> Result<(), String> {
-    if quiet {
-        rows.iter().for_each(|row| println!("{}", row.id));
-    } else if json {
-        println!("{}", serde_json::to_string(rows).map_err(|e| e.to_string())?);
-    } else {
-        let widest =
-            |least: usize, f: &dyn Fn(&runtime::Listed) -> usize| rows.iter().map(f).fold(least, usize::max);
-        let (id, bundle) = (widest(2, &|r| r.id.len()), widest(6, &|r| r.bundle.display().to_string().len()));
-        println!(
-            "{:<id$}   {:<9}   {:<9}   {:<bundle$}   {:<30}   OWNER",
-            "ID", "PID", "STATUS", "BUNDLE", "CREATED"
-        );
-        for row in rows {
-            println!(
-                "{:<id$}   {:<9}   {:<9}   {:<bundle$}   {:<30}   {}",
-                row.id,
-                row.pid,
-                row.status,
-                row.bundle.display().to_string(),
-                row.created,
-                row.owner
-            );
-        }
-    }
-    Ok(())
-}
-
-fn write_spec(bundle: &Path) -> Result<(), String> {
+fn write_spec(bundle: &Path, rootless: bool) -> Result<(), String> {
     use std::io::Write as _;
     let path = bundle.join("config.json");
-    let text = pretty(&runtime::default_spec())?;
+    let text = pretty(&if rootless { runtime::rootless_spec() } else { runtime::default_spec() })?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
     file.and_then(|mut file| writeln!(file, "{text}")).map_err(|e| format!("write {}: {e}", path.display()))
 }

@@ -11,6 +11,7 @@ mod images;
 mod inspect;
 mod login;
 mod logs;
+mod networks;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;

@@ -45,6 +45,10 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         (image_time(api, created("before")).await?, image_time(api, created("since")).await?);
     let mut out = Vec::new();
     for image in list {
+        // One of several platforms of an index is part of the one that the name means.
+        if image.is_beside() && !all {
+            continue;
+        }
         // Docker counts an image with a digest of a repository as dangling, too; not one that others were made from.
         let is_step = image.tags.is_empty()
             && image.digests.is_empty()
@@ -120,13 +124,19 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
-    let image = api.engine.image(name).await?;
+pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let image = match call.query.text("platform") {
+        "" => api.engine.image(name).await?,
+        text => api.engine.image_for(name, &parse_platform(text)?).await?,
+    };
     let (images, id) = (api.engine.images().clone(), image.id);
     let (config, parent) = blocking(move || Ok((images.config(&id)?, images.parents()?.remove(&id)))).await?;
     let mut out = render::image_inspect(&image, &config, api.engine.storage_driver());
     if let Some(parent) = parent {
         out["Parent"] = parent.to_string().into();
+    }
+    if !call.at_least(45) {
+        out["Container"] = config.container.clone().unwrap_or_default().into();
     }
     ok(&out)
 }
@@ -165,6 +175,15 @@ pub(crate) fn removed(one: &Removed) -> Value {
     match one {
         Removed::Untagged(name) => json!({ "Untagged": name }),
         Removed::Deleted(id) => json!({ "Deleted": id }),
+    }
+}
+
+/// A platform as clients put it into a query: JSON, or `os/architecture`.
+pub(crate) fn parse_platform(text: &str) -> Result<Platform, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::bad_request(format!("failed to parse platform: {e}"));
+    match text.starts_with('{') {
+        true => serde_json::from_str(text).map_err(|e| failed(&e)),
+        false => text.parse().map_err(|e| failed(&e)),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::reply::{Failure, Outcome, line, stream};
 use crate::request::Call;
 use crate::serve::Api;
 use engine::PushEvent;
-use oci::{Digest, Platform, Reference};
+use oci::{Digest, Reference};
 use registry_client::PushProgress;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -24,10 +24,7 @@ pub(crate) async fn push(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     }
     let platform = match call.query.text("platform") {
         "" => None,
-        text => Some(
-            serde_json::from_str::<Platform>(text)
-                .map_err(|e| Failure::bad_request(format!("failed to parse platform: {e}")))?,
-        ),
+        text => Some(crate::images::parse_platform(text)?),
     };
     if reference.digest().is_some() {
         return Err(Failure::bad_request("cannot push a digest reference"));

@@ -250,11 +250,17 @@ pub(crate) fn image_summary(
 pub(crate) fn image_inspect(image: &Image, config: &ImageConfig, driver: &str) -> Value {
     let run = config.config.clone().unwrap_or_default();
     let last_tag = image.tagged_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    // One of several platforms of an index has the names of the index.
+    let beside: Vec<oci::Reference> = if image.is_beside() { image.platform_of.clone() } else { Vec::new() };
+    let names = |own: &[oci::Reference], digests: bool| -> Vec<String> {
+        let beside = beside.iter().filter(|r| r.digest().is_some() == digests);
+        own.iter().chain(beside).map(oci::Reference::familiar).collect()
+    };
     let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
     let mut out = json!({
         "Id": image.id.to_string(),
-        "RepoTags": image.tags.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
-        "RepoDigests": image.digests.iter().map(oci::Reference::familiar).collect::<Vec<_>>(),
+        "RepoTags": names(&image.tags, false),
+        "RepoDigests": names(&image.digests, true),
         "Parent": "",
         "Comment": comment,
         "Created": image.created,
@@ -310,30 +316,55 @@ pub(crate) fn history(entry: &HistoryEntry) -> Value {
     })
 }
 
-/// `GET /networks/{name}`.
-pub(crate) fn network(network: &Network, containers: &[Record]) -> Value {
-    let ipam_config = match (&network.subnet, network.gateway) {
-        (Some(subnet), Some(gateway)) => json!([{ "Subnet": subnet, "Gateway": gateway.to_string() }]),
-        _ => json!([]),
+/// `GET /networks/{name}`; the list has it without containers.
+pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record]) -> Value {
+    let pools: Vec<Value> = network
+        .pools
+        .iter()
+        .map(|pool| {
+            let mut out = json!({ "Subnet": pool.subnet });
+            if let Some(range) = &pool.ip_range {
+                out["IPRange"] = range.clone().into();
+            }
+            if let Some(gateway) = pool.gateway {
+                out["Gateway"] = gateway.to_string().into();
+            }
+            if !pool.aux.is_empty() {
+                out["AuxiliaryAddresses"] = json!(pool.aux);
+            }
+            out
+        })
+        .collect();
+    let cidr = |address: &str, prefix: u8| match address {
+        "" => String::new(),
+        address => format!("{address}/{prefix}"),
     };
     let mut attached = Map::new();
     for record in containers {
         if let (true, Some(settings)) = (record.state.status.is_alive(), record.networks.get(&network.name)) {
-            let address = if settings.ip_address.is_empty() {
-                String::new()
-            } else {
-                format!("{}/{}", settings.ip_address, settings.ip_prefix_len)
-            };
             attached.insert(
                 record.id.to_string(),
                 json!({
                     "Name": record.name,
                     "EndpointID": settings.endpoint_id,
                     "MacAddress": settings.mac_address,
-                    "IPv4Address": address,
-                    "IPv6Address": "",
+                    "IPv4Address": cidr(&settings.ip_address, settings.ip_prefix_len),
+                    "IPv6Address": cidr(&settings.global_ipv6_address, settings.global_ipv6_prefix_len),
                 }),
             );
+        }
+    }
+    let mut options = network.options.clone();
+    if let (false, Some(bridge)) = (network.is_user_defined(), engine.network_bridge(network)) {
+        for (key, value) in [
+            ("bridge.default_bridge", "true"),
+            ("bridge.enable_icc", "true"),
+            ("bridge.enable_ip_masquerade", "true"),
+            ("bridge.host_binding_ipv4", "0.0.0.0"),
+            ("bridge.name", &bridge),
+            ("driver.mtu", &engine.config().mtu.to_string()),
+        ] {
+            options.insert(format!("com.docker.network.{key}"), value.to_string());
         }
     }
     json!({
@@ -343,16 +374,20 @@ pub(crate) fn network(network: &Network, containers: &[Record]) -> Value {
         "Scope": "local",
         "Driver": network.driver,
         "EnableIPv4": true,
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": ipam_config },
-        "Internal": false,
-        "Attachable": false,
+        "EnableIPv6": network.ipv6,
+        "IPAM": {
+            "Driver": "default",
+            "Options": if network.is_user_defined() { json!({}) } else { Value::Null },
+            "Config": if pools.is_empty() { Value::Null } else { pools.into() },
+        },
+        "Internal": network.internal,
+        "Attachable": network.attachable,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
         "Containers": attached,
-        "Options": {},
-        "Labels": {},
+        "Options": options,
+        "Labels": network.labels,
     })
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["images", "search"] if get => registry::search(api, &call).await,
         ["images", "prune"] if post => image_archives::prune(api, &call).await,
         ["images", name @ .., "json"] if get && !name.is_empty() => {
-            images::inspect(api, &name.join("/")).await
+            images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
             images::history(api, &name.join("/")).await
@@ -112,13 +112,12 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["exec", id, "json"] if get => execs::inspect(api, id),
 
         ["networks"] if get => networks::list(api, &call),
-        ["networks", "create" | "prune"] if post => Err(Failure::not_here("making networks")),
-        ["networks", name] if get => networks::inspect(api, name),
-        ["networks", name] if delete => networks::remove(api, name),
-        ["networks", name, "connect" | "disconnect"] if post => {
-            api.engine.network(name)?;
-            Err(Failure::not_here("connecting running containers to networks"))
-        }
+        ["networks", "create"] if post => networks::create(api, call).await,
+        ["networks", "prune"] if post => networks::prune(api, &call).await,
+        ["networks", name] if get => networks::inspect(api, name, &call),
+        ["networks", name] if delete => networks::remove(api, name).await,
+        ["networks", name, "connect"] if post => networks::connect(api, name, call).await,
+        ["networks", name, "disconnect"] if post => networks::disconnect(api, name, call).await,
 
         ["volumes"] if get => volumes::list(api, &call).await,
         ["volumes", "create"] if post => volumes::create(api, call).await,

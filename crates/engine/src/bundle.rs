@@ -319,6 +319,7 @@ pub(crate) mod tests {
             args: vec!["true".into()],
             mounts: Vec::new(),
             networks: BTreeMap::new(),
+            wanted_macs: BTreeMap::new(),
             ports: Vec::new(),
             state: State::default(),
         }

@@ -11,6 +11,7 @@ use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig, NetworkingConfig, Words};
 use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
 use crate::{Engine, bundle, cdi, health, log_drivers, modes, names};
+use oci::Platform;
 use oci::image::RunConfig;
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,6 +27,8 @@ const NAME_ATTEMPTS: u32 = 20;
 pub struct CreateRequest {
     /// Empty for a generated one.
     pub name: String,
+    /// Which of several images of one index; what the name means where none is named.
+    pub platform: Option<Platform>,
     pub config: Config,
     pub host_config: HostConfig,
     pub networking: NetworkingConfig,
@@ -46,7 +49,7 @@ impl Engine {
     /// NotFound when the image is not there (the client may pull it and ask again), InvalidArgument and Unsupported
     /// for options that cannot be honoured, WrongState when the name is taken.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Created, Error> {
-        let CreateRequest { name, mut config, mut host_config, networking } = request;
+        let CreateRequest { name, platform, mut config, mut host_config, networking } = request;
         let bare = name.strip_prefix('/').unwrap_or(&name).to_string();
         if !bare.is_empty() && !names::is_valid(&bare) {
             return Err(Error::invalid(format!(
@@ -55,16 +58,20 @@ impl Engine {
         }
         fill_defaults(&mut host_config, &self.config);
         let image_name = config.image.clone();
-        let images = self.images.clone();
+        let (images, wanted) = (self.images.clone(), platform.clone());
         let (image, image_config) = blocking(move || {
-            let image = images.get(&image_name)?;
+            let image = match &wanted {
+                Some(platform) => images.get_for(&image_name, platform)?,
+                None => images.get(&image_name)?,
+            };
             let config = images.config(&image.id)?;
             Ok::<_, image::Error>((image, config))
         })
         .await
         .during(|| "find image".into())?;
         let run_config = image_config.config.clone().unwrap_or_default();
-        let warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
+        let mut warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
+        warnings.extend(foreign(&image_config.platform(), platform.is_some()));
         modes::check(&config, &host_config)?;
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
@@ -89,11 +96,13 @@ impl Engine {
             let private = self.cgroup_mode == cgroup::Mode::V2 && !host_config.privileged;
             host_config.cgroupns_mode = if private { "private" } else { "host" }.into();
         }
-        let networks = self.networks.plan(&host_config, &networking, &config)?;
-        // Newer clients ask for the address on the endpoint; it is kept where older ones put it.
-        if let Some(asked) = networks.values().map(|s| &s.mac_address).find(|m| !m.is_empty()) {
-            config.mac_address.clone_from(asked);
-        }
+        let mut networks = self.networks.plan(&host_config, &networking, &config)?;
+        let wanted_macs: BTreeMap<String, String> = networks
+            .iter()
+            .filter(|(_, s)| !s.mac_address.is_empty())
+            .map(|(name, s)| (name.clone(), s.mac_address.clone()))
+            .collect();
+        crate::networks::clear(&mut networks);
         let name = self.take_name(&bare, &id)?;
         let mounts = match self.plan_mounts(&id, &config, &host_config).await {
             Ok(mounts) => mounts,
@@ -114,6 +123,7 @@ impl Engine {
             args,
             mounts,
             networks,
+            wanted_macs,
             ports: Vec::new(),
             state: State::default(),
         };
@@ -224,6 +234,18 @@ pub(crate) fn default_swap(memory: i64) -> i64 {
 }
 
 /// Fills empty fields from the image and returns the command line, entrypoint first.
+/// Docker's words for an image that was made for another machine, where nobody asked for one.
+fn foreign(platform: &Platform, asked: bool) -> Option<String> {
+    let here = Platform::host();
+    let known = !platform.os.is_empty() && !platform.architecture.is_empty();
+    (known && !asked && !platform.satisfies(&here)).then(|| {
+        format!(
+            "The requested image's platform ({platform}) does not match the detected host platform ({here}) and no \
+             specific platform was requested"
+        )
+    })
+}
+
 fn merge_image(config: &mut Config, image: &RunConfig) -> Result<Vec<String>, Error> {
     let list = |l: &Option<Vec<String>>| l.clone().unwrap_or_default();
     // A client's entrypoint drops the image's command: it was meant for the image's entrypoint.

@@ -26,6 +26,18 @@ pub enum Error {
     /// No image has this tag; Docker has several sentences for it.
     #[error("{message}")]
     NoSuchTag { message: String },
+    /// No network driver has this name.
+    #[error("plugin \"{name}\" not found")]
+    NoSuchDriver { name: String },
+    /// What nobody may do.
+    #[error("{message}")]
+    Denied { message: String },
+    /// Nothing is left to give.
+    #[error("{message}")]
+    Exhausted { message: String },
+    /// What Docker answers 500 to.
+    #[error("{message}")]
+    Internal { message: String },
     /// A container has nothing at this path.
     #[error("{what}")]
     NoSuchPath { what: String },
@@ -52,6 +64,11 @@ impl Error {
         Error::Invalid { message: message.into() }
     }
 
+    /// What nobody may do.
+    pub fn denied(message: impl Into<String>) -> Error {
+        Error::Denied { message: message.into() }
+    }
+
     /// A request that does not fit the state.
     pub fn conflict(message: impl Into<String>) -> Error {
         Error::Conflict { message: message.into() }
@@ -75,11 +92,15 @@ impl HasKind for Error {
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
             | Error::NoSuchPlugin { .. }
+            | Error::NoSuchDriver { .. }
             | Error::NoSuchTag { .. }
             | Error::NoSuchPath { .. }
             | Error::NoSuchVolume { .. } => Kind::NotFound,
             Error::AmbiguousId { .. } | Error::Invalid { .. } => Kind::InvalidArgument,
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,
+            Error::Denied { .. } => Kind::Denied,
+            Error::Exhausted { .. } => Kind::Exhausted,
+            Error::Internal { .. } => Kind::Internal,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Failed { kind, .. } => *kind,
         }

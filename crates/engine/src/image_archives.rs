@@ -120,7 +120,8 @@ impl Engine {
             let mut went = false;
             let parents = self.images.parents().during(doing)?;
             for image in self.images.list().during(doing)? {
-                let dangling = image.tags.is_empty() && image.digests.is_empty();
+                let dangling =
+                    image.tags.is_empty() && image.digests.is_empty() && image.platform_of.is_empty();
                 let has_children = parents.values().any(|parent| *parent == image.id);
                 if (!all && !dangling) || has_children || !self.users_of(&image.id).is_empty() {
                     continue;

@@ -75,7 +75,7 @@ pub use images::PullEvent;
 pub use life::{Armed, Signal, WaitCondition};
 pub use log_drivers::{DRIVERS as LOG_DRIVERS, check_default as check_log_driver};
 pub use logs::{LogEntry, LogOptions, LogStream};
-pub use networks::Network;
+pub use networks::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 pub use ports::PublishedPort;
 pub use push::PushEvent;
 pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
@@ -138,7 +138,27 @@ impl Engine {
         let engine = error::blocking(move || Engine::open_store(config)).await?;
         let engine = Arc::new(engine);
         engine.recover().await?;
+        engine.watch_rules();
         Ok(engine)
+    }
+
+    /// Makes the rules anew when another program deletes them, on kernels where it can.
+    fn watch_rules(self: &Arc<Self>) {
+        let watch = match network::watch() {
+            Ok(watch) => watch,
+            Err(e) => return tracing::warn!(error = %errors::chain(&e), "rules are not watched"),
+        };
+        let engine = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            while watch.wait_for_loss().is_ok() {
+                let Some(engine) = engine.upgrade() else { return };
+                tracing::warn!("another program deleted the firewall's table; making it anew");
+                let containers = engine.list_containers();
+                let alive = containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive());
+                let alive: Vec<Record> = alive.collect();
+                engine.networks.restore_rules(&alive);
+            }
+        });
     }
 
     fn open_store(config: Config) -> Result<Engine, Error> {
@@ -227,7 +247,8 @@ impl Engine {
     /// Tells of the networks that the container's task joins or leaves.
     fn publish_networks(&self, container: &Container, action: &str) {
         let names: Vec<String> = container.lock().networks.keys().cloned().collect();
-        for network in names.iter().filter_map(|name| self.networks.find(name).ok()) {
+        for entry in names.iter().filter_map(|name| self.networks.find(name).ok()) {
+            let network = &entry.record;
             let attributes = [
                 ("container".to_string(), container.id().to_string()),
                 ("name".to_string(), network.name.clone()),

@@ -1,98 +1,131 @@
 //! The networks a container can have, and the addresses given out. What the kernel is told is in crate `network`.
+//!
+//! | module | what |
+//! |---|---|
+//! | `record` | the document in the database, and a client's request for one |
+//! | `addresses` | the pools of a network, and an endpoint's place in them |
+//! | `manage` | create, remove, prune |
+//! | `live` | connecting and disconnecting, also while the container runs |
+//! | `etc` | hosts, hostname and resolv.conf |
+//!
+//! What a killed daemon leaves: a bridge without a record (made before its record, removed after it), and an interface
+//! of a running container that its record does not know. [`Networks::sweep`] removes both.
+
+mod addresses;
+mod etc;
+mod live;
+mod manage;
+mod record;
 
 use crate::config::Config;
 use crate::error::{During, Error, IoDuring};
 use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
-use crate::record::{Record, now, random_hex};
+use crate::record::{Record, random_hex};
+use addresses::Entry;
 use metadata::{Database, RecordKind};
-use network::ipam::Pool;
-use network::{BridgeConfig, EndpointConfig, Net};
-use serde::{Deserialize, Serialize};
+use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
+use record::BridgeOptions;
+pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::sync::Mutex;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, RwLock};
 
 /// The three networks that always exist.
-const BUILT_IN: &[&str] = &["bridge", "host", "none"];
-/// Name of the interface inside.
-const CONTAINER_INTERFACE: &str = "eth0";
-
-/// A network as the database keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    pub id: String,
-    pub name: String,
-    /// `bridge`, `host`, `null`.
-    pub driver: String,
-    pub created: String,
-    /// CIDR text; None for networks without addresses.
-    #[serde(default)]
-    pub subnet: Option<String>,
-    #[serde(default)]
-    pub gateway: Option<Ipv4Addr>,
-}
-
-#[derive(Debug)]
-struct Bridge {
-    config: BridgeConfig,
-    pool: Pool,
-    /// The kernel has bridge and rules.
-    ready: bool,
-}
+pub(crate) const BUILT_IN: &[&str] = &["bridge", "host", "none"];
+/// Names the interface inside.
+const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";
+/// Settings of the interface inside: `net.ipv4.conf.IFNAME.log_martians=1,…`.
+const INTERFACE_SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 
 /// All networks.
 #[derive(Debug)]
 pub(crate) struct Networks {
-    records: BTreeMap<String, Network>,
-    bridge: Mutex<Bridge>,
-    /// Held while bridge and rules are made, so that two first containers do not make them twice.
-    setup: Mutex<()>,
+    entries: RwLock<BTreeMap<String, Arc<Entry>>>,
+    /// Held while a network is made: two must not choose the same name or subnet.
+    making: Mutex<()>,
+    /// Tells our bridges from other daemons'.
+    engine_id: String,
+    bridge: String,
+    mtu: u32,
 }
 
 impl Networks {
     /// Reads the networks, and makes the records of those that always exist.
     pub(crate) fn open(config: &Config, db: &Database) -> Result<Networks, Error> {
         let doing = || "open networks".to_string();
-        let mut records = BTreeMap::new();
-        for row in db.list_records(RecordKind::Network).during(doing)? {
-            let network: Network =
-                serde_json::from_str(&row.body).map_err(std::io::Error::from).io_during(doing)?;
-            records.insert(network.name.clone(), network);
-        }
-        for name in BUILT_IN.iter().filter(|n| !records.contains_key(**n)).copied().collect::<Vec<_>>() {
-            let network = built_in(name)?;
-            let body = serde_json::to_string(&network).map_err(std::io::Error::from).io_during(doing)?;
-            db.put_record(RecordKind::Network, &network.id, name, &body).during(doing)?;
-            records.insert(name.to_string(), network);
-        }
-        let record = &records["bridge"];
-        let subnet: Net = record
-            .subnet
-            .as_deref()
-            .and_then(|s| s.parse().ok())
-            .ok_or_else(|| Error::invalid("the record of network bridge has no subnet"))?;
-        let gateway = record.gateway.unwrap_or_else(|| network::ipam::default_gateway(subnet));
-        let bridge = Bridge {
-            config: BridgeConfig {
-                name: config.bridge.clone(),
-                owner: record.id.clone(),
-                subnet,
-                gateway,
-                mtu: config.mtu,
-                masquerade: true,
-                internal: false,
-                icc: true,
-            },
-            pool: Pool::new(subnet, gateway, &[]).during(doing)?,
-            ready: false,
+        network::firewall::use_table_of(&config.bridge).during(doing)?;
+        let networks = Networks {
+            entries: RwLock::default(),
+            making: Mutex::default(),
+            engine_id: crate::system::engine_id(&config.data_root)?,
+            bridge: config.bridge.clone(),
+            mtu: config.mtu,
         };
-        Ok(Networks { records, bridge: Mutex::new(bridge), setup: Mutex::default() })
+        for row in db.list_records(RecordKind::Network).during(doing)? {
+            let mut network: Network =
+                serde_json::from_str(&row.body).map_err(std::io::Error::from).io_during(doing)?;
+            network.modernise();
+            networks.insert(Entry::new(network).during(doing)?);
+        }
+        for name in BUILT_IN.iter().filter(|name| networks.find(name).is_err()) {
+            networks.make_built_in(name, db)?;
+        }
+        Ok(networks)
+    }
+
+    fn make_built_in(&self, name: &str, db: &Database) -> Result<(), Error> {
+        let mut network = Network::built_in(name);
+        // Two daemons that start at once choose one after the other, and the second sees the first one's bridge.
+        let _alone = manage::lock_host();
+        if name == "bridge" {
+            self.choose_pools(&mut network)?;
+        }
+        let entry = Entry::new(network).during(|| format!("make network {name}"))?;
+        if let Err(e) = self.ensure(&entry) {
+            // A daemon that may not make it serves all the same; the container that needs it hears why.
+            tracing::warn!(network = name, error = %errors::chain(&e), "bridge not made");
+        }
+        self.put(db, &entry.record)?;
+        self.insert(entry);
+        Ok(())
+    }
+
+    /// Writes a network's record.
+    fn put(&self, db: &Database, network: &Network) -> Result<(), Error> {
+        let doing = || format!("save network {}", network.name);
+        let body = serde_json::to_string(network).map_err(std::io::Error::from).io_during(doing)?;
+        db.put_record(RecordKind::Network, &network.id, &network.name, &body).during(doing)
+    }
+
+    fn insert(&self, entry: Entry) {
+        let mut entries = self.entries.write().expect("no holder panics");
+        entries.insert(entry.record.name.clone(), Arc::new(entry));
     }
 
     /// All networks by name.
     pub(crate) fn list(&self) -> Vec<Network> {
-        self.records.values().cloned().collect()
+        self.entries().into_iter().map(|e| e.record.clone()).collect()
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.entries.read().expect("no holder panics").values().cloned().collect()
+    }
+
+    /// The network with this name, id, or unique beginning of an id.
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Entry>, Error> {
+        let entries = self.entries.read().expect("no holder panics");
+        if let Some(found) = entries.values().find(|e| e.record.id == name).or_else(|| entries.get(name)) {
+            return Ok(found.clone());
+        }
+        let mut matches = entries.values().filter(|e| !name.is_empty() && e.record.id.starts_with(name));
+        match (matches.next(), matches.next()) {
+            (Some(found), None) => Ok(found.clone()),
+            (Some(_), Some(_)) => Err(Error::invalid(format!(
+                "network {name} is ambiguous ({} matches found based on ID prefix)",
+                matches.count() + 2
+            ))),
+            (None, _) => Err(Error::NoSuchNetwork { name: name.into() }),
+        }
     }
 
     /// The networks that a container will have, checked.
@@ -104,63 +137,51 @@ impl Networks {
     ) -> Result<BTreeMap<String, EndpointSettings>, Error> {
         crate::ports::check(host, config)?;
         let mode = host.network_mode.as_str();
-        if let Some(other) = request
-            .endpoints_config
-            .keys()
-            .find(|n| *n != mode && *n != "default" && !BUILT_IN.contains(&n.as_str()))
-        {
-            return Err(Error::unsupported(format!("connecting a container to a second network ({other})")));
-        }
+        let asked = &request.endpoints_config;
         if mode.starts_with("container:") {
-            return Ok(BTreeMap::new());
+            return match asked.keys().next() {
+                None => Ok(BTreeMap::new()),
+                Some(_) => Err(Error::invalid(SHARED_NAMESPACE)),
+            };
         }
-        // An unknown network is an error of the start, as in Docker: clients take any 404 of a create for a missing image.
-        let Ok(record) = self.find(mode) else {
-            return Ok([(mode.to_string(), EndpointSettings::default())].into());
+        let mut out = BTreeMap::new();
+        let canonical = |name: &str| match self.find(if name == "default" { "bridge" } else { name }) {
+            Ok(entry) => (entry.record.name.clone(), Some(entry)),
+            // An unknown network is an error of the start, as in Docker: clients take any 404 of a create for a
+            // missing image.
+            Err(_) => (name.to_string(), None),
         };
-        let given = request.endpoints_config.get(mode).or_else(|| request.endpoints_config.get("default"));
-        let mut settings = given.cloned().flatten().unwrap_or_default();
-        let wants_address = settings
-            .ipam_config
-            .as_ref()
-            .is_some_and(|i| !i.ipv4_address.is_empty() || !i.ipv6_address.is_empty());
-        if wants_address {
-            return Err(Error::invalid(
-                "user specified IP address is supported on user defined networks only",
-            ));
+        let first = canonical(mode).0;
+        for (name, settings) in
+            std::iter::once((mode, None)).chain(asked.iter().map(|(n, s)| (n.as_str(), Some(s))))
+        {
+            let (name, entry) = canonical(name);
+            let mut settings = settings.cloned().flatten().unwrap_or_default();
+            if name == first && settings.mac_address.is_empty() {
+                settings.mac_address.clone_from(&config.mac_address);
+            }
+            live::check(&name, entry.as_deref(), &mut settings)?;
+            live::check_together(&name, out.keys().filter(|other| **other != name))?;
+            out.insert(name, settings);
         }
-        settings.network_id.clone_from(&record.id);
-        Ok([(record.name.clone(), settings)].into())
-    }
-
-    /// The network with this name, id, or unique beginning of an id.
-    pub(crate) fn find(&self, name: &str) -> Result<&Network, Error> {
-        let by_id = || {
-            let mut matches = self.records.values().filter(|n| !name.is_empty() && n.id.starts_with(name));
-            matches.next().filter(|_| matches.next().is_none())
-        };
-        self.records.get(name).or_else(by_id).ok_or_else(|| Error::NoSuchNetwork { name: name.into() })
+        Ok(out)
     }
 
     /// Gives addresses to a container that is about to start.
     pub(crate) fn allocate(&self, record: &Record) -> Result<BTreeMap<String, EndpointSettings>, Error> {
         let mut networks = record.networks.clone();
-        for (name, settings) in &mut networks {
-            self.find(name)?;
-            settings.endpoint_id = random_hex();
-            if name != "bridge" {
-                continue;
+        let mut done: Vec<Arc<Entry>> = Vec::new();
+        let result = networks.iter_mut().try_for_each(|(name, settings)| {
+            let entry = self.find(name)?;
+            entry.allocate(record, settings)?;
+            done.push(entry);
+            Ok(())
+        });
+        if let Err(e) = result {
+            for entry in done {
+                entry.release(record, &networks[&entry.record.name]);
             }
-            let mut bridge = self.lock();
-            let address =
-                bridge.pool.allocate(None).during(|| "allocate an address on network bridge".into())?;
-            settings.ip_address = address.to_string();
-            settings.ip_prefix_len = bridge.config.subnet.prefix();
-            settings.gateway = bridge.config.gateway.to_string();
-            settings.mac_address = match record.config.mac_address.as_str() {
-                "" => mac_text(network::mac_for(address)),
-                asked => asked.to_string(),
-            };
+            return Err(e);
         }
         Ok(networks)
     }
@@ -170,9 +191,10 @@ impl Networks {
         if !record.state.status.is_alive() {
             return;
         }
-        if let Some(address) = address_of(record) {
-            // Two records with one address cannot be; if they were, the second simply keeps what it has.
-            drop(self.lock().pool.allocate(Some(address)));
+        for (name, settings) in &record.networks {
+            if let Ok(entry) = self.find(name) {
+                entry.adopt(record, settings);
+            }
         }
     }
 
@@ -191,50 +213,133 @@ impl Networks {
         let doing = || format!("set up network {mode}");
         // Left by a task whose end nobody heard.
         network::remove_sandbox(&path).during(doing)?;
-        if let Some(settings) = endpoints.get("bridge") {
-            self.ensure_bridge()?;
-            network::create_sandbox(&path).during(doing)?;
-            let endpoint = self.endpoint(record, settings)?;
-            network::attach(&path, &endpoint).during(doing)?;
-            let mappings = crate::ports::mappings(record, &endpoint.bridge);
-            if !mappings.is_empty() {
-                network::ports::publish(&mappings).during(doing)?;
+        network::create_sandbox(&path).during(doing)?;
+        let gateways = self.gateways(endpoints);
+        let mut names = HashSet::new();
+        // The network that the container was made with gets the first interface.
+        let mut order: Vec<_> = endpoints.iter().collect();
+        order.sort_by_key(|(name, _)| name.as_str() != mode);
+        for (name, settings) in order {
+            let entry = self.find(name)?;
+            if entry.record.driver == "bridge" {
+                let interface = interface_name(&entry, settings, &names)?;
+                names.insert(interface.clone());
+                self.attach(config, record, &entry, settings, &interface, &gateways)?;
             }
-            return Ok(());
         }
-        network::create_sandbox(&path).during(doing)
-    }
-
-    fn ensure_bridge(&self) -> Result<(), Error> {
-        let _setup = self.setup.lock().expect("no holder panics");
-        let config = {
-            let bridge = self.lock();
-            if bridge.ready {
-                return Ok(());
-            }
-            bridge.config.clone()
-        };
-        network::ensure_bridge(&config).during(|| format!("set up bridge {}", config.name))?;
-        self.lock().ready = true;
+        let mappings = self.port_mappings(record, endpoints, &record.ports);
+        if !mappings.is_empty() {
+            network::ports::publish(&mappings).during(doing)?;
+        }
         Ok(())
     }
 
-    fn endpoint(&self, record: &Record, settings: &EndpointSettings) -> Result<EndpointConfig, Error> {
-        let bridge = self.lock();
-        let address =
-            settings.ip_address.parse().map_err(|_| Error::invalid("the endpoint has no address"))?;
-        Ok(EndpointConfig {
-            bridge: bridge.config.name.clone(),
-            host_interface: host_interface(settings),
-            container_interface: CONTAINER_INTERFACE.into(),
-            mac: parse_mac(&settings.mac_address)?,
-            address,
-            prefix: bridge.config.subnet.prefix(),
-            gateway: Some(bridge.config.gateway),
-            mtu: bridge.config.mtu,
-            owner: record.id.to_string(),
-            isolated: !bridge.config.icc,
+    /// Makes one interface of the container.
+    fn attach(
+        &self,
+        config: &Config,
+        record: &Record,
+        entry: &Entry,
+        settings: &EndpointSettings,
+        interface: &str,
+        gateways: &Gateways,
+    ) -> Result<(), Error> {
+        let doing = || format!("attach to network {}", entry.record.name);
+        self.ensure(entry)?;
+        let path = config.netns(record.id.as_str());
+        let bridge = self.bridge_config(&entry.record)?;
+        let endpoint = endpoint(record, &bridge, &entry.record.name, settings, interface, gateways)?;
+        network::attach(&path, &endpoint).during(doing)?;
+        let sysctls = settings.driver_opts.as_ref().and_then(|o| o.get(INTERFACE_SYSCTLS));
+        for (name, value) in live::sysctls(sysctls.map_or("", String::as_str), interface)? {
+            network::set_sandbox_sysctl(&path, &name, &value).during(doing)?;
+        }
+        Ok(())
+    }
+
+    /// The bridge that the network is, as it should be.
+    pub(crate) fn bridge_config(&self, network: &Network) -> Result<BridgeConfig, Error> {
+        let BridgeOptions { name, icc, masquerade, mtu, .. } = network.bridge_options()?;
+        let missing = || Error::invalid(format!("the record of network {} has no subnet", network.name));
+        let v4 = network.pool(false).ok_or_else(missing)?;
+        let subnet = v4.net()?.v4().ok_or_else(missing)?;
+        let gateway = match v4.gateway {
+            Some(IpAddr::V4(gateway)) => gateway,
+            _ => network::ipam::default_gateway(subnet),
+        };
+        let ipv6 = match network.pool(true) {
+            Some(pool) => match pool.gateway {
+                Some(IpAddr::V6(gateway)) => Some(BridgeIpv6 { subnet: pool.net()?, gateway }),
+                _ => return Err(missing()),
+            },
+            None => None,
+        };
+        let built_in = !network.is_user_defined();
+        Ok(BridgeConfig {
+            name: match name {
+                _ if built_in => self.bridge.clone(),
+                Some(name) => name,
+                None => format!("br-{}", &network.id[..12]),
+            },
+            owner: if built_in { network.id.clone() } else { format!("{}:{}", network.id, self.engine_id) },
+            subnet,
+            gateway,
+            ipv6,
+            mtu: mtu.unwrap_or(self.mtu),
+            masquerade,
+            internal: network.internal,
+            icc,
         })
+    }
+
+    /// Makes the kernel's part of the network unless that was done. Blocking.
+    pub(crate) fn ensure(&self, entry: &Entry) -> Result<(), Error> {
+        if entry.record.driver != "bridge" {
+            return Ok(());
+        }
+        let mut ready = entry.ready.lock().expect("no holder panics");
+        if !*ready {
+            let config = self.bridge_config(&entry.record)?;
+            network::ensure_bridge(&config).during(|| format!("set up bridge {}", config.name))?;
+            *ready = true;
+        }
+        Ok(())
+    }
+
+    /// Which of a container's networks its default routes lead to.
+    pub(crate) fn gateways(&self, endpoints: &BTreeMap<String, EndpointSettings>) -> Gateways {
+        let candidates: Vec<(&String, &EndpointSettings)> = endpoints
+            .iter()
+            .filter(|(name, _)| {
+                self.find(name).is_ok_and(|e| e.record.driver == "bridge" && !e.record.internal)
+            })
+            .collect();
+        choose_gateways(&candidates)
+    }
+
+    /// The rules' entries for `ports` of a container.
+    pub(crate) fn port_mappings(
+        &self,
+        record: &Record,
+        endpoints: &BTreeMap<String, EndpointSettings>,
+        ports: &[crate::PublishedPort],
+    ) -> Vec<network::ports::PortMapping> {
+        if ports.is_empty() {
+            return Vec::new();
+        }
+        let gateways = self.gateways(endpoints);
+        let side = |network: &Option<String>, is_ipv6: bool| {
+            let (name, settings) = endpoints.get_key_value(network.as_ref()?)?;
+            let text = if is_ipv6 { &settings.global_ipv6_address } else { &settings.ip_address };
+            let bridge = self.bridge_config(&self.find(name).ok()?.record).ok()?.name;
+            Some((bridge, text.parse::<IpAddr>().ok()?))
+        };
+        let sides = [side(&gateways.ipv4, false), side(&gateways.ipv6, true)];
+        let out = crate::ports::mappings(ports, &sides);
+        if out.len() < ports.len() {
+            tracing::warn!(container_id = %record.id, "a published port has no network to lead to");
+        }
+        out
     }
 
     /// Takes the container's network down again. Idempotent. Blocking.
@@ -242,33 +347,52 @@ impl Networks {
         let path = config.netns(record.id.as_str());
         // The kernel removes the veth pair with its namespace, on its own time.
         let mut result = network::remove_sandbox(&path).during(|| "release network".into());
-        let mappings = crate::ports::mappings(record, &config.bridge);
+        let mappings = self.port_mappings(record, &record.networks, &record.ports);
         if !mappings.is_empty() {
             result = result.and(network::ports::unpublish(&mappings).during(|| "take ports back".into()));
         }
-        if let Some(address) = address_of(record) {
-            self.lock().pool.release(address);
+        for (name, settings) in &record.networks {
+            if let Ok(entry) = self.find(name) {
+                entry.release(record, settings);
+            }
         }
         result
     }
 
-    /// Removes namespaces and interfaces that no running container owns. Blocking.
-    pub(crate) fn sweep(&self, config: &Config, alive: &HashSet<String>) {
+    /// Removes what no running container and no record owns: namespaces, interfaces, bridges, rules; and makes anew
+    /// what a record says and the kernel does not have. Blocking.
+    pub(crate) fn sweep(&self, config: &Config, alive: &[Record]) {
+        let running: HashSet<&str> = alive.iter().map(|r| r.id.as_str()).collect();
         if let Ok(entries) = std::fs::read_dir(config.exec_root.join("netns")) {
             for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
-                if !alive.contains(&name)
+                if !running.contains(name.as_str())
                     && let Err(e) = network::remove_sandbox(&config.netns(&name))
                 {
                     tracing::warn!(container_id = name, error = %errors::chain(&e), "stray network namespace");
                 }
             }
         }
-        let bridge = self.lock().config.name.clone();
+        self.sweep_endpoints(alive);
+        self.sweep_bridges();
+        for entry in self.entries() {
+            let needed = entry.record.is_user_defined() || !alive.is_empty();
+            if needed && let Err(e) = self.ensure(&entry) {
+                tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
+            }
+        }
+    }
+
+    fn sweep_endpoints(&self, alive: &[Record]) {
+        let bridges: HashSet<String> = self.bridge_names();
+        let expected: HashSet<String> =
+            alive.iter().flat_map(|r| r.networks.values()).map(host_interface).collect();
         match network::list_endpoints() {
             Ok(endpoints) => {
                 // Another daemon's endpoints hang on another bridge; one without a bridge is nobody's.
-                let ours = |e: &network::Endpoint| e.bridge.as_ref() == Some(&bridge);
-                for endpoint in endpoints.into_iter().filter(|e| ours(e) && !alive.contains(&e.owner)) {
+                let ours = |e: &network::Endpoint| e.bridge.as_ref().is_some_and(|b| bridges.contains(b));
+                for endpoint in
+                    endpoints.into_iter().filter(|e| ours(e) && !expected.contains(&e.host_interface))
+                {
                     if let Err(e) = network::detach(&endpoint.host_interface) {
                         tracing::warn!(interface = endpoint.host_interface, error = %errors::chain(&e), "stray interface");
                     }
@@ -276,27 +400,50 @@ impl Networks {
             }
             Err(e) => tracing::warn!(error = %errors::chain(&e), "interfaces not listed"),
         }
-        if !alive.is_empty()
-            && let Err(e) = self.ensure_bridge()
-        {
-            tracing::error!(error = %errors::chain(&e), "bridge not restored");
+    }
+
+    fn sweep_bridges(&self) {
+        let known: HashSet<String> = self.entries().iter().map(|e| e.record.id.clone()).collect();
+        match network::list_bridges() {
+            Ok(bridges) => {
+                for bridge in bridges {
+                    let Some((id, engine)) = bridge.owner.split_once(':') else { continue };
+                    if engine == self.engine_id && !known.contains(id) {
+                        tracing::info!(bridge = bridge.name, "removing a bridge without a record");
+                        if let Err(e) = network::remove_bridge(&bridge.name) {
+                            tracing::warn!(bridge = bridge.name, error = %errors::chain(&e), "stray bridge");
+                        }
+                    }
+                }
+            }
+            Err(e) => tracing::warn!(error = %errors::chain(&e), "bridges not listed"),
+        }
+        let names = self.bridge_names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        if let Err(e) = network::firewall::retain(&names) {
+            tracing::warn!(error = %errors::chain(&e), "stale rules not removed");
         }
     }
 
-    /// Takes back ports that no running container publishes. Blocking.
-    pub(crate) fn sweep_ports(&self, config: &Config, alive: &[Record]) {
-        let keep: Vec<_> = alive.iter().flat_map(|r| crate::ports::mappings(r, &config.bridge)).collect();
-        let subnet = self.lock().config.subnet;
-        match network::ports::retain(subnet, &keep) {
+    fn bridge_names(&self) -> HashSet<String> {
+        let entries = self.entries();
+        let bridges = entries.iter().filter(|e| e.record.driver == "bridge");
+        bridges.filter_map(|e| Some(self.bridge_config(&e.record).ok()?.name)).collect()
+    }
+
+    /// Takes back ports that no running container publishes, and publishes those that should be. Blocking.
+    pub(crate) fn sweep_ports(&self, alive: &[Record]) {
+        let keep: Vec<_> = alive.iter().flat_map(|r| self.port_mappings(r, &r.networks, &r.ports)).collect();
+        match network::ports::retain(&keep) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "took back ports of containers that are gone"),
             Err(e) => tracing::warn!(error = %errors::chain(&e), "stale ports not taken back"),
         }
     }
 
-    /// Restores the published ports of containers that run, should somebody have flushed them. Blocking.
-    pub(crate) fn restore_ports(&self, config: &Config, record: &Record) {
-        let mappings = crate::ports::mappings(record, &config.bridge);
+    /// Restores the published ports of a container that runs, should somebody have flushed them. Blocking.
+    pub(crate) fn restore_ports(&self, record: &Record) {
+        let mappings = self.port_mappings(record, &record.networks, &record.ports);
         if !mappings.is_empty()
             && let Err(e) = network::ports::publish(&mappings)
         {
@@ -304,94 +451,93 @@ impl Networks {
         }
     }
 
-    /// (file name, text) of hosts, hostname and resolv.conf.
-    pub(crate) fn etc_files(&self, record: &Record) -> Result<Vec<(&'static str, String)>, Error> {
-        let host = &record.host_config;
-        let hostname = format!("{}\n", record.config.hostname);
-        let host_mode = host.network_mode == "host";
-        let resolv_source = resolver_text();
-        let resolv = if host_mode
-            && host.dns.is_empty()
-            && host.dns_search.is_empty()
-            && host.dns_options.is_empty()
-        {
-            resolv_source
-        } else {
-            let servers = host.dns.iter().map(|s| parse_address(s)).collect::<Result<Vec<_>, _>>()?;
-            network::files::resolv_conf(&resolv_source, &servers, &host.dns_search, &host.dns_options)
-                .during(|| "write resolv.conf".into())?
-        };
-        let extra = host.extra_hosts.iter().map(|e| self.extra_host(e)).collect::<Result<Vec<_>, _>>()?;
-        let hosts = if host_mode {
-            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-            for (name, address) in &extra {
-                text.push_str(&format!("{address}\t{name}\n"));
+    /// Makes every rule anew, after another program deleted the table. Blocking.
+    pub(crate) fn restore_rules(&self, alive: &[Record]) {
+        for entry in self.entries() {
+            *entry.ready.lock().expect("no holder panics") = false;
+            if let Err(e) = self.ensure(&entry) {
+                tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
-            text
-        } else {
-            let addresses: Vec<IpAddr> = address_of(record).map(IpAddr::V4).into_iter().collect();
-            network::files::hosts(&record.config.hostname, &record.config.domainname, &addresses, &extra)
-                .during(|| "write hosts".into())?
-        };
-        Ok(vec![("hosts", hosts), ("hostname", hostname), ("resolv.conf", resolv)])
-    }
-
-    /// `name:address`, where `host-gateway` means the bridge's address.
-    fn extra_host(&self, text: &str) -> Result<(String, IpAddr), Error> {
-        let error = || Error::invalid(format!("bad format for add-host: {text:?}"));
-        let (name, address) = text.split_once([':', '=']).ok_or_else(error)?;
-        if address == "host-gateway" {
-            return Ok((name.into(), IpAddr::V4(self.lock().config.gateway)));
         }
-        let bare = address.trim_start_matches('[').trim_end_matches(']');
-        Ok((name.into(), bare.parse().map_err(|_| error())?))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Bridge> {
-        self.bridge.lock().expect("no holder panics")
+        alive.iter().for_each(|record| self.restore_ports(record));
     }
 }
 
-impl crate::Engine {
-    /// All networks by name.
-    pub fn list_networks(&self) -> Vec<Network> {
-        self.networks.list()
-    }
+const SHARED_NAMESPACE: &str = "container sharing network namespace with another container or host cannot be connected to any other network";
 
-    /// The network with this name, id, or unique beginning of an id.
-    pub fn network(&self, name: &str) -> Result<Network, Error> {
-        self.networks.find(name).cloned()
-    }
+/// The networks, by name, that lead out of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Gateways {
+    pub(crate) ipv4: Option<String>,
+    pub(crate) ipv6: Option<String>,
 }
 
-/// Forgets the addresses of a task that has ended; names and what the user asked for stay.
-pub(crate) fn clear(networks: &mut BTreeMap<String, EndpointSettings>) {
-    for settings in networks.values_mut() {
-        settings.endpoint_id.clear();
-        settings.gateway.clear();
-        settings.ip_address.clear();
-        settings.ip_prefix_len = 0;
-        settings.mac_address.clear();
-    }
-}
-
-fn built_in(name: &str) -> Result<Network, Error> {
-    let mut network = Network {
-        id: random_hex(),
-        name: name.into(),
-        driver: if name == "none" { "null".into() } else { name.into() },
-        created: now(),
-        subnet: None,
-        gateway: None,
+/// Docker's order: the highest priority, then what has gateways of both families, then the first name.
+fn choose_gateways(candidates: &[(&String, &EndpointSettings)]) -> Gateways {
+    let has = |settings: &EndpointSettings, is_ipv6: bool| {
+        if is_ipv6 { !settings.ipv6_gateway.is_empty() } else { !settings.gateway.is_empty() }
     };
-    if name == "bridge" {
-        let taken = network::host_subnets().during(|| "list the host's subnets".into())?;
-        let subnet =
-            network::ipam::choose_subnet(&taken).during(|| "choose a subnet for network bridge".into())?;
-        network.subnet = Some(subnet.to_string());
-        network.gateway = Some(network::ipam::default_gateway(subnet));
+    let count = |settings: &EndpointSettings| u8::from(has(settings, false)) + u8::from(has(settings, true));
+    let best = |is_ipv6: bool| {
+        let fitting = candidates.iter().filter(|(_, settings)| has(settings, is_ipv6));
+        fitting
+            .min_by_key(|(name, s)| {
+                (std::cmp::Reverse(s.gw_priority), std::cmp::Reverse(count(s)), name.as_str())
+            })
+            .map(|(name, _)| name.to_string())
+    };
+    Gateways { ipv4: best(false), ipv6: best(true) }
+}
+
+/// The name of an interface inside: what was asked for, or the first free number behind the network's prefix.
+fn interface_name(
+    entry: &Entry,
+    settings: &EndpointSettings,
+    taken: &HashSet<String>,
+) -> Result<String, Error> {
+    let asked = settings.driver_opts.as_ref().and_then(|o| o.get(INTERFACE_NAME));
+    if let Some(asked) = asked {
+        return match taken.contains(asked) {
+            true => Err(Error::invalid(format!("interface name {asked:?} is in use in this container"))),
+            false => Ok(asked.clone()),
+        };
     }
-    Ok(network)
+    let prefix = entry.record.bridge_options()?.interface_prefix;
+    let free = (0..).map(|n| format!("{prefix}{n}")).find(|name| !taken.contains(name));
+    Ok(free.expect("there are more numbers than interfaces"))
+}
+
+fn endpoint(
+    record: &Record,
+    bridge: &BridgeConfig,
+    name: &str,
+    settings: &EndpointSettings,
+    interface: &str,
+    gateways: &Gateways,
+) -> Result<EndpointConfig, Error> {
+    let error = || Error::invalid(format!("the endpoint on network {name} has no address"));
+    let leads = |network: &Option<String>| network.as_deref() == Some(name);
+    let ipv6 = match bridge.ipv6 {
+        Some(ipv6) => Some(EndpointIpv6 {
+            address: settings.global_ipv6_address.parse().map_err(|_| error())?,
+            prefix: ipv6.subnet.prefix(),
+            gateway: leads(&gateways.ipv6).then_some(ipv6.gateway),
+        }),
+        None => None,
+    };
+    Ok(EndpointConfig {
+        bridge: bridge.name.clone(),
+        host_interface: host_interface(settings),
+        container_interface: interface.into(),
+        mac: addresses::parse_mac(&settings.mac_address)?,
+        address: settings.ip_address.parse().map_err(|_| error())?,
+        prefix: bridge.subnet.prefix(),
+        gateway: leads(&gateways.ipv4).then_some(bridge.gateway),
+        ipv6,
+        mtu: bridge.mtu,
+        owner: record.id.to_string(),
+        isolated: !bridge.icc,
+    })
 }
 
 /// New for each task: the kernel takes the interface of the last one away on its own time. Linux allows 15 characters.
@@ -399,41 +545,67 @@ fn host_interface(settings: &EndpointSettings) -> String {
     format!("veth{}", settings.endpoint_id.chars().take(7).collect::<String>())
 }
 
-fn address_of(record: &Record) -> Option<Ipv4Addr> {
-    record.networks.get("bridge").and_then(|s| s.ip_address.parse().ok())
+/// Forgets the addresses of a task that has ended; names and what the user asked for stay.
+pub(crate) fn clear(networks: &mut BTreeMap<String, EndpointSettings>) {
+    networks.values_mut().for_each(clear_one);
 }
 
-fn parse_address(text: &str) -> Result<IpAddr, Error> {
-    text.parse().map_err(|_| Error::invalid(format!("{text} is not an IP address")))
+fn clear_one(settings: &mut EndpointSettings) {
+    settings.endpoint_id.clear();
+    settings.gateway.clear();
+    settings.ip_address.clear();
+    settings.ip_prefix_len = 0;
+    settings.mac_address.clear();
+    settings.ipv6_gateway.clear();
+    settings.global_ipv6_address.clear();
+    settings.global_ipv6_prefix_len = 0;
+    settings.dns_names = None;
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|b| format!("{b:02x}")).join(":")
+/// A new endpoint's id.
+fn endpoint_id() -> String {
+    random_hex()
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], Error> {
-    let error = || Error::invalid(format!("invalid MAC address: {text}"));
-    let bytes: Vec<u8> = text
-        .split([':', '-'])
-        .map(|p| u8::from_str_radix(p, 16))
-        .collect::<Result<_, _>>()
-        .map_err(|_| error())?;
-    let mac: [u8; 6] = bytes.try_into().map_err(|_| error())?;
-    // A group address cannot be a station's own.
-    if mac[0] & 1 == 1 { Err(error()) } else { Ok(mac) }
+/// The default routes that `gateways` mean, by the hardware addresses of the sandbox's interfaces.
+fn default_route(
+    endpoints: &BTreeMap<String, EndpointSettings>,
+    gateways: &Gateways,
+    interfaces: &[(String, [u8; 6])],
+) -> DefaultRoute {
+    let interface = |settings: &EndpointSettings| {
+        let mac = addresses::parse_mac(&settings.mac_address).ok()?;
+        interfaces.iter().find(|(_, m)| *m == mac).map(|(name, _)| name.clone())
+    };
+    let side = |network: &Option<String>| endpoints.get(network.as_deref()?);
+    let v4 = side(&gateways.ipv4).and_then(|s| Some((interface(s)?, s.gateway.parse().ok()?)));
+    let v6 = side(&gateways.ipv6).and_then(|s| Some((interface(s)?, s.ipv6_gateway.parse().ok()?)));
+    DefaultRoute { ipv4: v4, ipv6: v6 }
 }
 
-/// The resolver configuration that leads out of this host: systemd-resolved's own where only its stub is listed.
-fn resolver_text() -> String {
-    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
-    let text = read("/etc/resolv.conf");
-    let servers: Vec<&str> =
-        text.lines().filter_map(|l| l.strip_prefix("nameserver")).map(str::trim).collect();
-    if servers == ["127.0.0.53"] {
-        let resolved = read("/run/systemd/resolve/resolv.conf");
-        if !resolved.is_empty() {
-            return resolved;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_route_goes_where_docker_sends_it() {
+        let settings = |gateway: &str, gateway6: &str, gw_priority| EndpointSettings {
+            gateway: gateway.into(),
+            ipv6_gateway: gateway6.into(),
+            gw_priority,
+            ..EndpointSettings::default()
+        };
+        let check = |list: &[(&str, EndpointSettings)], v4: Option<&str>, v6: Option<&str>| {
+            let names: Vec<String> = list.iter().map(|(n, _)| n.to_string()).collect();
+            let all: Vec<_> = names.iter().zip(list.iter().map(|(_, s)| s)).collect();
+            let got = choose_gateways(&all);
+            assert_eq!((got.ipv4.as_deref(), got.ipv6.as_deref()), (v4, v6), "{list:?}");
+        };
+        check(&[], None, None);
+        check(&[("b", settings("1", "", 0)), ("a", settings("1", "", 0))], Some("a"), None);
+        check(&[("a", settings("1", "", 0)), ("b", settings("1", "", 5))], Some("b"), None);
+        check(&[("a", settings("1", "", 0)), ("b", settings("1", "1", 0))], Some("b"), Some("b"));
+        check(&[("a", settings("1", "", 1)), ("b", settings("1", "1", 0))], Some("a"), Some("b"));
+        check(&[("a", settings("", "", 9)), ("b", settings("1", "", 0))], Some("b"), None);
     }
-    text
 }

@@ -4,17 +4,16 @@
 //! runs. Reservations die with the daemon and are taken again by the next one; the rules stay throughout.
 
 use crate::container::Container;
-use crate::error::{During, Error};
+use crate::error::Error;
 use crate::model::{Config, HostConfig};
-use crate::record::Record;
 use network::ports::{PortMapping, Protocol, Reservation};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One published port of a running container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
-    pub host_ip: Ipv4Addr,
+    pub host_ip: IpAddr,
     pub host_port: u16,
     pub container_port: u16,
     /// `tcp`, `udp`, `sctp`.
@@ -24,7 +23,8 @@ pub struct PublishedPort {
 /// A wish: where on the host, `first..=last` (0 for any free port), and which port of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wish {
-    host_ip: Ipv4Addr,
+    /// None for every address.
+    host_ip: Option<IpAddr>,
     first: u16,
     last: u16,
     container_port: u16,
@@ -51,13 +51,7 @@ fn wishes(host: &HostConfig, config: &Config) -> Result<Vec<Wish>, Error> {
         for port in config.exposed_ports.keys() {
             let (container_port, protocol) = parse_port(port)?;
             if !out.iter().any(|w| w.container_port == container_port && w.protocol == protocol) {
-                out.push(Wish {
-                    host_ip: Ipv4Addr::UNSPECIFIED,
-                    first: 0,
-                    last: 0,
-                    container_port,
-                    protocol,
-                });
+                out.push(Wish { host_ip: None, first: 0, last: 0, container_port, protocol });
             }
         }
     }
@@ -95,58 +89,118 @@ fn parse_range(text: &str) -> Result<(u16, u16), Error> {
     }
 }
 
-fn parse_ip(text: &str) -> Result<Ipv4Addr, Error> {
+fn parse_ip(text: &str) -> Result<Option<IpAddr>, Error> {
     if text.is_empty() {
-        return Ok(Ipv4Addr::UNSPECIFIED);
+        return Ok(None);
     }
-    match text.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V4(ip)) => Ok(ip),
-        Ok(std::net::IpAddr::V6(_)) => {
-            Err(Error::unsupported(format!("publishing a port on the IPv6 address {text}")))
-        }
-        Err(_) => Err(Error::invalid(format!("invalid IP address: {text}"))),
+    let ip: IpAddr = text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")))?;
+    if ip == Ipv6Addr::LOCALHOST {
+        // The kernel routes nothing from ::1 to elsewhere, as it does from 127.0.0.1 if told so.
+        return Err(Error::unsupported("publishing a port on ::1"));
     }
+    Ok(Some(ip))
+}
+
+/// Which families lead from the host's ports to the container, and where ports are published that name no address.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Families {
+    pub(crate) ipv4: bool,
+    pub(crate) ipv6: bool,
+    pub(crate) binding: Option<IpAddr>,
 }
 
 /// Reserves all ports that the container wants, or none. Blocking.
-pub(crate) fn reserve(container: &Container) -> Result<Vec<PublishedPort>, Error> {
+pub(crate) fn reserve(container: &Container, families: Families) -> Result<Vec<PublishedPort>, Error> {
     let (host, config) = {
         let record = container.lock();
         (record.host_config.clone(), record.config.clone())
     };
-    if host.network_mode != "bridge" {
+    if !families.ipv4 && !families.ipv6 {
         return Ok(Vec::new());
     }
     let mut held = Vec::new();
     let mut out = Vec::new();
     for wish in wishes(&host, &config)? {
-        let reservation = first_free(&wish)?;
-        out.push(PublishedPort {
-            host_ip: wish.host_ip,
-            host_port: reservation.address().port(),
-            container_port: wish.container_port,
-            protocol: wish.protocol.name().to_string(),
-        });
-        held.push(reservation);
+        for reservation in
+            first_free(&wish, &addresses(&wish, families)?).map_err(|e| endpoint_error(container, e))?
+        {
+            out.push(PublishedPort {
+                host_ip: reservation.address().ip(),
+                host_port: reservation.address().port(),
+                container_port: wish.container_port,
+                protocol: wish.protocol.name().to_string(),
+            });
+            held.push(reservation);
+        }
     }
     *container.reservations.lock().expect("no holder panics") = held;
     Ok(out)
 }
 
-fn first_free(wish: &Wish) -> Result<Reservation, Error> {
+fn addresses(wish: &Wish, families: Families) -> Result<Vec<IpAddr>, Error> {
+    match wish.host_ip.or(families.binding) {
+        None => {
+            let v4 = families.ipv4.then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            Ok(v4.into_iter().chain(families.ipv6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED))).collect())
+        }
+        Some(IpAddr::V6(ip)) if !families.ipv6 => Err(Error::unsupported(format!(
+            "publishing a port on the IPv6 address {ip} for a container without IPv6"
+        ))),
+        Some(IpAddr::V4(ip)) if !families.ipv4 => Err(Error::unsupported(format!(
+            "publishing a port on the IPv4 address {ip} for a container without IPv4"
+        ))),
+        Some(ip) => Ok(vec![ip]),
+    }
+}
+
+/// Docker's sentence around what keeps a port from being published.
+fn endpoint_error(container: &Container, error: Error) -> Error {
+    let record = container.lock();
+    let id = record.networks.values().map(|s| s.endpoint_id.as_str()).find(|id| !id.is_empty()).unwrap_or("");
+    let (name, why) = (&record.name, errors::chain(&error));
+    match error {
+        Error::Internal { .. } => Error::Internal {
+            message: format!(
+                "driver failed programming external connectivity on endpoint {name} ({id}): {why}"
+            ),
+        },
+        other => other,
+    }
+}
+
+/// How often another random port is tried that must be free on two addresses.
+const RANDOM_TRIES: usize = 32;
+
+/// The first port of the range that is free on every address.
+fn first_free(wish: &Wish, addresses: &[IpAddr]) -> Result<Vec<Reservation>, Error> {
+    let reserve_all = |port: u16| {
+        let mut port = port;
+        let mut out = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let reservation = network::ports::reserve(*address, port, wish.protocol)?;
+            port = reservation.address().port();
+            out.push(reservation);
+        }
+        Ok(out)
+    };
+    let random = std::iter::repeat_n(0, if wish.first == 0 { RANDOM_TRIES } else { 0 });
+    let named = (wish.first != 0).then_some(wish.first..=wish.last).into_iter().flatten();
     let mut last = None;
-    for port in wish.first..=wish.last {
-        match network::ports::reserve(wish.host_ip, port, wish.protocol) {
-            Ok(reservation) => return Ok(reservation),
+    for port in random.chain(named) {
+        match reserve_all(port) {
+            Ok(all) => return Ok(all),
             Err(e) => last = Some(e),
         }
     }
-    match last {
-        Some(e @ network::Error::PortTaken { .. }) => Err(e)
-            .during(|| format!("Bind for {}:{} failed: port is already allocated", wish.host_ip, wish.first)),
-        Some(e) => Err(e).during(|| format!("Bind for {}:{} failed", wish.host_ip, wish.first)),
-        None => Err(Error::invalid("an empty port range")),
-    }
+    let at = addresses
+        .first()
+        .map_or_else(String::new, |ip| std::net::SocketAddr::new(*ip, wish.first).to_string());
+    let message = match last {
+        Some(network::Error::PortTaken { .. }) => format!("Bind for {at} failed: port is already allocated"),
+        Some(e) => format!("failed to bind host port for {at}: {}", errors::chain(&e)),
+        None => return Err(Error::invalid("an empty port range")),
+    };
+    Err(Error::Internal { message })
 }
 
 /// Takes the ports of an adopted container again, as far as nobody else has them. Blocking.
@@ -166,24 +220,20 @@ pub(crate) fn reserve_again(container: &Container) {
     *container.reservations.lock().expect("no holder panics") = held;
 }
 
-/// The rules' entries for the container's ports.
-pub(crate) fn mappings(record: &Record, bridge: &str) -> Vec<PortMapping> {
-    let address = record.networks.get("bridge").and_then(|s| s.ip_address.parse().ok());
-    let Some(container_address) = address else { return Vec::new() };
-    record
-        .ports
-        .iter()
-        .filter_map(|p| {
-            Some(PortMapping {
-                host_address: p.host_ip,
-                host_port: p.host_port,
-                container_address,
-                container_port: p.container_port,
-                protocol: parse_protocol(&p.protocol)?,
-                bridge: bridge.to_string(),
-            })
+/// The rules' entries for a container's ports; `sides` are bridge and address of the container for IPv4 and IPv6.
+pub(crate) fn mappings(ports: &[PublishedPort], sides: &[Option<(String, IpAddr)>; 2]) -> Vec<PortMapping> {
+    let mapping = |p: &PublishedPort| {
+        let (bridge, container_address) = sides[usize::from(p.host_ip.is_ipv6())].clone()?;
+        Some(PortMapping {
+            host_address: p.host_ip,
+            host_port: p.host_port,
+            container_address,
+            container_port: p.container_port,
+            protocol: parse_protocol(&p.protocol)?,
+            bridge,
         })
-        .collect()
+    };
+    ports.iter().filter_map(mapping).collect()
 }
 
 #[cfg(test)]
@@ -202,6 +252,29 @@ mod tests {
         for bad in ["x", "9-8", "0-5", "1-2-3", "70000", "-1"] {
             assert!(parse_range(bad).is_err(), "{bad}");
         }
-        assert!(parse_ip("::").is_err());
+        assert_eq!(parse_ip("").unwrap(), None);
+        assert!(parse_ip("::1").is_err() && parse_ip("1.2.3").is_err());
+    }
+
+    #[test]
+    fn addresses_of_a_wish() {
+        let wish = |host_ip: &str| Wish {
+            host_ip: parse_ip(host_ip).unwrap(),
+            first: 0,
+            last: 0,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let check = |host_ip: &str, families: Families, expected: &[&str]| {
+            let got = addresses(&wish(host_ip), families).unwrap();
+            assert_eq!(got.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{host_ip}");
+        };
+        let v4 = Families { ipv4: true, ..Families::default() };
+        let both = Families { ipv6: true, ..v4 };
+        check("", v4, &["0.0.0.0"]);
+        check("", both, &["0.0.0.0", "::"]);
+        check("", Families { binding: Some(Ipv4Addr::LOCALHOST.into()), ..both }, &["127.0.0.1"]);
+        check("10.0.0.1", both, &["10.0.0.1"]);
+        assert!(addresses(&wish("fd00::1"), v4).is_err());
     }
 }

@@ -75,9 +75,12 @@ impl Engine {
     ) -> Result<(), Error> {
         let doing = || format!("push {}", tag.familiar());
         let lease = Arc::new(self.images.lease());
-        if let Some(platform) = platform {
-            self.check_platform(image, platform).await?;
-        }
+        // One of several platforms may be another image than the one that the tag means.
+        let chosen = match platform {
+            Some(platform) => Some(self.image_for(&tag.to_string(), platform).await?),
+            None => None,
+        };
+        let image = chosen.as_ref().unwrap_or(image);
         let whole = platform.is_none() && media_type::is_index(&image.target.media_type);
         let mut target = if whole { &image.target } else { &image.manifest };
         let mut outgoing = self.gather(target, &lease).await.during(doing)?;
@@ -101,19 +104,6 @@ impl Engine {
         drop(progress.send(done).await);
         self.image_event("push", &tag.familiar(), &image.id);
         Ok(())
-    }
-
-    async fn check_platform(&self, image: &Image, wanted: &Platform) -> Result<(), Error> {
-        let (images, id) = (self.images.clone(), image.id);
-        let config = blocking(move || images.config(&id)).await.during(|| "read image config".into())?;
-        if config.platform().satisfies(wanted) {
-            return Ok(());
-        }
-        let message = format!(
-            "image {} was found but does not provide the specified platform ({wanted})",
-            image.id.short()
-        );
-        Err(Error::NoSuchTag { message })
     }
 
     async fn gather(&self, target: &Descriptor, lease: &Arc<image::Lease>) -> Result<Outgoing, image::Error> {

@@ -217,6 +217,9 @@ pub struct Record {
     /// Networks by name, with the addresses while running.
     #[serde(default)]
     pub networks: BTreeMap<String, EndpointSettings>,
+    /// Hardware addresses that were asked for, by network.
+    #[serde(default)]
+    pub wanted_macs: BTreeMap<String, String>,
     /// Published ports, while running.
     #[serde(default)]
     pub ports: Vec<crate::ports::PublishedPort>,

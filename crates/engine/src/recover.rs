@@ -11,6 +11,8 @@
 //! | no shim and no `exit.json`, record says running | killed, recorded as lost |
 //! | mount, shared memory, network namespace, cgroup, runtime state, shim directory without a running container | taken down |
 //! | container paused for a commit | goes on |
+//! | bridge without a network's record; interface of a running container that its record does not know | removed |
+//! | rules and published ports that nobody has | removed, in `networks.rs` |
 //! | snapshot, container directory without a record | removed |
 //! | half-pulled blobs, layers without image | removed |
 //!
@@ -22,7 +24,6 @@ use crate::record::{ContainerId, Record, Status};
 use crate::shim_client::{ShimConnection, ask};
 use crate::{Engine, shim_alive, task};
 use metadata::RecordKind;
-use network::ports::PortMapping;
 use shim_api::{Exit, Request, Response, Status as ShimStatus};
 use std::collections::HashSet;
 use std::path::Path;
@@ -38,11 +39,9 @@ impl Engine {
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Error> {
         let engine = self.clone();
         let records = blocking(move || engine.load_records()).await?;
-        let mut stale = Vec::new();
         for mut record in records {
             if !record.state.status.is_alive() {
                 // They may be another's by now: nothing of them must be given back a second time.
-                stale.extend(crate::ports::mappings(&record, &self.config.bridge));
                 crate::networks::clear(&mut record.networks);
                 record.ports.clear();
             } else {
@@ -62,7 +61,7 @@ impl Engine {
         while adoptions.join_next().await.is_some() {}
         self.end_strays().await;
         let engine = self.clone();
-        blocking(move || engine.sweep(stale)).await?;
+        blocking(move || engine.sweep()).await?;
         self.recovered.send_replace(true);
         for container in containers {
             self.end_lost_commit(&container).await;
@@ -160,7 +159,7 @@ impl Engine {
     }
 
     /// Removes what no running container and no record owns. Blocking.
-    fn sweep(&self, stale: Vec<PortMapping>) -> Result<(), Error> {
+    fn sweep(&self) -> Result<(), Error> {
         let containers = self.list_containers();
         let known: HashSet<String> = containers.iter().map(|c| c.id().to_string()).collect();
         let alive: HashSet<String> =
@@ -185,20 +184,19 @@ impl Engine {
                 self.unstage(&id);
             }
         }
-        self.networks.sweep(&self.config, &alive);
         let running: Vec<Record> =
             containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive()).collect();
-        self.networks.sweep_ports(&self.config, &running);
+        self.networks.sweep(&self.config, &running);
+        self.networks.sweep_ports(&running);
         for container in &containers {
             // Not while its end takes the ports back.
             let remains = container.remains.blocking_lock();
             if container.status().is_alive() {
                 crate::ports::reserve_again(container);
-                self.networks.restore_ports(&self.config, &container.record());
+                self.networks.restore_ports(&container.record());
             }
             drop(remains);
         }
-        self.take_back_ports(&containers, stale);
         self.sweep_cgroups(&alive);
         for id in names_in(&self.config.data_root.join("containers")) {
             if !known.contains(&id) {
@@ -215,19 +213,6 @@ impl Engine {
         self.sweep_volumes()?;
         self.tidy_later();
         Ok(())
-    }
-
-    /// Unpublishes what was published to tasks that are gone and is not published to one that runs.
-    fn take_back_ports(&self, containers: &[Arc<Container>], stale: Vec<PortMapping>) {
-        let alive = containers.iter().filter(|c| c.status().is_alive());
-        let held: Vec<PortMapping> =
-            alive.flat_map(|c| crate::ports::mappings(&c.record(), &self.config.bridge)).collect();
-        for mapping in stale.into_iter().filter(|m| !held.contains(m)) {
-            // One by one: a port that another container has by now is not ours to take.
-            if let Err(e) = network::ports::unpublish(std::slice::from_ref(&mapping)) {
-                tracing::debug!(port = mapping.host_port, error = %errors::chain(&e), "port not taken back");
-            }
-        }
     }
 
     /// Removes the snapshots of containers that are gone. Blocking.
@@ -282,6 +267,10 @@ impl Engine {
             (Status::Restarting, _) => true,
             (Status::Exited, "always") => true,
             (Status::Exited, "unless-stopped") => !state.manually_stopped,
+            (Status::Exited, "on-failure") => {
+                let most = record.host_config.restart_policy.maximum_retry_count;
+                !state.manually_stopped && state.exit_code != 0 && (most == 0 || state.restart_count < most)
+            }
             _ => false,
         };
         if start && state.status == Status::Restarting {

@@ -623,6 +623,7 @@ fn blank_record(config: Config, host_config: HostConfig) -> Record {
         args: Vec::new(),
         mounts: Vec::new(),
         networks: BTreeMap::new(),
+        wanted_macs: BTreeMap::new(),
         ports: Vec::new(),
         state: State::default(),
     }

@@ -27,6 +27,9 @@ pub enum Error {
     /// A manifest, index or config is not what the specification says.
     #[error("invalid {document} {digest}: {reason}")]
     Document { document: &'static str, digest: Digest, reason: String },
+    /// There is such an image, for another platform.
+    #[error("image with reference {name} was found but does not provide the specified platform ({platform})")]
+    OtherPlatform { name: String, platform: Box<Platform> },
     /// The index has no manifest for the platform.
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform { platform: Platform },
@@ -93,7 +96,9 @@ impl Error {
 impl errors::HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::NoSuchImage { .. } | Error::NoPlatform { .. } => Kind::NotFound,
+            Error::NoSuchImage { .. } | Error::NoPlatform { .. } | Error::OtherPlatform { .. } => {
+                Kind::NotFound
+            }
             Error::Ambiguous { .. }
             | Error::TagWithDigest
             | Error::Document { .. }

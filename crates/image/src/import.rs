@@ -78,6 +78,7 @@ impl Images {
             added_ms: now_ms(),
             tagged_ms: None,
         };
+        let platform = resolved.config.platform();
         let mut blobs = resolved.documents;
         blobs.extend(resolved.manifest.layers.iter().map(|layer| layer.digest));
         self.db.write_durable(|tx| {
@@ -87,7 +88,11 @@ impl Images {
                 tx.set_layer_durable(chain_id)?;
             }
             tx.put_image(&row, &blobs)?;
-            point(tx, id, import.references)?;
+            if media_type::is_index(&import.target.media_type) {
+                point_beside(tx, id, import.target, &platform, import.references)?;
+            } else {
+                point(tx, id, import.references)?;
+            }
             // Here and not later, when someone may have removed it again.
             load(tx, &id)
         })
@@ -211,14 +216,53 @@ impl Images {
     }
 }
 
-/// Points `references` at the image `id`.
+/// Points `references` at the image `id`. What they led to by platform is forgotten.
 pub(crate) fn point(tx: &WriteTx<'_>, id: Digest, references: &[Reference]) -> Result<(), Error> {
     for reference in references {
-        let row =
-            metadata::ReferenceRow { repository: reference.name(), label: label(reference)?, image_id: id };
+        let row = row(reference, id)?;
+        tx.delete_platforms(&row.repository, &row.label)?;
         tx.put_reference(&row, now_ms())?;
     }
     Ok(())
+}
+
+/// Points `references` at the image `id`, which was chosen for `platform` from the index `target`. Images of that index
+/// that they lead to already stay beside it, and one for this machine goes before one for another.
+pub(crate) fn point_beside(
+    tx: &WriteTx<'_>,
+    id: Digest,
+    target: &Descriptor,
+    platform: &Platform,
+    references: &[Reference],
+) -> Result<(), Error> {
+    for reference in references {
+        let new = row(reference, id)?;
+        let known = tx.platforms_of_reference(&new.repository, &new.label)?;
+        let before = match tx.reference(&new.repository, &new.label)? {
+            Some(before) => tx.image(&before)?,
+            None => None,
+        };
+        let same = before.filter(|before| before.target.digest == target.digest && !known.is_empty());
+        if same.is_none() {
+            tx.delete_platforms(&new.repository, &new.label)?;
+        }
+        tx.put_platform(&new, &platform.to_string())?;
+        let here = Platform::host();
+        let stays = same.filter(|same| {
+            let for_here = |(name, image): &(String, Digest)| {
+                *image == same.id && name.parse::<Platform>().is_ok_and(|p| p.satisfies(&here))
+            };
+            same.id != id && known.iter().any(for_here) && !platform.satisfies(&here)
+        });
+        if stays.is_none() {
+            tx.put_reference(&new, now_ms())?;
+        }
+    }
+    Ok(())
+}
+
+fn row(reference: &Reference, image_id: Digest) -> Result<metadata::ReferenceRow, Error> {
+    Ok(metadata::ReferenceRow { repository: reference.name(), label: label(reference)?, image_id })
 }
 
 /// The part of a reference behind its repository, as recorded. A digest says more than a tag.

@@ -41,6 +41,15 @@ pub struct Image {
     pub tags: Vec<Reference>,
     /// References with a digest, sorted. `RepoDigests`.
     pub digests: Vec<Reference>,
+    /// References that lead here when this image's platform is asked for: it is one of several of an index.
+    pub platform_of: Vec<Reference>,
+}
+
+impl Image {
+    /// Whether it is there only for its platform, beside the one that its names mean.
+    pub fn is_beside(&self) -> bool {
+        self.tags.is_empty() && self.digests.is_empty() && !self.platform_of.is_empty()
+    }
 }
 
 /// Sizes of one image.

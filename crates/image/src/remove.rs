@@ -8,7 +8,8 @@ use crate::import::label;
 use crate::store::{find, load};
 use crate::{Error, Image, ImageId, Images};
 use metadata::WriteTx;
-use oci::Reference;
+use oci::{Digest, Reference};
+use std::collections::HashSet;
 use std::fmt;
 
 /// How an image is removed.
@@ -62,7 +63,11 @@ impl Images {
         // Asked outside the transaction: whoever answers may hold locks under which others write to the store.
         let id = self.get(name)?.id;
         let users = (how.users)(&id);
-        let (image, plan, parent) = self.db.delete_durable(|tx| {
+        // Other platforms of the same index go with the names that lead to them.
+        let beside = self.beside(&id)?;
+        let unused: HashSet<Digest> =
+            beside.into_iter().filter(|id| (how.users)(&ImageId(*id)).is_empty()).collect();
+        let (image, plan, others, parent) = self.db.delete_durable(|tx| {
             let image = load(tx, &find(tx, name)?)?;
             if image.id != id {
                 let what = format!("{name:?} was just pointed at another image");
@@ -70,8 +75,12 @@ impl Images {
             }
             let family = Family::of(tx, &image.id)?;
             let plan = plan(&image, name, how.force, &users, family.has_children)?;
-            perform(tx, &image, &plan)?;
-            Ok::<_, Error>((image, plan, family.parent))
+            let mut others = perform(tx, &image, &plan)?;
+            others.retain(|other| unused.contains(other));
+            for other in &others {
+                tx.delete_image(other)?;
+            }
+            Ok::<_, Error>((image, plan, others, family.parent))
         })?;
         let mut removed: Vec<Removed> = plan.untag.iter().map(|r| Removed::Untagged(r.familiar())).collect();
         if plan.delete {
@@ -80,10 +89,29 @@ impl Images {
             if !how.no_prune {
                 removed.extend(self.remove_lonely_parents(parent, how)?);
             }
+        }
+        for other in &others {
+            self.forget_config(&ImageId(*other));
+            removed.push(Removed::Deleted(other.to_string()));
+        }
+        if plan.delete || !others.is_empty() {
             let layers = self.collect_garbage()?.layers;
             removed.extend(layers.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
         }
         Ok(removed)
+    }
+
+    /// Images that the names of `id` lead to for other platforms.
+    fn beside(&self, id: &ImageId) -> Result<HashSet<Digest>, Error> {
+        self.db.read(|tx| {
+            let mut out = HashSet::new();
+            for row in tx.references_of(&id.0)? {
+                let known = tx.platforms_of_reference(&row.repository, &row.label)?;
+                out.extend(known.into_iter().map(|(_, image)| image));
+            }
+            out.remove(&id.0);
+            Ok(out)
+        })
     }
 }
 
@@ -102,7 +130,8 @@ impl Images {
             let gone = self.db.delete_durable(|tx| {
                 let Ok(image) = load(tx, &id.0) else { return Ok::<_, Error>(None) };
                 let family = Family::of(tx, &id)?;
-                if family.has_children || !image.tags.is_empty() || !image.digests.is_empty() {
+                let named = !image.tags.is_empty() || !image.digests.is_empty();
+                if family.has_children || named || !image.platform_of.is_empty() {
                     return Ok(None);
                 }
                 tx.delete_image(&id.0)?;
@@ -131,14 +160,25 @@ impl Family {
     }
 }
 
-fn perform(tx: &WriteTx<'_>, image: &Image, plan: &Plan) -> Result<(), Error> {
+/// Does what was planned. Returns the images that lost the last name that led to them.
+fn perform(tx: &WriteTx<'_>, image: &Image, plan: &Plan) -> Result<HashSet<Digest>, Error> {
+    let mut beside = HashSet::new();
     for reference in &plan.untag {
+        let known = tx.platforms_of_reference(&reference.name(), &label(reference)?)?;
+        beside.extend(known.into_iter().map(|(_, image)| image));
         tx.delete_reference(&reference.name(), &label(reference)?)?;
     }
     if plan.delete {
         tx.delete_image(&image.id.0)?;
     }
-    Ok(())
+    beside.remove(&image.id.0);
+    let mut lost = HashSet::new();
+    for other in beside {
+        if tx.references_of(&other)?.is_empty() && tx.platform_references_of(&other)?.is_empty() {
+            lost.insert(other);
+        }
+    }
+    Ok(lost)
 }
 
 fn plan(image: &Image, name: &str, force: bool, users: &[User], has_children: bool) -> Result<Plan, Error> {
@@ -233,7 +273,7 @@ fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci::{Descriptor, Digest};
+    use oci::Descriptor;
 
     fn image(references: &[&str]) -> Image {
         let id = Digest::of(b"config");
@@ -251,6 +291,7 @@ mod tests {
             size_bytes: 0,
             tags,
             digests,
+            platform_of: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{DiskUsage, Error, HistoryEntry, Image, ImageId, Lease, Sizes};
 use content::ContentStore;
 use metadata::{Database, ImageRow, ReadTx, ReferenceRow};
 use oci::image::{ImageConfig, MAX_CONFIG};
-use oci::{Digest, Reference};
+use oci::{Digest, Platform, Reference};
 use snapshot::Snapshotter;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -67,9 +67,16 @@ impl Images {
             for row in tx.list_references()? {
                 references.entry(row.image_id).or_default().push(row);
             }
+            let mut beside: HashMap<Digest, Vec<ReferenceRow>> = HashMap::new();
+            for row in tx.list_platform_references()? {
+                beside.entry(row.image_id).or_default().push(row);
+            }
             let rows = tx.list_images()?.into_iter();
-            rows.map(|row| image(references.remove(&row.id).unwrap_or_default(), row))
-                .collect::<Result<Vec<_>, _>>()
+            let join = |row: ImageRow| {
+                let references = references.remove(&row.id).unwrap_or_default();
+                image(references, beside.remove(&row.id).unwrap_or_default(), row)
+            };
+            rows.map(join).collect::<Result<Vec<_>, _>>()
         })?;
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         Ok(images)
@@ -86,6 +93,30 @@ impl Images {
         self.db.read(|tx| load(tx, &find(tx, name)?))
     }
 
+    /// As [`Images::get`], for `platform`: of what a reference leads to, the image that runs there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Images::get`]; [`Error::OtherPlatform`] when there is the image, but not for `platform`.
+    pub fn get_for(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
+        let image = self.get(name)?;
+        if self.config(&image.id)?.platform().satisfies(platform) {
+            return Ok(image);
+        }
+        let other = || Error::OtherPlatform { name: name.into(), platform: Box::new(platform.clone()) };
+        let Ok(reference) = name.parse::<Reference>().map(Reference::with_default_tag) else {
+            return Err(other());
+        };
+        self.db.read(|tx| {
+            let known = tx.platforms_of_reference(&reference.name(), &label(&reference)?)?;
+            let fits = |text: &str| text.parse::<Platform>().is_ok_and(|p| p.satisfies(platform));
+            match known.iter().find(|(text, _)| fits(text)) {
+                Some((_, id)) => load(tx, id),
+                None => Err(other()),
+            }
+        })
+    }
+
     /// The image with this id.
     pub fn image(&self, id: &ImageId) -> Result<Image, Error> {
         self.db.read(|tx| load(tx, &id.0))
@@ -100,7 +131,20 @@ impl Images {
         let reference = reference.clone().with_default_tag();
         self.db.write_durable(|tx| {
             let id = find(tx, source)?;
-            point(tx, id, std::slice::from_ref(&reference))
+            point(tx, id, std::slice::from_ref(&reference))?;
+            // A second name means all that the first does.
+            let Ok(source) = source.parse::<Reference>().map(Reference::with_default_tag) else {
+                return Ok(());
+            };
+            let (repository, label_of) = (source.name(), label(&source)?);
+            if tx.reference(&repository, &label_of)? != Some(id) {
+                return Ok(());
+            }
+            for (platform, image_id) in tx.platforms_of_reference(&repository, &label_of)? {
+                let row = ReferenceRow { repository: reference.name(), label: label(&reference)?, image_id };
+                tx.put_platform(&row, &platform)?;
+            }
+            Ok(())
         })
     }
 
@@ -244,13 +288,15 @@ pub(crate) fn find(tx: &ReadTx<'_>, name: &str) -> Result<Digest, Error> {
 
 pub(crate) fn load(tx: &ReadTx<'_>, id: &Digest) -> Result<Image, Error> {
     let row = tx.image(id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
-    image(tx.references_of(id)?, row)
+    image(tx.references_of(id)?, tx.platform_references_of(id)?, row)
 }
 
-fn image(references: Vec<ReferenceRow>, row: ImageRow) -> Result<Image, Error> {
+fn image(references: Vec<ReferenceRow>, beside: Vec<ReferenceRow>, row: ImageRow) -> Result<Image, Error> {
+    let parse = |row: &ReferenceRow| format!("{}{}", row.repository, row.label).parse::<Reference>();
     let (mut tags, mut digests) = (Vec::new(), Vec::new());
+    let platform_of = beside.iter().map(parse).collect::<Result<_, _>>()?;
     for row in references {
-        let reference: Reference = format!("{}{}", row.repository, row.label).parse()?;
+        let reference = parse(&row)?;
         if reference.digest().is_some() { digests.push(reference) } else { tags.push(reference) }
     }
     Ok(Image {
@@ -264,6 +310,7 @@ fn image(references: Vec<ReferenceRow>, row: ImageRow) -> Result<Image, Error> {
         size_bytes: row.size_bytes,
         tags,
         digests,
+        platform_of,
     })
 }
 

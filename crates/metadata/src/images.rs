@@ -103,6 +103,44 @@ impl ReadTx<'_> {
             .map_err(|source| Error::Query { what: "list parents of images", source })
     }
 
+    /// The images that a reference leads to by platform, as `os/architecture[/variant]`, in the order of these.
+    pub fn platforms_of_reference(
+        &self,
+        repository: &str,
+        label: &str,
+    ) -> Result<Vec<(String, Digest)>, Error> {
+        self.tx
+            .prepare_cached(
+                "SELECT platform, image_id FROM image_platforms WHERE repository = ?1 AND label = ?2
+                 ORDER BY platform",
+            )
+            .and_then(|mut s| {
+                s.query_map([repository, label], |row| Ok((row.get(0)?, digest(row, 1)?)))?.collect()
+            })
+            .map_err(|source| Error::Query { what: "list platforms of reference", source })
+    }
+
+    /// The references that lead to an image for its platform, by repository and label.
+    pub fn platform_references_of(&self, id: &Digest) -> Result<Vec<ReferenceRow>, Error> {
+        self.tx
+            .prepare_cached(
+                "SELECT repository, label, image_id FROM image_platforms WHERE image_id = ?1
+                 ORDER BY repository, label",
+            )
+            .and_then(|mut s| s.query_map([id.to_string()], reference)?.collect())
+            .map_err(|source| Error::Query { what: "list platform references of image", source })
+    }
+
+    /// All references that lead to images for their platforms.
+    pub fn list_platform_references(&self) -> Result<Vec<ReferenceRow>, Error> {
+        self.tx
+            .prepare_cached(
+                "SELECT repository, label, image_id FROM image_platforms ORDER BY repository, label",
+            )
+            .and_then(|mut s| s.query_map([], reference)?.collect())
+            .map_err(|source| Error::Query { what: "list platform references", source })
+    }
+
     /// The blobs that images keep, each once, by digest.
     pub fn list_image_blobs(&self) -> Result<Vec<Digest>, Error> {
         self.tx
@@ -194,8 +232,32 @@ impl WriteTx<'_> {
             .map_err(|source| Error::Query { what: "note time of tag", source })
     }
 
-    /// Removes a reference. Says whether there was one.
+    /// Has a reference lead to an image for `platform`, besides what it leads to for others.
+    pub fn put_platform(&self, row: &ReferenceRow, platform: &str) -> Result<(), Error> {
+        self.tx
+            .prepare_cached(
+                "INSERT INTO image_platforms (repository, label, platform, image_id) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (repository, label, platform) DO UPDATE SET image_id = excluded.image_id",
+            )
+            .and_then(|mut s| {
+                s.execute(params![row.repository, row.label, platform, row.image_id.to_string()])
+            })
+            .map(|_| ())
+            .map_err(|source| Error::Query { what: "put platform of reference", source })
+    }
+
+    /// Forgets what a reference leads to by platform.
+    pub fn delete_platforms(&self, repository: &str, label: &str) -> Result<(), Error> {
+        self.tx
+            .prepare_cached("DELETE FROM image_platforms WHERE repository = ?1 AND label = ?2")
+            .and_then(|mut s| s.execute([repository, label]))
+            .map(|_| ())
+            .map_err(|source| Error::Query { what: "delete platforms of reference", source })
+    }
+
+    /// Removes a reference, and what it leads to by platform. Says whether there was one.
     pub fn delete_reference(&self, repository: &str, label: &str) -> Result<bool, Error> {
+        self.delete_platforms(repository, label)?;
         self.tx
             .prepare_cached("DELETE FROM image_references WHERE repository = ?1 AND label = ?2")
             .and_then(|mut s| s.execute([repository, label]))

@@ -80,4 +80,14 @@ pub(crate) const STEPS: &[&str] = &[
         uses INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE image_platforms (
+        repository TEXT NOT NULL,
+        label TEXT NOT NULL,
+        platform TEXT NOT NULL,
+        image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, label, platform)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_platforms_by_image ON image_platforms (image_id);
+",
 ];

@@ -3,8 +3,8 @@
 use crate::endpoint::{self, BRIDGE_ALIAS};
 use crate::link::{self, Link, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
-use crate::{Error, Net, Result, firewall, mac, name, sysctl};
-use std::net::Ipv4Addr;
+use crate::{Error, Net, Result, Subnet, firewall, mac, name, sysctl};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A bridge network as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct BridgeConfig {
     pub subnet: Net,
     /// The bridge's own address, in `subnet`.
     pub gateway: Ipv4Addr,
+    /// IPv6 beside IPv4; without it IPv6 is off on the bridge.
+    pub ipv6: Option<BridgeIpv6>,
     pub mtu: u32,
     /// What leaves by another interface gets that interface's address.
     pub masquerade: bool,
@@ -23,6 +25,14 @@ pub struct BridgeConfig {
     pub internal: bool,
     /// Containers of this network may talk to each other. If false, attach them `isolated`.
     pub icc: bool,
+}
+
+/// The IPv6 side of a bridge network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgeIpv6 {
+    pub subnet: Subnet,
+    /// The bridge's own address, in `subnet`.
+    pub gateway: Ipv6Addr,
 }
 
 /// A bridge of ours that exists.
@@ -48,7 +58,12 @@ pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
     name::check_interface(&config.name)?;
     name::check_owner(&config.owner)?;
     if !config.subnet.contains(config.gateway) {
-        return Err(Error::AddressOutside { address: config.gateway, subnet: config.subnet });
+        return Err(Error::AddressOutside { address: config.gateway.into(), subnet: config.subnet.into() });
+    }
+    if let Some(ipv6) = config.ipv6
+        && !ipv6.subnet.contains(ipv6.gateway.into())
+    {
+        return Err(Error::AddressOutside { address: ipv6.gateway.into(), subnet: ipv6.subnet });
     }
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let links = link::list(&socket)?;
@@ -74,14 +89,24 @@ pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
 ///
 /// [`Error::InterfaceTaken`] if the interface is not a bridge of ours; [`Error::Netlink`], [`Error::Firewall`].
 pub fn remove_bridge(name: &str) -> Result<()> {
+    delete_bridge(name)?;
+    // Last: while the bridge is there, so are the rules that guard it.
+    firewall::remove_network(name)
+}
+
+/// Removes the bridge and leaves the rules, for who has deleted the whole table. Harmless if it does not exist.
+///
+/// # Errors
+///
+/// As [`remove_bridge`].
+pub fn delete_bridge(name: &str) -> Result<()> {
     name::check_interface(name)?;
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     if let Some(link) = link::list(&socket)?.iter().find(|l| l.name == name) {
         owner_of(link)?;
         endpoint::delete(&socket, name)?;
     }
-    // Last: while the bridge is there, so are the rules that guard it.
-    firewall::remove_network(name)
+    Ok(())
 }
 
 /// Every bridge of ours in this network namespace, in the kernel's order.
@@ -105,7 +130,7 @@ pub fn list_bridges() -> Result<Vec<Bridge>> {
 pub fn host_subnets() -> Result<Vec<Net>> {
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let mut nets = link::routes(&socket)?;
-    nets.extend(link::addresses(&socket)?.iter().filter_map(|a| Net::new(a.address, a.prefix)));
+    nets.extend(link::addresses(&socket)?.iter().filter_map(|a| Subnet::new(a.address, a.prefix)?.v4()));
     nets.sort();
     nets.dedup();
     Ok(nets)
@@ -128,6 +153,7 @@ fn create(socket: &Socket, config: &BridgeConfig) -> Result<()> {
     let mut request = Request::default();
     request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
         r.text(link::IFLA_IFNAME, &config.name);
+        r.u32(link::IFLA_GROUP, firewall::GROUP);
         // Without an address of its own a bridge takes its ports' lowest, and changes it as they come and go.
         r.attribute(link::IFLA_ADDRESS, &mac::mac_for(config.gateway));
         r.nest(link::IFLA_LINKINFO, |r| r.attribute(link::IFLA_INFO_KIND, b"bridge"));
@@ -142,23 +168,54 @@ fn create(socket: &Socket, config: &BridgeConfig) -> Result<()> {
 fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
     let name = &config.name;
     // IPv6 first, while a new bridge is down: no moment in which it listens to router advertisements.
-    sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), "1", true)?;
     sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0", true)?;
+    // Its link-local address is used at once, to ask for neighbours: waiting for duplicates would cost a second.
+    sysctl::set(&format!("ipv6/conf/{name}/accept_dad"), "0", true)?;
+    let (off, optional) = if config.ipv6.is_some() { ("0", false) } else { ("1", true) };
+    sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), off, optional)?;
     let index = link::index_of(socket, name)?;
     let mut request = Request::default();
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |r| {
         r.u32(link::IFLA_MTU, config.mtu);
+        r.u32(link::IFLA_GROUP, firewall::GROUP);
         r.text(link::IFLA_IFALIAS, &format!("{BRIDGE_ALIAS}{}", config.owner));
     });
-    link::add_address(&mut request, index, config.gateway, config.subnet.prefix());
-    let wanted = (config.gateway, config.subnet.prefix());
-    let others =
-        link::addresses(socket)?.into_iter().filter(|a| a.index == index && (a.address, a.prefix) != wanted);
+    let mut wanted = vec![(IpAddr::V4(config.gateway), config.subnet.prefix())];
+    wanted.extend(config.ipv6.map(|ipv6| (IpAddr::V6(ipv6.gateway), ipv6.subnet.prefix())));
+    wanted.iter().for_each(|(address, prefix)| link::add_address(&mut request, index, *address, *prefix));
+    let others = link::addresses(socket)?
+        .into_iter()
+        .filter(|a| a.index == index && !a.is_link_local() && !wanted.contains(&(a.address, a.prefix)));
     others.for_each(|address| link::delete_address(&mut request, &address));
     socket.transact(&request).map_err(|f| failed(format!("set up bridge {name}"), f.source))?;
-    if config.internal || sysctl::is("ipv4/ip_forward", "1") {
+    if config.internal {
         return Ok(());
     }
-    firewall::close_to_strangers()?;
-    sysctl::set("ipv4/ip_forward", "1", false)
+    let forwards = sysctl::is("ipv4/ip_forward", "1");
+    let forwards6 = config.ipv6.is_none() || sysctl::is("ipv6/conf/all/forwarding", "1");
+    if forwards && forwards6 {
+        return Ok(());
+    }
+    if !forwards {
+        firewall::close_to_strangers()?;
+        sysctl::set("ipv4/ip_forward", "1", false)?;
+    }
+    if !forwards6 {
+        firewall::close_to_strangers()?;
+        keep_listening_to_routers();
+        sysctl::set("ipv6/conf/all/forwarding", "1", false)?;
+    }
+    Ok(())
+}
+
+/// A host that forwards IPv6 stops taking its own routes from router advertisements, unless each interface is told
+/// to go on (`accept_ra` 2). What cannot be told is left as it is.
+fn keep_listening_to_routers() {
+    let Ok(entries) = std::fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
+    for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
+        let setting = format!("ipv6/conf/{name}/accept_ra");
+        if sysctl::is(&setting, "1") {
+            sysctl::set(&setting, "2", true).ok();
+        }
+    }
 }

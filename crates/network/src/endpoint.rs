@@ -2,8 +2,8 @@
 
 use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
-use crate::{Error, Net, Result, name, sandbox};
-use std::net::Ipv4Addr;
+use crate::{Error, Net, Result, name, sandbox, sysctl};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
@@ -31,9 +31,20 @@ pub struct EndpointConfig {
     /// Where the default route goes, in place of one there may be; `None` leaves the routes alone, as for internal
     /// networks and all but one of a container's networks.
     pub gateway: Option<Ipv4Addr>,
+    /// IPv6 beside IPv4; without it IPv6 is off on the interface.
+    pub ipv6: Option<EndpointIpv6>,
     pub mtu: u32,
     /// The bridge passes nothing between two such endpoints. Set it where the network's `icc` is false.
     pub isolated: bool,
+}
+
+/// The IPv6 side of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointIpv6 {
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+    /// As for IPv4.
+    pub gateway: Option<Ipv6Addr>,
 }
 
 /// An endpoint of ours that exists.
@@ -64,7 +75,7 @@ pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
     host.transact(&pair(endpoint, bridge, inside.namespace.as_fd()))
         .map_err(|f| failed(format!("create interface {}", endpoint.host_interface), f.source))?;
     let finished = finish_host_end(&host, endpoint).and_then(|index| {
-        finish_container_end(&inside.route, endpoint)?;
+        finish_container_end(sandbox, &inside.route, endpoint)?;
         wait_for_carrier(&host, index)?;
         wait_for_carrier(&host, bridge)
     });
@@ -209,21 +220,87 @@ fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
 }
 
 /// Gives the sandbox's end its address and sets it up: second, because its carrier is then there at once.
-fn finish_container_end(inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
+fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     let interface = &endpoint.container_interface;
     let index = link::index_of(inside, interface)?;
+    if endpoint.ipv6.is_some() {
+        // While it is down: a container's kernel takes no routes from its neighbours.
+        let settings = [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")];
+        sandbox::inside(sandbox, || {
+            settings.iter().try_for_each(|(name, value)| {
+                sysctl::set(&format!("ipv6/conf/{interface}/{name}"), value, false)
+            })
+        })?;
+    }
     let mut request = Request::default();
-    link::add_address(&mut request, index, endpoint.address, endpoint.prefix);
+    let mut doing = vec![format!("give {interface} the address {}/{}", endpoint.address, endpoint.prefix)];
+    link::add_address(&mut request, index, endpoint.address.into(), endpoint.prefix);
+    if let Some(ipv6) = endpoint.ipv6 {
+        doing.push(format!("give {interface} the address {}/{}", ipv6.address, ipv6.prefix));
+        link::add_address(&mut request, index, ipv6.address.into(), ipv6.prefix);
+    }
+    doing.push(format!("set up interface {interface}"));
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});
-    if let Some(gateway) = endpoint.gateway {
+    let gateways = endpoint.gateway.map(IpAddr::V4).into_iter();
+    for gateway in gateways.chain(endpoint.ipv6.and_then(|i| i.gateway).map(IpAddr::V6)) {
+        doing.push(format!("route {interface} to its gateway"));
         link::add_default_route(&mut request, index, gateway);
     }
     inside.transact(&request).map_err(|f| {
-        let what = match f.message {
-            0 => format!("give {interface} the address {}/{}", endpoint.address, endpoint.prefix),
-            1 => format!("set up interface {interface}"),
-            _ => format!("route {interface} to its gateway"),
-        };
-        failed(what, f.source)
+        let at = usize::try_from(f.message).unwrap_or(usize::MAX);
+        failed(doing.get(at).cloned().unwrap_or_default(), f.source)
     })
+}
+
+/// Where packets of a sandbox go that no network of its own takes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DefaultRoute {
+    /// The sandbox's interface, and the gateway behind it; `None` for no default route.
+    pub ipv4: Option<(String, Ipv4Addr)>,
+    pub ipv6: Option<(String, Ipv6Addr)>,
+}
+
+/// Makes the default routes of the sandbox be as `route` says. Harmless if they are.
+///
+/// # Errors
+///
+/// [`Error::Netlink`], [`Error::Sandbox`], [`Error::InterfaceNotFound`].
+pub fn set_default_route(sandbox: &Path, route: &DefaultRoute) -> Result<()> {
+    let inside = sandbox::open(sandbox)?;
+    let v4 = route.ipv4.as_ref().map(|(name, gateway)| (name, IpAddr::V4(*gateway)));
+    let v6 = route.ipv6.as_ref().map(|(name, gateway)| (name, IpAddr::V6(*gateway)));
+    for (wanted, any) in [(v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (v6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
+        let mut request = Request::default();
+        match wanted {
+            Some((name, gateway)) => {
+                link::add_default_route(&mut request, link::index_of(&inside.route, name)?, gateway);
+            }
+            None => link::delete_default_route(&mut request, any),
+        }
+        match inside.route.transact(&request) {
+            // There was none, or IPv6 is not there at all.
+            Err(f)
+                if wanted.is_none()
+                    && matches!(
+                        f.source.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+                        Some(
+                            rustix::io::Errno::SRCH
+                                | rustix::io::Errno::OPNOTSUPP
+                                | rustix::io::Errno::AFNOSUPPORT
+                        )
+                    ) => {}
+            done => done.map_err(|f| failed("set the default route", f.source))?,
+        }
+    }
+    Ok(())
+}
+
+/// The interfaces of the sandbox with the hardware address each has, in the kernel's order, `lo` aside.
+///
+/// # Errors
+///
+/// [`Error::Netlink`], [`Error::Sandbox`].
+pub fn list_interfaces(sandbox: &Path) -> Result<Vec<(String, [u8; 6])>> {
+    let links = link::list(&sandbox::open(sandbox)?.route)?;
+    Ok(links.into_iter().filter(|l| l.name != "lo").map(|l| (l.name, l.mac)).collect())
 }

@@ -1,16 +1,16 @@
 //! Why a network operation failed.
 
-use crate::Net;
+use crate::Subnet;
 use errors::Kind;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Why a network operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not `a.b.c.d/n`.
-    #[error("{text:?} is not an IPv4 network")]
+    /// Not `address/n`.
+    #[error("{text:?} is not a network in CIDR form")]
     InvalidNet { text: String },
     /// Not a name the kernel and the firewall take for an interface.
     #[error("{name:?} is not an interface name")]
@@ -20,13 +20,13 @@ pub enum Error {
     InvalidOwner { owner: String },
     /// The gateway, or a requested address, is outside the network, or is its first or last address.
     #[error("address {address} cannot be used in {subnet}")]
-    AddressOutside { address: Ipv4Addr, subnet: Net },
+    AddressOutside { address: IpAddr, subnet: Subnet },
     /// The address asked for is in use.
     #[error("address {address} is in use")]
-    AddressTaken { address: Ipv4Addr },
+    AddressTaken { address: IpAddr },
     /// Every address of the network is in use.
     #[error("no address is left in {subnet}")]
-    PoolExhausted { subnet: Net },
+    PoolExhausted { subnet: Subnet },
     /// Every default subnet overlaps something.
     #[error("every default subnet overlaps an address or a route of this host, or another network")]
     NoSubnet,
@@ -47,16 +47,16 @@ pub enum Error {
     Firewall { operation: String, source: io::Error },
     /// A kernel setting could not be read or written.
     #[error("set {path:?} to {value:?}")]
-    Sysctl { path: PathBuf, value: &'static str, source: io::Error },
+    Sysctl { path: PathBuf, value: String, source: io::Error },
     /// The file or the namespace of a sandbox could not be made, entered or removed.
     #[error("{operation} sandbox {path:?}")]
     Sandbox { operation: &'static str, path: PathBuf, source: io::Error },
     /// A port of the host is in use, by a program or by another container.
     #[error("port {address}:{port}/{protocol} is in use")]
-    PortTaken { address: Ipv4Addr, port: u16, protocol: &'static str },
+    PortTaken { address: IpAddr, port: u16, protocol: &'static str },
     /// A port of the host could not be reserved for another reason.
     #[error("bind {address}:{port}/{protocol}")]
-    Bind { address: Ipv4Addr, port: u16, protocol: &'static str, source: io::Error },
+    Bind { address: IpAddr, port: u16, protocol: &'static str, source: io::Error },
 }
 
 impl errors::HasKind for Error {

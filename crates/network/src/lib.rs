@@ -14,8 +14,8 @@
 //! Aliases mark what is ours, so that a daemon that starts can list it and remove what nobody owns; see
 //! [`list_bridges`] and [`list_endpoints`]. The rules are described in [`firewall`].
 //!
-//! Only IPv4. IPv6 is off on our bridges and on what is attached to them, so that a container's router
-//! advertisements reach nobody's routing table (CVE-2020-13401, CVE-2024-32473).
+//! IPv6 is off on bridges of networks without it and on what is attached to them, and nobody listens to a container's
+//! router advertisements (CVE-2020-13401, CVE-2024-32473).
 //!
 //! If someone else's firewall has a FORWARD policy of drop (dockerd sets one with iptables), it also drops our
 //! packets: an accept in one nftables table does not overrule a drop in another. Such a host needs a rule of its own.
@@ -35,18 +35,29 @@ mod net;
 mod netlink;
 mod nft;
 pub mod ports;
+mod resolver;
 mod sandbox;
 mod stats;
+mod subnet;
 mod sysctl;
+mod watch;
 
-pub use bridge::{Bridge, BridgeConfig, ensure_bridge, host_subnets, list_bridges, remove_bridge};
+pub use bridge::{
+    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
+};
 pub use device::give;
-pub use endpoint::{Endpoint, EndpointConfig, attach, detach, list_endpoints};
+pub use endpoint::{
+    DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
+    set_default_route,
+};
 pub use error::Error;
 pub use mac::mac_for;
 pub use net::Net;
-pub use sandbox::{create_sandbox, remove_sandbox};
+pub use resolver::{RESOLVER, open_resolver};
+pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};
 pub use stats::{InterfaceStats, interface_stats};
+pub use subnet::Subnet;
+pub use watch::{Watch, watch};
 
 /// The result of a network operation.
 pub type Result<T> = std::result::Result<T, Error>;

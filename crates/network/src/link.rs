@@ -8,7 +8,7 @@ use crate::netlink::{
 };
 use crate::{Error, Net, Result};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
@@ -18,6 +18,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
@@ -30,6 +31,7 @@ pub(crate) const IFLA_IFALIAS: u16 = 20;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_STATS64: u16 = 23;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
+pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
@@ -42,6 +44,8 @@ pub(crate) const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+/// No waiting for duplicates: addresses are given out by us.
+const IFA_F_NODAD: u8 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -51,6 +55,8 @@ const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
 pub(crate) const AF_BRIDGE: u8 = 7;
 pub(crate) const AF_INET6: u16 = 10;
+/// The same as a family of addresses.
+const INET6: u8 = 10;
 const IFF_UP: u32 = 1;
 const IF_OPER_UP: u8 = 6;
 const RT_TABLE_MAIN: u8 = 254;
@@ -69,6 +75,7 @@ pub(crate) struct Link {
     /// `veth`, `bridge`, … or empty.
     pub(crate) kind: String,
     pub(crate) alias: String,
+    pub(crate) mac: [u8; 6],
     /// The index of the bridge it is a port of.
     pub(crate) master: Option<u32>,
     /// `rtnl_link_stats64`, as far as we read it.
@@ -125,47 +132,74 @@ pub(crate) fn delete(request: &mut Request, name: &str) {
 }
 
 /// Appends: give the interface `index` the address `address`/`prefix`. Harmless if it has it.
-pub(crate) fn add_address(request: &mut Request, index: u32, address: Ipv4Addr, prefix: u8) {
+pub(crate) fn add_address(request: &mut Request, index: u32, address: IpAddr, prefix: u8) {
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-    request.message(RTM_NEWADDR, flags, &ifaddrmsg(prefix, index), |r| {
-        r.attribute(IFA_LOCAL, &address.octets());
-        r.attribute(IFA_ADDRESS, &address.octets());
-        if prefix < 31
-            && let Some(net) = Net::new(address, prefix)
-        {
-            r.attribute(IFA_BROADCAST, &net.last().octets());
+    request.message(RTM_NEWADDR, flags, &ifaddrmsg(address.is_ipv6(), prefix, index), |r| match address {
+        IpAddr::V4(address) => {
+            r.attribute(IFA_LOCAL, &address.octets());
+            r.attribute(IFA_ADDRESS, &address.octets());
+            if prefix < 31
+                && let Some(net) = Net::new(address, prefix)
+            {
+                r.attribute(IFA_BROADCAST, &net.last().octets());
+            }
         }
+        IpAddr::V6(address) => r.attribute(IFA_ADDRESS, &address.octets()),
     });
 }
 
 /// Appends: take the address away from the interface.
 pub(crate) fn delete_address(request: &mut Request, address: &Address) {
-    request.message(RTM_DELADDR, NLM_F_ACK, &ifaddrmsg(address.prefix, address.index), |r| {
-        r.attribute(IFA_LOCAL, &address.address.octets());
+    let header = ifaddrmsg(address.address.is_ipv6(), address.prefix, address.index);
+    request.message(RTM_DELADDR, NLM_F_ACK, &header, |r| match address.address {
+        IpAddr::V4(a) => r.attribute(IFA_LOCAL, &a.octets()),
+        IpAddr::V6(a) => r.attribute(IFA_ADDRESS, &a.octets()),
     });
 }
 
-/// Appends: send what has no other route to `gateway` by the interface `index`.
-pub(crate) fn add_default_route(request: &mut Request, index: u32, gateway: Ipv4Addr) {
-    let header = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
-    request.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &header, |r| {
+/// Appends: send what has no other route to `gateway` by the interface `index`, in place of the route there is; without
+/// a gateway, to the interface itself.
+pub(crate) fn add_default_route(request: &mut Request, index: u32, gateway: IpAddr) {
+    request.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &rtmsg(gateway), |r| {
         r.u32(RTA_OIF, index);
-        r.attribute(RTA_GATEWAY, &gateway.octets());
+        match gateway {
+            IpAddr::V4(a) => r.attribute(RTA_GATEWAY, &a.octets()),
+            IpAddr::V6(a) => r.attribute(RTA_GATEWAY, &a.octets()),
+        }
     });
+}
+
+/// Appends: have no default route of `family`'s kind by any interface.
+pub(crate) fn delete_default_route(request: &mut Request, family: IpAddr) {
+    request.message(RTM_DELROUTE, NLM_F_ACK, &rtmsg(family), |_| {});
+}
+
+fn rtmsg(family: IpAddr) -> [u8; RTMSG_LEN] {
+    let family = if family.is_ipv6() { INET6 } else { AF_INET };
+    [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0]
 }
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) index: u32,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) prefix: u8,
 }
 
-/// Every IPv4 address in the socket's namespace.
+impl Address {
+    /// Whether the kernel gave it to the interface by itself.
+    pub(crate) fn is_link_local(&self) -> bool {
+        matches!(self.address, IpAddr::V6(a) if a.is_unicast_link_local())
+    }
+}
+
+/// Every address in the socket's namespace.
 pub(crate) fn addresses(socket: &Socket) -> Result<Vec<Address>> {
     let mut request = Request::default();
-    request.message(RTM_GETADDR, NLM_F_DUMP, &ifaddrmsg(0, 0), |_| {});
+    let mut header = ifaddrmsg(false, 0, 0);
+    header[0] = AF_UNSPEC;
+    request.message(RTM_GETADDR, NLM_F_DUMP, &header, |_| {});
     let all = dump(socket, &request, "list addresses")?;
     Ok(all
         .iter()
@@ -197,9 +231,10 @@ pub(crate) fn failed(operation: impl Into<String>, source: io::Error) -> Error {
     Error::Netlink { operation: operation.into(), source }
 }
 
-fn ifaddrmsg(prefix: u8, index: u32) -> [u8; IFADDRMSG_LEN] {
+fn ifaddrmsg(is_ipv6: bool, prefix: u8, index: u32) -> [u8; IFADDRMSG_LEN] {
     let [a, b, c, d] = index.to_ne_bytes();
-    [AF_INET, prefix, 0, 0, a, b, c, d]
+    let (family, flags) = if is_ipv6 { (INET6, IFA_F_NODAD) } else { (AF_INET, 0) };
+    [family, prefix, flags, 0, a, b, c, d]
 }
 
 fn parse_link(body: &[u8]) -> Option<Link> {
@@ -209,6 +244,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         match kind {
             IFLA_IFNAME => link.name = read_text(value),
             IFLA_IFALIAS => link.alias = read_text(value),
+            IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
             IFLA_MASTER => link.master = read_u32(value),
             IFLA_LINKINFO => {
                 let kind = Attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
@@ -226,9 +262,15 @@ fn parse_link(body: &[u8]) -> Option<Link> {
 }
 
 fn parse_address(body: &[u8]) -> Option<Address> {
-    let (prefix, index) = (*body.get(1)?, read_u32(body.get(4..)?)?);
-    let local = Attributes(body.get(IFADDRMSG_LEN..)?).find(|(kind, _)| *kind == IFA_LOCAL)?;
-    Some(Address { index, address: read_address(local.1)?, prefix })
+    let (family, prefix, index) = (*body.first()?, *body.get(1)?, read_u32(body.get(4..)?)?);
+    let find =
+        |wanted| Attributes(body.get(IFADDRMSG_LEN..)?).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
+    let address = match family {
+        AF_INET => IpAddr::V4(read_address(find(IFA_LOCAL)?)?),
+        INET6 => IpAddr::from(<[u8; 16]>::try_from(find(IFA_ADDRESS)?).ok()?),
+        _ => return None,
+    };
+    Some(Address { index, address, prefix })
 }
 
 fn parse_route(body: &[u8]) -> Option<Net> {

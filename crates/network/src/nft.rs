@@ -5,9 +5,10 @@
 //! what the expressions mean.
 
 use crate::netlink::{Attributes, Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Request, Socket};
-use crate::{Error, Result};
-use std::net::Ipv4Addr;
+use crate::{Error, Result, Subnet};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -16,6 +17,7 @@ const NFNL_SUBSYS_NFTABLES: u8 = 10;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
@@ -31,6 +33,9 @@ const NLM_F_APPEND: u16 = 0x800;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_OWNER: u32 = 0x2;
+const NFT_TABLE_F_PERSIST: u32 = 0x4;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -68,6 +73,8 @@ const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_REG32_01: u32 = 9;
 const NFT_REG32_02: u32 = 10;
+const NFT_REG32_04: u32 = 12;
+const NFT_REG32_05: u32 = 13;
 
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
@@ -80,6 +87,8 @@ const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
+const NFT_META_IIFGROUP: u32 = 21;
+const NFT_META_OIFGROUP: u32 = 22;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_CT_STATE: u32 = 0;
@@ -99,6 +108,7 @@ const MAX_ELEMENTS: usize = 500;
 
 /// nft's numbers for data types, which only `nft list` reads.
 const TYPE_IPADDR: u32 = 7;
+const TYPE_IP6ADDR: u32 = 8;
 const TYPE_INET_PROTOCOL: u32 = 12;
 const TYPE_INET_SERVICE: u32 = 13;
 const TYPE_IFNAME: u32 = 41;
@@ -114,6 +124,10 @@ pub(crate) enum Type {
     AddressProtoPort,
     /// `ipv4_addr . inet_service`
     AddressPort,
+    /// `ipv6_addr . inet_proto . inet_service`
+    Address6ProtoPort,
+    /// `ipv6_addr . inet_service`
+    Address6Port,
     Verdict,
 }
 
@@ -126,6 +140,10 @@ impl Type {
                 (TYPE_IPADDR << (2 * TYPE_BITS)) | (TYPE_INET_PROTOCOL << TYPE_BITS) | TYPE_INET_SERVICE
             }
             Type::AddressPort => (TYPE_IPADDR << TYPE_BITS) | TYPE_INET_SERVICE,
+            Type::Address6ProtoPort => {
+                (TYPE_IP6ADDR << (2 * TYPE_BITS)) | (TYPE_INET_PROTOCOL << TYPE_BITS) | TYPE_INET_SERVICE
+            }
+            Type::Address6Port => (TYPE_IP6ADDR << TYPE_BITS) | TYPE_INET_SERVICE,
             Type::Verdict => NFT_DATA_VERDICT,
         }
     }
@@ -135,6 +153,8 @@ impl Type {
             Type::Ifname => 16,
             Type::ProtoPort | Type::AddressPort => 8,
             Type::AddressProtoPort => 12,
+            Type::Address6ProtoPort => 24,
+            Type::Address6Port => 20,
             Type::Verdict => 0,
         }
     }
@@ -152,6 +172,11 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone)]
 pub(crate) enum Expr<'a> {
     IsIpv4,
+    IsIpv6,
+    /// `iifgroup n`
+    Iifgroup(u32),
+    /// `oifgroup n`
+    Oifgroup(u32),
     Iifname(&'a str),
     NotOifname(&'a str),
     IifnameIn(&'a str),
@@ -160,10 +185,10 @@ pub(crate) enum Expr<'a> {
     IifnameVmap(&'a str),
     /// `oifname vmap @…`
     OifnameVmap(&'a str),
-    /// `ip saddr a/n`; only behind `IsIpv4`.
-    Saddr(Ipv4Addr, Ipv4Addr),
-    /// `ip daddr a/n`; only behind `IsIpv4`.
-    Daddr(Ipv4Addr, Ipv4Addr),
+    /// `ip saddr a/n` or `ip6 saddr a/n`; only behind `IsIpv4` or `IsIpv6`.
+    Saddr(Subnet),
+    /// `ip daddr a/n` or `ip6 daddr a/n`; only behind `IsIpv4` or `IsIpv6`.
+    Daddr(Subnet),
     /// Any of the bits of `ct state`.
     CtState(u32),
     /// Any of the bits of `ct status`.
@@ -174,6 +199,20 @@ pub(crate) enum Expr<'a> {
     DnatByAddress(&'a str),
     /// `dnat ip to meta l4proto . th dport map @…`
     DnatByPort(&'a str),
+    /// `dnat ip6 to ip6 daddr . meta l4proto . th dport map @…`
+    DnatByAddress6(&'a str),
+    /// `dnat ip6 to meta l4proto . th dport map @…`
+    DnatByPort6(&'a str),
+    /// `meta l4proto n`
+    L4Proto(u8),
+    /// `th dport n`; only behind `L4Proto`.
+    Dport(u16),
+    /// `th sport n`; only behind `L4Proto`.
+    Sport(u16),
+    /// `th dport set n`, no state kept; only behind `L4Proto`, which it is given again for the checksum.
+    SetDport(u8, u16),
+    /// `th sport set n`, likewise.
+    SetSport(u8, u16),
     Masquerade,
     Verdict(Verdict),
 }
@@ -186,6 +225,9 @@ pub(crate) enum Value {
     Verdict(Verdict),
     Bytes(Vec<u8>),
 }
+
+/// Whether the kernel lets a table belong to a socket and outlive it: Linux 6.9.
+static CAN_OWN: AtomicBool = AtomicBool::new(true);
 
 /// Changes to the table `inet <table>`.
 #[derive(Debug)]
@@ -201,10 +243,29 @@ impl Batch {
         Batch { request, table }
     }
 
-    /// Makes the table unless it exists.
+    /// Makes the table unless it exists, and makes it ours alone where the kernel can: nobody else then changes or
+    /// flushes it while this process lives, and it stays when the process ends.
     pub(crate) fn table(&mut self) {
+        self.table_with(if CAN_OWN.load(Ordering::Relaxed) {
+            NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST
+        } else {
+            0
+        });
+    }
+
+    /// Makes the table unless it exists; anybody may change it.
+    pub(crate) fn open_table(&mut self) {
+        self.table_with(0);
+    }
+
+    fn table_with(&mut self, flags: u32) {
         let table = self.table;
-        self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, |r| r.text(NFTA_TABLE_NAME, table));
+        self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE, |r| {
+            r.text(NFTA_TABLE_NAME, table);
+            if flags != 0 {
+                r.be32(NFTA_TABLE_FLAGS, flags);
+            }
+        });
     }
 
     /// Deletes the table and all in it. It must exist.
@@ -300,12 +361,17 @@ impl Batch {
 
     /// Carries the batch out. `operation` says what it is for.
     pub(crate) fn commit(mut self, operation: &str) -> Result<()> {
+        self.end();
+        with_kept(true, |socket| socket.transact(&self.request)).map_err(|f| self.failed(operation, f))
+    }
+
+    fn end(&mut self) {
         self.request.message(NFNL_MSG_BATCH_END, 0, &batch_header(), |_| {});
-        let result = with_socket(|socket| socket.transact(&self.request));
-        result.map_err(|f| {
-            let operation = format!("{operation}, message {} of {}", f.message, self.request.len());
-            Error::Firewall { operation, source: f.source }
-        })
+    }
+
+    fn failed(&self, operation: &str, failure: Failure) -> Error {
+        let operation = format!("{operation}, message {} of {}", failure.message, self.request.len());
+        Error::Firewall { operation, source: failure.source }
     }
 
     fn elements(&mut self, kind: u16, flags: u16, set: &str, elements: &[(Vec<u8>, Value)]) {
@@ -328,31 +394,63 @@ impl Batch {
     }
 }
 
-/// The socket of the last batch, and the inode of the namespace it is in.
+/// A socket that is kept, and what for.
+struct Kept {
+    /// The inode of the network namespace it is in.
+    namespace: u64,
+    /// For batches; else for questions.
+    batches: bool,
+    socket: Socket,
+}
+
+/// The sockets of batches and questions so far, one of each for a namespace.
 ///
 /// Closing a socket waits until the kernel has freed what batches deleted, about 10 ms, and holds up every other batch
 /// in the namespace meanwhile. A batch itself takes some 50 µs. The open socket keeps its namespace, so the inode
-/// cannot come to mean another one.
-static SOCKET: Mutex<Option<(u64, Socket)>> = Mutex::new(None);
+/// cannot come to mean another one. The socket of batches also owns the table: closing it would give that up.
+static SOCKETS: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
-/// Calls `work` with the socket that is kept for the calling thread's network namespace.
+/// Calls `work` with the socket for questions that is kept for the calling thread's network namespace.
 pub(crate) fn with_socket<T>(
+    work: impl FnOnce(&Socket) -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
+    with_kept(false, work)
+}
+
+fn with_kept<T>(
+    batches: bool,
     work: impl FnOnce(&Socket) -> std::result::Result<T, Failure>,
 ) -> std::result::Result<T, Failure> {
     let failure = |source| Failure { message: 0, source };
     let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(failure)?.ino();
-    let mut slot = SOCKET.lock().unwrap_or_else(PoisonError::into_inner);
-    // Out of the slot while in use: one that fails may have answers left to read, and is not used again.
-    let socket = match slot.take() {
-        Some((inode, socket)) if inode == namespace => socket,
-        _ => Socket::netfilter().map_err(failure)?,
+    let mut sockets = SOCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = match sockets.iter().position(|k| k.namespace == namespace && k.batches == batches) {
+        Some(index) => index,
+        None => {
+            sockets.push(Kept { namespace, batches, socket: Socket::netfilter().map_err(failure)? });
+            sockets.len() - 1
+        }
     };
-    let done = work(&socket)?;
-    *slot = Some((namespace, socket));
-    Ok(done)
+    let done = work(&sockets[index].socket);
+    if let Err(f) = &done {
+        // A question that failed may have left answers to read. A batch has read all of them, unless they did not fit.
+        let lost = f.source.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error());
+        if !batches || lost {
+            sockets.swap_remove(index);
+        }
+    }
+    done
 }
 
-/// The keys and values of the elements of `set` in the table `inet <table>`; none if there is no such set.
+/// Carries `batch` out on a socket of its own, in the calling thread's namespace.
+pub(crate) fn commit_apart(mut batch: Batch, operation: &str) -> Result<()> {
+    batch.end();
+    let done = Socket::netfilter().map_err(|source| Failure { message: 0, source });
+    done.and_then(|socket| socket.transact(&batch.request)).map_err(|f| batch.failed(operation, f))
+}
+
+/// The keys and values of the elements of `set` in the table `inet <table>`; none if there is no such set. Elements of
+/// plain sets, and verdicts, have an empty value.
 pub(crate) fn list_elements(table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut request = Request::default();
     let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | NFT_MSG_GETSETELEM;
@@ -374,12 +472,17 @@ pub(crate) fn list_elements(table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<
         let list = nested(body.get(4..).unwrap_or_default(), NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
         for (_, element) in Attributes(&list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
             let data = |kind| nested(element, kind).and_then(|data| nested(&data, NFTA_DATA_VALUE));
-            if let (Some(key), Some(value)) = (data(NFTA_SET_ELEM_KEY), data(NFTA_SET_ELEM_DATA)) {
-                out.push((key, value));
+            if let Some(key) = data(NFTA_SET_ELEM_KEY) {
+                out.push((key, data(NFTA_SET_ELEM_DATA).unwrap_or_default()));
             }
         }
     }
     Ok(out)
+}
+
+/// Finds out whether tables can be owned; called when making one was refused. Whether that is news.
+pub(crate) fn cannot_own() -> bool {
+    CAN_OWN.swap(false, Ordering::Relaxed)
 }
 
 /// An interface name as a key.
@@ -423,14 +526,27 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
             meta(r, NFT_META_NFPROTO, NFT_REG_1);
             cmp(r, NFT_CMP_EQ, &[NFPROTO_IPV4]);
         }
+        Expr::IsIpv6 => {
+            meta(r, NFT_META_NFPROTO, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &[NFPROTO_IPV6]);
+        }
+        Expr::Iifgroup(group) => {
+            meta(r, NFT_META_IIFGROUP, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &group.to_ne_bytes());
+        }
+        Expr::Oifgroup(group) => {
+            meta(r, NFT_META_OIFGROUP, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &group.to_ne_bytes());
+        }
         Expr::Iifname(name) => interface(r, NFT_META_IIFNAME, NFT_CMP_EQ, name),
         Expr::NotOifname(name) => interface(r, NFT_META_OIFNAME, NFT_CMP_NEQ, name),
         Expr::IifnameIn(set) => interface_in(r, NFT_META_IIFNAME, set, None),
         Expr::OifnameIn(set) => interface_in(r, NFT_META_OIFNAME, set, None),
         Expr::IifnameVmap(map) => interface_in(r, NFT_META_IIFNAME, map, Some(NFT_REG_VERDICT)),
         Expr::OifnameVmap(map) => interface_in(r, NFT_META_OIFNAME, map, Some(NFT_REG_VERDICT)),
-        Expr::Saddr(address, mask) => masked_address(r, 12, *address, *mask),
-        Expr::Daddr(address, mask) => masked_address(r, 16, *address, *mask),
+        // Where the address is in an IPv4 and in an IPv6 header.
+        Expr::Saddr(subnet) => masked_address(r, if subnet.is_ipv6() { 8 } else { 12 }, *subnet),
+        Expr::Daddr(subnet) => masked_address(r, if subnet.is_ipv6() { 24 } else { 16 }, *subnet),
         Expr::CtState(bits) => ct_bits(r, NFT_CT_STATE, *bits),
         Expr::CtStatus(bits) => ct_bits(r, NFT_CT_STATUS, *bits),
         Expr::ForThisHost => {
@@ -445,13 +561,38 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
             payload(r, NFT_PAYLOAD_NETWORK_HEADER, 16, 4, NFT_REG_1);
             meta(r, NFT_META_L4PROTO, NFT_REG32_01);
             payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_02);
-            dnat(r, map);
+            dnat(r, map, NFPROTO_IPV4);
         }
         Expr::DnatByPort(map) => {
             meta(r, NFT_META_L4PROTO, NFT_REG_1);
             payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_01);
-            dnat(r, map);
+            dnat(r, map, NFPROTO_IPV4);
         }
+        Expr::DnatByAddress6(map) => {
+            payload(r, NFT_PAYLOAD_NETWORK_HEADER, 24, 16, NFT_REG_1);
+            meta(r, NFT_META_L4PROTO, NFT_REG32_04);
+            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_05);
+            dnat(r, map, NFPROTO_IPV6);
+        }
+        Expr::DnatByPort6(map) => {
+            meta(r, NFT_META_L4PROTO, NFT_REG_1);
+            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_01);
+            dnat(r, map, NFPROTO_IPV6);
+        }
+        Expr::L4Proto(protocol) => {
+            meta(r, NFT_META_L4PROTO, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &[*protocol]);
+        }
+        Expr::Sport(port) => {
+            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &port.to_be_bytes());
+        }
+        Expr::Dport(port) => {
+            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &port.to_be_bytes());
+        }
+        Expr::SetSport(protocol, port) => set_port(r, 0, *protocol, *port),
+        Expr::SetDport(protocol, port) => set_port(r, 2, *protocol, *port),
         Expr::Masquerade => expr(r, "masq", |_| {}),
         Expr::Verdict(verdict) => expr(r, "immediate", |r| {
             r.be32(1, NFT_REG_VERDICT);
@@ -515,21 +656,48 @@ fn payload(r: &mut Request, base: u32, offset: u32, length: u32, register: u32) 
     });
 }
 
-/// `NFTA_BITWISE_SREG`, `_DREG`, `_LEN`, `_MASK`, `_XOR`.
-fn bitwise(r: &mut Request, mask: [u8; 4]) {
-    expr(r, "bitwise", |r| {
+/// Writes a port into the transport header and corrects its checksum: `NFTA_IMMEDIATE_DREG`, `_DATA`, then
+/// `NFTA_PAYLOAD_SREG`, `_BASE`, `_OFFSET`, `_LEN`, `_CSUM_TYPE` (`NFT_PAYLOAD_CSUM_INET`), `_CSUM_OFFSET`.
+fn set_port(r: &mut Request, offset: u32, protocol: u8, port: u16) {
+    expr(r, "immediate", |r| {
         r.be32(1, NFT_REG_1);
-        r.be32(2, NFT_REG_1);
-        r.be32(3, 4);
-        r.nest(4, |r| r.attribute(NFTA_DATA_VALUE, &mask));
-        r.nest(5, |r| r.attribute(NFTA_DATA_VALUE, &[0; 4]));
+        r.nest(2, |r| r.attribute(NFTA_DATA_VALUE, &port.to_be_bytes()));
+    });
+    expr(r, "payload", |r| {
+        r.be32(5, NFT_REG_1);
+        r.be32(2, NFT_PAYLOAD_TRANSPORT_HEADER);
+        r.be32(3, offset);
+        r.be32(4, 2);
+        r.be32(6, 1);
+        // TCP's checksum is at 16, UDP's at 6.
+        r.be32(7, if protocol == 6 { 16 } else { 6 });
     });
 }
 
-fn masked_address(r: &mut Request, offset: u32, address: Ipv4Addr, mask: Ipv4Addr) {
-    payload(r, NFT_PAYLOAD_NETWORK_HEADER, offset, 4, NFT_REG_1);
-    bitwise(r, mask.octets());
-    cmp(r, NFT_CMP_EQ, &address.octets());
+/// `NFTA_BITWISE_SREG`, `_DREG`, `_LEN`, `_MASK`, `_XOR`.
+fn bitwise(r: &mut Request, mask: &[u8]) {
+    let length = u32::try_from(mask.len()).expect("a mask is an address or four bytes");
+    expr(r, "bitwise", |r| {
+        r.be32(1, NFT_REG_1);
+        r.be32(2, NFT_REG_1);
+        r.be32(3, length);
+        r.nest(4, |r| r.attribute(NFTA_DATA_VALUE, mask));
+        r.nest(5, |r| r.attribute(NFTA_DATA_VALUE, &vec![0; mask.len()]));
+    });
+}
+
+fn masked_address(r: &mut Request, offset: u32, subnet: Subnet) {
+    let (address, ones) = match subnet.address() {
+        IpAddr::V4(address) => (address.octets().to_vec(), u128::MAX << 96),
+        IpAddr::V6(address) => (address.octets().to_vec(), u128::MAX),
+    };
+    let width = 8 * u32::try_from(address.len()).expect("4 or 16");
+    let host_bits = width - u32::from(subnet.prefix());
+    let mask = ones & (u128::MAX << (128 - width)).checked_shl(host_bits).unwrap_or(0);
+    let mask = mask.to_be_bytes();
+    payload(r, NFT_PAYLOAD_NETWORK_HEADER, offset, width / 8, NFT_REG_1);
+    bitwise(r, &mask[..address.len()]);
+    cmp(r, NFT_CMP_EQ, &address);
 }
 
 /// `NFTA_CT_DREG`, `NFTA_CT_KEY`; the bits are in host byte order.
@@ -538,18 +706,18 @@ fn ct_bits(r: &mut Request, key: u32, bits: u32) {
         r.be32(1, NFT_REG_1);
         r.be32(2, key);
     });
-    bitwise(r, bits.to_ne_bytes());
+    bitwise(r, &bits.to_ne_bytes());
     cmp(r, NFT_CMP_NEQ, &[0; 4]);
 }
 
 /// Looks the key in register 1 up, and sends the packet to the address and port found: `NFTA_NAT_TYPE`, `_FAMILY`,
 /// `_REG_ADDR_MIN`, `_REG_PROTO_MIN`.
-fn dnat(r: &mut Request, map: &str) {
+fn dnat(r: &mut Request, map: &str, family: u8) {
     lookup(r, map, Some(NFT_REG_1));
     expr(r, "nat", |r| {
         r.be32(1, NFT_NAT_DNAT);
-        r.be32(2, u32::from(NFPROTO_IPV4));
+        r.be32(2, u32::from(family));
         r.be32(3, NFT_REG_1);
-        r.be32(5, NFT_REG32_01);
+        r.be32(5, if family == NFPROTO_IPV6 { NFT_REG32_04 } else { NFT_REG32_01 });
     });
 }

@@ -15,7 +15,8 @@
 use crate::nft::{Batch, Value};
 use crate::{Error, Result, conntrack, firewall, name, sysctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// A transport with ports.
@@ -48,10 +49,11 @@ impl Protocol {
 /// One published port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortMapping {
-    /// The address of this host; 0.0.0.0 for all of them.
-    pub host_address: Ipv4Addr,
+    /// The address of this host; 0.0.0.0 or :: for all of that family.
+    pub host_address: IpAddr,
     pub host_port: u16,
-    pub container_address: Ipv4Addr,
+    /// Of the same family.
+    pub container_address: IpAddr,
     pub container_port: u16,
     pub protocol: Protocol,
     /// The bridge the container is on.
@@ -61,36 +63,35 @@ pub struct PortMapping {
 /// Keeps a port of this host from other programs and other containers until it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    address: SocketAddrV4,
+    address: SocketAddr,
     #[expect(dead_code, reason = "holds the port; nobody talks on it")]
     socket: Option<OwnedFd>,
 }
 
 impl Reservation {
     /// The address and port that are reserved; the port is the kernel's choice if 0 was asked for.
-    pub fn address(&self) -> SocketAddrV4 {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
 /// Reserves `port` (0: any free one) of `address` in this network namespace. The socket is close-on-exec.
 ///
-/// SCTP is not checked, because few kernels have its sockets; port 0 is then refused.
+/// SCTP is not checked, because few kernels have its sockets; for port 0 it gets a number that is free for TCP.
 ///
 /// # Errors
 ///
 /// [`Error::PortTaken`], also for a port whose last connection the kernel still remembers (`TIME_WAIT`);
 /// [`Error::Bind`], of which `AddrNotAvailable` says that the address is not this host's.
-pub fn reserve(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<Reservation> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
-        Protocol::Sctp if port > 0 => {
-            return Ok(Reservation { address: SocketAddrV4::new(address, port), socket: None });
-        }
-        Protocol::Sctp => return Err(bind_error(address, port, protocol, rustix::io::Errno::PROTONOSUPPORT)),
+pub fn reserve(address: IpAddr, port: u16, protocol: Protocol) -> Result<Reservation> {
+    let wanted = SocketAddr::new(address, port);
+    let bound = match protocol {
+        Protocol::Tcp => bind(wanted, SocketType::STREAM),
+        Protocol::Udp => bind(wanted, SocketType::DGRAM),
+        Protocol::Sctp if port > 0 => Ok(Reservation { address: wanted, socket: None }),
+        Protocol::Sctp => bind(wanted, SocketType::STREAM).map(|r| Reservation { socket: None, ..r }),
     };
-    bind(SocketAddrV4::new(address, port), kind).map_err(|errno| bind_error(address, port, protocol, errno))
+    bound.map_err(|errno| bind_error(address, port, protocol, errno))
 }
 
 /// Publishes every mapping, or none. Repeating it is harmless. Reserve the ports before.
@@ -102,7 +103,8 @@ pub fn reserve(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<Reser
 pub fn publish(mappings: &[PortMapping]) -> Result<()> {
     for mapping in mappings {
         name::check_interface(&mapping.bridge)?;
-        if mapping.host_address.is_unspecified() || mapping.host_address.is_loopback() {
+        let by_loopback = mapping.host_address.is_unspecified() || mapping.host_address.is_loopback();
+        if mapping.host_address.is_ipv4() && by_loopback {
             // Lets the host's own packets from 127.0.0.1 out to the bridge, and the answers in.
             sysctl::set(&format!("ipv4/conf/{}/route_localnet", mapping.bridge), "1", false)?;
         }
@@ -134,20 +136,18 @@ pub fn unpublish(mappings: &[PortMapping]) -> Result<()> {
     conntrack::forget_udp(mappings)
 }
 
-/// Takes back every mapping to an address in `subnet` that is not in `keep`: what daemons that were killed left. How
-/// many there were.
+/// Takes back every mapping that is not in `keep`: what daemons that were killed left. How many there were.
 ///
 /// # Errors
 ///
 /// [`Error::Firewall`].
-pub fn retain(subnet: crate::Net, keep: &[PortMapping]) -> Result<usize> {
+pub fn retain(keep: &[PortMapping]) -> Result<usize> {
     let mut removed = 0;
     for (map, wanted) in elements(keep) {
-        let ours =
-            |value: &[u8]| value.first_chunk().is_some_and(|a: &[u8; 4]| subnet.contains(Ipv4Addr::from(*a)));
-        let stale: Vec<(Vec<u8>, Value)> = crate::nft::list_elements(firewall::TABLE, map)?
+        let wanted: HashSet<Vec<u8>> = wanted.into_iter().map(|(key, _)| key).collect();
+        let stale: Vec<(Vec<u8>, Value)> = crate::nft::list_elements(firewall::table(), map)?
             .into_iter()
-            .filter(|(key, value)| ours(value) && !wanted.iter().any(|(kept, _)| kept == key))
+            .filter(|(key, _)| !wanted.contains(key))
             .map(|(key, value)| (key, Value::Bytes(value)))
             .collect();
         if !stale.is_empty() {
@@ -161,14 +161,30 @@ pub fn retain(subnet: crate::Net, keep: &[PortMapping]) -> Result<usize> {
 /// A map of the table and what goes into it.
 type MapElements = (&'static str, Vec<(Vec<u8>, Value)>);
 
-fn elements(mappings: &[PortMapping]) -> [MapElements; 2] {
-    let (any, at): (Vec<_>, Vec<_>) = mappings.iter().partition(|m| m.host_address.is_unspecified());
-    let value =
-        |m: &PortMapping| Value::Bytes([m.container_address.octets(), port(m.container_port)].concat());
+fn elements(mappings: &[PortMapping]) -> [MapElements; 4] {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    let value = |m: &PortMapping| {
+        Value::Bytes([octets(m.container_address), port(m.container_port).to_vec()].concat())
+    };
     let key = |m: &PortMapping| [[m.protocol.number(), 0, 0, 0], port(m.host_port)].concat();
-    let at = at.iter().map(|m| ([&m.host_address.octets()[..], &key(m)].concat(), value(m))).collect();
-    let any = any.iter().map(|m| (key(m), value(m))).collect();
-    [(firewall::PORTS_AT, at), (firewall::PORTS_ANY, any)]
+    let of = |is_ipv6: bool, any: bool| {
+        let fits = move |m: &&PortMapping| {
+            m.host_address.is_ipv6() == is_ipv6 && m.host_address.is_unspecified() == any
+        };
+        mappings.iter().filter(fits)
+    };
+    let at =
+        |is_ipv6| of(is_ipv6, false).map(|m| ([octets(m.host_address), key(m)].concat(), value(m))).collect();
+    let any = |is_ipv6| of(is_ipv6, true).map(|m| (key(m), value(m))).collect();
+    [
+        (firewall::PORTS_AT, at(false)),
+        (firewall::PORTS_ANY, any(false)),
+        (firewall::PORTS6_AT, at(true)),
+        (firewall::PORTS6_ANY, any(true)),
+    ]
 }
 
 /// A port in a part of a key: network byte order, padded to four bytes.
@@ -192,14 +208,19 @@ fn taken(error: Error, mappings: &[PortMapping]) -> Error {
     }
 }
 
-fn bind(address: SocketAddrV4, kind: SocketType) -> rustix::io::Result<Reservation> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+fn bind(address: SocketAddr, kind: SocketType) -> rustix::io::Result<Reservation> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        // The same port of IPv4 has a reservation of its own.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
     rustix::net::bind(&socket, &address)?;
     let bound = rustix::net::getsockname(&socket)?;
-    Ok(Reservation { address: SocketAddrV4::try_from(bound)?, socket: Some(socket) })
+    Ok(Reservation { address: SocketAddr::try_from(bound)?, socket: Some(socket) })
 }
 
-fn bind_error(address: Ipv4Addr, port: u16, protocol: Protocol, errno: rustix::io::Errno) -> Error {
+fn bind_error(address: IpAddr, port: u16, protocol: Protocol, errno: rustix::io::Errno) -> Error {
     let protocol = protocol.name();
     match errno {
         rustix::io::Errno::ADDRINUSE => Error::PortTaken { address, port, protocol },

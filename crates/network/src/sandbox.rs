@@ -61,6 +61,18 @@ pub fn remove_sandbox(path: &Path) -> Result<()> {
     }
 }
 
+/// Writes one kernel setting of the sandbox: `name` is a path below `/proc/sys/net`, of plain parts.
+///
+/// # Errors
+///
+/// [`Error::Sysctl`], [`Error::Sandbox`].
+pub fn set_sandbox_sysctl(path: &Path, name: &str, value: &str) -> Result<()> {
+    if name.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(Error::InvalidText { what: "setting", value: name.into() });
+    }
+    inside(path, || sysctl::set(name, value, false))
+}
+
 fn fill_new_namespace(path: &Path) -> Result<()> {
     sys::netns::unshare_network().map_err(|source| sandbox_error("make", path, source))?;
     // Interfaces made later copy these. `lo` keeps ::1, as in Docker.
@@ -91,6 +103,17 @@ pub(crate) fn open(path: &Path) -> Result<Sandbox> {
         Socket::route().map_err(|source| failed("open a netlink socket", source))
     })?;
     Ok(Sandbox { namespace, route })
+}
+
+/// Runs `work` in the sandbox at `path`, on a thread of its own.
+pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| sandbox_error("open", path, errno.into()))?;
+    on_thread(path, || {
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| sandbox_error("enter", path, errno.into()))?;
+        work()
+    })
 }
 
 /// Small: such a thread makes a few calls. The default of 2 MiB costs a larger mapping.

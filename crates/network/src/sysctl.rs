@@ -7,7 +7,7 @@ use std::path::Path;
 ///
 /// With `optional`, a kernel that lacks the setting (one without IPv6) is fine. Names come from this crate, with
 /// interface names that were checked.
-pub(crate) fn set(name: &str, value: &'static str, optional: bool) -> Result<()> {
+pub(crate) fn set(name: &str, value: &str, optional: bool) -> Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
     let result = std::fs::read(&path).and_then(|now| {
         if now.trim_ascii() == value.as_bytes() { Ok(()) } else { std::fs::write(&path, value) }
@@ -17,7 +17,7 @@ pub(crate) fn set(name: &str, value: &'static str, optional: bool) -> Result<()>
             drop(source);
             Ok(())
         }
-        Err(source) => Err(Error::Sysctl { path, value, source }),
+        Err(source) => Err(Error::Sysctl { path, value: value.into(), source }),
         Ok(()) => Ok(()),
     }
 }

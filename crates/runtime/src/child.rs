@@ -3,6 +3,7 @@
 use crate::channel::{Channel, Kind};
 use crate::plan::{Filter, Gate, Plan, Step};
 use crate::procfs::Proc;
+use crate::program;
 use crate::steps::{World, home_entry, perform};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -37,7 +38,8 @@ impl Failure {
 pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     let mut world = World::new(channel, proc, env);
-    let failure = match walk(steps, &mut world, &args) {
+    let has_other_formats = program::has_other_formats();
+    let failure = match walk(steps, &mut world, &args, has_other_formats) {
         Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds, ignored),
         Ok(End { program, launch: Some((gate, filter)) }) => {
             launch(&program, args, gate, filter.as_deref(), &world, preserve_fds, ignored)
@@ -45,6 +47,11 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
         Err(failure) => failure,
     };
     drop(world.channel.send(Kind::Failed, &failure.text));
+    if let Some(gate) = &world.gate {
+        // After the gate nobody listens to the channel but `run`; `start` listens here.
+        let text = &failure.text.as_bytes()[..failure.text.len().min(4095)];
+        let _ = rustix::io::write(gate, &[&[Kind::Failed as u8], text].concat());
+    }
     sys::process::exit_now(failure.code)
 }
 
@@ -54,12 +61,27 @@ struct End {
     launch: Option<(Gate, Option<Box<Filter>>)>,
 }
 
-fn walk(steps: Vec<Step>, world: &mut World, args: &StringList) -> Result<End, Failure> {
+fn walk(
+    steps: Vec<Step>,
+    world: &mut World,
+    args: &StringList,
+    has_other_formats: bool,
+) -> Result<End, Failure> {
     let (mut program, mut launch) = (None, None);
     for step in steps {
         match step {
             Step::Fork { namespaces } => fork(namespaces, world)?,
-            Step::Find => program = Some(find(args, &world.env)?),
+            Step::Find => {
+                let found = find(args, &world.env)?;
+                if let Some((e, why)) = program::refusal(&found, has_other_formats) {
+                    return Err(Failure::exec(
+                        args.strings().first().unwrap_or(&found),
+                        e,
+                        &format!("{}: {why}", lower(e)),
+                    ));
+                }
+                program = Some(found);
+            }
             Step::Gate(gate) => wait_at(gate, world)?,
             Step::Launch { gate, filter } => launch = Some((gate, filter)),
             step => perform(step, world)?,
@@ -81,14 +103,16 @@ fn fork(namespaces: u32, world: &World) -> Result<(), Failure> {
     }
 }
 
-fn wait_at(gate: Gate, world: &World) -> Result<(), Failure> {
+fn wait_at(gate: Gate, world: &mut World) -> Result<(), Failure> {
     untie()?;
     world.channel.send(Kind::Ready, "").map_err(|e| Failure::new("talk to the runtime", e))?;
     match gate {
         Gate::Fifo(fifo) => {
             // Only read(2): every profile allows it.
             let mut byte = [0u8; 1];
-            match rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte)) {
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(&fifo, &mut byte));
+            world.gate = Some(fifo);
+            match read {
                 Ok(1) => Ok(()),
                 Ok(_) => Err(Failure::text("wait for start: end of file")),
                 Err(e) => Err(Failure::new("wait for start", e)),

@@ -17,7 +17,7 @@ pub enum Error {
     #[error("container does not exist: {id}")]
     NotFound { id: String },
     /// The verb does not fit the state.
-    #[error("cannot {verb} container {id} in the {state} state")]
+    #[error("{}", wrong_state(verb, id, state))]
     WrongState { verb: &'static str, id: String, state: &'static str },
     /// The document asks for what cannot be.
     #[error("config.json: {field}: {reason}")]
@@ -49,6 +49,22 @@ pub enum Error {
     /// The container was killed and does not end.
     #[error("container {id} is still running {waited_ms} ms after SIGKILL")]
     StillRunning { id: String, waited_ms: u64 },
+}
+
+/// In runc's words, which engines and tests look for.
+fn wrong_state(verb: &str, id: &str, state: &str) -> String {
+    match (verb, state) {
+        ("start", "stopped") => "cannot start a container that has stopped".into(),
+        ("start", "running" | "paused") => "cannot start an already running container".into(),
+        ("exec in", "stopped") => "cannot exec in a stopped container".into(),
+        ("exec in", "paused") => "cannot exec in a paused container (use --ignore-paused to override)".into(),
+        ("delete", _) => format!("cannot delete container {id} that is not stopped: {state}"),
+        ("resume", _) => "container not paused".into(),
+        ("kill" | "update" | "pause", "stopped") => "container not running".into(),
+        ("pause", _) => format!("container not running or created: {state}"),
+        ("events", _) => format!("container with id {id} is not running"),
+        _ => format!("cannot {verb} container {id} in the {state} state"),
+    }
 }
 
 impl Error {

@@ -116,3 +116,28 @@ pub fn default_spec() -> Spec {
         ..Spec::default()
     }
 }
+
+/// What `spec --rootless` writes: the same for a user without privileges, who becomes root inside.
+pub fn rootless_spec() -> Spec {
+    let mut spec = default_spec();
+    let own = |id: u32| vec![oci::runtime::IdMapping { container_id: 0, host_id: id, size: 1 }];
+    let bind: Vec<String> =
+        ["rbind", "nosuid", "noexec", "nodev", "ro"].iter().map(|s| (*s).to_owned()).collect();
+    for mount in &mut spec.mounts {
+        if mount.kind.as_deref() == Some("sysfs") {
+            // The host's network namespace is not the user namespace's, so a sysfs of one's own is denied.
+            mount.kind = Some("none".into());
+            mount.source = Some("/sys".into());
+            mount.options.clone_from(&bind);
+        }
+        mount.options.retain(|option| !option.starts_with("gid=") && !option.starts_with("uid="));
+    }
+    if let Some(linux) = &mut spec.linux {
+        linux.namespaces.retain(|namespace| namespace.kind != "network");
+        linux.namespaces.push(Namespace { kind: "user".into(), path: None });
+        linux.uid_mappings = own(rustix::process::geteuid().as_raw());
+        linux.gid_mappings = own(rustix::process::getegid().as_raw());
+        linux.resources = None;
+    }
+    spec
+}

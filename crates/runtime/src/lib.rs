@@ -17,6 +17,7 @@ mod config;
 mod console;
 mod copy_up;
 mod error;
+mod events;
 mod features;
 mod hooks;
 mod idmap;
@@ -27,6 +28,7 @@ mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
+mod program;
 mod rdt;
 mod rooted;
 mod scheduling;
@@ -39,10 +41,16 @@ mod update;
 mod verbs;
 
 pub use error::Error;
-pub use features::{default_spec, features};
+pub use events::events;
+pub use features::{default_spec, features, rootless_spec};
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;
 pub use verbs::{
     Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
     signal_number, start, state,
 };
+
+/// Whether the caller is root, here or in its user namespace.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

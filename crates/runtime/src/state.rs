@@ -276,18 +276,22 @@ impl Container {
         rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()).map_err(at)
     }
 
-    /// Lets init go. False if nobody waits.
-    pub(crate) fn open_gate(&self) -> Result<bool, Error> {
+    /// Lets init go. None if nobody waits, else what tells how it went: [`outcome`].
+    pub(crate) fn open_gate(&self) -> Result<Option<OwnedFd>, Error> {
         let at = |e| Error::io(format!("open {}", self.path.join(FIFO).display()), e);
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fifo = match rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty()) {
+        let open = |access: OFlags| {
+            let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.directory, FIFO, flags, Mode::empty())
+        };
+        let fifo = match open(OFlags::WRONLY) {
             // No process has the other end: init is gone.
-            Err(Errno::NXIO | Errno::NOENT) => return Ok(false),
+            Err(Errno::NXIO | Errno::NOENT) => return Ok(None),
             other => other.map_err(at)?,
         };
-        rustix::io::write(&fifo, b"0").map_err(at)?;
+        let answer = open(OFlags::RDONLY).map_err(at)?;
+        rustix::io::write(&fifo, &[GO]).map_err(at)?;
         rustix::fs::unlinkat(&self.directory, FIFO, AtFlags::empty()).map_err(at)?;
-        Ok(true)
+        Ok(Some(answer))
     }
 
     fn has_fifo(&self) -> bool {
@@ -343,6 +347,30 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// What lets init go.
+const GO: u8 = b'0';
+
+/// How long `start` listens: a program on a dead disk, or of a frozen container, is not executed at once.
+const LISTEN: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What init wrote into the fifo instead of closing it by executing the program: a [kind](crate::channel::Kind) and words.
+/// `None` if it went well, or is not known yet.
+///
+/// Only the end of all writers is waited for. A byte that is read before could be our own.
+pub(crate) fn outcome(answer: &OwnedFd) -> Result<Option<Vec<u8>>, Error> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let at = |e: Errno| Error::io("listen to the container's first process", e);
+    match poll(&mut [PollFd::new(answer, PollFlags::empty())], Some(&LISTEN)) {
+        Ok(0) | Err(Errno::INTR) => return Ok(None),
+        Ok(_) => {}
+        Err(e) => return Err(at(e)),
+    }
+    let mut bytes = vec![0; 4096];
+    let length = rustix::io::read(answer, &mut bytes).map_err(at)?;
+    bytes.truncate(length);
+    Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Reads a whole document of at most [`MAX_DOCUMENT`] bytes.

@@ -31,6 +31,8 @@ pub(crate) struct World {
     /// Descriptors that have served before there was a site.
     spent: Vec<OwnedFd>,
     pub(crate) env: StringList,
+    /// The fifo after it let us go, to tell `start` of a failure; execve closes it.
+    pub(crate) gate: Option<OwnedFd>,
     /// A tmpfs that covers a masked directory, to be cloned for the others.
     empty: Option<OwnedFd>,
     /// A read-only bind of the null device that covers masked files, likewise.
@@ -48,6 +50,7 @@ impl World {
             site: None,
             spent: Vec::new(),
             env,
+            gate: None,
             empty: None,
             null: None,
             cwd_entered: false,

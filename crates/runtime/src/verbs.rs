@@ -1,11 +1,12 @@
 //! The verbs of the command line: each one function, from the store to the kernel and back.
 
+use crate::channel::Kind;
 use crate::namespaces::{self, Namespaces};
 use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
 use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
-use crate::state::{Container, ContainerId, State, Status, Store, init};
+use crate::state::{Container, ContainerId, State, Status, Store, init, outcome};
 use crate::{Error, config, console, hooks, rdt, scheduling};
 use cgroup::Cgroup;
 use oci::runtime::{Process, Spec};
@@ -26,9 +27,13 @@ pub struct Create {
     pub bundle: PathBuf,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
+    /// Hears of the process by its descriptor.
+    pub pidfd_socket: Option<PathBuf>,
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// Of a user without privilege, who may go without a cgroup.
+    pub rootless: bool,
 }
 
 /// Options of `exec`. With `process` the others that describe a process are ignored.
@@ -47,7 +52,13 @@ pub struct Exec {
     pub detach: bool,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
+    /// Hears of the process by its descriptor.
+    pub pidfd_socket: Option<PathBuf>,
     pub preserve_fds: u32,
+    /// Below the container's cgroup, there already.
+    pub cgroup: Option<String>,
+    /// Also in a paused container; the process waits until it is resumed.
+    pub ignore_paused: bool,
 }
 
 /// What a verb that starts a process says.
@@ -76,8 +87,10 @@ pub struct Listed {
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     pub created: String,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub annotations: std::collections::BTreeMap<String, String>,
-    pub owner: u32,
+    /// Name of the user, or the number of one without name. Empty for `state`, as with runc.
+    pub owner: String,
 }
 
 /// Makes a container whose init waits for [`start`]. Nothing stays after an error.
@@ -127,24 +140,55 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
     let state = container.read()?;
     let proc = Proc::open()?;
     let (status, _) = container.status(&state, &proc)?;
-    if status != Status::Created || !container.open_gate()? {
-        return Err(Error::WrongState { verb: "start", id: state.id, state: status.as_str() });
+    let wrong = || Error::WrongState { verb: "start", id: state.id.clone(), state: status.as_str() };
+    if status != Status::Created {
+        return Err(wrong());
     }
+    let answer = container.open_gate()?.ok_or_else(|| Error::WrongState {
+        verb: "start",
+        id: state.id.clone(),
+        state: Status::Stopped.as_str(),
+    })?;
     let spec = container.read_config()?;
-    poststart(&spec, &state)
+    if let Some(words) = outcome(&answer)? {
+        return Err(not_started(&words, &spec));
+    }
+    poststart(&spec, &state).inspect_err(|_| {
+        // It is ended, and stays, stopped, as runc's does: engines ask for the delete, which destroys it.
+        if let Ok(Some(pidfd)) = init(&state, &proc) {
+            drop(sys::process::send_signal(&pidfd, 9));
+            drop(wait_for_end(&pidfd, &state));
+        }
+    })
+}
+
+/// Why the program was not executed, from what its process wrote.
+fn not_started(words: &[u8], spec: &Spec) -> Error {
+    let text = match words.split_first() {
+        Some((&kind, rest)) if kind == Kind::Failed as u8 => String::from_utf8_lossy(rest).into_owned(),
+        Some((&kind, &[errno])) if kind == Kind::NotExecuted as u8 => {
+            let program = spec.process.as_ref().and_then(|process| process.args.first());
+            let errno = Errno::from_raw_os_error(errno.into());
+            format!("exec {}: {}", program.map_or("", String::as_str), crate::child::lower(errno))
+        }
+        // Our own byte, which nobody took.
+        _ => "it ended before it was started".into(),
+    };
+    Error::Child { text }
 }
 
 /// The specification's state document, and more words as runc's.
 pub fn state(store: &Store, id: &ContainerId) -> Result<Listed, Error> {
-    listed(store, id, &Proc::open()?)
+    listed(store, id, &Proc::open()?, &mut |_| String::new())
 }
 
 /// All containers, sorted by id. Those that vanish meanwhile are left out.
 pub fn list(store: &Store) -> Result<Vec<Listed>, Error> {
     let proc = Proc::open()?;
     let mut rows = Vec::new();
+    let mut names = users();
     for id in store.ids()? {
-        match listed(store, &id, &proc) {
+        match listed(store, &id, &proc, &mut names) {
             Ok(row) => rows.push(row),
             Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
@@ -201,7 +245,17 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
         return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
     }
-    let cgroup = open_cgroup(&state)?;
+    dispose(&container, &state, status, pidfd)
+}
+
+/// Ends what is left of a container and removes everything that was made for it.
+fn dispose(
+    container: &Container,
+    state: &State,
+    status: Status,
+    pidfd: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
         match sys::process::send_signal(&pidfd, 9) {
             Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
@@ -212,7 +266,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         if let Some(cgroup) = cgroup.as_ref().filter(|_| status == Status::Paused) {
             cgroup.thaw()?;
         }
-        wait_for_end(&pidfd, &state)?;
+        wait_for_end(&pidfd, state)?;
     }
     if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
@@ -223,19 +277,21 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
-    // The container is gone whatever they say; the specification asks for a warning only.
-    drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+    // The container is gone whatever they say.
+    hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     Ok(())
 }
 
 /// Runs another process in a container.
 pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Error> {
+    check_preserved(options.preserve_fds)?;
     let container = store.lock(id)?;
     let state = container.read()?;
     let proc = Proc::open()?;
     let (status, pidfd) = container.status(&state, &proc)?;
     let init = match (status, pidfd) {
         (Status::Running | Status::Created, Some(init)) => init,
+        (Status::Paused, Some(init)) if options.ignore_paused => init,
         _ => return Err(Error::WrongState { verb: "exec in", id: state.id, state: status.as_str() }),
     };
     let spec = container.read_config()?;
@@ -249,9 +305,10 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         seal::ensure_sealed()?;
     }
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
-    let cgroup = open_cgroup(&state)?.filter(Cgroup::exists);
+    let cgroup = exec_cgroup(&state, options.cgroup.as_deref())?;
     let own = differing(&state, &proc)?;
-    let enter_pid = (own & namespaces::PID.bit != 0)
+    let itself = own & plan::joins_itself() == plan::joins_itself();
+    let enter_pid = (own & namespaces::PID.bit != 0 && !itself)
         .then(|| proc.namespace(&state.pid.to_string(), "pid"))
         .transpose()
         .map_err(|e| Error::io("open the container's pid namespace", e))?;
@@ -290,6 +347,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     }
     let (mut started, _) = spawn(plan, job, proc, &mut None)?;
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
+    send_pidfd(options.pidfd_socket.as_deref(), &started)?;
     started.go(cgroup.as_ref())?;
     started.keep();
     let warnings = std::mem::take(&mut started.warnings);
@@ -349,6 +407,7 @@ struct Made {
 }
 
 fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: bool) -> Result<Made, Error> {
+    check_preserved(options.preserve_fds)?;
     let (spec, bytes, bundle) = config::read_bundle(&options.bundle)?;
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let proc = Proc::open()?;
@@ -376,7 +435,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let prepared = (|| {
         container.write_config(&bytes)?;
         container.write(&state)?;
-        let cgroup = state.cgroup.as_deref().map(Cgroup::create).transpose()?;
+        let cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
         Ok((cgroup, fifo.then(|| container.make_fifo()).transpose()?))
     })();
     let (cgroup, fifo) = match prepared {
@@ -408,7 +467,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
             undo(cgroup.as_ref(), &container);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
-            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+            hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
             Err(e)
         }
     }
@@ -468,7 +527,34 @@ fn populate(
         container.write(state)?;
     }
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
+    send_pidfd(options.pidfd_socket.as_deref(), &started)?;
     Ok(started)
+}
+
+/// Makes the cgroup. A user who may not is left without one if the document asks for none, neither by its path nor by a
+/// limit; as with runc.
+fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
+    let Some(path) = state.cgroup.as_deref() else { return Ok(None) };
+    match Cgroup::create(path) {
+        Err(e) if rootless && errors::HasKind::kind(&e) == errors::Kind::Denied => {
+            let linux = spec.linux.as_ref();
+            let asked =
+                linux.and_then(|linux| linux.cgroups_path.as_ref()).is_some_and(|path| !path.is_empty());
+            let limits = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+            let limits = oci::runtime::Resources { devices: Vec::new(), ..limits };
+            if asked || limits != oci::runtime::Resources::default() {
+                return Err(Error::Io {
+                    operation:
+                        "rootless needs no limits + no cgroupsPath when no permission is granted for cgroups"
+                            .into(),
+                    source: std::io::Error::other(errors::chain(&e).to_string()),
+                });
+            }
+            state.cgroup = None;
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
 }
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
@@ -498,7 +584,27 @@ pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
     Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
 }
 
-fn listed(store: &Store, id: &ContainerId, proc: &Proc) -> Result<Listed, Error> {
+/// Names of users by number, from the host's file, read when first asked.
+fn users() -> impl FnMut(u32) -> String {
+    let mut text = None;
+    move |uid| {
+        let text = text.get_or_insert_with(|| std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+        let number = uid.to_string();
+        let name = text.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == number).then(|| name.to_owned())
+        });
+        name.unwrap_or(number)
+    }
+}
+
+fn listed(
+    store: &Store,
+    id: &ContainerId,
+    proc: &Proc,
+    owner: &mut impl FnMut(u32) -> String,
+) -> Result<Listed, Error> {
     let state = store.read(id)?;
     let status = store.status(id, &state, proc)?;
     let alive = !matches!(status, Status::Stopped | Status::Creating);
@@ -511,7 +617,7 @@ fn listed(store: &Store, id: &ContainerId, proc: &Proc) -> Result<Listed, Error>
         rootfs: state.rootfs,
         created: state.created,
         annotations: state.annotations,
-        owner: state.owner,
+        owner: owner(state.owner),
     })
 }
 
@@ -542,6 +648,45 @@ fn freezer(
     let cgroup =
         open_cgroup(&state)?.ok_or_else(|| Error::unsupported(format!("{verb} without cgroup"), ""))?;
     Ok(change(&cgroup)?)
+}
+
+/// The container's cgroup, or `below` in it.
+fn exec_cgroup(state: &State, below: Option<&str>) -> Result<Option<Cgroup>, Error> {
+    let Some(below) = below else { return Ok(open_cgroup(state)?.filter(Cgroup::exists)) };
+    let refuse = |reason: &str| Error::invalid("--cgroup", format!("{below:?} {reason}"));
+    if below.contains(':') {
+        return Err(Error::unsupported("--cgroup with controllers", "the path is for all of them"));
+    }
+    let Some(own) = &state.cgroup else { return Err(refuse("needs a container with a cgroup")) };
+    let below = below.trim_matches('/');
+    let path = if below.is_empty() { own.clone() } else { format!("{own}/{below}") };
+    let cgroup = Cgroup::open(&path)?;
+    if !cgroup.exists() {
+        return Err(refuse("is not there"));
+    }
+    Ok(Some(cgroup))
+}
+
+/// Descriptors to be passed on must be there: what is opened in their place would be passed on instead.
+fn check_preserved(count: u32) -> Result<(), Error> {
+    for number in 3..3 + count {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        sys::process::borrow_inherited(number)
+            .map_err(|e| Error::io(format!("unable to stat preserved-fd {} (of {count})", number - 3), e))?;
+    }
+    Ok(())
+}
+
+fn send_pidfd(socket: Option<&Path>, started: &Started) -> Result<(), Error> {
+    let Some(path) = socket else { return Ok(()) };
+    let socket = console::connect(path)?;
+    crate::channel::send_parts(
+        socket.as_fd(),
+        &[std::io::IoSlice::new(b"pidfd")],
+        Some(started.pidfd.as_fd()),
+    )
+    .map(|_| ())
+    .map_err(|e| Error::io(format!("send the process's descriptor to {}", path.display()), e))
 }
 
 /// Connects the console socket, or refuses what cannot work.

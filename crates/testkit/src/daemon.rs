@@ -282,7 +282,8 @@ impl Daemon {
         for image in self.get("/images/json?all=1").as_array().unwrap() {
             let id = image["Id"].as_str().unwrap();
             let answer = self.request("DELETE", &format!("/images/{id}?force=1"), &Value::Null);
-            assert_eq!(answer.status, 200, "remove {id}: {}", answer.text());
+            // One of several platforms goes with the one that the names mean.
+            assert!(matches!(answer.status, 200 | 404), "remove {id}: {}", answer.text());
         }
         assert_eq!(self.get("/images/json?all=1"), Value::Array(Vec::new()));
         self.assert_none("left by images", || crate::leaks::find_in_store(self));
@@ -319,6 +320,11 @@ impl Daemon {
         for container in list.as_array()? {
             ask("DELETE", &format!("/containers/{}?force=1&v=1", container["Id"].as_str()?));
         }
+        let list: Value = serde_json::from_slice(&ask("GET", "/networks")?.body).ok()?;
+        for network in list.as_array()? {
+            // Those that always exist refuse.
+            ask("DELETE", &format!("/networks/{}", network["Id"].as_str()?));
+        }
         Some(())
     }
 }
@@ -349,7 +355,15 @@ impl Drop for Daemon {
         while !crate::leaks::remove_cgroups(&self.cgroup_parent) && begin.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        drop(network::remove_bridge(&self.bridge));
+        drop(network::firewall::remove_table_of(&self.bridge));
+        drop(network::delete_bridge(&self.bridge));
+        // Of networks that a daemon which was killed could not be asked to remove.
+        let engine = std::fs::read_to_string(self.data_root.join("engine-id")).unwrap_or_default();
+        for bridge in network::list_bridges().unwrap_or_default() {
+            if !engine.is_empty() && bridge.owner.ends_with(engine.trim()) {
+                drop(network::delete_bridge(&bridge.name));
+            }
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Report {
 }
 
 /// What the numbers depend on, without a name or a path of the machine.
-fn machine() -> Result<Vec<String>> {
+pub(super) fn machine() -> Result<Vec<String>> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         processor.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m));

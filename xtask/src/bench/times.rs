@@ -84,7 +84,7 @@ fn time(engine: &Engine, args: &[&str]) -> Result<Duration> {
 }
 
 /// The middle one, or the mean of the two in the middle.
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     match times.len() {
         0 => Duration::ZERO,

@@ -18,6 +18,9 @@ pub(crate) struct Inspect {
     /// Only inspect objects of the given type
     #[arg(long = "type", value_name = "string", default_value = "", hide_default_value = true)]
     kind: String,
+    /// Inspect one platform of an image that has several, where the daemon can
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
 }
@@ -43,10 +46,10 @@ impl Kind {
         }
     }
 
-    fn path(self, name: &str, size: bool) -> Path {
+    fn path(self, name: &str, size: bool, platform: &str) -> Path {
         match self {
             Kind::Container => Path::new(&["containers", name, "json"]).flag("size", size),
-            Kind::Image => Path::new(&["images", name, "json"]),
+            Kind::Image => Path::new(&["images", name, "json"]).query_some("platform", platform),
             Kind::Network => Path::new(&["networks", name]),
             Kind::Volume => Path::new(&["volumes", name]),
         }
@@ -62,7 +65,17 @@ pub(crate) async fn inspect(context: &Context, flags: &Inspect, only: Option<Kin
     if kinds.is_empty() {
         return Err(Error::Usage(format!("unknown type: {:?}", flags.kind)));
     }
-    show(context, &flags.names, &kinds, &flags.format, flags.size).await
+    let platform = match flags.platform.as_str() {
+        "" => String::new(),
+        _ if kinds != [Kind::Image] => {
+            return Err(Error::Usage("--platform is for images: use 'image inspect' or --type image".into()));
+        }
+        text => {
+            let platform: oci::Platform = text.parse().map_err(|e| Error::Usage(format!("{e}")))?;
+            serde_json::to_string(&platform).map_err(|e| Error::Usage(e.to_string()))?
+        }
+    };
+    show_platform(context, &flags.names, &kinds, &flags.format, flags.size, &platform).await
 }
 
 /// Looks for each name among `kinds`, first found wins, and shows all that were found even where some were not.
@@ -72,6 +85,18 @@ pub(crate) async fn show(
     kinds: &[Kind],
     format: &str,
     size: bool,
+) -> Result<u8> {
+    show_platform(context, names, kinds, format, size, "").await
+}
+
+/// As [`show`]; of images the one for `platform`, JSON, where that is not empty.
+async fn show_platform(
+    context: &Context,
+    names: &[String],
+    kinds: &[Kind],
+    format: &str,
+    size: bool,
+    platform: &str,
 ) -> Result<u8> {
     let template = match format {
         "" | "json" => None,
@@ -83,7 +108,7 @@ pub(crate) async fn show(
     };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in names {
-        match find(context, name, kinds, size).await {
+        match find(context, name, kinds, size, platform).await {
             Ok(value) => found.push(value),
             Err(error @ (Error::Connect { .. } | Error::StartDaemon { .. })) => return Err(error),
             Err(error) => failures.push(error),
@@ -111,9 +136,9 @@ pub(crate) async fn show(
     Err(Error::Exit { code: 1, message: Some(lines.join("\n")) })
 }
 
-async fn find(context: &Context, name: &str, kinds: &[Kind], size: bool) -> Result<Value> {
+async fn find(context: &Context, name: &str, kinds: &[Kind], size: bool, platform: &str) -> Result<Value> {
     for kind in kinds {
-        match context.client.get(&kind.path(name, size)).await {
+        match context.client.get(&kind.path(name, size, platform)).await {
             Err(error) if error.is_not_found() && kinds.len() > 1 => {}
             // A daemon without networks or volumes has none of this name.
             Err(Error::Api { status: 501, .. }) if kinds.len() > 1 => {}

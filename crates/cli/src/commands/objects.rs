@@ -1,6 +1,7 @@
 //! Networks, and the `prune` of every kind.
 
 use super::inspect::{self, Kind};
+use super::networks;
 use super::{Context, each};
 use crate::error::{Error, Result};
 use crate::http::{Extra, Path};
@@ -20,7 +21,7 @@ pub(crate) enum Network {
     /// Display detailed information on one or more networks
     Inspect(Inspect),
     /// Create a network
-    Create(NetworkCreate),
+    Create(networks::Create),
     /// Remove one or more networks
     #[command(name = "rm", alias = "remove")]
     Remove {
@@ -31,19 +32,7 @@ pub(crate) enum Network {
         names: Vec<String>,
     },
     /// Connect a container to a network
-    Connect {
-        /// Add network-scoped alias for the container
-        #[arg(long, value_name = "strings")]
-        alias: Vec<String>,
-        /// IPv4 address
-        #[arg(long, value_name = "string")]
-        ip: Option<String>,
-        /// IPv6 address
-        #[arg(long, value_name = "string")]
-        ip6: Option<String>,
-        network: String,
-        container: String,
-    },
+    Connect(networks::Connect),
     /// Disconnect a container from a network
     Disconnect {
         /// Force the container to disconnect from a network
@@ -82,38 +71,6 @@ pub(crate) struct Inspect {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct NetworkCreate {
-    /// Driver to manage the Network
-    #[arg(short, long, value_name = "string", default_value = "bridge")]
-    driver: String,
-    /// Enable manual container attachment
-    #[arg(long)]
-    attachable: bool,
-    /// IPv4 or IPv6 Gateway for the master subnet
-    #[arg(long, value_name = "strings")]
-    gateway: Vec<String>,
-    /// Restrict external access to the network
-    #[arg(long)]
-    internal: bool,
-    /// Allocate container ip from a sub-range
-    #[arg(long, value_name = "strings")]
-    ip_range: Vec<String>,
-    /// Enable IPv6 networking
-    #[arg(long)]
-    ipv6: bool,
-    /// Set metadata on a network
-    #[arg(long, value_name = "list")]
-    label: Vec<String>,
-    /// Set driver specific options
-    #[arg(short, long, value_name = "map")]
-    opt: Vec<String>,
-    /// Subnet in CIDR format that represents a network segment
-    #[arg(long, value_name = "strings")]
-    subnet: Vec<String>,
-    name: String,
-}
-
-#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Prune {
     /// Remove all unused ones, not just dangling ones (images, volumes)
     #[arg(short, long)]
@@ -141,7 +98,7 @@ pub(crate) async fn network(context: &Context, command: Network) -> Result<u8> {
         Network::Inspect(flags) => {
             inspect::show(context, &flags.names, &[Kind::Network], &flags.format, false).await
         }
-        Network::Create(flags) => network_create(context, &flags).await,
+        Network::Create(flags) => networks::create(context, &flags).await,
         Network::Remove { force, names } => {
             each(&names, async |name| match client.delete(&Path::new(&["networks", &name])).await {
                 Err(error) if force && error.is_not_found() => Ok(None),
@@ -149,11 +106,7 @@ pub(crate) async fn network(context: &Context, command: Network) -> Result<u8> {
             })
             .await
         }
-        Network::Connect { alias, ip, ip6, network, container } => {
-            let body = json!({"Container": container, "EndpointConfig": {"Aliases": alias,
-                "IPAMConfig": {"IPv4Address": ip.unwrap_or_default(), "IPv6Address": ip6.unwrap_or_default()}}});
-            post_body(context, &Path::new(&["networks", &network, "connect"]), &body).await
-        }
+        Network::Connect(flags) => networks::connect(context, &flags).await,
         Network::Disconnect { force, network, container } => {
             let body = json!({"Container": container, "Force": force});
             post_body(context, &Path::new(&["networks", &network, "disconnect"]), &body).await
@@ -162,7 +115,7 @@ pub(crate) async fn network(context: &Context, command: Network) -> Result<u8> {
     }
 }
 
-async fn post_body(context: &Context, path: &Path, body: &serde_json::Value) -> Result<u8> {
+pub(super) async fn post_body(context: &Context, path: &Path, body: &serde_json::Value) -> Result<u8> {
     let response = context.client.request(Method::POST, path, Extra::json(body)).await?;
     context.client.read_all(response).await?;
     Ok(0)
@@ -208,29 +161,6 @@ async fn network_list(context: &Context, flags: &List) -> Result<u8> {
         ])
     };
     terminal::print(&form.render(networks.iter().map(row).collect())?)?;
-    Ok(0)
-}
-
-async fn network_create(context: &Context, flags: &NetworkCreate) -> Result<u8> {
-    let count = flags.subnet.len();
-    if flags.gateway.len() > count || flags.ip_range.len() > count {
-        return Err(Error::Usage("every ip-range or gateway must have a corresponding subnet".into()));
-    }
-    let pool = |(at, subnet): (usize, &String)| {
-        let mut pool = json!({"Subnet": subnet});
-        for (name, list) in [("Gateway", &flags.gateway), ("IPRange", &flags.ip_range)] {
-            if let Some(value) = list.get(at) {
-                pool[name] = json!(value);
-            }
-        }
-        pool
-    };
-    let pools: Vec<_> = flags.subnet.iter().enumerate().map(pool).collect();
-    let body = json!({"Name": flags.name, "Driver": flags.driver, "CheckDuplicate": true,
-        "Internal": flags.internal, "Attachable": flags.attachable, "EnableIPv6": flags.ipv6,
-        "IPAM": {"Driver": "default", "Config": pools}, "Options": pairs(&flags.opt), "Labels": pairs(&flags.label)});
-    let answer: Value = context.client.post_json(&Path::new(&["networks", "create"]), &body).await?;
-    terminal::print_line(answer.text_at(&["Id"]))?;
     Ok(0)
 }
 

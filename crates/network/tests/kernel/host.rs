@@ -1,11 +1,11 @@
 //! A host to play with: a thread in network and mount namespaces of its own. Nothing it does to interfaces, routes,
 //! settings or rules is seen by the machine, and all of it is gone with the thread.
 
-use network::{BridgeConfig, EndpointConfig, Net, mac_for};
+use network::{BridgeConfig, BridgeIpv6, EndpointConfig, EndpointIpv6, Net, Subnet, mac_for};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,12 +88,35 @@ impl Container {
 pub(crate) fn serve(listener: TcpListener) {
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
-            if let SocketAddr::V4(peer) = peer {
-                // The client may have given up.
-                stream.write_all(&peer.ip().octets()).ok();
-            }
+            // The client may have given up.
+            match peer {
+                SocketAddr::V4(peer) => stream.write_all(&peer.ip().octets()).ok(),
+                SocketAddr::V6(peer) => stream.write_all(&peer.ip().octets()).ok(),
+            };
         }
     });
+}
+
+/// As [`ask`], over IPv6.
+pub(crate) fn ask6(to: SocketAddr, patience: Duration) -> Option<Ipv6Addr> {
+    let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).ok()?;
+    Some(Ipv6Addr::from(answer))
+}
+
+/// The IPv6 side of a bridge, whose address is the first.
+pub(crate) fn ipv6_of(subnet: &str) -> BridgeIpv6 {
+    let subnet: Subnet = subnet.parse().unwrap();
+    BridgeIpv6 { subnet, gateway: nth6(subnet, 1) }
+}
+
+fn nth6(subnet: Subnet, number: u32) -> Ipv6Addr {
+    match subnet.address() {
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(number)),
+        IpAddr::V4(_) => panic!("{subnet} is not IPv6"),
+    }
 }
 
 /// Asks from the calling thread's namespace.
@@ -136,6 +159,7 @@ pub(crate) fn bridge(name: &str, subnet: &str) -> BridgeConfig {
         owner: format!("id-of-{name}"),
         subnet,
         gateway: network::ipam::default_gateway(subnet),
+        ipv6: None,
         mtu: 1500,
         masquerade: true,
         internal: false,
@@ -155,6 +179,11 @@ pub(crate) fn endpoint(bridge: &BridgeConfig, number: u32) -> EndpointConfig {
         address,
         prefix: bridge.subnet.prefix(),
         gateway: (!bridge.internal).then_some(bridge.gateway),
+        ipv6: bridge.ipv6.map(|ipv6| EndpointIpv6 {
+            address: nth6(ipv6.subnet, number),
+            prefix: ipv6.subnet.prefix(),
+            gateway: (!bridge.internal).then_some(ipv6.gateway),
+        }),
         mtu: bridge.mtu,
         isolated: !bridge.icc,
     }

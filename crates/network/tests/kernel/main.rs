@@ -203,8 +203,9 @@ fn a_second_network() {
     });
 }
 
+/// T-NET-4: what another program flushes is not ours, and so there is no moment without isolation.
 #[test]
-fn rules_that_someone_flushed_come_back() {
+fn nobody_else_flushes_our_rules() {
     on_host(|host| {
         let (one, two) = (bridge("brig0", "172.31.0.0/16"), bridge("brig1", "172.30.0.0/16"));
         ensure_bridge(&one).unwrap();
@@ -212,11 +213,30 @@ fn rules_that_someone_flushed_come_back() {
         let a = host.container("a", &endpoint(&one, 2));
         let b = host.container("b", &endpoint(&two, 2));
         b.serve(80);
+        run("nft", "add table inet other");
         run("nft", "flush ruleset");
-        assert!(a.asks((b.address, 80)).is_some(), "the test's control: without rules nothing isolates");
-        ensure_bridge(&one).unwrap();
-        ensure_bridge(&two).unwrap();
+        let rules = run("nft", "list ruleset");
+        assert!(!rules.contains("table inet other") && rules.contains("to-brig1"), "{rules}");
         assert!(a.cannot_ask((b.address, 80)));
+        let delete =
+            std::process::Command::new("nft").args(["delete", "table", "inet", "brig"]).output().unwrap();
+        assert!(!delete.status.success());
+        ensure_bridge(&one).unwrap();
+        assert!(a.cannot_ask((b.address, 80)));
+    });
+}
+
+/// What the daemon before has left goes, bridge by bridge.
+#[test]
+fn rules_of_bridges_that_are_gone_are_removed() {
+    on_host(|_| {
+        ensure_bridge(&bridge("brig0", "172.31.0.0/16")).unwrap();
+        ensure_bridge(&bridge("brig1", "172.30.0.0/16")).unwrap();
+        run("ip", "link delete brig1");
+        assert_eq!(network::firewall::retain(&["brig0"]).unwrap(), 1);
+        let rules = run("nft", "list ruleset");
+        assert!(rules.contains("to-brig0") && !rules.contains("brig1"), "{rules}");
+        assert_eq!(network::firewall::retain(&["brig0"]).unwrap(), 0);
     });
 }
 
@@ -420,4 +440,46 @@ fn send_router_advertisement() {
     let everyone = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
     // Refused while the link-local address is not there yet; the caller tries again.
     rustix::net::sendto(&socket, &packet, rustix::net::SendFlags::empty(), &everyone).ok();
+}
+
+/// Port 53 of 127.0.0.11 is the name server's, and stays free for a name server of the container's.
+#[test]
+fn the_resolver_leaves_port_53_free() {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpStream, UdpSocket};
+    on_host(|host| {
+        let path = host.path("a");
+        create_sandbox(&path).unwrap();
+        let (_, _) = network::open_resolver(&path).unwrap();
+        let (udp, tcp) = network::open_resolver(&path).unwrap();
+        udp.set_nonblocking(false).unwrap();
+        udp.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        tcp.set_nonblocking(false).unwrap();
+        inside(&path, || {
+            let own = UdpSocket::bind("0.0.0.0:53").unwrap();
+            TcpListener::bind("0.0.0.0:53").unwrap();
+            let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            client.connect((network::RESOLVER, 53)).unwrap();
+            client.send(b"query").unwrap();
+            let mut buffer = [0; 16];
+            let (length, from) = udp.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"query");
+            udp.send_to(b"answer", from).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 6, "from the port it asked");
+            client.connect("127.0.0.1:53").unwrap();
+            client.send(b"mine").unwrap();
+            own.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            assert_eq!(own.recv(&mut buffer).unwrap(), 4);
+
+            let mut stream = TcpStream::connect((network::RESOLVER, 53)).unwrap();
+            let (mut served, _) = tcp.accept().unwrap();
+            stream.write_all(&[7; 5000]).unwrap();
+            let mut all = [0; 5000];
+            served.read_exact(&mut all).unwrap();
+            served.write_all(&all).unwrap();
+            stream.read_exact(&mut all).unwrap();
+            assert_eq!(all, [7; 5000]);
+        });
+    });
 }

@@ -1,9 +1,9 @@
 //! Published ports. T-NET-5 (CVE-2021-20199, CVE-2025-67499): only the published address and port lead in, and the
 //! container sees who really asks.
 
-use crate::host::{Container, Host, bridge, endpoint, host_asks, inside, on_host, outside, run};
+use crate::host::{Container, Host, bridge, endpoint, host_asks, inside, ipv6_of, on_host, outside, run};
 use network::ports::{PortMapping, Protocol, publish, reserve, retain, unpublish};
-use network::{BridgeConfig, Error, Net, ensure_bridge};
+use network::{BridgeConfig, Error, ensure_bridge};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ const WAN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 fn mapping(host_address: Ipv4Addr, host_port: u16, container: &Container) -> PortMapping {
     PortMapping {
-        host_address,
+        host_address: host_address.into(),
         host_port,
-        container_address: container.address,
+        container_address: container.address.into(),
         container_port: 80,
         protocol: Protocol::Tcp,
         bridge: "brig0".into(),
@@ -151,11 +151,10 @@ fn what_nobody_publishes_any_more_is_taken_back() {
             (mapping(Ipv4Addr::UNSPECIFIED, 8080, &server), mapping(Ipv4Addr::UNSPECIFIED, 8081, &second));
         let stale_at = mapping(WAN, 8082, &second);
         publish(&[kept.clone(), stale, stale_at]).unwrap();
-        assert_eq!(retain(Net::new(Ipv4Addr::new(10, 9, 0, 0), 16).unwrap(), &[]).unwrap(), 0, "another's");
-        assert_eq!(retain(net.subnet, std::slice::from_ref(&kept)).unwrap(), 2);
+        assert_eq!(retain(std::slice::from_ref(&kept)).unwrap(), 2);
         assert!(out.asks((WAN, 8080)).is_some());
         assert!(out.cannot_ask((WAN, 8081)) && out.cannot_ask((WAN, 8082)));
-        assert_eq!(retain(net.subnet, &[kept]).unwrap(), 0);
+        assert_eq!(retain(&[kept]).unwrap(), 0);
     });
 }
 
@@ -177,6 +176,7 @@ fn a_reserved_port_is_taken() {
     on_host(|_| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
+        let reserve = |address: Ipv4Addr, port, protocol| reserve(address.into(), port, protocol);
         for address in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
             assert!(matches!(reserve(address, port, Protocol::Tcp), Err(Error::PortTaken { .. })));
         }
@@ -188,6 +188,40 @@ fn a_reserved_port_is_taken() {
         assert!(TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, held.address().port())).is_err());
         let elsewhere = reserve(Ipv4Addr::new(192, 0, 2, 77), 80, Protocol::Tcp).unwrap_err();
         assert!(matches!(elsewhere, Error::Bind { .. }), "{elsewhere:?}");
-        assert!(reserve(Ipv4Addr::LOCALHOST, 0, Protocol::Sctp).is_err());
+        assert_ne!(reserve(Ipv4Addr::LOCALHOST, 0, Protocol::Sctp).unwrap().address().port(), 0);
+    });
+}
+
+/// A port published on every address of both families, reached over IPv6 with the client's address kept.
+#[test]
+fn published_over_ipv6() {
+    on_host(|host| {
+        let net = BridgeConfig { ipv6: Some(ipv6_of("fd00:1::/64")), ..bridge("brig0", "172.31.0.0/16") };
+        ensure_bridge(&net).unwrap();
+        let server = host.container("server", &endpoint(&net, 2));
+        let neighbour = host.container("neighbour", &endpoint(&net, 3));
+        let wan = BridgeConfig { ipv6: Some(ipv6_of("fd00:2::/64")), ..bridge("wan6", "198.51.100.0/24") };
+        run("ip", "link add wan6 type bridge");
+        run("ip", "addr add fd00:2::1/64 dev wan6 nodad");
+        run("ip", "link set wan6 up");
+        let out = host.container("out", &endpoint(&wan, 9));
+        let listener = inside(&server.path, || TcpListener::bind("[::]:80").unwrap());
+        crate::host::serve(listener);
+        let any = PortMapping {
+            host_address: "::".parse().unwrap(),
+            container_address: "fd00:1::2".parse().unwrap(),
+            ..mapping(Ipv4Addr::UNSPECIFIED, 8080, &server)
+        };
+        publish(std::slice::from_ref(&any)).unwrap();
+        let ask = |from: &Container, to: &str| {
+            let to: std::net::SocketAddr = to.parse().unwrap();
+            inside(&from.path, || crate::host::ask6(to, Duration::from_millis(900)))
+        };
+        assert_eq!(ask(&out, "[fd00:2::1]:8080"), Some("fd00:2::9".parse().unwrap()), "the real client");
+        assert_eq!(ask(&out, "[fd00:1::2]:80"), None, "an unpublished port is reached by a route");
+        assert!(ask(&neighbour, "[fd00:1::2]:80").is_some());
+        assert!(ask(&neighbour, "[fd00:1::1]:8080").is_some(), "hairpin");
+        unpublish(&[any]).unwrap();
+        assert_eq!(ask(&out, "[fd00:2::1]:8080"), None);
     });
 }

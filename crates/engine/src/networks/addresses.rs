@@ -1,0 +1,207 @@
+//! One network in memory: its pools, and who is on it.
+
+use super::Network;
+use crate::error::{During, Error};
+use crate::model::EndpointSettings;
+use crate::record::Record;
+use network::ipam::Pool;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard};
+
+/// A network and what is given out of it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: Network,
+    state: Mutex<State>,
+    /// The kernel has bridge and rules. Held while they are made or removed.
+    pub(super) ready: Mutex<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    ipv4: Option<Pool>,
+    ipv6: Option<Pool>,
+    /// Containers with an endpoint, by id: name and endpoint id.
+    held: BTreeMap<String, (String, String)>,
+    /// Being removed: nobody joins any more.
+    closed: bool,
+}
+
+impl Entry {
+    pub(super) fn new(record: Network) -> Result<Entry, Error> {
+        let pool = |is_ipv6: bool| -> Result<Option<Pool>, Error> {
+            let Some(pool) = record.pool(is_ipv6) else { return Ok(None) };
+            let reserved: Vec<IpAddr> = pool.gateway.into_iter().chain(pool.aux.values().copied()).collect();
+            let addresses = Pool::new(pool.net()?, &reserved);
+            let doing = || format!("read the record of network {}", record.name);
+            Ok(Some(match &pool.ip_range {
+                Some(range) => addresses.with_range(range.parse().during(doing)?).during(doing)?,
+                None => addresses,
+            }))
+        };
+        let state = State { ipv4: pool(false)?, ipv6: pool(true)?, held: BTreeMap::new(), closed: false };
+        Ok(Entry { record, state: Mutex::new(state), ready: Mutex::new(false) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Gives the container an endpoint: id, addresses, gateways, names.
+    pub(super) fn allocate(&self, record: &Record, settings: &mut EndpointSettings) -> Result<(), Error> {
+        let network = &self.record;
+        let wanted = |text: fn(&crate::model::EndpointIpam) -> &String| {
+            let text = settings.ipam_config.as_ref().map(text).filter(|t| !t.is_empty());
+            text.map(|t| t.parse::<IpAddr>().map_err(|_| Error::invalid(format!("invalid IP address: {t}"))))
+                .transpose()
+        };
+        let (wanted4, wanted6) = (wanted(|i| &i.ipv4_address)?, wanted(|i| &i.ipv6_address)?);
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::NoSuchNetwork { name: network.name.clone() });
+        }
+        let ipv4 = state.ipv4.as_mut().map(|pool| take(pool, wanted4, network)).transpose()?;
+        let ipv6 = match state.ipv6.as_mut().map(|pool| take(pool, wanted6, network)).transpose() {
+            Ok(ipv6) => ipv6,
+            Err(e) => {
+                if let (Some(pool), Some(address)) = (state.ipv4.as_mut(), ipv4) {
+                    pool.release(address);
+                }
+                return Err(e);
+            }
+        };
+        settings.network_id.clone_from(&network.id);
+        settings.endpoint_id = super::endpoint_id();
+        let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        let prefix = |pool: &Option<Pool>| pool.as_ref().map_or(0, |p| p.subnet().prefix());
+        settings.ip_address = text(ipv4);
+        settings.ip_prefix_len = prefix(&state.ipv4);
+        settings.global_ipv6_address = text(ipv6);
+        settings.global_ipv6_prefix_len = prefix(&state.ipv6);
+        if !network.internal {
+            settings.gateway = text(network.gateway(false));
+            settings.ipv6_gateway = text(network.gateway(true));
+        }
+        if let Some(IpAddr::V4(address)) = ipv4 {
+            settings.mac_address = match record.wanted_macs.get(&network.name) {
+                Some(asked) => asked.clone(),
+                None => mac_text(network::mac_for(address)),
+            };
+        }
+        if network.is_user_defined() {
+            settings.dns_names = Some(dns_names(record, settings));
+        }
+        state.held.insert(record.id.to_string(), (record.name.clone(), settings.endpoint_id.clone()));
+        Ok(())
+    }
+
+    /// Takes the addresses that a running container has.
+    pub(super) fn adopt(&self, record: &Record, settings: &EndpointSettings) {
+        let mut state = self.lock();
+        let State { ipv4, ipv6, held, .. } = &mut *state;
+        for (pool, text) in [(ipv4, &settings.ip_address), (ipv6, &settings.global_ipv6_address)] {
+            if let (Some(pool), Ok(address)) = (pool.as_mut(), text.parse()) {
+                // Two records with one address cannot be; if they were, the second simply keeps what it has.
+                drop(pool.allocate(Some(address)));
+            }
+        }
+        held.insert(record.id.to_string(), (record.name.clone(), settings.endpoint_id.clone()));
+    }
+
+    /// Takes the endpoint's addresses back. Harmless if it has none, or if the container has another one by now.
+    pub(super) fn release(&self, record: &Record, settings: &EndpointSettings) {
+        let mut state = self.lock();
+        let id = record.id.as_str();
+        if settings.endpoint_id.is_empty()
+            || state.held.get(id).is_none_or(|(_, e)| *e != settings.endpoint_id)
+        {
+            return;
+        }
+        state.held.remove(id);
+        let State { ipv4, ipv6, .. } = &mut *state;
+        for (pool, text) in [(ipv4, &settings.ip_address), (ipv6, &settings.global_ipv6_address)] {
+            if let (Some(pool), Ok(address)) = (pool.as_mut(), text.parse()) {
+                pool.release(address);
+            }
+        }
+    }
+
+    /// Lets nobody join any more.
+    ///
+    /// # Errors
+    ///
+    /// Denied while somebody is there.
+    pub(super) fn close(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !state.held.is_empty() {
+            let name = |(name, id): &(String, String)| {
+                format!("name:\"{name}\" id:\"{}\"", id.get(..12).unwrap_or(id))
+            };
+            let all: Vec<String> = state.held.values().map(name).collect();
+            return Err(Error::denied(format!(
+                "error while removing network: network {} has active endpoints ({})",
+                self.record.name,
+                all.join(", ")
+            )));
+        }
+        state.closed = true;
+        Ok(())
+    }
+
+    /// As before [`Entry::close`].
+    pub(super) fn reopen(&self) {
+        self.lock().closed = false;
+    }
+
+    /// Whether a running container is there.
+    pub(super) fn is_used(&self) -> bool {
+        !self.lock().held.is_empty()
+    }
+}
+
+/// Takes an address, with Docker's words for what can go wrong.
+fn take(pool: &mut Pool, wanted: Option<IpAddr>, network: &Network) -> Result<IpAddr, Error> {
+    let family = if pool.subnet().is_ipv6() { 6 } else { 4 };
+    pool.allocate(wanted).map_err(|e| match e {
+        network::Error::AddressTaken { .. } => Error::denied("Address already in use"),
+        network::Error::AddressOutside { address, .. } => Error::invalid(format!(
+            "invalid address {address}: It does not belong to any of this network's subnets"
+        )),
+        _ => Error::Exhausted {
+            message: format!(
+                "no available IPv{family} addresses on this network's address pools: {} ({})",
+                network.name, network.id
+            ),
+        },
+    })
+}
+
+/// The names under which others on the network find the container.
+pub(super) fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
+    let mut out = vec![record.name.clone()];
+    out.extend(settings.aliases.iter().flatten().cloned());
+    out.push(record.id.short().into());
+    if !record.config.hostname.is_empty() {
+        out.push(record.config.hostname.clone());
+    }
+    let mut seen = std::collections::HashSet::new();
+    out.retain(|name| seen.insert(name.clone()));
+    out
+}
+
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+pub(super) fn parse_mac(text: &str) -> Result<[u8; 6], Error> {
+    let error = || Error::invalid(format!("invalid MAC address: {text}"));
+    let bytes: Vec<u8> = text
+        .split([':', '-'])
+        .map(|p| u8::from_str_radix(p, 16))
+        .collect::<Result<_, _>>()
+        .map_err(|_| error())?;
+    let mac: [u8; 6] = bytes.try_into().map_err(|_| error())?;
+    // A group address cannot be a station's own.
+    if mac[0] & 1 == 1 { Err(error()) } else { Ok(mac) }
+}

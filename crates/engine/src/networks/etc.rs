@@ -1,0 +1,117 @@
+//! The container's hosts, hostname and resolv.conf.
+
+use super::Networks;
+use crate::Engine;
+use crate::error::{During, Error};
+use crate::model::EndpointSettings;
+use crate::record::Record;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+impl Networks {
+    pub(crate) fn etc_files(&self, record: &Record) -> Result<Vec<(&'static str, String)>, Error> {
+        let host = &record.host_config;
+        let hostname = format!("{}\n", record.config.hostname);
+        let host_mode = host.network_mode == "host";
+        let resolv_source = resolver_text();
+        let resolv = if host_mode
+            && host.dns.is_empty()
+            && host.dns_search.is_empty()
+            && host.dns_options.is_empty()
+        {
+            resolv_source
+        } else {
+            let servers = host.dns.iter().map(|s| parse_address(s)).collect::<Result<Vec<_>, _>>()?;
+            network::files::resolv_conf(&resolv_source, &servers, &host.dns_search, &host.dns_options)
+                .during(|| "write resolv.conf".into())?
+        };
+        let extra = host.extra_hosts.iter().map(|e| self.extra_host(e)).collect::<Result<Vec<_>, _>>()?;
+        let hosts = if host_mode {
+            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            for (name, address) in &extra {
+                text.push_str(&format!("{address}\t{name}\n"));
+            }
+            text
+        } else {
+            network::files::hosts(
+                &record.config.hostname,
+                &record.config.domainname,
+                &addresses(record),
+                &extra,
+            )
+            .during(|| "write hosts".into())?
+        };
+        Ok(vec![("hosts", hosts), ("hostname", hostname), ("resolv.conf", resolv)])
+    }
+
+    /// `name:address`, where `host-gateway` means the default bridge's address.
+    fn extra_host(&self, text: &str) -> Result<(String, IpAddr), Error> {
+        let error = || Error::invalid(format!("bad format for add-host: {text:?}"));
+        let (name, address) = text.split_once([':', '=']).ok_or_else(error)?;
+        if address == "host-gateway" {
+            let gateway = self.find("bridge")?.record.gateway(false);
+            return Ok((name.into(), gateway.ok_or_else(error)?));
+        }
+        let bare = address.trim_start_matches('[').trim_end_matches(']');
+        Ok((name.into(), bare.parse().map_err(|_| error())?))
+    }
+
+    /// Adds the container's new address to its hosts file.
+    pub(super) fn add_host_line(&self, engine: &Engine, record: &Record, settings: &EndpointSettings) {
+        let hostname = &record.config.hostname;
+        edit_hosts(engine, record, |text| {
+            for address in addresses_of(settings) {
+                text.push_str(&format!("{address}\t{hostname}\n"));
+            }
+        });
+    }
+
+    /// Takes the container's address on a network that it has left out of its hosts file.
+    pub(super) fn remove_host_line(&self, engine: &Engine, record: &Record, settings: &EndpointSettings) {
+        let gone: Vec<String> = addresses_of(settings).iter().map(ToString::to_string).collect();
+        edit_hosts(engine, record, |text| {
+            let kept =
+                text.lines().filter(|l| !l.split('\t').next().is_some_and(|a| gone.iter().any(|g| g == a)));
+            *text = kept.map(|l| format!("{l}\n")).collect();
+        });
+    }
+}
+
+/// Changes the hosts file of a running container, in place: it is bound into the container by its inode. What people
+/// wrote there stays.
+fn edit_hosts(engine: &Engine, record: &Record, change: impl FnOnce(&mut String)) {
+    let path: PathBuf = engine.config.container_dir(record.id.as_str()).join("hosts");
+    let edited = std::fs::read_to_string(&path).and_then(|mut text| {
+        change(&mut text);
+        std::fs::write(&path, text)
+    });
+    if let Err(error) = edited {
+        tracing::warn!(container_id = %record.id, %error, "hosts file not changed");
+    }
+}
+
+/// The container's addresses on all networks.
+fn addresses(record: &Record) -> Vec<IpAddr> {
+    record.networks.values().flat_map(addresses_of).collect()
+}
+
+fn addresses_of(settings: &EndpointSettings) -> Vec<IpAddr> {
+    [&settings.ip_address, &settings.global_ipv6_address].iter().filter_map(|t| t.parse().ok()).collect()
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, Error> {
+    text.parse().map_err(|_| Error::invalid(format!("{text} is not an IP address")))
+}
+
+/// The resolver configuration that leads out of this host: systemd-resolved's own where only its stub is listed.
+pub(super) fn resolver_text() -> String {
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+    let text = read("/etc/resolv.conf");
+    if network::files::only_systemd_stub(&text) {
+        let resolved = read("/run/systemd/resolve/resolv.conf");
+        if !resolved.is_empty() {
+            return resolved;
+        }
+    }
+    text
+}

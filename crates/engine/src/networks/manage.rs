@@ -1,0 +1,232 @@
+//! Making and removing networks.
+//!
+//! ```text
+//! create   choose subnets -> bridge and rules -> record
+//! remove   nobody joins -> record goes -> bridge and rules
+//! ```
+//! A daemon killed in between leaves a bridge without a record, which the next start removes.
+
+use super::addresses::Entry;
+use super::{BUILT_IN, Network, NetworkPool, NetworkRequest, Networks};
+use crate::Engine;
+use crate::error::{During, Error, blocking};
+use metadata::RecordKind;
+use network::Subnet;
+use network::ipam::{Pool, choose_subnet, choose_ula};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Held while a daemon of this host chooses a subnet and makes the bridge that others then see.
+const LOCK_FILE: &str = "/run/lock/brig-networks.lock";
+
+impl Engine {
+    /// Makes a network. Its id, and warnings.
+    ///
+    /// # Errors
+    ///
+    /// WrongState when the name is taken, Denied when the subnet overlaps another, InvalidArgument and Unsupported for
+    /// what cannot be.
+    pub async fn create_network(self: &Arc<Self>, request: NetworkRequest) -> Result<String, Error> {
+        let engine = self.clone();
+        let network = blocking(move || engine.networks.create(&engine.db, request)).await?;
+        self.tell_network(&network, "create");
+        Ok(network.id)
+    }
+
+    /// Removes a network that no running container is on.
+    pub async fn remove_network(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let entry = self.networks.find(name)?;
+        let engine = self.clone();
+        let network = blocking(move || engine.networks.remove(&engine.db, &entry)).await?;
+        self.tell_network(&network, "destroy");
+        Ok(())
+    }
+
+    /// Removes every user-defined network that `wanted` chooses and no container refers to. Their names.
+    pub async fn prune_networks(
+        self: &Arc<Self>,
+        wanted: impl Fn(&Network) -> bool,
+    ) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        let referred: std::collections::HashSet<String> =
+            self.list_containers().iter().flat_map(|c| c.record().networks.into_keys()).collect();
+        for network in self.list_networks() {
+            if network.is_user_defined() && !referred.contains(&network.name) && wanted(&network) {
+                match self.remove_network(&network.id).await {
+                    Ok(()) => removed.push(network.name),
+                    // Somebody was faster, to remove it or to use it.
+                    Err(e) => {
+                        tracing::debug!(network = network.name, error = %errors::chain(&e), "not pruned")
+                    }
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// All networks by name.
+    pub fn list_networks(&self) -> Vec<Network> {
+        self.networks.list()
+    }
+
+    /// The network with this name, id, or unique beginning of an id.
+    pub fn network(&self, name: &str) -> Result<Network, Error> {
+        Ok(self.networks.find(name)?.record.clone())
+    }
+
+    /// Whether a running container is on the network.
+    pub fn is_network_used(&self, name: &str) -> bool {
+        self.networks.find(name).is_ok_and(|e| e.is_used())
+    }
+
+    /// The name of the network's bridge on the host; none for other drivers.
+    pub fn network_bridge(&self, network: &Network) -> Option<String> {
+        (network.driver == "bridge").then(|| self.networks.bridge_config(network).ok().map(|c| c.name))?
+    }
+
+    fn tell_network(&self, network: &Network, action: &str) {
+        let attributes =
+            BTreeMap::from([("name".into(), network.name.clone()), ("type".into(), network.driver.clone())]);
+        self.events.publish("network", action, network.id.as_str(), attributes);
+    }
+}
+
+impl Networks {
+    fn create(&self, db: &metadata::Database, request: NetworkRequest) -> Result<Network, Error> {
+        let mut network = request.check()?;
+        let _making = self.making.lock().expect("no holder panics");
+        if self.entries().iter().any(|e| e.record.name == network.name) {
+            return Err(Error::conflict(format!("network with name {} already exists", network.name)));
+        }
+        let host = lock_host();
+        self.choose_pools(&mut network)?;
+        let entry = Entry::new(network)?;
+        self.check_bridge_name(&entry.record)?;
+        self.ensure(&entry)?;
+        drop(host);
+        if let Err(e) = self.put(db, &entry.record) {
+            self.remove_bridge(&entry.record);
+            return Err(e);
+        }
+        let network = entry.record.clone();
+        self.insert(entry);
+        Ok(network)
+    }
+
+    fn remove(&self, db: &metadata::Database, entry: &Arc<Entry>) -> Result<Network, Error> {
+        let network = &entry.record;
+        if BUILT_IN.contains(&network.name.as_str()) {
+            return Err(Error::denied(format!(
+                "{} is a pre-defined network and cannot be removed",
+                network.name
+            )));
+        }
+        entry.close()?;
+        let doing = || format!("remove network {}", network.name);
+        match db.delete_record(RecordKind::Network, &network.id).during(doing) {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::NoSuchNetwork { name: network.name.clone() }),
+            Err(e) => {
+                entry.reopen();
+                return Err(e);
+            }
+        }
+        // Whoever makes one of the same name or subnet next waits until this one's bridge is gone.
+        let _making = self.making.lock().expect("no holder panics");
+        self.remove_bridge(network);
+        self.entries.write().expect("no holder panics").remove(&network.name);
+        Ok(network.clone())
+    }
+
+    fn remove_bridge(&self, network: &Network) {
+        if network.driver != "bridge" {
+            return;
+        }
+        let removed = self
+            .bridge_config(network)
+            .and_then(|c| network::remove_bridge(&c.name).during(|| format!("remove bridge {}", c.name)));
+        if let Err(e) = removed {
+            tracing::warn!(network = network.name, error = %errors::chain(&e), "bridge not removed");
+        }
+    }
+
+    /// Refuses a bridge that another network has.
+    fn check_bridge_name(&self, network: &Network) -> Result<(), Error> {
+        let name = self.bridge_config(network)?.name;
+        let other = self.entries().into_iter().find(|e| {
+            e.record.driver == "bridge" && self.bridge_config(&e.record).is_ok_and(|c| c.name == name)
+        });
+        match other {
+            Some(other) => Err(Error::denied(format!(
+                "cannot create network {} ({}): conflicts with network {} ({}): networks have same bridge name",
+                network.id, name, other.record.id, name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills in the subnets and gateways that nobody named, and refuses those that overlap another network's.
+    pub(super) fn choose_pools(&self, network: &mut Network) -> Result<(), Error> {
+        let entries = self.entries();
+        let own: Vec<Subnet> =
+            entries.iter().flat_map(|e| &e.record.pools).filter_map(|p| p.subnet.parse().ok()).collect();
+        for pool in &network.pools {
+            if own.iter().any(|other| pool.net().is_ok_and(|net| net.overlaps(*other))) {
+                return Err(Error::denied(
+                    "invalid pool request: Pool overlaps with other one on this address space",
+                ));
+            }
+        }
+        if network.pool(false).is_none() {
+            let mut taken = network::host_subnets().during(|| "list the host's subnets".into())?;
+            taken.extend(own.iter().filter_map(|s| s.v4()));
+            let subnet = choose_subnet(&taken)
+                .map_err(|_| Error::invalid("all predefined address pools have been fully subnetted"))?;
+            network.pools.insert(0, pool_of(subnet.to_string()));
+        }
+        if network.ipv6 && network.pool(true).is_none() {
+            let subnet = choose_ula(self.site(), &own)
+                .map_err(|_| Error::invalid("all predefined address pools have been fully subnetted"))?;
+            network.pools.push(pool_of(subnet.to_string()));
+        }
+        for pool in &mut network.pools {
+            let aux: Vec<IpAddr> = pool.aux.values().copied().collect();
+            let mut addresses = Pool::new(pool.net()?, &aux);
+            if let Some(range) = pool.ip_range.as_ref().and_then(|r| r.parse().ok()) {
+                addresses = addresses.with_range(range).during(|| "take an ip-range".into())?;
+            }
+            let error = |_| Error::denied("failed to allocate gateway: Address already in use");
+            pool.gateway = Some(addresses.allocate(pool.gateway).map_err(error)?);
+        }
+        Ok(())
+    }
+
+    /// Forty bits of this engine's own, for addresses that nobody else has.
+    fn site(&self) -> [u8; 5] {
+        let digits: Vec<u8> = self.engine_id.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |n: usize| {
+            let pair = digits.get(2 * n..2 * n + 2).and_then(|p| std::str::from_utf8(p).ok());
+            pair.and_then(|p| u8::from_str_radix(p, 16).ok()).unwrap_or_default()
+        };
+        std::array::from_fn(byte)
+    }
+}
+
+fn pool_of(subnet: String) -> NetworkPool {
+    NetworkPool { subnet, ip_range: None, gateway: None, aux: BTreeMap::new() }
+}
+
+/// Keeps other daemons of this host from choosing a subnet until it is dropped. Where the lock cannot be had, two that
+/// choose in the same millisecond may choose the same.
+pub(super) fn lock_host() -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let open = || {
+        let file = rustix::fs::open(LOCK_FILE, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))?;
+        Ok(file)
+    };
+    open().inspect_err(|error: &rustix::io::Errno| tracing::debug!(%error, LOCK_FILE, "not locked")).ok()
+}
