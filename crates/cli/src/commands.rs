@@ -20,6 +20,7 @@ pub(crate) mod pull;
 mod push;
 mod registry;
 mod stats;
+mod storage;
 mod system;
 mod update;
 mod volumes;
