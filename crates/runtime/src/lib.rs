@@ -28,6 +28,7 @@ mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
+mod program;
 mod rdt;
 mod rooted;
 mod scheduling;
