@@ -69,7 +69,7 @@ fn documents_that_are_none() {
     assert!(command.status().unwrap().success());
     b.document(&[0xff, 0xfe, 0]);
     b.document(&vec![b' '; (32 << 20) + 1]);
-    let huge = b.document(&[&[b'{'], &vec![b' '; 33 << 20][..]].concat());
+    let huge = b.document(&[&b"{"[..], &vec![b' '; 33 << 20][..]].concat());
     assert!(huge.contains("File too large"), "{huge}");
     // Not even a file.
     std::fs::remove_file(b.path().join("config.json")).unwrap();
