@@ -276,7 +276,10 @@ pub(crate) mod tests {
     #[test]
     fn questions_are_read() {
         let asked = parse(&question("Web.Example", TYPE_A)).unwrap();
-        assert_eq!((asked.name.as_str(), asked.kind, asked.id, asked.max_udp), ("web.example", 1, 0xabcd, 512));
+        assert_eq!(
+            (asked.name.as_str(), asked.kind, asked.id, asked.max_udp),
+            ("web.example", 1, 0xabcd, 512)
+        );
         let mut with_edns = question("a", TYPE_AAAA);
         with_edns[11] = 1;
         with_edns.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0x80, 0, 0, 0]);

@@ -490,7 +490,9 @@ impl Server {
                     client.input.extend_from_slice(&buffer[..n]);
                     client.deadline = Instant::now() + CLIENT_PATIENCE;
                     let (sandbox, serial) = (client.sandbox, client.serial);
-                    while let Some(message) = self.clients.get(number).and_then(|c| next_message(&mut c.input)) {
+                    while let Some(message) =
+                        self.clients.get(number).and_then(|c| next_message(&mut c.input))
+                    {
                         let asker = Asker::Tcp { client: number, serial };
                         if let Some(answer) = self.answer(sandbox, &message, asker) {
                             self.give(sandbox, asker, &answer);
@@ -638,7 +640,8 @@ impl Server {
         let Some(pending) = self.pending.get(slot) else { return };
         let by_tcp = matches!(pending.asker, Asker::Tcp { .. });
         if let Some(sandbox) = self.sandboxes.get(pending.sandbox)
-            && let Some(asked) = next_server(&self.spaces, sandbox, &mut pending.tried, &pending.query, by_tcp)
+            && let Some(asked) =
+                next_server(&self.spaces, sandbox, &mut pending.tried, &pending.query, by_tcp)
         {
             pending.asked = asked;
             if self.watch(slot).is_ok() {
@@ -768,7 +771,13 @@ mod tests {
             out
         };
         let networks = HashMap::from([
-            ("1".to_string(), table("front", &[("web", "10.0.0.2"), ("web", "fd00::2"), ("all", "10.0.0.2"), ("all", "10.0.0.3")])),
+            (
+                "1".to_string(),
+                table(
+                    "front",
+                    &[("web", "10.0.0.2"), ("web", "fd00::2"), ("all", "10.0.0.2"), ("all", "10.0.0.3")],
+                ),
+            ),
             ("2".to_string(), table("back", &[("db", "10.1.0.2")])),
         ]);
         let sandbox = SandboxTable {
@@ -797,7 +806,14 @@ mod tests {
 
     #[test]
     fn tokens_come_back() {
-        for token in [Token::Control, Token::Daemon(3), Token::Udp(1 << 30), Token::Listener(0), Token::Client(9), Token::Asked(7)] {
+        for token in [
+            Token::Control,
+            Token::Daemon(3),
+            Token::Udp(1 << 30),
+            Token::Listener(0),
+            Token::Client(9),
+            Token::Asked(7),
+        ] {
             assert_eq!(Token::from_bits(token.to_bits()), token);
         }
     }

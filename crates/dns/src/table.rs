@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn other_versions_and_nonsense_are_refused() {
-        for text in ["", "brig-dns 2\nnetwork a\n", "brig-dns 1", "brig-dns 1\nname a\n", "brig-dns 1\nname a b\n"] {
+        for text in
+            ["", "brig-dns 2\nnetwork a\n", "brig-dns 1", "brig-dns 1\nname a\n", "brig-dns 1\nname a b\n"]
+        {
             assert_eq!(NetworkTable::parse(text), None, "{text:?}");
         }
         assert_eq!(SandboxTable::parse("brig-dns 1\nforward\n"), None, "without a namespace");

@@ -87,8 +87,7 @@ pub fn own_resolv_conf(
     search: &[String],
     options: &[String],
 ) -> Result<String> {
-    let mut options =
-        if options.is_empty() { Resolv::parse(host_text).options } else { options.to_vec() };
+    let mut options = if options.is_empty() { Resolv::parse(host_text).options } else { options.to_vec() };
     if !options.iter().any(|o| o.starts_with("ndots:")) {
         options.push("ndots:0".into());
     }

@@ -246,7 +246,8 @@ impl Networks {
         for name in endpoints.keys().filter(|n| !BUILT_IN.contains(&n.as_str())) {
             // Gone while a container ended: so are its names.
             let Ok(entry) = self.find(name) else { continue };
-            entry.with_table(|table| self.names.write("networks", &entry.record.id, Some(&table.render())))?;
+            entry
+                .with_table(|table| self.names.write("networks", &entry.record.id, Some(&table.render())))?;
             changes.push(format!("network {}", entry.record.id));
         }
         Ok(changes)
@@ -259,7 +260,8 @@ impl Networks {
         record: &Record,
         endpoints: &BTreeMap<String, EndpointSettings>,
     ) -> Result<Option<SandboxTable>, Error> {
-        let mut table = SandboxTable { namespace: config.netns(record.id.as_str()), ..SandboxTable::default() };
+        let mut table =
+            SandboxTable { namespace: config.netns(record.id.as_str()), ..SandboxTable::default() };
         for (name, settings) in endpoints {
             let entry = self.find(name)?;
             // Names are not led out of an internal network (CVE-2024-29018).
