@@ -1,11 +1,13 @@
 //! A blob on its way in.
 
+use crate::follow::{Follower, Tide};
 use crate::{ContentStore, Error};
 use oci::Digest;
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Bytes read at a time when hashing.
 const BUFFER: usize = 256 << 10;
@@ -25,6 +27,8 @@ pub struct Ingest {
     size: Option<u64>,
     /// Kept when dropped, for the next who resumes it.
     partial: Option<Partial>,
+    /// For those who read along.
+    tide: Arc<Tide>,
 }
 
 /// The right to write the partial file of one blob.
@@ -58,6 +62,7 @@ impl Ingest {
             expected,
             size,
             partial: None,
+            tide: Arc::default(),
         })
     }
 
@@ -79,8 +84,17 @@ impl Ingest {
             }
         };
         let (expected, size) = (Some(expected), Some(size));
-        let mut ingest =
-            Ingest { store, file, path, hasher: sha2::Sha256::new(), written: 0, expected, size, partial };
+        let mut ingest = Ingest {
+            store,
+            file,
+            path,
+            hasher: sha2::Sha256::new(),
+            written: 0,
+            expected,
+            size,
+            partial,
+            tide: Arc::default(),
+        };
         ingest.take_up().map_err(|source| Error::File {
             what: "read what there is of",
             path: ingest.path.clone(),
@@ -114,6 +128,15 @@ impl Ingest {
         self.written
     }
 
+    /// A reader of what has been and will be written. Only for a blob whose size was promised.
+    pub fn follow(&self) -> Result<Follower, Error> {
+        let failed = |source| Error::File { what: "follow", path: self.path.clone(), source };
+        let size = self.size.ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let file = File::open(&self.path).map_err(failed)?;
+        self.tide.rise(self.written);
+        Ok(Follower::new(Arc::clone(&self.tide), file, size))
+    }
+
     /// Verifies the bytes, puts them on disk and gives them their name. Returns digest and size.
     ///
     /// A blob of that digest which is there already is replaced by the same bytes.
@@ -141,6 +164,7 @@ impl Ingest {
         self.file.sync_data().map_err(failed("sync"))?;
         std::fs::rename(&self.path, self.store.blob_path(&actual)).map_err(failed("commit"))?;
         self.store.sync_blobs().map_err(failed("sync directory of"))?;
+        self.tide.end(true);
         Ok((actual, self.written))
     }
 }
@@ -171,6 +195,7 @@ impl Write for Ingest {
         };
         self.hasher.update(&bytes[..written]);
         self.written += written as u64;
+        self.tide.rise(self.written);
         Ok(written)
     }
 
@@ -181,6 +206,7 @@ impl Write for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        self.tide.end(false);
         if let Some(partial) = &self.partial {
             if partial.spoilt || self.written == 0 {
                 drop(std::fs::remove_file(&self.path));

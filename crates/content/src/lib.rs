@@ -18,9 +18,11 @@
 //! (a power loss may leave one) ends as a wrong digest, and is removed.
 
 mod error;
+mod follow;
 mod ingest;
 mod store;
 
 pub use error::Error;
+pub use follow::{Follower, Watch};
 pub use ingest::Ingest;
 pub use store::{ContentStore, PARTIAL_LIFE};

@@ -177,3 +177,44 @@ fn a_partial_blob_is_gone_on_with() {
     assert_eq!(store.remove_partials(std::time::Duration::ZERO).unwrap(), 1);
     assert_eq!(partials(), 0);
 }
+
+#[test]
+fn a_follower_reads_what_is_written_and_hears_how_it_ended() {
+    let (_dir, store) = store();
+    let bytes = vec![7; 300_000];
+    let digest = Digest::of(&bytes);
+    let mut ingest = store.ingest(Some(digest), Some(300_000)).unwrap();
+    ingest.write_all(&bytes[..1000]).unwrap();
+    let mut follower = ingest.follow().unwrap();
+    let watch = follower.watch();
+    let reading = std::thread::spawn(move || {
+        let mut read = Vec::new();
+        follower.read_to_end(&mut read).map(|_| read)
+    });
+    for piece in bytes[1000..].chunks(70_000) {
+        ingest.write_all(piece).unwrap();
+    }
+    // It ends with the last byte, though nobody knows yet whether it is the right one.
+    assert!(reading.join().unwrap().unwrap() == bytes);
+    assert!(!watch.is_committed());
+    ingest.commit().unwrap();
+    assert!(watch.is_committed() && watch.committed());
+
+    let mut ingest = store.ingest(Some(digest), Some(300_000)).unwrap();
+    ingest.write_all(&bytes[..10]).unwrap();
+    let mut follower = ingest.follow().unwrap();
+    let watch = follower.watch();
+    follower.read_exact(&mut [0; 10]).unwrap();
+    let reading = std::thread::spawn(move || follower.read(&mut [0]).map_err(|e| e.to_string()));
+    drop(ingest);
+    assert!(reading.join().unwrap().unwrap_err().contains("no longer being written"));
+    assert!(!watch.committed());
+
+    let mut wrong = store.ingest(Some(Digest::of(b"other")), Some(5)).unwrap();
+    wrong.write_all(b"wrong").unwrap();
+    let mut follower = wrong.follow().unwrap();
+    assert!(wrong.commit().is_err());
+    let mut read = Vec::new();
+    follower.read_to_end(&mut read).unwrap();
+    assert_eq!((read, follower.watch().committed()), (b"wrong".to_vec(), false));
+}

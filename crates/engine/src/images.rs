@@ -70,6 +70,8 @@ impl Engine {
             lease: lease.clone(),
             progress: progress.clone(),
             layers: Mutex::default(),
+            manifest: Mutex::default(),
+            begun: Mutex::default(),
         });
         let doing = || format!("pull {}", reference.familiar());
         let leftovers = CollectOnDrop { engine: self.clone(), armed: true };
@@ -230,6 +232,10 @@ struct PullSink {
     progress: mpsc::Sender<PullEvent>,
     /// Blobs of the layers, by digest: only their steps are for people to see.
     layers: Mutex<HashSet<Digest>>,
+    /// Set once its config is stored.
+    manifest: Mutex<Option<Arc<Manifest>>>,
+    /// Blobs that began to arrive before that.
+    begun: Mutex<Vec<(Digest, content::Follower)>>,
 }
 
 impl Sink for PullSink {
@@ -256,7 +262,12 @@ impl Sink for PullSink {
             false => content.resume(descriptor.digest, descriptor.size),
         };
         match ingest {
-            Ok(ingest) => Ok(Box::new(PullBlob(Some(ingest)))),
+            Ok(ingest) => {
+                if !document {
+                    self.arriving(descriptor.digest, &ingest);
+                }
+                Ok(Box::new(PullBlob(Some(ingest))))
+            }
             Err(e) => Err(errors::Report::of(&e)),
         }
     }
@@ -265,25 +276,85 @@ impl Sink for PullSink {
         drop(self.progress.try_send(PullEvent::Transfer(event)));
     }
 
+    fn config_ready(&self, manifest: &Manifest) {
+        *self.manifest.lock().expect("no holder panics") = Some(Arc::new(manifest.clone()));
+        let begun = std::mem::take(&mut *self.begun.lock().expect("no holder panics"));
+        for (digest, blob) in begun {
+            self.unpack_arriving(manifest, digest, blob);
+        }
+    }
+
     fn layer_ready(&self, manifest: &Manifest, index: usize) {
-        let (engine, lease, progress) = (self.engine.clone(), self.lease.clone(), self.progress.clone());
-        let (Some(layer), config) = (manifest.layers.get(index).cloned(), manifest.config.clone()) else {
-            return;
-        };
+        let Some(work) = LayerWork::new(self, manifest, index) else { return };
         // A failure here is found again, and reported, by the import that follows.
         tokio::task::spawn_blocking(move || {
-            let Ok(bytes) = engine.content.read_bounded(&config.digest, oci::image::MAX_CONFIG as u64) else {
-                return;
-            };
-            let Ok(config) = image::parse_config(&bytes, &config.digest) else { return };
-            let Some(diff_id) = config.rootfs.diff_ids.get(index) else { return };
-            let chains = image::chain_ids(&config);
-            let parent = index.checked_sub(1).and_then(|i| chains.get(i));
-            let send = |p: &image::Progress| drop(progress.try_send(PullEvent::Extract(*p)));
-            if let Err(e) = engine.images.unpack_layer(&lease, &layer, diff_id, parent, &send) {
-                tracing::debug!(layer = %layer.digest, error = %errors::chain(&e), "early unpack");
+            let send = |p: &image::Progress| drop(work.progress.try_send(PullEvent::Extract(*p)));
+            let Some((diff_id, parent)) = work.place() else { return };
+            let images = &work.engine.images;
+            if let Err(e) = images.unpack_layer(&work.lease, &work.layer, &diff_id, parent.as_ref(), &send) {
+                tracing::debug!(layer = %work.layer.digest, error = %errors::chain(&e), "early unpack");
             }
         });
+    }
+}
+
+impl PullSink {
+    /// Unpacks a layer while it arrives, as soon as the config says what it is to become.
+    fn arriving(&self, digest: Digest, ingest: &content::Ingest) {
+        let Ok(blob) = ingest.follow() else { return };
+        // Held over the look at the manifest: `config_ready` sets it first and then takes what has begun.
+        let mut begun = self.begun.lock().expect("no holder panics");
+        match self.manifest.lock().expect("no holder panics").clone() {
+            Some(manifest) => self.unpack_arriving(&manifest, digest, blob),
+            None => begun.push((digest, blob)),
+        }
+    }
+
+    fn unpack_arriving(&self, manifest: &Manifest, digest: Digest, blob: content::Follower) {
+        let Some(index) = manifest.layers.iter().position(|layer| layer.digest == digest) else { return };
+        let Some(work) = LayerWork::new(self, manifest, index) else { return };
+        // A failure here is found again, and reported, by those who have the whole layer.
+        tokio::task::spawn_blocking(move || {
+            let send = |p: &image::Progress| drop(work.progress.try_send(PullEvent::Extract(*p)));
+            let Some((diff_id, parent)) = work.place() else { return };
+            let images = &work.engine.images;
+            let parent = parent.as_ref();
+            if let Err(e) = images.unpack_arriving(&work.lease, &work.layer, &diff_id, parent, blob, &send) {
+                tracing::debug!(layer = %work.layer.digest, error = %errors::chain(&e), "unpack on arrival");
+            }
+        });
+    }
+}
+
+/// What is needed to unpack one layer of a manifest.
+struct LayerWork {
+    engine: Arc<Engine>,
+    lease: Arc<Lease>,
+    progress: mpsc::Sender<PullEvent>,
+    layer: Descriptor,
+    config: Digest,
+    index: usize,
+}
+
+impl LayerWork {
+    fn new(sink: &PullSink, manifest: &Manifest, index: usize) -> Option<LayerWork> {
+        Some(LayerWork {
+            engine: sink.engine.clone(),
+            lease: sink.lease.clone(),
+            progress: sink.progress.clone(),
+            layer: manifest.layers.get(index)?.clone(),
+            config: manifest.config.digest,
+            index,
+        })
+    }
+
+    /// What the layer is to become, and the chain ID of the one below. Reads the config.
+    fn place(&self) -> Option<(Digest, Option<Digest>)> {
+        let bytes = self.engine.content.read_bounded(&self.config, oci::image::MAX_CONFIG as u64).ok()?;
+        let config = image::parse_config(&bytes, &self.config).ok()?;
+        let diff_id = *config.rootfs.diff_ids.get(self.index)?;
+        let chains = image::chain_ids(&config);
+        Some((diff_id, self.index.checked_sub(1).and_then(|i| chains.get(i)).copied()))
     }
 }
 

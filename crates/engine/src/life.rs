@@ -137,6 +137,9 @@ impl Engine {
             record.state.manually_stopped = true;
         }
         self.save_if_possible(container).await;
+        // There is no next task whose end could be waited for.
+        container.life.send_modify(|life| life.exits += 1);
+        self.publish(container, "stop", &[]);
         Ok(())
     }
 
@@ -291,6 +294,11 @@ impl Engine {
         let container = self.container(name)?;
         let life = container.life.subscribe();
         let exits = life.borrow().exits;
+        // Between two tries it counts as running, as Docker has it: what is waited for is the end of the next.
+        let condition = match (condition, container.status()) {
+            (WaitCondition::NotRunning, Status::Restarting) => WaitCondition::NextExit,
+            (condition, _) => condition,
+        };
         Ok((Armed { life, exits }, condition))
     }
 

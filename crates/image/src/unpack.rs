@@ -2,9 +2,11 @@
 
 use crate::{Error, Images, Lease, OnProgress, Progress, State};
 use archive::Hashing;
+use content::{Follower, Watch};
 use oci::{Descriptor, Digest};
 use snapshot::{LayerDir, NewLayer};
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -37,64 +39,145 @@ impl Images {
             progress(&Progress { layer: layer.digest, state: State::Exists });
             return Ok(chain_id);
         }
-        let (dir, size_bytes) = self.apply_layer(layer, diff_id, parent, progress)?;
-        let new = NewLayer { chain_id, parent: parent.copied(), diff_id: *diff_id, size_bytes };
-        self.snapshotter.commit_layer(dir, &new)?;
-        progress(&Progress { layer: layer.digest, state: State::Done });
+        let dir = self.snapshotter.prepare_layer(parent)?;
+        let size_bytes = apply(&dir, self.content.open_blob(&layer.digest)?, layer, diff_id, progress)?;
+        self.commit_layer(dir, layer, diff_id, parent, size_bytes, progress)?;
         Ok(chain_id)
     }
 
-    /// Applies a layer's blob into a directory of its own. Returns that and the size of its files.
-    fn apply_layer(
+    /// As [`Images::unpack_layer`] for a blob that is still arriving: what there is of it is unpacked as it comes. The
+    /// layer is committed only when the blob is, which verifies it. Does nothing where it cannot, or where someone is at
+    /// the layer already: an [`Images::import`] sees to all layers in the end.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Error::Unpack`] or [`Error::Content`] when the blob is given up.
+    pub fn unpack_arriving(
         &self,
+        lease: &Lease,
         layer: &Descriptor,
         diff_id: &Digest,
         parent: Option<&Digest>,
+        blob: Follower,
         progress: OnProgress<'_>,
-    ) -> Result<(LayerDir, u64), Error> {
-        let failed = |source| Error::Unpack { layer: layer.digest, source };
-        let dir = self.snapshotter.prepare_layer(parent)?;
-        let blob = Reporting::new(self.content.open_blob(&layer.digest)?, layer, progress);
-        let mut tar = Hashing::new(archive::decompress(blob).map_err(failed)?);
-        let applied = dir.apply(&mut tar).map_err(failed)?;
-        match tar.finish().0 {
-            actual if actual == *diff_id => Ok((dir, applied.bytes)),
-            actual => Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual }),
+    ) -> Result<(), Error> {
+        let chain_id = Digest::chain(parent.copied(), *diff_id);
+        lease.keep_layer(&chain_id);
+        let watch = blob.watch();
+        let Some(_turn) = self.turns.arrive(chain_id, watch.clone()) else { return Ok(()) };
+        if self.snapshotter.needs_parent() || self.snapshotter.layer(&chain_id)?.is_some() {
+            return Ok(());
         }
+        let dir = self.snapshotter.prepare_layer(parent)?;
+        let size_bytes = apply(&dir, blob, layer, diff_id, progress)?;
+        if !watch.committed() {
+            return Err(content::Error::NotFound { digest: layer.digest }.into());
+        }
+        self.commit_layer(dir, layer, diff_id, parent, size_bytes, progress)
     }
+
+    fn commit_layer(
+        &self,
+        dir: LayerDir,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        parent: Option<&Digest>,
+        size_bytes: u64,
+        progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        let chain_id = Digest::chain(parent.copied(), *diff_id);
+        let new = NewLayer { chain_id, parent: parent.copied(), diff_id: *diff_id, size_bytes };
+        self.snapshotter.commit_layer(dir, &new)?;
+        progress(&Progress { layer: layer.digest, state: State::Done });
+        Ok(())
+    }
+}
+
+/// Applies a layer's blob. Returns the size of its files.
+fn apply<R: Read + Send>(
+    dir: &LayerDir,
+    blob: R,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    progress: OnProgress<'_>,
+) -> Result<u64, Error> {
+    let failed = |source| Error::Unpack { layer: layer.digest, source };
+    let plain = archive::decompress(Reporting::new(blob, layer, progress)).map_err(failed)?;
+    // Decompressing takes longest; hashing and applying go on beside it.
+    let (applied, actual) = archive::read_ahead(plain, |plain| {
+        let mut tar = Hashing::new(plain);
+        dir.apply(&mut tar).map(|applied| (applied, tar.finish().0))
+    })
+    .map_err(failed)?;
+    if actual != *diff_id {
+        return Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual });
+    }
+    Ok(applied.bytes)
 }
 
 /// Lets one thread at a time unpack a layer.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    taken: Mutex<HashSet<Digest>>,
+    taken: Mutex<HashMap<Digest, Taken>>,
     freed: Condvar,
+}
+
+/// By whom a layer is being unpacked.
+#[derive(Debug)]
+enum Taken {
+    /// Someone who has the whole blob.
+    Whole,
+    /// Someone whose blob is arriving, however slowly. Nobody waits for them before it is there.
+    Arriving(Watch),
 }
 
 /// The right to unpack one layer.
 struct Turn<'a> {
     turns: &'a Turns,
     chain_id: Digest,
+    /// It goes on beside someone whose blob does not arrive.
+    is_beside: bool,
 }
 
 impl Turns {
     fn wait(&self, chain_id: Digest) -> Turn<'_> {
         let mut taken = self.lock();
-        while !taken.insert(chain_id) {
-            taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match taken.get(&chain_id) {
+                None => {
+                    taken.insert(chain_id, Taken::Whole);
+                    return Turn { turns: self, chain_id, is_beside: false };
+                }
+                Some(Taken::Arriving(blob)) if !blob.is_committed() => {
+                    return Turn { turns: self, chain_id, is_beside: true };
+                }
+                Some(_) => taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner),
+            }
         }
-        Turn { turns: self, chain_id }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<Digest>> {
+    /// A turn for someone whose blob is arriving, unless someone else has one.
+    fn arrive(&self, chain_id: Digest, blob: Watch) -> Option<Turn<'_>> {
+        match self.lock().entry(chain_id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(place) => {
+                place.insert(Taken::Arriving(blob));
+                Some(Turn { turns: self, chain_id, is_beside: false })
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.turns.lock().remove(&self.chain_id);
-        self.turns.freed.notify_all();
+        if !self.is_beside {
+            self.turns.lock().remove(&self.chain_id);
+            self.turns.freed.notify_all();
+        }
     }
 }
 

@@ -224,6 +224,9 @@ impl Pull<'_> {
         for layer in missing {
             jobs.push(self.job(Some(layer), manifest).boxed());
         }
+        if config_done {
+            self.sink.config_ready(manifest);
+        }
         let at_once = self.client.config().max_concurrent_downloads.max(1);
         let mut work = stream::iter(jobs).buffer_unordered(at_once);
         loop {
@@ -235,7 +238,10 @@ impl Pull<'_> {
             match work.next().await {
                 None => return Ok(()),
                 Some(Err(error)) => return Err(error),
-                Some(Ok(Done::Config)) => config_done = true,
+                Some(Ok(Done::Config)) => {
+                    config_done = true;
+                    self.sink.config_ready(manifest);
+                }
                 Some(Ok(Done::Layer(digest))) => ready.push(digest),
             }
         }

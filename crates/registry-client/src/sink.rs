@@ -38,6 +38,10 @@ pub trait Sink: Send + Sync + 'static {
     /// Hears what happens. Events of different blobs interleave.
     fn progress(&self, event: Progress);
 
+    /// The config of `manifest` is stored, and fits it: from here on layers can be unpacked while they arrive. Called
+    /// once, before any [`Sink::layer_ready`].
+    fn config_ready(&self, _manifest: &Manifest) {}
+
     /// Layer `index` of `manifest` is stored, be it fetched or already there. Called once for each index, in any
     /// order, and only after index, manifest and config are stored.
     fn layer_ready(&self, manifest: &Manifest, index: usize);

@@ -28,6 +28,7 @@ mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
+mod program;
 mod rdt;
 mod rooted;
 mod scheduling;
@@ -48,3 +49,8 @@ pub use verbs::{
     Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
     signal_number, start, state,
 };
+
+/// Whether the caller is root, here or in its user namespace.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

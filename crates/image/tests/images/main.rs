@@ -3,6 +3,7 @@
 //! Needs root for what unpacks and mounts. Needs no program and no package.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests fail as tests do")]
 
+mod arriving;
 mod crash;
 mod forge;
 mod full;
