@@ -49,6 +49,15 @@ pub(crate) const TEST: &[Package] = &[
     program("xz-utils", "xz"),
 ];
 
+/// Other runtimes, and what the conformance tests of runtimes use.
+pub(crate) const CONFORM_RUNTIME: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("iproute2", "ip"),
+    program("runc", "runc"),
+    program("util-linux", "unshare"),
+];
+
 /// What the suites of others need.
 pub(crate) const CONFORM: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

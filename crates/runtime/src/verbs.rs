@@ -153,7 +153,13 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
     if let Some(words) = outcome(&answer)? {
         return Err(not_started(&words, &spec));
     }
-    poststart(&spec, &state)
+    poststart(&spec, &state).inspect_err(|_| {
+        // It is ended, and stays, stopped, as runc's does: engines ask for the delete, which destroys it.
+        if let Ok(Some(pidfd)) = init(&state, &proc) {
+            drop(sys::process::send_signal(&pidfd, 9));
+            drop(wait_for_end(&pidfd, &state));
+        }
+    })
 }
 
 /// Why the program was not executed, from what its process wrote.
@@ -239,7 +245,17 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
         return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
     }
-    let cgroup = open_cgroup(&state)?;
+    dispose(&container, &state, status, pidfd)
+}
+
+/// Ends what is left of a container and removes everything that was made for it.
+fn dispose(
+    container: &Container,
+    state: &State,
+    status: Status,
+    pidfd: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
         match sys::process::send_signal(&pidfd, 9) {
             Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
@@ -250,7 +266,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         if let Some(cgroup) = cgroup.as_ref().filter(|_| status == Status::Paused) {
             cgroup.thaw()?;
         }
-        wait_for_end(&pidfd, &state)?;
+        wait_for_end(&pidfd, state)?;
     }
     if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
@@ -261,8 +277,8 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
-    // The container is gone whatever they say; the specification asks for a warning only.
-    drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+    // The container is gone whatever they say.
+    hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     Ok(())
 }
 
@@ -451,7 +467,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
             undo(cgroup.as_ref(), &container);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
-            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+            hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
             Err(e)
         }
     }
