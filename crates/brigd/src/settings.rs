@@ -255,6 +255,7 @@ impl Settings {
                 bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
                 mtu: flags.mtu.or(file.mtu).unwrap_or(1500),
                 shim: programs.join("brig-shim"),
+                name_server: programs.join("brig-dns"),
                 runtimes,
                 default_runtime,
                 log_driver,
