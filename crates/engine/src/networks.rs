@@ -165,10 +165,8 @@ impl Networks {
             if name == first && settings.mac_address.is_empty() {
                 settings.mac_address.clone_from(&config.mac_address);
             }
-            if name == first && !BUILT_IN.contains(&name.as_str()) {
-                if !host.links.is_empty() {
-                    settings.links.get_or_insert_default().extend(host.links.iter().cloned());
-                }
+            if name == first && !BUILT_IN.contains(&name.as_str()) && !host.links.is_empty() {
+                settings.links.get_or_insert_default().extend(host.links.iter().cloned());
             }
             live::check(&name, entry.as_deref(), &mut settings)?;
             live::check_together(&name, out.keys().filter(|other| **other != name))?;
