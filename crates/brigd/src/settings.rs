@@ -41,7 +41,7 @@ pub(crate) struct Flags {
     /// Mirror of Docker Hub; may be given several times
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
-    /// Storage driver: erofs or overlay [default: erofs where the kernel can]
+    /// Storage driver: erofs, overlay, btrfs or vfs [default: erofs where the kernel can, else overlay]
     #[arg(short = 's', long, value_name = "NAME")]
     storage_driver: Option<String>,
     /// Parent of the containers' cgroups [default: /brig]
