@@ -28,6 +28,9 @@ usage: cargo xtask COMMAND
   build [--release]       build the four programs into target/brig/debug (or release)
   test [ARGS]             install what the tests need, build, run every test;
                           ARGS go to `cargo test`, for example a filter or `-p engine`
+  conform runtime [BINARY...] [-- FILTER...]
+                          the conformance tests of the runtime specification, against
+                          brig-runtime, runc and crun, or against BINARY
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
@@ -36,6 +39,7 @@ usage: cargo xtask COMMAND
                           brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
+  conform build           the corpus of Dockerfiles, by brig and by the docker CLI
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";

@@ -49,6 +49,15 @@ pub(crate) const TEST: &[Package] = &[
     program("xz-utils", "xz"),
 ];
 
+/// Other runtimes, and what the conformance tests of runtimes use.
+pub(crate) const CONFORM_RUNTIME: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("iproute2", "ip"),
+    program("runc", "runc"),
+    program("util-linux", "unshare"),
+];
+
 /// What the suites of others need.
 pub(crate) const CONFORM: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
@@ -56,6 +65,16 @@ pub(crate) const CONFORM: &[Package] = &[
     program("docker.io", "dockerd"),
     Package { name: "python3-venv", provides: Provides::File("/usr/share/doc/python3-venv") },
     program("tar", "tar"),
+];
+
+/// What the bench of runtimes alone needs.
+pub(crate) const RUNTIMES: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("strace", "strace"),
+    program("time", "time"),
+    program("util-linux", "unshare"),
 ];
 
 /// The peers of the bench, and what it uses itself.
@@ -68,8 +87,6 @@ pub(crate) const BENCH: &[Package] = &[
     Package { name: "netavark", provides: Provides::File("/usr/lib/podman/netavark") },
     program("podman", "podman"),
     program("runc", "runc"),
-    program("strace", "strace"),
-    program("time", "time"),
     program("util-linux", "unshare"),
 ];
 

@@ -54,6 +54,7 @@ impl Layout {
                 working_dir: "/".into(),
                 ..RunConfig::default()
             }),
+            container: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest] },
             history: vec![History {
                 created: Some(CREATED.into()),

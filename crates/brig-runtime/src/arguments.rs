@@ -42,6 +42,8 @@ pub(crate) struct Global {
     pub(crate) log: Option<PathBuf>,
     pub(crate) log_json: bool,
     pub(crate) systemd_cgroup: bool,
+    /// Not said: for whoever is not root.
+    pub(crate) rootless: Option<bool>,
 }
 
 /// The command with its options.
@@ -100,7 +102,7 @@ type Parsed<T> = Result<T, lexopt::Error>;
 
 fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
     let mut global =
-        Global { root: "/run/brig/runtime".into(), log: None, log_json: false, systemd_cgroup: false };
+        Global { root: default_root(), log: None, log_json: false, systemd_cgroup: false, rootless: None };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("root") => global.root = parser.value()?.into(),
@@ -116,7 +118,12 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
             }
             Long("debug") => {}
             Long("systemd-cgroup") => global.systemd_cgroup = true,
-            Long("rootless") => drop(parser.value()?),
+            Long("rootless") => {
+                global.rootless = match parser.value()?.string()?.as_str() {
+                    "auto" => None,
+                    word => Some(word.parse().map_err(|_| format!("invalid --rootless {word:?}"))?),
+                }
+            }
             Long("criu") => drop(parser.value()?),
             Short('v') | Long("version") => return Ok((global, Command::Version)),
             Short('h') | Long("help") => return Ok((global, Command::Help)),
@@ -128,6 +135,14 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
         }
     }
     Ok((global, Command::Help))
+}
+
+/// A user's own runtime directory, for all but root.
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(own) if !own.is_empty() && !runtime::is_root() => PathBuf::from(own).join("brig-runtime"),
+        _ => "/run/brig/runtime".into(),
+    }
 }
 
 fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {

@@ -42,10 +42,15 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
     let store = Store::new(&global.root);
     let verb = command.name();
     let text = |e: runtime::Error| format!("{verb} failed: {}", errors::chain(&e));
+    let rootless = global.rootless.unwrap_or_else(|| !runtime::is_root());
     let warn = |log: &mut log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
     match command {
-        Command::Create { id, options } => warn(log, runtime::create(&store, &id, &options).map_err(text)?),
-        Command::Run { id, options, detach, keep } => {
+        Command::Create { id, mut options } => {
+            options.rootless = rootless;
+            warn(log, runtime::create(&store, &id, &options).map_err(text)?);
+        }
+        Command::Run { id, mut options, detach, keep } => {
+            options.rootless = rootless;
             let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
             warn(log, exit.warnings);
             return Ok(code(exit.code));

@@ -41,6 +41,15 @@ pub(crate) struct Flags {
     /// Mirror of Docker Hub; may be given several times
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
+    /// Proxy for registries spoken to over plain HTTP [default: HTTP_PROXY of the environment]
+    #[arg(long, value_name = "URL")]
+    http_proxy: Option<String>,
+    /// Proxy for registries spoken to over TLS [default: HTTPS_PROXY of the environment]
+    #[arg(long, value_name = "URL")]
+    https_proxy: Option<String>,
+    /// Hosts and networks that are reached without a proxy, separated by commas [default: NO_PROXY of the environment]
+    #[arg(long, value_name = "LIST")]
+    no_proxy: Option<String>,
     /// Storage driver: erofs, overlay, btrfs or vfs [default: erofs where the kernel can, else overlay]
     #[arg(short = 's', long, value_name = "NAME")]
     storage_driver: Option<String>,
@@ -89,6 +98,9 @@ struct File {
     group: Option<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    http_proxy: Option<String>,
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
     storage_driver: Option<String>,
     cgroup_parent: Option<String>,
     bridge: Option<String>,
@@ -178,6 +190,11 @@ impl Settings {
             insecure: flags.insecure_registries.into_iter().chain(file.insecure_registries).collect(),
             mirrors: flags.registry_mirrors.into_iter().chain(file.registry_mirrors).collect(),
             certs_dirs: ["/etc/brig/certs.d", "/etc/docker/certs.d"].map(PathBuf::from).to_vec(),
+            proxy: registry_client::ProxyConfig {
+                http: setting(flags.http_proxy, file.http_proxy, "HTTP_PROXY"),
+                https: setting(flags.https_proxy, file.https_proxy, "HTTPS_PROXY"),
+                no_proxy: setting(flags.no_proxy, file.no_proxy, "NO_PROXY"),
+            },
             ..registry_client::Config::default()
         };
         let debug = flags.debug || file.debug;
@@ -195,6 +212,7 @@ impl Settings {
                 bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
                 mtu: flags.mtu.or(file.mtu).unwrap_or(1500),
                 shim: programs.join("brig-shim"),
+                name_server: programs.join("brig-dns"),
                 runtimes,
                 default_runtime,
                 log_driver,
@@ -218,6 +236,12 @@ fn read(path: &Path) -> Result<File, Report> {
     let fail = |e: String| Report::new(Kind::InvalidArgument, format!("read {}: {e}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
     toml::from_str(&text).map_err(|e| fail(e.to_string()))
+}
+
+/// A flag, a key of the file, or a variable of the environment, in capitals or not.
+fn setting(flag: Option<String>, file: Option<String>, variable: &str) -> String {
+    let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    flag.or(file).or_else(|| read(variable)).or_else(|| read(&variable.to_lowercase())).unwrap_or_default()
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Report> {

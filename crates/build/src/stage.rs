@@ -62,6 +62,7 @@ impl StageState {
                 os_version: None,
                 variant: None,
                 config: Some(RunConfig::default()),
+                container: None,
                 rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
                 history: Vec::new(),
             },

@@ -340,7 +340,16 @@ fn start_failure_code(message: &str) -> u8 {
         {
             127
         }
-        () if has(&["permission denied", "Permission denied", "is a directory", "Is a directory"]) => 126,
+        () if has(&[
+            "permission denied",
+            "Permission denied",
+            "is a directory",
+            "Is a directory",
+            "exec format error",
+        ]) =>
+        {
+            126
+        }
         () => 125,
     }
 }
@@ -361,6 +370,7 @@ mod tests {
         check("exec: \"/x\": stat /x: no such file or directory", 127);
         check("exec: \"/etc\": permission denied", 126);
         check("exec: \"/etc\": is a directory", 126);
+        check("exec: \"/x\": exec format error: the file is empty", 126);
         check("port is already allocated", 125);
     }
 

@@ -31,6 +31,8 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let is_status = |v: &String| STATUSES.contains(&v.as_str());
     filters.check("status", is_status)?;
     filters.check("health", |v| matches!(v.as_str(), "none" | "starting" | "healthy" | "unhealthy"))?;
+    filters.check("publish", |v| port_range(v).is_some())?;
+    filters.check("expose", |v| port_range(v).is_some())?;
     filters.check("exited", |v| v.parse::<i32>().is_ok())?;
     let limit: Option<usize> =
         call.query.number::<i64>("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -102,11 +104,32 @@ fn passes(record: &Record, filters: &Filters) -> bool {
         && filters.any("volume", volume)
         && filters.any("health", |v| v == render::health(record))
         && filters.any("is-task", |v| v == "false")
-        && filters.any("expose", |v| {
-            record.config.exposed_ports.keys().any(|p| p == v || p.split('/').next() == Some(v))
+        && filters
+            .any("expose", |v| has_port(v, || record.config.exposed_ports.keys().filter_map(|p| port_of(p))))
+        && filters.any("publish", |v| {
+            has_port(v, || record.ports.iter().map(|p| (p.host_port, p.protocol.as_str())))
         })
-        && filters.any("publish", |_| false)
         && filters.labels(&record.config.labels)
+}
+
+/// `80/tcp`; the protocol may be missing.
+fn port_of(text: &str) -> Option<(u16, &str)> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    Some((number.parse().ok()?, protocol))
+}
+
+/// First and last of `80`, `80/udp`, `80-90/tcp`.
+fn port_range(text: &str) -> Option<(u16, u16, &str)> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last && matches!(protocol, "tcp" | "udp" | "sctp")).then_some((first, last, protocol))
+}
+
+/// Whether one of `ports` is in the range that a filter names.
+fn has_port<'a, I: Iterator<Item = (u16, &'a str)>>(wanted: &str, ports: impl Fn() -> I) -> bool {
+    let Some((first, last, protocol)) = port_range(wanted) else { return false };
+    ports().any(|(number, of)| of == protocol && (first..=last).contains(&number))
 }
 
 /// Docker matches names as regular expressions; what people use of them are a part of the name and the anchors.
@@ -262,7 +285,7 @@ pub(crate) async fn remove(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
 
 /// `POST /containers/prune`.
 pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
-    let filters = Filters::parse(call.query.text("filters"), &["label", "until"])?;
+    let filters = Filters::parse(call.query.text("filters"), &["label", "label!", "until"])?;
     let until = match filters.get("until").first() {
         Some(text) => {
             Some(parse_time(text).ok_or_else(|| Failure::bad_request(format!("invalid until: {text}")))?)
@@ -286,6 +309,12 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
             deleted.push(record.id.to_string());
         }
     }
+    api.engine.events().publish(
+        "container",
+        "prune",
+        "",
+        [("reclaimed".to_string(), reclaimed.to_string())].into(),
+    );
     ok(&object!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
 }
 
@@ -459,6 +488,22 @@ pub(crate) async fn attach(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_filtered_by_range() {
+        let check = |wanted: &str, ports: &[&str], want: bool| {
+            assert_eq!(
+                has_port(wanted, || ports.iter().filter_map(|p| port_of(p))),
+                want,
+                "{wanted} {ports:?}"
+            );
+        };
+        check("80", &["80/tcp"], true);
+        check("80/udp", &["80/tcp"], false);
+        check("80-90", &["85"], true);
+        check("80-84", &["85"], false);
+        assert!(port_range("90-80").is_none() && port_range("x").is_none() && port_range("80/x").is_none());
+    }
 
     #[test]
     fn names_match_as_people_filter() {

@@ -18,6 +18,8 @@ struct CreateBody {
     attach_stdout: Option<bool>,
     attach_stderr: Option<bool>,
     console_size: Option<[u16; 2]>,
+    /// docker-py writes it with a small first letter, which Go reads as well.
+    #[serde(alias = "detachKeys")]
     detach_keys: Option<String>,
     tty: Option<bool>,
     env: Option<Vec<String>>,

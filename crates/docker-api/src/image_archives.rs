@@ -15,7 +15,16 @@ use std::sync::Arc;
 /// `POST /images/load`.
 pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
     let platform = platform(call.query.text("platform"))?;
-    let loaded = body::read_by(call, |archive| api.engine.load(archive, platform)).await?;
+    // As Docker answers, and clients expect: what is wrong with an archive is told in the stream.
+    let loaded = match body::read_by(call, |archive| api.engine.load(archive, platform)).await {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            let message = failure.message;
+            tracing::debug!(error = message, "archive refused");
+            let told = json!({ "errorDetail": { "message": message }, "error": message });
+            return Ok(with_body(StatusCode::OK, Some("application/json"), line(&told).to_vec()));
+        }
+    };
     let mut out = Vec::new();
     for one in loaded {
         if one.references.is_empty() {

@@ -135,6 +135,9 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome 
     if let Some(parent) = parent {
         out["Parent"] = parent.to_string().into();
     }
+    if !call.at_least(45) {
+        out["Container"] = config.container.clone().unwrap_or_default().into();
+    }
     ok(&out)
 }
 

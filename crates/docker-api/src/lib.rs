@@ -12,6 +12,7 @@
 
 mod archives;
 mod body;
+mod brig;
 mod build;
 mod commit;
 mod containers;

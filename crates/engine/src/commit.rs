@@ -142,6 +142,7 @@ impl Engine {
             },
             os: if base.os.is_empty() { host.os } else { base.os.clone() },
             config: Some(config),
+            container: Some(record.id.to_string()),
             ..base
         };
         image::push_layer(&mut document, layer.as_ref(), history).during(doing)?;

@@ -137,6 +137,9 @@ impl Engine {
             record.state.manually_stopped = true;
         }
         self.save_if_possible(container).await;
+        // There is no next task whose end could be waited for.
+        container.life.send_modify(|life| life.exits += 1);
+        self.publish(container, "stop", &[]);
         Ok(())
     }
 
@@ -291,6 +294,11 @@ impl Engine {
         let container = self.container(name)?;
         let life = container.life.subscribe();
         let exits = life.borrow().exits;
+        // Between two tries it counts as running, as Docker has it: what is waited for is the end of the next.
+        let condition = match (condition, container.status()) {
+            (WaitCondition::NotRunning, Status::Restarting) => WaitCondition::NextExit,
+            (condition, _) => condition,
+        };
         Ok((Armed { life, exits }, condition))
     }
 
@@ -332,8 +340,25 @@ impl Engine {
             return Err(e);
         }
         self.containers.release(&old);
+        if container.status().is_alive() {
+            let (engine, record) = (self.clone(), self.renamed_endpoints(&container));
+            // Its neighbours still find it by its address; the next change of the network tells its name again.
+            if let Err(e) = blocking(move || engine.networks.renamed(&record)).await {
+                tracing::warn!(container_id = %container.id(), error = %errors::chain(&e), "new name not served");
+            }
+        }
         self.publish(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
+    }
+
+    /// Gives the container's endpoints the names that follow from its name.
+    fn renamed_endpoints(&self, container: &Container) -> Record {
+        let mut record = container.lock();
+        let copy = record.clone();
+        for settings in record.networks.values_mut().filter(|s| s.dns_names.is_some()) {
+            settings.dns_names = Some(crate::networks::dns_names(&copy, settings));
+        }
+        record.clone()
     }
 
     /// Sets the size of the container's terminal.

@@ -267,6 +267,10 @@ impl Engine {
             (Status::Restarting, _) => true,
             (Status::Exited, "always") => true,
             (Status::Exited, "unless-stopped") => !state.manually_stopped,
+            (Status::Exited, "on-failure") => {
+                let most = record.host_config.restart_policy.maximum_retry_count;
+                !state.manually_stopped && state.exit_code != 0 && (most == 0 || state.restart_count < most)
+            }
             _ => false,
         };
         if start && state.status == Status::Restarting {

@@ -25,6 +25,10 @@ struct Process {
     start_ticks: u64,
     vsize: u64,
     rss_pages: u64,
+    pgid: i64,
+    sid: i64,
+    nice: i64,
+    threads: i64,
     comm: String,
     cmdline: String,
 }
@@ -60,7 +64,7 @@ fn columns(arguments: &str) -> Result<Vec<(String, String)>, Error> {
     match trimmed {
         "" | "-ef" | "-fe" | "-Af" => {
             return Ok(known(&[
-                ("uid", "UID"),
+                ("uid-name", "UID"),
                 ("pid", "PID"),
                 ("ppid", "PPID"),
                 ("c", "C"),
@@ -70,7 +74,8 @@ fn columns(arguments: &str) -> Result<Vec<(String, String)>, Error> {
                 ("args", "CMD"),
             ]));
         }
-        "aux" | "-aux" | "axu" => {
+        // Letters without a dash are BSD's; all that name the user's format give its columns.
+        bsd if bsd.trim_start_matches('-').bytes().all(|b| b"auxw".contains(&b)) && bsd.contains('u') => {
             return Ok(known(&[
                 ("user", "USER"),
                 ("pid", "PID"),
@@ -89,8 +94,8 @@ fn columns(arguments: &str) -> Result<Vec<(String, String)>, Error> {
     }
     let list = trimmed
         .split_whitespace()
-        .filter(|w| !matches!(*w, "-e" | "-A" | "-eo" | "-o" | "-ww"))
-        .map(|w| w.strip_prefix("-o").unwrap_or(w))
+        .filter(|w| !matches!(*w, "-e" | "-A" | "-eo" | "-o" | "-ww" | "o" | "ax" | "axo"))
+        .map(|w| ["-eo", "-o", "-Ao"].iter().find_map(|o| w.strip_prefix(o)).unwrap_or(w))
         .collect::<Vec<_>>()
         .join(",");
     list.split(',')
@@ -102,8 +107,16 @@ fn columns(arguments: &str) -> Result<Vec<(String, String)>, Error> {
                 "stime" | "start" | "start_time" => "STIME",
                 "tt" | "tty" | "tname" => "TTY",
                 "comm" | "ucmd" => "COMMAND",
-                "pid" | "ppid" | "uid" | "user" | "c" | "time" | "vsz" | "rss" | "stat" | "s" | "%cpu"
-                | "%mem" => {
+                "euser" | "ruser" => "USER",
+                "cputime" => "TIME",
+                "etime" => "ELAPSED",
+                "pcpu" => "%CPU",
+                "pmem" => "%MEM",
+                "vsize" => "VSZ",
+                "rssize" => "RSS",
+                "pgrp" => "PGID",
+                "pgid" | "sid" | "ni" | "nlwp" | "pid" | "ppid" | "uid" | "user" | "c" | "time" | "vsz"
+                | "rss" | "stat" | "s" | "%cpu" | "%mem" => {
                     return Ok((name.clone(), name.to_ascii_uppercase()));
                 }
                 _ => {
@@ -136,6 +149,7 @@ fn parse_stat(text: &str) -> Option<Process> {
     let (pid, comm) = head.split_once('(')?;
     let fields: Vec<&str> = tail.split_whitespace().collect();
     let number = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok());
+    let signed = |i: usize| fields.get(i).and_then(|f| f.parse::<i64>().ok()).unwrap_or(0);
     Some(Process {
         pid: pid.trim().parse().ok()?,
         comm: comm.to_string(),
@@ -146,6 +160,10 @@ fn parse_stat(text: &str) -> Option<Process> {
         start_ticks: number(19)?,
         vsize: number(20)?,
         rss_pages: number(21)?,
+        pgid: signed(2),
+        sid: signed(3),
+        nice: signed(16),
+        threads: signed(17),
         ..Process::default()
     })
 }
@@ -189,15 +207,23 @@ impl System {
         match column {
             "pid" => p.pid.to_string(),
             "ppid" => p.ppid.to_string(),
-            "uid" | "user" => self.user(p.uid),
+            "uid" => p.uid.to_string(),
+            "user" | "euser" | "ruser" | "uid-name" => self.user(p.uid),
+            "pgid" | "pgrp" => p.pgid.to_string(),
+            "sid" => p.sid.to_string(),
+            "ni" => p.nice.to_string(),
+            "nlwp" => p.threads.to_string(),
+            "etime" => elapsed(lived),
             "c" => (seconds * 100 / lived).min(99).to_string(),
-            "%cpu" => format!("{:.1}", percent(seconds, lived)),
-            "%mem" => format!("{:.1}", percent(p.rss_pages * self.page_size, self.memory)),
-            "vsz" => (p.vsize / 1024).to_string(),
-            "rss" => (p.rss_pages * self.page_size / 1024).to_string(),
+            "%cpu" | "pcpu" => format!("{:.1}", percent(seconds, lived)),
+            "%mem" | "pmem" => format!("{:.1}", percent(p.rss_pages * self.page_size, self.memory)),
+            "vsz" | "vsize" => (p.vsize / 1024).to_string(),
+            "rss" | "rssize" => (p.rss_pages * self.page_size / 1024).to_string(),
             "tty" | "tt" | "tname" => tty(p.tty),
             "stat" | "s" => p.state.to_string(),
-            "time" => format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+            "time" | "cputime" => {
+                format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+            }
             "stime" | "start" | "start_time" => start(started, self.now),
             "comm" | "ucmd" => p.comm.clone(),
             _ => p.cmdline.clone(),
@@ -213,6 +239,17 @@ impl System {
                 (id.parse() == Ok(uid)).then(|| name.to_string())
             })
             .unwrap_or_else(|| uid.to_string())
+    }
+}
+
+/// `[[DD-]hh:]mm:ss`, as ps.
+fn elapsed(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let rest = format!("{:02}:{:02}", seconds / 60 % 60, seconds % 60);
+    match (days, hours) {
+        (0, 0) => rest,
+        (0, hours) => format!("{hours:02}:{rest}"),
+        (days, hours) => format!("{days}-{hours:02}:{rest}"),
     }
 }
 
@@ -257,6 +294,13 @@ mod tests {
         assert_eq!(columns("aux").unwrap().len(), 11);
         let own: Vec<String> = columns("-eo pid,comm").unwrap().into_iter().map(|c| c.1).collect();
         assert_eq!(own, ["PID", "COMMAND"]);
+        let own: Vec<String> = columns("-eopid,user,etime").unwrap().into_iter().map(|c| c.1).collect();
+        assert_eq!(own, ["PID", "USER", "ELAPSED"]);
+        assert_eq!(columns("waux").unwrap().len(), 11);
+        assert_eq!(
+            (elapsed(59), elapsed(3600), elapsed(90_061)),
+            ("00:59".into(), "01:00:00".into(), "1-01:01:01".into())
+        );
         assert!(columns("--evil").is_err());
     }
 }

@@ -74,6 +74,7 @@ impl Images {
             os_version: import.platform.os_version.clone(),
             variant: import.platform.variant.clone(),
             config: Some(import.config.clone()),
+            container: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
         };

@@ -114,6 +114,9 @@ pub struct ImageConfig {
     pub variant: Option<String>,
     #[serde(default)]
     pub config: Option<RunConfig>,
+    /// Docker's own: the container that the image was committed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     pub rootfs: RootFs,
     #[serde(default)]
     pub history: Vec<History>,

@@ -71,7 +71,7 @@ impl Client {
     ///
     /// Spec: distribution-spec, "Pulling manifests".
     pub async fn resolve(&self, reference: &Reference, auth: &Auth) -> Result<(Descriptor, Bytes), Error> {
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference, Need::Manifest).await?;
         let mut failure = None;
         for (endpoint, auth) in with_auth(&endpoints, auth) {
             match self.resolve_at(endpoint, reference, auth).await {
@@ -89,7 +89,7 @@ impl Client {
     ///
     /// As [`Client::resolve`].
     pub async fn head(&self, reference: &Reference, auth: &Auth) -> Result<Descriptor, Error> {
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference, Need::Manifest).await?;
         let mut failure = None;
         for (endpoint, auth) in with_auth(&endpoints, auth) {
             match self.head_at(endpoint, reference, auth).await {
@@ -112,7 +112,7 @@ impl Client {
         auth: &Auth,
     ) -> Result<bool, Error> {
         let pinned = reference.with_digest(*digest);
-        let endpoint = registry_endpoint(reference.host())?;
+        let endpoint = self.own_endpoint(reference).await?;
         match self.head_at(&endpoint, &pinned, auth).await {
             Ok(_) => Ok(true),
             Err(Error::ManifestUnknown { .. } | Error::RepositoryUnknown { .. }) => Ok(false),
@@ -180,6 +180,7 @@ impl Client {
             path: "/v2/".into(),
             headers: HeaderMap::new(),
             scope: String::new(),
+            own_headers: HeaderMap::new(),
             payload: Payload::Empty,
         };
         let url = transport.url(&endpoint, &request.path).await?;
@@ -252,10 +253,11 @@ impl Client {
             path: format!("/v2/{}/blobs/{digest}", reference.repository()),
             headers,
             scope: pull_scope(reference),
+            own_headers: HeaderMap::new(),
             payload: Payload::Empty,
         };
         let idle = self.transport.config.timeouts.idle;
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference, Need::Blob).await?;
         let mut failure = None;
         for (endpoint, auth) in with_auth(&endpoints, auth) {
             let opened = match self.send(endpoint, &request, auth, tries).await {
@@ -285,8 +287,9 @@ impl Client {
     }
 
     /// Where a reference's own registry is, mirrors apart.
-    pub(crate) fn own_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
-        registry_endpoint(reference.host())
+    pub(crate) async fn own_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
+        let mut all = self.endpoints(reference, Need::Manifest).await?;
+        Ok(all.pop().expect("the registry itself is always among them"))
     }
 
     /// How long to wait before the next try.
@@ -363,11 +366,33 @@ impl Client {
     }
 
     /// Where to ask for `reference`, in order; never empty. All but the last are mirrors.
-    fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
-        let own = registry_endpoint(reference.host())?;
-        let mirrors = if reference.host() == DEFAULT_HOST { &*self.mirrors } else { &[] };
-        let awake = mirrors.iter().filter(|mirror| !self.transport.is_silent(mirror)).cloned();
-        Ok(awake.chain([own]).collect())
+    async fn endpoints(&self, reference: &Reference, need: Need) -> Result<Vec<Endpoint>, Error> {
+        let mut own = registry_endpoint(reference.host())?;
+        let mut places = Vec::new();
+        if !self.config().certs_dirs.is_empty() {
+            let (dirs, authority) = (self.config().certs_dirs.clone(), own.authority.clone());
+            let name = reference.host().to_string();
+            let read = move || crate::hosts::read(&dirs, &authority, &name);
+            let read = tokio::task::spawn_blocking(read).await;
+            let hosts = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            let hosts = hosts.unwrap_or_default();
+            let by_digest = need == Need::Blob || reference.digest().is_some();
+            for host in hosts.hosts.into_iter().filter(|h| if by_digest { h.pulls } else { h.resolves }) {
+                self.transport.set_tls(&host.endpoint.authority, host.tls);
+                let namespace = host.endpoint.mirror.then(|| reference.host().to_string());
+                places.push(Endpoint { namespace, ..host.endpoint });
+            }
+            if let Some(server) = hosts.server {
+                self.transport.set_tls(&server.endpoint.authority, server.tls);
+                own = Endpoint { mirror: false, ..server.endpoint };
+            }
+        }
+        if reference.host() == DEFAULT_HOST {
+            places.extend(self.mirrors.iter().cloned());
+        }
+        places.retain(|place| !place.mirror || !self.transport.is_silent(place));
+        places.push(own);
+        Ok(places)
     }
 
     fn passed_over(&self, endpoint: &Endpoint, failure: &mut Option<Error>, error: Error) {
@@ -378,6 +403,13 @@ impl Client {
         }
         *failure = Some(error);
     }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Manifest,
+    Blob,
 }
 
 /// Whether a request is repeated.
@@ -408,7 +440,7 @@ fn mirror(text: &str, transport: &Transport) -> Result<Endpoint, Error> {
     let path = url.to_string();
     let prefix = path.splitn(4, '/').nth(3).unwrap_or_default().trim_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-    Ok(Endpoint { authority: url.authority, scheme: Some(url.scheme), prefix, mirror: true })
+    Ok(Endpoint { scheme: Some(url.scheme), prefix, mirror: true, ..Endpoint::registry(url.authority) })
 }
 
 pub(crate) fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
@@ -417,7 +449,7 @@ pub(crate) fn registry_endpoint(host: &str) -> Result<Endpoint, Error> {
         what: format!("registry {host:?}"),
         reason: "want host or host:port".into(),
     })?;
-    Ok(Endpoint { authority, scheme: None, prefix: String::new(), mirror: false })
+    Ok(Endpoint::registry(authority))
 }
 
 /// The scheme that a client writes before its registry does not switch TLS off; only the configuration does.
@@ -458,7 +490,14 @@ fn manifest_request(method: Method, reference: &Reference) -> Request {
     headers.insert(ACCEPT, HeaderValue::from_static(document::ACCEPT));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let path = format!("/v2/{}/manifests/{name}", reference.repository());
-    Request { method, path, headers, scope: pull_scope(reference), payload: Payload::Empty }
+    Request {
+        method,
+        path,
+        headers,
+        own_headers: HeaderMap::new(),
+        scope: pull_scope(reference),
+        payload: Payload::Empty,
+    }
 }
 
 /// The digest in `Docker-Content-Digest`; another algorithm than ours says nothing.

@@ -1,5 +1,6 @@
 //! What the caller sets: which hosts may be spoken to without TLS, mirrors, certificates, limits.
 
+use crate::ProxyConfig;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,8 +18,11 @@ pub struct Config {
     pub user_agent: String,
     /// Directories laid out as Docker's `certs.d`: `<dir>/<host[:port]>/*.crt` are certificate authorities trusted
     /// for this host besides the system's; `NAME.cert` with `NAME.key` is a client certificate. Read once for each
-    /// host, when it is first spoken to; Docker Hub's host is `registry-1.docker.io`.
+    /// host, when it is first spoken to; Docker Hub's host is `registry-1.docker.io`. A `hosts.toml` as containerd reads
+    /// it names places to ask before the registry, for Docker Hub below `docker.io`; it is read each time.
     pub certs_dirs: Vec<PathBuf>,
+    /// Proxies between here and registries.
+    pub proxy: ProxyConfig,
     /// How long to wait.
     pub timeouts: Timeouts,
     /// How often a request is repeated after a network error, 429 or 5xx. A download that got further starts anew.
@@ -36,6 +40,7 @@ impl Default for Config {
             mirrors: Vec::new(),
             user_agent: concat!("brig/", env!("CARGO_PKG_VERSION")).to_string(),
             certs_dirs: Vec::new(),
+            proxy: ProxyConfig::default(),
             timeouts: Timeouts::default(),
             max_retries: 5,
             max_concurrent_downloads: 3,

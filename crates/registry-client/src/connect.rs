@@ -1,6 +1,7 @@
 //! Connections: name lookup, TCP, TLS by the rules of the host.
 
 use crate::policy::Policy;
+use crate::proxy::{self, Proxies};
 use crate::tls::Tls;
 use crate::url::{Scheme, Url};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -28,6 +29,7 @@ const PROBE: Duration = Duration::from_secs(5);
 pub(crate) struct Connector {
     pub(crate) tls: Arc<Tls>,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) proxies: Arc<Proxies>,
     pub(crate) timeout: Duration,
 }
 
@@ -35,10 +37,17 @@ impl Connector {
     /// Finds out whether an insecure host speaks TLS. It does when a handshake succeeds; where one fails, plain
     /// HTTP is all that is left, and the policy allows it.
     pub(crate) async fn probe(&self, secure: &Url) -> io::Result<Scheme> {
-        let tcp = match within(self.timeout, tcp(secure)).await {
+        let tcp = match within(self.timeout, self.tcp(secure)).await {
             Ok(tcp) => tcp,
             // Without a port of its own, plain HTTP lives on another one.
             Err(_) if secure.authority.port().is_none() => return Ok(Scheme::Http),
+            // Proxies like to make tunnels to port 443 only.
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused
+                    && self.proxies.choose(secure).is_some() =>
+            {
+                return Ok(Scheme::Http);
+            }
             Err(error) => return Err(error),
         };
         match within(self.timeout.min(PROBE), self.tls(secure, tcp)).await {
@@ -54,13 +63,30 @@ impl Connector {
         let url = Url::parse(&uri.to_string())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an http or https URL"))?;
         let stream = within(self.timeout, async {
-            let tcp = tcp(&url).await?;
+            let tcp = self.tcp(&url).await?;
             match url.scheme {
+                Scheme::Http if self.proxies.choose(&url).is_some() => Ok(Stream::Proxied(tcp)),
                 Scheme::Http => Ok(Stream::Plain(tcp)),
                 Scheme::Https => Ok(Stream::Tls(Box::new(self.tls(&url, tcp).await?))),
             }
         });
         stream.await.map(TokioIo::new)
+    }
+
+    /// A connection to the host of `url`, or to the proxy that plain requests to it go to.
+    async fn tcp(&self, url: &Url) -> io::Result<TcpStream> {
+        match self.proxies.choose(url) {
+            None => tcp(url).await,
+            Some(proxy) => {
+                let stream = tcp(&proxy.url)
+                    .await
+                    .map_err(|error| io::Error::new(error.kind(), format!("proxy {}: {error}", proxy.url)))?;
+                match url.scheme {
+                    Scheme::Http => Ok(stream),
+                    Scheme::Https => proxy::tunnel(stream, proxy, url).await,
+                }
+            }
+        }
     }
 
     async fn tls(&self, url: &Url, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
@@ -121,19 +147,21 @@ async fn tcp(url: &Url) -> io::Result<TcpStream> {
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
+    /// To a proxy that is asked for whole URLs.
+    Proxied(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().proxy(matches!(self, Stream::Proxied(_)))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Plain(stream) | Stream::Proxied(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -142,21 +170,21 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(stream) | Stream::Proxied(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(stream) | Stream::Proxied(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(stream) | Stream::Proxied(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

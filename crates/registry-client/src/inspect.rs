@@ -113,6 +113,7 @@ impl Client {
             path: format!("/v1/search?{}&{}", form("q", term), form("n", &limit.to_string())),
             headers,
             scope: String::new(),
+            own_headers: HeaderMap::new(),
             payload: Payload::Empty,
         };
         let url = transport.url(&endpoint, &request.path).await?;

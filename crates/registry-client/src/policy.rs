@@ -74,18 +74,26 @@ impl Insecure {
                 entry.host() == authority.host()
                     && entry.port().is_none_or(|port| authority.port() == Some(port))
             }
-            Insecure::Network { base, prefix } => match (base, authority.address()) {
-                (IpAddr::V4(base), Some(IpAddr::V4(address))) => {
-                    let shift = 32 - u32::from(*prefix);
-                    u32::from(*base).checked_shr(shift) == u32::from(address).checked_shr(shift)
-                }
-                (IpAddr::V6(base), Some(IpAddr::V6(address))) => {
-                    let shift = 128 - u32::from(*prefix);
-                    u128::from(*base).checked_shr(shift) == u128::from(address).checked_shr(shift)
-                }
-                _ => false,
-            },
+            Insecure::Network { base, prefix } => {
+                authority.address().is_some_and(|address| within(*base, *prefix, address))
+            }
         }
+    }
+}
+
+/// Whether `address` begins with the first `prefix` bits of `base`.
+pub(crate) fn within(base: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    let prefix = u32::from(prefix);
+    match (base, address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            let shift = 32u32.saturating_sub(prefix);
+            u32::from(base).checked_shr(shift) == u32::from(address).checked_shr(shift)
+        }
+        (IpAddr::V6(base), IpAddr::V6(address)) => {
+            let shift = 128u32.saturating_sub(prefix);
+            u128::from(base).checked_shr(shift) == u128::from(address).checked_shr(shift)
+        }
+        _ => false,
     }
 }
 

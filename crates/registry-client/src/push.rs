@@ -100,7 +100,7 @@ pub async fn push(
     shipment: &Shipment,
     source: Arc<dyn Source>,
 ) -> Result<(), Error> {
-    let endpoint = client.own_endpoint(reference)?;
+    let endpoint = client.own_endpoint(reference).await?;
     let push = Push { client, endpoint, reference, auth, source };
     push.run(shipment).await
 }
@@ -155,6 +155,7 @@ impl Push<'_> {
             path: format!("/v2/{}/manifests/{name}", self.reference.repository()),
             headers,
             scope: push_scope(self.reference),
+            own_headers: HeaderMap::new(),
             payload: Payload::Bytes(body.clone()),
         };
         let response = match self.client.transport().request(&self.endpoint, &request, self.auth).await? {

@@ -27,6 +27,17 @@ pub(crate) struct Tls {
     provider: Arc<CryptoProvider>,
     system_roots: OnceLock<RootCertStore>,
     hosts: Mutex<HashMap<Authority, Arc<ClientConfig>>>,
+    rules: Mutex<HashMap<Authority, HostTls>>,
+}
+
+/// What a `hosts.toml` says of a host, besides what lies beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostTls {
+    /// Files with certificate authorities.
+    pub(crate) roots: Vec<PathBuf>,
+    /// Files with a client certificate and its key; the last one counts.
+    pub(crate) client: Vec<(PathBuf, PathBuf)>,
+    pub(crate) skip_verify: bool,
 }
 
 impl Tls {
@@ -36,7 +47,21 @@ impl Tls {
             provider: Arc::new(ring::default_provider()),
             system_roots: OnceLock::new(),
             hosts: Mutex::default(),
+            rules: Mutex::default(),
         }
+    }
+
+    /// Sets the further rules of a host. The next connection goes by them.
+    pub(crate) fn set_rules(&self, authority: &Authority, new: HostTls) {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if rules.get(authority).map_or(new == HostTls::default(), |known| *known == new) {
+            return;
+        }
+        if rules.len() >= MAX_HOSTS {
+            rules.clear();
+        }
+        rules.insert(authority.clone(), new);
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).remove(authority);
     }
 
     /// The rules for `authority`. Reads files the first time: blocks.
@@ -54,11 +79,20 @@ impl Tls {
     }
 
     fn read(&self, authority: &Authority, policy: &Policy) -> io::Result<ClientConfig> {
-        let files = HostFiles::read(&self.certs_dirs, authority)?;
+        let mut files = HostFiles::read(&self.certs_dirs, authority)?;
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(authority).cloned();
+        let rules = rules.unwrap_or_default();
+        for path in &rules.roots {
+            files.roots.extend(certificates(path)?);
+        }
+        for (cert, key) in &rules.client {
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| at(key, e))?;
+            files.client = Some((certificates(cert)?, key));
+        }
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let builder = if policy.is_insecure(authority) {
+        let builder = if policy.is_insecure(authority) || rules.skip_verify {
             let verifier = Unverified(self.provider.signature_verification_algorithms);
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {

@@ -12,12 +12,15 @@ use crate::challenge::{self, Challenge};
 use crate::connect::Connector;
 use crate::error::Answer;
 use crate::policy::Policy;
+use crate::proxy::Proxies;
 use crate::send::{Payload, SendBody};
-use crate::tls::Tls;
+use crate::tls::{HostTls, Tls};
 use crate::token::{self, Tokens};
 use crate::url::{Authority, Scheme, Url};
 use crate::{Auth, Config, Error};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -47,8 +50,29 @@ pub(crate) struct Endpoint {
     pub(crate) scheme: Option<Scheme>,
     /// Before `/v2/`; empty or starting with `/`.
     pub(crate) prefix: String,
+    /// `prefix` stands in place of `/v2` and not before it.
+    pub(crate) override_path: bool,
+    /// The registry that a mirror of several is asked about, for its `ns` parameter.
+    pub(crate) namespace: Option<String>,
+    /// Sent along to this endpoint and nowhere else.
+    pub(crate) headers: HeaderMap,
     /// Asked once and anonymously, in the hope to spare the registry itself.
     pub(crate) mirror: bool,
+}
+
+impl Endpoint {
+    /// A registry at its usual place.
+    pub(crate) fn registry(authority: Authority) -> Endpoint {
+        Endpoint {
+            authority,
+            scheme: None,
+            prefix: String::new(),
+            override_path: false,
+            namespace: None,
+            headers: HeaderMap::new(),
+            mirror: false,
+        }
+    }
 }
 
 /// A request below `/v2/`.
@@ -57,6 +81,8 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
+    /// For the origin that the request is meant for, not for where it redirects to.
+    pub(crate) own_headers: HeaderMap,
     /// What a token must allow; empty for none, several separated by blanks.
     pub(crate) scope: String,
     pub(crate) payload: Payload,
@@ -85,6 +111,7 @@ impl Transport {
         let connector = Connector {
             tls: Arc::new(Tls::new(config.certs_dirs.clone())),
             policy: Arc::clone(&policy),
+            proxies: Arc::new(Proxies::new(&config.proxy)?),
             timeout: config.timeouts.connect,
         };
         let http = legacy::Client::builder(TokioExecutor::new())
@@ -105,6 +132,11 @@ impl Transport {
             tokens: Tokens::default(),
             silent: Mutex::default(),
         })
+    }
+
+    /// Sets the TLS rules of a host, as a `hosts.toml` says them.
+    pub(crate) fn set_tls(&self, authority: &Authority, rules: HostTls) {
+        self.connector.tls.set_rules(authority, rules);
     }
 
     /// Whether a mirror did not answer a short while ago.
@@ -168,7 +200,11 @@ impl Transport {
         auth: &Auth,
     ) -> Result<Reply, Error> {
         let url = self.url(endpoint, &request.path).await?;
-        self.once_at(&url, request, auth).await
+        if endpoint.headers.is_empty() {
+            return self.once_at(&url, request, auth).await;
+        }
+        let request = Request { own_headers: endpoint.headers.clone(), ..request.clone() };
+        self.once_at(&url, &request, auth).await
     }
 
     /// As [`Transport::once`], at a URL that the registry gave; `request.path` is not used.
@@ -196,8 +232,12 @@ impl Transport {
 
     /// The absolute URL of `path` at `endpoint`.
     pub(crate) async fn url(&self, endpoint: &Endpoint, path: &str) -> Result<Url, Error> {
-        let path = format!("{}{path}", endpoint.prefix);
-        let secure = Url::new(Scheme::Https, endpoint.authority.clone(), path);
+        let below = path.strip_prefix("/v2").filter(|_| endpoint.override_path).unwrap_or(path);
+        let path = format!("{}{below}", endpoint.prefix);
+        let mut secure = Url::new(Scheme::Https, endpoint.authority.clone(), path);
+        if let Some(namespace) = &endpoint.namespace {
+            secure.push_query("ns", namespace);
+        }
         if let Some(scheme) = endpoint.scheme {
             return Ok(Url { scheme, ..secure });
         }
@@ -258,6 +298,9 @@ impl Transport {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = request.headers.clone();
+            if at.same_origin(url) {
+                headers.extend(request.own_headers.clone());
+            }
             if let Some(authorization) = &authorization
                 && at.same_origin(url)
             {
@@ -274,7 +317,10 @@ impl Transport {
             }
             let location = header(response.headers(), LOCATION.as_str()).unwrap_or_default();
             let next = at.join(location).ok_or_else(|| refused("it names no http or https URL".into()))?;
-            self.policy.check_target(&url.authority, &next).map_err(refused)?;
+            // What may be asked at all may be asked for another path.
+            if !next.same_origin(url) {
+                self.policy.check_target(&url.authority, &next).map_err(refused)?;
+            }
             at = next;
         }
         Err(refused(format!("more than {MAX_REDIRECTS} in a row")))
@@ -298,6 +344,12 @@ impl Transport {
         request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
         let host = HeaderValue::from_str(&url.authority.to_string()).map_err(|_| malformed())?;
         request.headers_mut().insert(HOST, host);
+        if url.scheme == Scheme::Http
+            && let Some(proxy) = self.connector.proxies.choose(url)
+            && let Some(authorization) = &proxy.authorization
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
         if !matches!(*method, Method::GET | Method::HEAD) {
             // Said also where it is 0: there are servers that answer 411 else.
             request.headers_mut().insert(CONTENT_LENGTH, length.into());

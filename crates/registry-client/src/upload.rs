@@ -148,7 +148,14 @@ impl<'a> Upload<'a> {
 
     fn request(&self, method: Method, path: String) -> Request {
         let scope = push_scope(self.push.reference);
-        Request { method, path, headers: HeaderMap::new(), scope, payload: Payload::Empty }
+        Request {
+            method,
+            path,
+            headers: HeaderMap::new(),
+            own_headers: HeaderMap::new(),
+            scope,
+            payload: Payload::Empty,
+        }
     }
 
     /// Whether the repository has the blob.

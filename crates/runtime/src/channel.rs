@@ -145,7 +145,12 @@ impl Channel {
         let Some((&first, rest)) = bytes[..length].split_first() else { return Ok(None) };
         let kind = KINDS.into_iter().find(|&kind| kind as u8 == first);
         let kind = kind.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Some(Message { kind, text: String::from_utf8_lossy(rest).into_owned(), fd }))
+        // Late in its life the other side is in a container, and who holds its end may be hostile: one line, no more.
+        let mut text = String::from_utf8_lossy(rest).into_owned();
+        if matches!(kind, Kind::Failed | Kind::Warning | Kind::Ready) {
+            text = text.replace(char::is_control, " ");
+        }
+        Ok(Some(Message { kind, text, fd }))
     }
 }
 

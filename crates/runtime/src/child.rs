@@ -3,6 +3,7 @@
 use crate::channel::{Channel, Kind};
 use crate::plan::{Filter, Gate, Plan, Step};
 use crate::procfs::Proc;
+use crate::program;
 use crate::steps::{World, home_entry, perform};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -37,7 +38,8 @@ impl Failure {
 pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     let mut world = World::new(channel, proc, env);
-    let failure = match walk(steps, &mut world, &args) {
+    let has_other_formats = program::has_other_formats();
+    let failure = match walk(steps, &mut world, &args, has_other_formats) {
         Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds, ignored),
         Ok(End { program, launch: Some((gate, filter)) }) => {
             launch(&program, args, gate, filter.as_deref(), &world, preserve_fds, ignored)
@@ -59,12 +61,27 @@ struct End {
     launch: Option<(Gate, Option<Box<Filter>>)>,
 }
 
-fn walk(steps: Vec<Step>, world: &mut World, args: &StringList) -> Result<End, Failure> {
+fn walk(
+    steps: Vec<Step>,
+    world: &mut World,
+    args: &StringList,
+    has_other_formats: bool,
+) -> Result<End, Failure> {
     let (mut program, mut launch) = (None, None);
     for step in steps {
         match step {
             Step::Fork { namespaces } => fork(namespaces, world)?,
-            Step::Find => program = Some(find(args, &world.env)?),
+            Step::Find => {
+                let found = find(args, &world.env)?;
+                if let Some((e, why)) = program::refusal(&found, has_other_formats) {
+                    return Err(Failure::exec(
+                        args.strings().first().unwrap_or(&found),
+                        e,
+                        &format!("{}: {why}", lower(e)),
+                    ));
+                }
+                program = Some(found);
+            }
             Step::Gate(gate) => wait_at(gate, world)?,
             Step::Launch { gate, filter } => launch = Some((gate, filter)),
             step => perform(step, world)?,

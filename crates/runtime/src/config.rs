@@ -302,14 +302,13 @@ pub(crate) fn device_rules(given: Vec<oci::runtime::DeviceRule>) -> Vec<oci::run
     devices
 }
 
-/// Path below the cgroup roots. None for an unprivileged user who asks for nothing.
+/// Path below the cgroup roots.
 pub(crate) fn cgroup_path(spec: &Spec, id: &str) -> Option<String> {
     let linux = spec.linux.as_ref();
     match linux.and_then(|linux| linux.cgroups_path.as_deref()).filter(|path| !path.is_empty()) {
         Some(path) if path.starts_with('/') => Some(path.to_owned()),
         Some(path) => Some(format!("/{path}")),
-        None if rustix::process::geteuid().is_root() => Some(format!("/{id}")),
-        None => None,
+        None => Some(format!("/{id}")),
     }
 }
 

@@ -20,6 +20,8 @@ mod error;
 mod events;
 mod features;
 mod hooks;
+#[cfg(test)]
+mod hostile;
 mod idmap;
 mod limits;
 mod listener;
@@ -28,6 +30,7 @@ mod mounts;
 mod namespaces;
 pub mod plan;
 mod procfs;
+mod program;
 mod rdt;
 mod rooted;
 mod scheduling;
@@ -48,3 +51,8 @@ pub use verbs::{
     Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
     signal_number, start, state,
 };
+
+/// Whether the caller is root, here or in its user namespace.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -90,6 +90,8 @@ pub(crate) fn mount_step(mount: &Mount, around: &mut Surroundings<'_>) -> Result
         let how = options.bind.unwrap_or(Bind::One);
         match around.user {
             None if !mapped => What::Bind { source, how },
+            // Who has no privilege here leaves it to the child, which has it in its own mount namespace.
+            Some(_) if !mapped && !rustix::process::geteuid().is_root() => What::Bind { source, how },
             user => {
                 let tree = parent_clone(&source, how, user)?;
                 if mapped {

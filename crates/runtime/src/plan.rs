@@ -343,6 +343,12 @@ pub(crate) struct Joining<'a> {
     pub(crate) state: oci::runtime::State,
 }
 
+/// Without privilege the parent cannot enter a PID namespace that belongs to another user namespace. Then the child enters
+/// both, and clones once more. The bits that make it so; none with privilege.
+pub(crate) fn joins_itself() -> u32 {
+    if rustix::process::geteuid().is_root() { u32::MAX } else { namespaces::USER.bit | namespaces::PID.bit }
+}
+
 /// Steps of a process that joins. The parent has entered the PID namespace, which counts for its children.
 pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     let process = joining.process;
@@ -350,10 +356,17 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     let mut plan = Builder::new(process, joining.preserve_fds)?;
     plan.join_cgroup(joining.cgroup);
     plan.add(Step::Tie);
-    let namespaces = joining.namespaces & !namespaces::PID.bit;
-    plan.add(Step::Await);
-    if namespaces != 0 {
-        plan.add(Step::JoinProcess { pidfd: joining.init, namespaces });
+    if joining.namespaces & joins_itself() == joins_itself() {
+        plan.add(Step::JoinProcess { pidfd: joining.init, namespaces: joining.namespaces });
+        plan.add(Step::Fork { namespaces: 0 });
+        plan.add(Step::Tie);
+        plan.add(Step::Await);
+    } else {
+        let namespaces = joining.namespaces & !namespaces::PID.bit;
+        plan.add(Step::Await);
+        if namespaces != 0 {
+            plan.add(Step::JoinProcess { pidfd: joining.init, namespaces });
+        }
     }
     if let Some(root) = joining.root {
         plan.add(Step::ChangeRoot(root));

@@ -13,6 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use sys::process::Cloned;
 
+/// More of them no honest child has.
+const MAX_WARNINGS: usize = 100;
+
 /// What the parent does for the child.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
@@ -263,6 +266,8 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
 }
 
 fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
+    // Each of these comes once at most; a process that says otherwise is not what we started.
+    let mut hooks_ran = false;
     loop {
         let message =
             started.channel.receive().map_err(|e| Error::io("read from the container's process", e))?;
@@ -277,9 +282,9 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
                 return Err(Error::Child { text });
             }
             Kind::Failed => return Err(Error::Child { text: message.text }),
-            Kind::Warning => started.warnings.push(message.text),
-            Kind::Terminal => started.terminal = message.fd,
-            Kind::Hooks => {
+            Kind::Warning if started.warnings.len() < MAX_WARNINGS => started.warnings.push(message.text),
+            Kind::Terminal if started.terminal.is_none() => started.terminal = message.fd,
+            Kind::Hooks if !std::mem::replace(&mut hooks_ran, true) => {
                 let mut state = job.hook_state.clone();
                 state.pid = started.pid;
                 if let Some(list) = job.hooks {
@@ -303,9 +308,7 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
                 }
                 started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
             }
-            Kind::Go | Kind::Process | Kind::NotExecuted => {
-                return Err(Error::Child { text: format!("unexpected message {:?}", message.kind) });
-            }
+            kind => return Err(Error::Child { text: format!("unexpected message {kind:?}") }),
         }
     }
 }

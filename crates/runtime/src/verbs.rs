@@ -32,6 +32,8 @@ pub struct Create {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// Of a user without privilege, who may go without a cgroup.
+    pub rootless: bool,
 }
 
 /// Options of `exec`. With `process` the others that describe a process are ignored.
@@ -151,7 +153,13 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
     if let Some(words) = outcome(&answer)? {
         return Err(not_started(&words, &spec));
     }
-    poststart(&spec, &state)
+    poststart(&spec, &state).inspect_err(|_| {
+        // It is ended, and stays, stopped, as runc's does: engines ask for the delete, which destroys it.
+        if let Ok(Some(pidfd)) = init(&state, &proc) {
+            drop(sys::process::send_signal(&pidfd, 9));
+            drop(wait_for_end(&pidfd, &state));
+        }
+    })
 }
 
 /// Why the program was not executed, from what its process wrote.
@@ -237,7 +245,17 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
         return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
     }
-    let cgroup = open_cgroup(&state)?;
+    dispose(&container, &state, status, pidfd)
+}
+
+/// Ends what is left of a container and removes everything that was made for it.
+fn dispose(
+    container: &Container,
+    state: &State,
+    status: Status,
+    pidfd: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
         match sys::process::send_signal(&pidfd, 9) {
             Err(e) if e.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => {
@@ -248,7 +266,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
         if let Some(cgroup) = cgroup.as_ref().filter(|_| status == Status::Paused) {
             cgroup.thaw()?;
         }
-        wait_for_end(&pidfd, &state)?;
+        wait_for_end(&pidfd, state)?;
     }
     if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
@@ -259,8 +277,8 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error>
     rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
-    // The container is gone whatever they say; the specification asks for a warning only.
-    drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+    // The container is gone whatever they say.
+    hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     Ok(())
 }
 
@@ -289,7 +307,8 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
     let cgroup = exec_cgroup(&state, options.cgroup.as_deref())?;
     let own = differing(&state, &proc)?;
-    let enter_pid = (own & namespaces::PID.bit != 0)
+    let itself = own & plan::joins_itself() == plan::joins_itself();
+    let enter_pid = (own & namespaces::PID.bit != 0 && !itself)
         .then(|| proc.namespace(&state.pid.to_string(), "pid"))
         .transpose()
         .map_err(|e| Error::io("open the container's pid namespace", e))?;
@@ -416,7 +435,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let prepared = (|| {
         container.write_config(&bytes)?;
         container.write(&state)?;
-        let cgroup = state.cgroup.as_deref().map(Cgroup::create).transpose()?;
+        let cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
         Ok((cgroup, fifo.then(|| container.make_fifo()).transpose()?))
     })();
     let (cgroup, fifo) = match prepared {
@@ -448,7 +467,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
             undo(cgroup.as_ref(), &container);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
-            drop(hooks::run("poststop", &poststop, &oci_state(&state, "stopped")));
+            hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
             Err(e)
         }
     }
@@ -510,6 +529,32 @@ fn populate(
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     send_pidfd(options.pidfd_socket.as_deref(), &started)?;
     Ok(started)
+}
+
+/// Makes the cgroup. A user who may not is left without one if the document asks for none, neither by its path nor by a
+/// limit; as with runc.
+fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
+    let Some(path) = state.cgroup.as_deref() else { return Ok(None) };
+    match Cgroup::create(path) {
+        Err(e) if rootless && errors::HasKind::kind(&e) == errors::Kind::Denied => {
+            let linux = spec.linux.as_ref();
+            let asked =
+                linux.and_then(|linux| linux.cgroups_path.as_ref()).is_some_and(|path| !path.is_empty());
+            let limits = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+            let limits = oci::runtime::Resources { devices: Vec::new(), ..limits };
+            if asked || limits != oci::runtime::Resources::default() {
+                return Err(Error::Io {
+                    operation:
+                        "rootless needs no limits + no cgroupsPath when no permission is granted for cgroups"
+                            .into(),
+                    source: std::io::Error::other(errors::chain(&e).to_string()),
+                });
+            }
+            state.cgroup = None;
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
 }
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.

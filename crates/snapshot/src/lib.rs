@@ -55,7 +55,7 @@ pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::{LayerForm, Overlay};
 pub use snapshotter::{
-    Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+    Audit, Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
 pub use tree::remove_tree;
 pub use trees::{TreeForm, Trees};

@@ -19,7 +19,7 @@
 use crate::home::Home;
 use crate::layer_mounts::{Hold, IDLE, LayerMounts};
 use crate::snapshotter::{
-    Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
+    Audit, Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
 use crate::{Error, records, root, tree};
 use metadata::{Database, LayerRow, SnapshotRow};
@@ -278,6 +278,27 @@ impl Snapshotter for Overlay {
             self.inner.home.discard(row.number)?;
         }
         Ok(removed)
+    }
+
+    fn audit(&self) -> Result<Audit, Error> {
+        // What the kernel has cached of an image that nobody uses would hide what the disk has.
+        self.inner.sweep(Duration::ZERO);
+        // Disk first: a directory whose record is made meanwhile is no orphan, one that is made meanwhile not seen.
+        records::audit(&self.inner.db, &self.inner.home.list()?)
+    }
+
+    fn forget_layer(&self, chain_id: &Digest) -> Result<bool, Error> {
+        let inner = &self.inner;
+        let _no_mount = inner.mounting.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(row) = self.layer(chain_id)? else { return Ok(true) };
+        if inner.layers_in_use()?.contains(&row.number) {
+            return Ok(false);
+        }
+        inner.db.delete(|tx| tx.delete_layer(chain_id))?;
+        inner.mounts.forget(row.number);
+        inner.unsynced().remove(&row.number);
+        inner.home.discard(row.number)?;
+        Ok(true)
     }
 
     fn reconcile(&self) -> Result<Reconciled, Error> {

@@ -99,6 +99,19 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// these. Returns the removed. Works on a full disk.
     fn remove_unused_layers(&self, roots: &[Digest]) -> Result<Vec<LayerRow>, Error>;
 
+    /// Compares disk and record without changing either, and lets go of cached mounts that nobody uses, so that what is read
+    /// next comes from disk. What is being made or removed meanwhile may show.
+    fn audit(&self) -> Result<Audit, Error>;
+
+    /// Forgets one layer, whoever needs it, so that it can be made again in its place: for a layer that is damaged. Says
+    /// whether that was possible: not where other layers were made from its files, nor while it is mounted.
+    fn forget_layer(&self, chain_id: &Digest) -> Result<bool, Error>;
+
+    /// Whether directories of layers are in overlay's form, each layer by itself, as `archive::verify` reads it.
+    fn is_overlay_form(&self) -> bool {
+        true
+    }
+
     /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.
     fn reconcile(&self) -> Result<Reconciled, Error>;
 
@@ -164,6 +177,17 @@ pub struct Usage {
     pub disk_bytes: u64,
     /// Files and directories, the root not counted.
     pub inodes: u64,
+}
+
+/// What [`Snapshotter::audit`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// Layers whose directory is gone.
+    pub lost_layers: Vec<Digest>,
+    /// Writable snapshots whose directory is gone.
+    pub lost_snapshots: Vec<String>,
+    /// Numbers of directories without a record.
+    pub orphans: Vec<u64>,
 }
 
 /// What [`Snapshotter::reconcile`] did.

@@ -12,7 +12,7 @@
 
 use crate::home::Home;
 use crate::snapshotter::{
-    Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
+    Audit, Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
 use crate::{Error, copy, overlay, records};
 use metadata::{Database, LayerRow, SnapshotRow};
@@ -246,6 +246,31 @@ impl Snapshotter for Trees {
             self.home.discard(row.number)?;
         }
         Ok(removed)
+    }
+
+    fn audit(&self) -> Result<Audit, Error> {
+        // Disk first: a directory whose record is made meanwhile is no orphan, one that is made meanwhile not seen.
+        records::audit(&self.db, &self.home.list()?)
+    }
+
+    /// Not where another layer or a container began as a copy of it: that has the damage too.
+    fn forget_layer(&self, chain_id: &Digest) -> Result<bool, Error> {
+        let Some(row) = self.layer(chain_id)? else { return Ok(true) };
+        let is_copied = self.db.read(|tx| -> Result<bool, Error> {
+            let mut parents = tx.list_layers()?.into_iter().filter_map(|layer| layer.parent);
+            let mut below = tx.list_snapshots()?.into_iter().filter_map(|snapshot| snapshot.parent);
+            Ok(parents.any(|p| p == *chain_id) || below.any(|p| p == *chain_id))
+        })?;
+        if is_copied {
+            return Ok(false);
+        }
+        self.db.delete(|tx| tx.delete_layer(chain_id))?;
+        self.home.discard(row.number)?;
+        Ok(true)
+    }
+
+    fn is_overlay_form(&self) -> bool {
+        false
     }
 
     fn reconcile(&self) -> Result<Reconciled, Error> {

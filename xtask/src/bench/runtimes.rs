@@ -39,7 +39,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     if let Some(work) = inside {
         return measure(&work, runs, smoke);
     }
-    packages::ensure(packages::BENCH)?;
+    packages::ensure(packages::RUNTIMES)?;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::new("the bench makes containers: run it as root"));
     }

@@ -236,7 +236,11 @@ impl Daemon {
     fn dockerd(work: &Path, registry: &Registry) -> Result<Daemon> {
         let home = work.join("dockerd");
         let mut command = Command::new("dockerd");
-        command.args(["--cgroup-parent", "/dockerd-conform"]).arg("--pidfile").arg(home.join("pid"));
+        command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
+        std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
+        let config = home.join("daemon.json");
+        std::fs::write(&config, "{}").doing(|| format!("write {}", config.display()))?;
+        command.arg("--config-file").arg(config).arg("--pidfile").arg(home.join("pid"));
         Daemon::start(command, home, registry)
     }
 

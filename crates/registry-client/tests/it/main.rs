@@ -4,7 +4,10 @@
 
 mod credentials;
 mod distribution;
+
 mod hostile;
+mod hosts;
+mod proxy;
 mod push;
 mod server;
 mod store;

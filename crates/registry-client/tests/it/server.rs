@@ -236,6 +236,7 @@ impl Image {
             os_version: None,
             variant: None,
             config: None,
+            container: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids },
             history: Vec::new(),
         };

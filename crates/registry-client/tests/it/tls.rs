@@ -13,17 +13,17 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-const HOST: &str = "0.0.0.0";
+pub(crate) const HOST: &str = "0.0.0.0";
 
 /// A certificate authority.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
     der: CertificateDer<'static>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -41,7 +41,7 @@ impl Authority {
     }
 
     /// A TLS server of this authority; with `clients`, it wants certificates of that authority.
-    fn acceptor(&self, name: &str, expired: bool, clients: Option<&Authority>) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, name: &str, expired: bool, clients: Option<&Authority>) -> TlsAcceptor {
         let (cert, key) = self.issue(name, expired);
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
