@@ -70,7 +70,7 @@ impl Images {
         for digest in [&row.id, &row.manifest.digest] {
             self.content.size(digest)?;
         }
-        if self.has_layers(row.chain_id)? || !self.had_layers(row, lost)? {
+        if self.has_layers(row.chain_id)? || !self.had_layers(&ImageId(row.id), lost)? {
             return Ok(false);
         }
         self.unpack_again(row)?;
@@ -89,8 +89,8 @@ impl Images {
     }
 
     /// Whether layers of the image are, or were until now, unpacked under this driver.
-    fn had_layers(&self, row: &ImageRow, lost: &[Digest]) -> Result<bool, Error> {
-        for chain_id in crate::chain_ids(&*self.config(&ImageId(row.id))?) {
+    pub(crate) fn had_layers(&self, id: &ImageId, lost: &[Digest]) -> Result<bool, Error> {
+        for chain_id in crate::chain_ids(&*self.config(id)?) {
             if lost.contains(&chain_id) || self.snapshotter.layer(&chain_id)?.is_some() {
                 return Ok(true);
             }
