@@ -396,7 +396,10 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
     crate::storage::size_limit(&host.storage_opt)?;
     let what = [
-        (!host.links.is_empty(), "--link"),
+        (
+            !host.links.is_empty() && crate::networks::BUILT_IN.contains(&host.network_mode.as_str()),
+            "--link on the default bridge",
+        ),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
     ];
