@@ -330,6 +330,9 @@ fn make_device(device: &Device, bind: bool, site: &mut Site) -> Result<(), Errno
         if !rooted::is_device(&tree, kind, major, minor)? {
             return Err(Errno::NODEV);
         }
+        // Nothing is executed from a device, whatever mode the host's has.
+        attr::set(&tree, false, &Attributes::new(attr::NOSUID | attr::NOEXEC, 0))
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         let target = rooted::ensure_file(&site.root, &path)?;
         return attach(&tree, &target);
     }
