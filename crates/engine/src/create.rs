@@ -397,7 +397,10 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 /// What the API knows and this version does not do. Accepting it silently would be a lie.
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
     let what = [
-        (!host.links.is_empty(), "--link"),
+        (
+            !host.links.is_empty() && crate::networks::BUILT_IN.contains(&host.network_mode.as_str()),
+            "--link on the default bridge",
+        ),
         (!host.storage_opt.is_empty(), "--storage-opt"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),

@@ -30,6 +30,7 @@ pub mod firewall;
 pub mod ipam;
 mod link;
 mod mac;
+mod macvlan;
 mod name;
 mod net;
 mod netlink;
@@ -45,13 +46,14 @@ mod watch;
 pub use bridge::{
     Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
 };
-pub use device::give;
+pub use device::{give, loopback_up};
 pub use endpoint::{
     DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
     set_default_route,
 };
 pub use error::Error;
 pub use mac::mac_for;
+pub use macvlan::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
 pub use net::Net;
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};

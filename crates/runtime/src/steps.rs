@@ -90,6 +90,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         }
         Step::ChangeRoot(root) => change_root(root).map_err(|e| Failure::new("chroot to the rootfs", e)),
         Step::BecomeRoot => become_root().map_err(|e| Failure::new("become root of the user namespace", e)),
+        Step::Loopback => network::loopback_up().map_err(|e| Failure::text(errors::chain(&e))),
         Step::NewSession => rustix::process::setsid().map(|_| ()).map_err(|e| Failure::new("setsid", e)),
         Step::Keyring(name) => keyring(&name),
         Step::CgroupNamespace => sys::process::unshare(namespaces::CGROUP.bit)
