@@ -24,6 +24,6 @@ pub use error::Error;
 pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
-pub use pack::{PackOptions, Packed, diff, pack};
+pub use pack::{PackOptions, Packed, diff, pack, pack_kept};
 pub use read_ahead::{Ahead, read_ahead};
 pub use verify::verify;

@@ -20,6 +20,8 @@ pub struct Config {
     pub mtu: u32,
     /// The shim program.
     pub shim: PathBuf,
+    /// The program that answers containers for names.
+    pub name_server: PathBuf,
     /// Runtime programs by name; holds `default_runtime`.
     pub runtimes: BTreeMap<String, PathBuf>,
     pub default_runtime: String,

@@ -69,7 +69,7 @@ pub use disk_report::{DiskPart, DiskReport};
 pub use error::Error;
 pub use events::{Event, Events};
 pub use exec::{Exec, ExecConfig, ExecStatus};
-pub use health::{ACTION_LABEL, Health, HealthStatus, Probe};
+pub use health::{ACTION_LABEL, Counts, Health, HealthStatus, Probe};
 pub use image_archives::{ImportRequest, Pruned as PrunedImages, SavedImages};
 pub use images::PullEvent;
 pub use life::{Armed, Signal, WaitCondition};
@@ -98,7 +98,7 @@ use networks::Networks;
 use snapshot::Snapshotter;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -115,6 +115,8 @@ pub struct Engine {
     networks: Networks,
     volumes: volumes::Volumes,
     events: Events,
+    /// Health checks run, and those that failed.
+    probes: [AtomicU64; 2],
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
     capabilities: Vec<String>,
@@ -185,6 +187,7 @@ impl Engine {
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
             events: Events::default(),
+            probes: Default::default(),
             recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),
             last_checkpoint: Arc::default(),

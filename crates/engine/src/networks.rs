@@ -7,11 +7,13 @@
 //! | `manage` | create, remove, prune |
 //! | `live` | connecting and disconnecting, also while the container runs |
 //! | `etc` | hosts, hostname and resolv.conf |
+//! | `dns` | what the containers' name server is told |
 //!
 //! What a killed daemon leaves: a bridge without a record (made before its record, removed after it), and an interface
 //! of a running container that its record does not know. [`Networks::sweep`] removes both.
 
 mod addresses;
+mod dns;
 mod etc;
 mod live;
 mod manage;
@@ -22,6 +24,7 @@ use crate::error::{During, Error, IoDuring};
 use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
 use crate::record::{Record, random_hex};
 use addresses::Entry;
+pub(crate) use addresses::dns_names;
 use metadata::{Database, RecordKind};
 use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
 use record::BridgeOptions;
@@ -45,6 +48,7 @@ pub(crate) struct Networks {
     making: Mutex<()>,
     /// Tells our bridges from other daemons'.
     engine_id: String,
+    names: Arc<dns::NameServer>,
     bridge: String,
     mtu: u32,
 }
@@ -58,6 +62,7 @@ impl Networks {
             entries: RwLock::default(),
             making: Mutex::default(),
             engine_id: crate::system::engine_id(&config.data_root)?,
+            names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
         };
@@ -231,7 +236,7 @@ impl Networks {
         if !mappings.is_empty() {
             network::ports::publish(&mappings).during(doing)?;
         }
-        Ok(())
+        self.serve_names(config, record, endpoints)
     }
 
     /// Makes one interface of the container.
@@ -356,7 +361,7 @@ impl Networks {
                 entry.release(record, settings);
             }
         }
-        result
+        result.and(self.forget_names(record))
     }
 
     /// Removes what no running container and no record owns: namespaces, interfaces, bridges, rules; and makes anew
@@ -379,6 +384,9 @@ impl Networks {
             if needed && let Err(e) = self.ensure(&entry) {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
+        }
+        if let Err(e) = self.restore_names(config, alive) {
+            tracing::error!(error = %errors::chain(&e), "names not served");
         }
     }
 

@@ -20,6 +20,8 @@ mod error;
 mod events;
 mod features;
 mod hooks;
+#[cfg(test)]
+mod hostile;
 mod idmap;
 mod limits;
 mod listener;

@@ -49,6 +49,9 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
     if !user_defined && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
         mistakes.push("network-scoped aliases are only supported for user-defined networks".to_string());
     }
+    let words = settings.aliases.iter().chain(&settings.links).flatten();
+    let is_word = |w: &&String| w.is_empty() || w.len() > 253 || !w.bytes().all(|b| b.is_ascii_graphic());
+    mistakes.extend(words.filter(is_word).map(|w| format!("invalid alias or link: {w:?}")));
     let options = settings.driver_opts.iter().flatten();
     for (key, value) in options {
         match key.as_str() {
@@ -303,7 +306,9 @@ impl Networks {
             after.ports = crate::ports::reserve(container, self.families(&after.networks))?;
         }
         self.redirect(engine, before, after).during(doing)?;
+        self.serve_names(&engine.config, after, &after.networks)?;
         self.add_host_line(engine, after, settings);
+        super::etc::change_resolv_conf(self, engine, before, after);
         Ok(())
     }
 
@@ -328,7 +333,11 @@ impl Networks {
         }
         entry.release(after, gone);
         self.remove_host_line(engine, after, gone);
-        result
+        super::etc::change_resolv_conf(self, engine, before, after);
+        // The network that was left has no name of it any more.
+        let mut told = after.networks.clone();
+        told.insert(entry.record.name.clone(), gone.clone());
+        result.and(self.tell_networks(&told)).and(self.serve_names(&engine.config, after, &after.networks))
     }
 
     /// Makes default routes and published ports of a running container be as `after` says.

@@ -137,6 +137,7 @@ impl Networks {
         // Whoever makes one of the same name or subnet next waits until this one's bridge is gone.
         let _making = self.making.lock().expect("no holder panics");
         self.remove_bridge(network);
+        self.forget_network(entry);
         self.entries.write().expect("no holder panics").remove(&network.name);
         Ok(network.clone())
     }
