@@ -70,7 +70,12 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
                     mistakes.push(e.to_string());
                 }
             }
-            other => return Err(Error::unsupported(format!("the endpoint option {other}"))),
+            // Docker's own prefix: it would mean something. Any other is for drivers that do not concern us, and is
+            // kept and shown, as Docker does.
+            other if other.starts_with("com.docker.network.") => {
+                return Err(Error::unsupported(format!("the endpoint option {other}")));
+            }
+            _ => {}
         }
     }
     if !settings.mac_address.is_empty() {

@@ -245,10 +245,10 @@ impl NetworkRequest {
         if name.is_empty() {
             return Err(Error::invalid("invalid name: name is empty"));
         }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        if !name.bytes().all(plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        // Docker takes any name. A slash or colon would make it one that no request and no `--network` can say.
+        if name.chars().any(|c| c.is_control() || matches!(c, '/' | ':')) || matches!(name, "." | "..") {
             return Err(Error::invalid(format!(
-                "invalid network name {name:?}: it must begin with an alphanumeric character and hold only [a-zA-Z0-9_.-]"
+                "invalid network name {name:?}: it must hold no slash, colon or control character"
             )));
         }
         if super::BUILT_IN.contains(&name) || name == "default" {
