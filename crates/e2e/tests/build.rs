@@ -259,6 +259,69 @@ fn runtime_states(daemon: &Daemon) -> Vec<String> {
     entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.len() == 64).collect()
 }
 
+/// Serves one file to whoever asks for `/file`, on a port of its own.
+fn serve(content: Vec<u8>) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let (status, body) = if head.starts_with(b"GET /file") {
+                ("200 OK", &content[..])
+            } else {
+                ("404 Not Found", &b"no"[..])
+            };
+            let date = "Tue, 14 Nov 2023 22:13:20 GMT";
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nLast-Modified: {date}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)));
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+#[test]
+fn files_come_from_urls() {
+    let Some(daemon) = own() else { return };
+    let url = serve(b"from afar\n".to_vec());
+    let digest = oci::Digest::of(b"from afar\n");
+    let build = |line: &str| {
+        let dir = context(&format!("FROM BASE\n{line}\n"), &[]);
+        daemon.brig(&["build", "-t", "far", text(dir.path())])
+    };
+    build(&format!("ADD --checksum={digest} {url}/file.txt?x=1 /w/")).success();
+    let shown =
+        daemon.brig(&["run", "--rm", "far", "sh", "-c", "cd /w; cat file.txt; stat -c '%a %u %Y' file.txt"]);
+    assert_eq!(shown.success(), "from afar\n600 0 1700000000");
+    build(&format!("ADD --chmod=644 {url}/file /f")).success();
+    assert_eq!(daemon.brig(&["run", "--rm", "far", "stat", "-c", "%a", "/f"]).success(), "644");
+    for (line, want) in [
+        (format!("ADD --checksum=sha256:{} {url}/file /f", "0".repeat(64)), "digest mismatch"),
+        (format!("ADD {url}/none /f"), "404"),
+        (format!("ADD {url}/ /d/"), "cannot determine filename"),
+        ("ADD https://x.example/y.git /d".into(), "ADD from git"),
+    ] {
+        let failed = build(&line);
+        assert!(failed.code != Some(0) && failed.stderr.contains(want), "{line}: {failed:?}");
+    }
+    // A Dockerfile as context.
+    let url = serve(format!("FROM {BUSYBOX}\nRUN echo remote > /r\n").into_bytes());
+    daemon.brig(&["build", "-t", "far", &format!("{url}/file")]).success();
+    assert_eq!(daemon.brig(&["run", "--rm", "far", "cat", "/r"]).success(), "remote");
+    daemon.assert_no_leaks();
+}
+
 #[test]
 fn hostile_contexts_are_refused_or_harmless() {
     let Some(daemon) = own() else { return };
@@ -288,7 +351,7 @@ fn hostile_contexts_are_refused_or_harmless() {
     let empty = send(&[0; 1024]);
     assert_eq!(empty.status, 400);
     assert_eq!(empty.json()["message"], "Cannot locate specified Dockerfile: Dockerfile");
-    for query in ["squash=1", "version=2", "remote=https://x.example/y"] {
+    for query in ["squash=1", "version=2", "remote=https://x.example/y.git", "remote=client-session"] {
         let path = format!("/build?{query}");
         let answer = send_tar(&daemon, &path, &[0; 1024]);
         assert_eq!(answer.status, 501, "{query}");

@@ -77,7 +77,7 @@ impl Config {
             |root: &Path, names: &[&str]| names.iter().map(|n| (root.join(n), 0o700)).collect::<Vec<_>>();
         let mut out = vec![(self.data_root.clone(), 0o710), (self.exec_root.clone(), 0o711)];
         out.extend(below(&self.data_root, &["containers", "volumes", "tmp"]));
-        out.extend(below(&self.exec_root, &["shims", "rootfs", "mounts", "netns", "runtime", "shm"]));
+        out.extend(below(&self.exec_root, &["dns", "shims", "rootfs", "mounts", "netns", "runtime", "shm"]));
         out
     }
 }

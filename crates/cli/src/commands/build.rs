@@ -99,8 +99,8 @@ pub(crate) struct Build {
     /// Set the target build stage to build
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     target: String,
-    /// PATH, or '-' for a Dockerfile or a tar archive on standard input
-    #[arg(value_name = "PATH | -")]
+    /// PATH, URL of an archive or a Dockerfile, or '-' for either on standard input
+    #[arg(value_name = "PATH | URL | -")]
     context: String,
 }
 
@@ -180,6 +180,9 @@ fn query(flags: &Build, dockerfile: &str) -> Result<Path> {
         .flag("nocache", flags.no_cache)
         .flag("pull", flags.pull)
         .flag("rm", true);
+    if is_url(&flags.context) {
+        path = path.query("remote", &flags.context);
+    }
     for tag in &flags.tag {
         super::pull::parse(tag)?;
         path = path.query("t", tag);
@@ -311,10 +314,8 @@ fn source(flags: &Build, document: &mut Value) -> Result<(Source, String)> {
         put(document, head)?;
         return Ok((Source::Empty, String::new()));
     }
-    if ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|s| flags.context.starts_with(s)) {
-        return Err(Error::Unsupported(
-            "a remote build context is not supported by this version of brig".into(),
-        ));
+    if is_url(&flags.context) {
+        return Ok((Source::Empty, flags.file.clone()));
     }
     let root = PathBuf::from(&flags.context);
     let failed = |source| Error::File { doing: "open build context", path: root.clone(), source };
@@ -353,6 +354,11 @@ fn source(flags: &Build, document: &mut Value) -> Result<(Source, String)> {
         )));
     }
     Ok((Source::Directory(root), name))
+}
+
+/// Whether the daemon reads the context itself.
+fn is_url(context: &str) -> bool {
+    ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|s| context.starts_with(s))
 }
 
 fn is_archive(head: &[u8]) -> bool {

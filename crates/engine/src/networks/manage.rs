@@ -143,6 +143,15 @@ impl Networks {
     }
 
     fn remove_bridge(&self, network: &Network) {
+        if network.driver == "macvlan" {
+            let owner = format!("{}:{}", network.id, self.engine_id);
+            let removed = network.macvlan_options().and_then(|(parent, _)| {
+                network::remove_parent(&parent, &owner).during(|| "remove the parent".into())
+            });
+            if let Err(e) = removed {
+                tracing::warn!(network = network.name, error = %errors::chain(&e), "parent not removed");
+            }
+        }
         if network.driver != "bridge" {
             return;
         }
@@ -156,6 +165,9 @@ impl Networks {
 
     /// Refuses a bridge that another network has.
     fn check_bridge_name(&self, network: &Network) -> Result<(), Error> {
+        if network.driver != "bridge" {
+            return Ok(());
+        }
         let name = self.bridge_config(network)?.name;
         let other = self.entries().into_iter().find(|e| {
             e.record.driver == "bridge" && self.bridge_config(&e.record).is_ok_and(|c| c.name == name)
