@@ -1,11 +1,11 @@
-//! `build`: the four programs, gathered in one directory, where they find each other.
+//! `build`: the programs, gathered in one directory, where they find each other.
 
 use crate::run::{Doing, Result, no_more, run, take_flag};
 use crate::workspace::{cargo, host_triple, target};
 use std::path::{Path, PathBuf};
 
 /// Programs that need the host's C library for names of users and hosts, and certificates.
-const DYNAMIC: &[&str] = &["brig", "brigd"];
+const DYNAMIC: &[&str] = &["brig", "brigd", "brig-dns"];
 
 /// Programs of which one runs per container, or that start in every container's road: linked static and at a fixed
 /// address, which spares them the dynamic loader's time and its private pages.

@@ -7,7 +7,8 @@ mod runtime;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "docker-py [--engine brig|dockerd] [PYTEST ARGS], runtime [BINARY...] [-- FILTER...]";
+const SUITES: &str =
+    "build, docker-py [--engine brig|dockerd] [PYTEST ARGS], runtime [BINARY...] [-- FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -15,7 +16,17 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     };
     match suite.as_str() {
         "docker-py" => docker_py::command(rest),
+        "build" => build(rest),
         "runtime" => runtime::command(rest),
         other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
     }
+}
+
+/// The corpus of Dockerfiles (`crates/e2e/src/builds.rs`), by `brig build` and by the docker CLI's classic builder.
+fn build(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform build takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "e2e", "--test", "build", "the_corpus"].map(str::to_string);
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_BUILD", "1")])
 }

@@ -3,7 +3,7 @@
 //! What is written, below `--destdir` if given:
 //!
 //! ```text
-//! PREFIX/bin/{brig,brigd,brig-shim,brig-runtime}
+//! PREFIX/bin/{brig,brigd,brig-dns,brig-shim,brig-runtime}
 //! PREFIX/share/bash-completion/completions/brig
 //! PREFIX/share/fish/vendor_completions.d/brig.fish
 //! PREFIX/share/zsh/site-functions/_brig

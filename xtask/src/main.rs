@@ -39,6 +39,7 @@ usage: cargo xtask COMMAND
                           brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
+  conform build           the corpus of Dockerfiles, by brig and by the docker CLI
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";

@@ -36,6 +36,7 @@ pub(crate) const TEST: &[Package] = &[
     program("docker-registry", "docker-registry"),
     // The client; any version will do, and its own engine is never started.
     program("docker.io", "docker"),
+    program("dbus-daemon", "dbus-daemon"),
     program("debootstrap", "debootstrap"),
     program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),

@@ -7,6 +7,11 @@ use crate::workspace::cargo;
 
 /// `args` go to `cargo test`.
 pub(crate) fn command(args: &[String]) -> Result<()> {
+    with_environment(args, &[])
+}
+
+/// As [`command`], with further variables for the tests.
+pub(crate) fn with_environment(args: &[String], variables: &[(&str, &str)]) -> Result<()> {
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::TEST)?;
     if !rustix::process::geteuid().is_root() {
@@ -16,6 +21,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let programs = build(Profile::Debug)?;
     let chosen = args.iter().any(|a| a == "-p" || a == "--package" || a.starts_with("--package="));
     let mut command = cargo();
+    command.envs(variables.iter().copied());
     command.env("BRIG_BIN_DIR", programs).args(["test", "--no-fail-fast"]);
     if !chosen {
         command.arg("--workspace");

@@ -335,14 +335,14 @@ fn open(base: impl AsFd, path: &Path) -> Result<Option<(OwnedFd, Stat)>, Errno> 
     }
 }
 
-fn open_as(base: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_as(base: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Whether overlay hides what lower layers have in a directory.
-fn is_opaque(fd: &OwnedFd, path: &Path) -> Result<bool, Error> {
+pub(crate) fn is_opaque(fd: &OwnedFd, path: &Path) -> Result<bool, Error> {
     let by_number = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut value = [0u8; 4];
     match rustix::fs::getxattr(by_number, "trusted.overlay.opaque", &mut value[..]) {

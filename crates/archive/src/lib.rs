@@ -14,6 +14,7 @@ mod image;
 mod pack;
 mod read_ahead;
 mod tar;
+mod verify;
 mod whiteout;
 
 pub use apply::{Applied, Options, Whiteouts, apply};
@@ -23,5 +24,6 @@ pub use error::Error;
 pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
-pub use pack::{PackOptions, Packed, diff, pack};
+pub use pack::{PackOptions, Packed, diff, pack, pack_kept};
 pub use read_ahead::{Ahead, read_ahead};
+pub use verify::verify;

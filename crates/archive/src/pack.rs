@@ -39,6 +39,9 @@ pub struct Packed {
     pub sockets: u64,
 }
 
+/// Whether a name (relative, and whether it is a directory) goes in.
+type Keep<'k> = &'k dyn Fn(&Path, bool) -> bool;
+
 /// Room for a piece of a file.
 const BUFFER: usize = 256 * 1024;
 
@@ -76,6 +79,21 @@ pub fn pack<W: Write>(out: W, root: &RootDir, path: &Path, options: &PackOptions
             packer.tree(base.as_fd(), PathBuf::from(leaf), name)?;
         }
     }
+    packer.finish()
+}
+
+/// Writes all below `root` that `keep` (relative name, whether it is a directory) wants, as [`pack`] does. What is below a
+/// directory that is not kept is not asked for.
+///
+/// # Errors
+///
+/// As [`pack`].
+pub fn pack_kept<W: Write>(out: W, root: &RootDir, keep: Keep<'_>) -> Result<Packed, Error> {
+    let path = Path::new(".");
+    let base = root.open_dir(path).map_err(|source| Error::Root { path: path.into(), source })?;
+    let mut packer = Packer::new(out, Form::Tree, true);
+    packer.keep = Some(keep);
+    packer.tree(base.as_fd(), path.into(), Vec::new())?;
     packer.finish()
 }
 
@@ -133,7 +151,9 @@ enum Form {
     Layer,
 }
 
-struct Packer<W> {
+struct Packer<'k, W> {
+    /// Says which names go in.
+    keep: Option<Keep<'k>>,
     writer: Writer<W>,
     form: Form,
     cross_mounts: bool,
@@ -151,10 +171,10 @@ struct Frame {
     children: std::vec::IntoIter<OsString>,
 }
 
-impl<W: Write> Packer<W> {
-    fn new(out: W, form: Form, cross_mounts: bool) -> Packer<W> {
+impl<'k, W: Write> Packer<'k, W> {
+    fn new(out: W, form: Form, cross_mounts: bool) -> Packer<'k, W> {
         let writer = Writer::new(out);
-        Packer { writer, form, cross_mounts, links: HashMap::new(), packed: Packed::default() }
+        Packer { keep: None, writer, form, cross_mounts, links: HashMap::new(), packed: Packed::default() }
     }
 
     fn finish(mut self) -> Result<Packed, Error> {
@@ -186,6 +206,10 @@ impl<W: Write> Packer<W> {
                 Err(Errno::NOENT) => continue,
                 Err(e) => return Err(at("statat", &path, e)),
             };
+            let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+            if self.keep.is_some_and(|keep| !keep(Path::new(OsStr::from_bytes(&name)), is_dir)) {
+                continue;
+            }
             if !self.one(here.as_fd(), &child, &name, &stat)? {
                 continue;
             }

@@ -11,7 +11,8 @@ use std::time::Duration;
 pub(crate) const HELP: &str = "\
 brig-runtime: OCI runtime
 
-usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] COMMAND
+usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup]
+                    [--rootless true|false|auto] COMMAND
 
   create   [-b BUNDLE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
            [--pidfd-socket PATH] ID

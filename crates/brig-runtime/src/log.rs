@@ -22,11 +22,13 @@ impl Log {
     }
 
     pub(crate) fn error(&mut self, text: &str) {
+        let text = &one_line(text);
         eprintln!("brig-runtime: {text}");
         self.write("error", text);
     }
 
     pub(crate) fn warning(&mut self, text: &str) {
+        let text = &one_line(text);
         if self.file.is_none() {
             eprintln!("brig-runtime: warning: {text}");
         }
@@ -43,5 +45,35 @@ impl Log {
         };
         // One write, so that lines of several runtimes do not mix. A full disk must not hide the first error.
         drop(file.write_all(line.as_bytes()));
+    }
+}
+
+/// Longest line: what engines keep of an error, and more than anybody reads.
+const MAX_LINE: usize = 3000;
+
+/// Names in a document may hold anything; what is said of them is one line of bounded length.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(MAX_LINE));
+    for character in text.chars() {
+        if line.len() > MAX_LINE {
+            line.push_str("...");
+            break;
+        }
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        assert_eq!(one_line("a\nb\u{1b}[0m\tc"), "a\\nb\\u{1b}[0m\\tc");
+        assert_eq!(one_line(&"x".repeat(10_000)).len(), MAX_LINE + 4);
     }
 }

@@ -36,8 +36,8 @@ fn program() -> u8 {
 }
 
 fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, String> {
-    if global.systemd_cgroup {
-        return Err("--systemd-cgroup is not supported: set linux.cgroupsPath to a cgroupfs path".into());
+    if global.systemd_cgroup && !runtime::is_root() {
+        return Err("--systemd-cgroup needs root: a user's own systemd is not asked yet".into());
     }
     let store = Store::new(&global.root);
     let verb = command.name();
@@ -47,10 +47,12 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
     match command {
         Command::Create { id, mut options } => {
             options.rootless = rootless;
+            options.systemd = global.systemd_cgroup.then(system_bus);
             warn(log, runtime::create(&store, &id, &options).map_err(text)?);
         }
         Command::Run { id, mut options, detach, keep } => {
             options.rootless = rootless;
+            options.systemd = global.systemd_cgroup.then(system_bus);
             let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
             warn(log, exit.warnings);
             return Ok(code(exit.code));
@@ -91,6 +93,13 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::Help => println!("{}", arguments::HELP),
     }
     Ok(0)
+}
+
+/// The socket of the system bus.
+fn system_bus() -> String {
+    let address = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_default();
+    let path = address.split([',', ';']).find_map(|part| part.strip_prefix("unix:path="));
+    path.unwrap_or("/run/dbus/system_bus_socket").to_owned()
 }
 
 fn code(code: i32) -> u8 {

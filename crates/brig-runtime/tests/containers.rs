@@ -155,7 +155,7 @@ fn limits_are_in_force() {
     let (code, text) = b.run("sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait");
     assert!(code != 0 && text.contains("fork"), "{code} {text}");
     // The limits are the container's from its first breath: a small one is enough to start.
-    b.spec["linux"]["resources"] = serde_json::json!({"memory": {"limit": 524_288}});
+    b.spec["linux"]["resources"] = serde_json::json!({"memory": {"limit": 262_144}});
     b.args(&["true"]);
     let output = b.call(&["run", &b.id]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,16 +1,19 @@
 //! Sockets: made here, or handed over by systemd; who may use them; the pid file.
 
 use crate::settings::Settings;
+use docker_api::Listener;
 use errors::{Kind, Report};
 use rustix::fs::{FlockOperation, Mode};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 
 /// How long a lock that should be free may be held.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -18,28 +21,42 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const GROUPS: &[&str] = &["brig", "docker"];
 
 /// Opens all sockets.
-pub(crate) fn open(settings: &Settings) -> Result<Vec<UnixListener>, Report> {
+pub(crate) fn open(settings: &Settings) -> Result<Vec<Listener>, Report> {
     let mut out = Vec::new();
+    let tls = crate::tls::acceptor(&settings.tls)?;
     for host in &settings.hosts {
         if let Some(path) = host.strip_prefix("unix://") {
-            out.push(unix(Path::new(path), settings.group.as_deref())?);
+            out.push(Listener::Unix(unix(Path::new(path), settings.group.as_deref())?));
         } else if host.starts_with("fd://") {
             for listener in from_systemd()? {
-                out.push(listener);
+                out.push(Listener::Unix(listener));
             }
-        } else if host.starts_with("tcp://") {
-            return Err(Report::new(
-                Kind::Unsupported,
-                format!("--host {host}: this version listens on unix:// and fd://"),
-            ));
+        } else if let Some(address) = host.strip_prefix("tcp://") {
+            for listener in tcp(host, address, settings)? {
+                out.push(match &tls {
+                    Some(tls) => Listener::Tls(listener, tls.clone()),
+                    None => Listener::Tcp(listener),
+                });
+            }
         } else {
             return Err(Report::new(
                 Kind::InvalidArgument,
-                format!("--host {host}: want unix://PATH or fd://"),
+                format!("--host {host}: want unix://PATH, tcp://HOST:PORT or fd://"),
             ));
         }
     }
     Ok(out)
+}
+
+/// Listens for Prometheus.
+pub(crate) fn metrics(address: &str) -> Result<TcpListener, Report> {
+    let fail = |e: std::io::Error| Report {
+        kind: errors::io_kind(&e),
+        links: vec![format!("--metrics-addr {address}"), e.to_string()],
+    };
+    let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    TcpListener::from_std(listener).map_err(fail)
 }
 
 /// Removes the sockets that were made here; clients then see at once that nobody listens.
@@ -47,6 +64,52 @@ pub(crate) fn remove_sockets(settings: &Settings) {
     for path in settings.hosts.iter().filter_map(|h| h.strip_prefix("unix://")) {
         drop(std::fs::remove_file(path));
     }
+}
+
+/// Listens on each address that the host of `HOST:PORT` has. Whoever gets in is root here: off the loopback that takes
+/// a client certificate, unless someone said otherwise.
+fn tcp(host: &str, address: &str, settings: &Settings) -> Result<Vec<TcpListener>, Report> {
+    let default_port = if settings.tls.is_on { 2376 } else { 2375 };
+    let invalid = |text: String| Report::new(Kind::InvalidArgument, format!("--host {host}: {text}"));
+    let address = address.trim_end_matches('/');
+    let (name, port) = match address.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => {
+            (name, port.parse::<u16>().map_err(|_| invalid(format!("{port:?} is no port")))?)
+        }
+        _ => (address, default_port),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let name = if name.is_empty() { "127.0.0.1" } else { name };
+    let found = (name, port).to_socket_addrs().map_err(|e| invalid(format!("look up {name:?}: {e}")))?;
+    let addresses: BTreeSet<SocketAddr> = found.collect();
+    let is_guarded = settings.tls.is_on && settings.tls.verifies;
+    if let Some(open) = addresses.iter().find(|a| !a.ip().is_loopback())
+        && !is_guarded
+        && !settings.insecure_tcp
+    {
+        return Err(Report::new(
+            Kind::Denied,
+            format!(
+                "--host {host}: whoever reaches {open} would be root on this machine; use --tlsverify, or say \
+                 --insecure-tcp if that is meant"
+            ),
+        ));
+    }
+    addresses
+        .into_iter()
+        .map(|address| {
+            let fail = |e: std::io::Error| Report {
+                kind: errors::io_kind(&e),
+                links: vec![format!("listen on {address}"), e.to_string()],
+            };
+            let listener = std::net::TcpListener::bind(address).map_err(fail)?;
+            listener.set_nonblocking(true).map_err(fail)?;
+            if !is_guarded {
+                tracing::warn!(%address, "whoever reaches this address is root on this machine");
+            }
+            TcpListener::from_std(listener).map_err(fail)
+        })
+        .collect()
 }
 
 fn unix(path: &Path, group: Option<&str>) -> Result<UnixListener, Report> {

@@ -3,6 +3,7 @@
 
 mod listen;
 mod settings;
+mod tls;
 
 use docker_api::Api;
 use engine::Engine;
@@ -54,6 +55,10 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
         servers.spawn(docker_api::serve(listener, api.clone(), stop.clone()));
+    }
+    if let Some(address) = &settings.metrics_addr {
+        let listener = listen::metrics(address)?;
+        servers.spawn(docker_api::serve_metrics(listener, api.clone(), stop.clone()));
     }
     listen::notify_ready();
     tracing::info!(data_root = %settings.engine.data_root.display(), "ready");

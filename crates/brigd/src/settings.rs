@@ -1,5 +1,6 @@
 //! Flags (dockerd's names), then the configuration file, then the defaults.
 
+use crate::tls::Tls;
 use clap::Parser;
 use errors::{Kind, Report};
 use serde::Deserialize;
@@ -14,7 +15,7 @@ const DEFAULT_RUNTIME: &str = "brig";
 #[derive(Debug, Parser)]
 #[command(name = "brigd", version, about)]
 pub(crate) struct Flags {
-    /// Socket to listen on: unix://PATH or fd:// (systemd's); may be given several times
+    /// Socket to listen on: unix://PATH, tcp://HOST:PORT or fd:// (systemd's); may be given several times
     #[arg(short = 'H', long = "host", value_name = "URL")]
     hosts: Vec<String>,
     /// Directory of images, containers and volumes [default: /var/lib/brig]
@@ -50,7 +51,7 @@ pub(crate) struct Flags {
     /// Hosts and networks that are reached without a proxy, separated by commas [default: NO_PROXY of the environment]
     #[arg(long, value_name = "LIST")]
     no_proxy: Option<String>,
-    /// Storage driver: erofs or overlay [default: erofs where the kernel can]
+    /// Storage driver: erofs, overlay, btrfs or vfs [default: erofs where the kernel can, else overlay]
     #[arg(short = 's', long, value_name = "NAME")]
     storage_driver: Option<String>,
     /// Parent of the containers' cgroups [default: /brig]
@@ -81,6 +82,27 @@ pub(crate) struct Flags {
     /// Run an init in containers that do not say whether they want one
     #[arg(long)]
     init: bool,
+    /// Address on which Prometheus gets its numbers, HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_addr: Option<String>,
+    /// Speak TLS on tcp:// sockets
+    #[arg(long)]
+    tls: bool,
+    /// Speak TLS on tcp:// sockets, to clients with a certificate of --tlscacert
+    #[arg(long)]
+    tlsverify: bool,
+    /// Authority of the clients' certificates [default: /etc/brig/ca.pem]
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Our certificate [default: /etc/brig/cert.pem]
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// Its key [default: /etc/brig/key.pem]
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Let whoever reaches a tcp:// socket be root on this machine
+    #[arg(long)]
+    insecure_tcp: bool,
     /// Seconds between stop signal and SIGKILL [default: 10]
     #[arg(long, value_name = "SECONDS", hide = true)]
     stop_timeout: Option<u32>,
@@ -112,6 +134,13 @@ struct File {
     cdi_spec_dirs: Vec<PathBuf>,
     init: bool,
     stop_timeout: Option<u32>,
+    metrics_addr: Option<String>,
+    tls: bool,
+    tlsverify: bool,
+    tlscacert: Option<PathBuf>,
+    tlscert: Option<PathBuf>,
+    tlskey: Option<PathBuf>,
+    insecure_tcp: bool,
 }
 
 /// What holds.
@@ -122,6 +151,9 @@ pub(crate) struct Settings {
     pub(crate) pidfile: PathBuf,
     pub(crate) debug: bool,
     pub(crate) workers: usize,
+    pub(crate) tls: Tls,
+    pub(crate) insecure_tcp: bool,
+    pub(crate) metrics_addr: Option<String>,
     pub(crate) engine: engine::Config,
 }
 
@@ -198,7 +230,18 @@ impl Settings {
             ..registry_client::Config::default()
         };
         let debug = flags.debug || file.debug;
+        let verifies = flags.tlsverify || file.tlsverify;
+        let tls = Tls {
+            is_on: verifies || flags.tls || file.tls,
+            verifies,
+            ca: flags.tlscacert.or(file.tlscacert).unwrap_or_else(|| "/etc/brig/ca.pem".into()),
+            certificate: flags.tlscert.or(file.tlscert).unwrap_or_else(|| "/etc/brig/cert.pem".into()),
+            key: flags.tlskey.or(file.tlskey).unwrap_or_else(|| "/etc/brig/key.pem".into()),
+        };
         Ok(Settings {
+            tls,
+            metrics_addr: flags.metrics_addr.or(file.metrics_addr),
+            insecure_tcp: flags.insecure_tcp || file.insecure_tcp,
             hosts,
             group: flags.group.or(file.group),
             pidfile: flags.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("brigd.pid")),
@@ -212,6 +255,7 @@ impl Settings {
                 bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
                 mtu: flags.mtu.or(file.mtu).unwrap_or(1500),
                 shim: programs.join("brig-shim"),
+                name_server: programs.join("brig-dns"),
                 runtimes,
                 default_runtime,
                 log_driver,

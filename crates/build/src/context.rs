@@ -17,7 +17,7 @@ pub struct Context {
     pub(crate) root: RootDir,
     pub(crate) ignore: Ignore,
     /// Removed with the context.
-    _scratch: Option<Scratch>,
+    scratch: Scratch,
 }
 
 impl Context {
@@ -48,7 +48,14 @@ impl Context {
         let doing = || format!("create {}", path.display());
         std::fs::DirBuilder::new().mode(0o755).create(&path).io_during(doing)?;
         let root = RootDir::open(&path).during(doing)?;
-        Ok(Context { root, ignore: Ignore::default(), _scratch: Some(scratch) })
+        Ok(Context { root, ignore: Ignore::default(), scratch })
+    }
+
+    /// A context for one file, which the caller writes to the path that comes back.
+    pub(crate) fn for_file(engine: &Engine, name: &str) -> Result<(Context, std::path::PathBuf), Error> {
+        let context = Context::empty(engine)?;
+        let path = context.scratch.path().join("context").join(name);
+        Ok((context, path))
     }
 
     /// Reads the Dockerfile at `path` (empty for the usual names), and takes the ignore file that belongs to it. Returns

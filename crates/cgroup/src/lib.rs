@@ -14,6 +14,7 @@
 
 mod apply;
 mod convert;
+pub mod dbus;
 mod devices;
 mod directories;
 mod error;
@@ -24,9 +25,11 @@ mod oom;
 mod read_stats;
 mod remove;
 mod stats;
+mod systemd;
 
 pub use directories::{Cgroup, HierarchyMount};
 pub use error::{Error, Warning};
 pub use layout::{Mode, mode};
 pub use oom::OomEvents;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
+pub use systemd::Unit;

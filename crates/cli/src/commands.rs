@@ -1,6 +1,8 @@
 //! The commands: their tree for clap, and who does what.
 
 mod attach;
+mod build;
+mod builder;
 mod commit;
 mod containers;
 mod copy;
@@ -18,6 +20,7 @@ pub(crate) mod pull;
 mod push;
 mod registry;
 mod stats;
+mod storage;
 mod system;
 mod update;
 mod volumes;
@@ -70,6 +73,9 @@ enum Command {
     Image(ImageShort),
     #[command(flatten)]
     System(SystemShort),
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(builder::Builder),
     /// Manage containers
     #[command(name = "container", subcommand)]
     Containers(ContainerGroup),
@@ -174,6 +180,11 @@ enum ImageShort {
         after_help = "Examples:\n  brig push localhost:5000/app              tag latest\n  brig push registry.example.com/team/app:1.2\n  brig push -a registry.example.com/team/app  all tags"
     )]
     Push(push::Push),
+    /// Build an image from a Dockerfile
+    #[command(
+        after_help = "Examples:\n  brig build -t app .                       the Dockerfile of this directory\n  brig build -t app --target test --build-arg V=2 .\n  brig build --secret id=token,src=token.txt -t app .\n  brig build -o out .                       the files of the result, into a directory\n  brig build --check .                      what could be written better"
+    )]
+    Build(Box<build::Build>),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
@@ -224,6 +235,8 @@ enum ImageGroup {
     Pull(pull::Pull),
     /// Upload an image to a registry
     Push(push::Push),
+    /// Build an image from a Dockerfile
+    Build(Box<build::Build>),
     /// Load an image from a tar archive or STDIN
     Load(images::Load),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
@@ -274,6 +287,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::Inspect(flags)) => inspect::inspect(&context, &flags, None).await,
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
+        Command::Builder(command) => builder::builder(&context, &command).await,
         Command::Manifest(command) => registry::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
         Command::Volume(command) => volumes::volume(&context, command).await,
@@ -304,6 +318,7 @@ async fn image(context: &Context, command: ImageShort) -> Result<u8> {
         ImageShort::Rmi(flags) => images::remove(context, &flags).await,
         ImageShort::Pull(flags) => pull::pull_command(context, &flags).await,
         ImageShort::Push(flags) => push::push_command(context, &flags).await,
+        ImageShort::Build(flags) => build::build(context, &flags).await,
         ImageShort::Load(flags) => images::load(context, &flags).await,
         ImageShort::Save(flags) => image_archives::save(context, &flags).await,
         ImageShort::Import(flags) => image_archives::import(context, &flags).await,
@@ -319,6 +334,7 @@ async fn image_group(context: &Context, group: ImageGroup) -> Result<u8> {
         ImageGroup::Remove(flags) => ImageShort::Rmi(flags),
         ImageGroup::Pull(flags) => ImageShort::Pull(flags),
         ImageGroup::Push(flags) => ImageShort::Push(flags),
+        ImageGroup::Build(flags) => ImageShort::Build(flags),
         ImageGroup::Load(flags) => ImageShort::Load(flags),
         ImageGroup::Save(flags) => ImageShort::Save(flags),
         ImageGroup::Import(flags) => ImageShort::Import(flags),

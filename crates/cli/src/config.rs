@@ -67,6 +67,23 @@ impl Config {
         Ok(self.credentials(server).await?.map(|c| auth_header(&c, server)))
     }
 
+    /// `X-Registry-Config`, for builds: base64 of the credentials of all registries that are known; none without some.
+    pub(crate) async fn registry_config(&self) -> Result<Option<String>> {
+        let mut document = serde_json::Map::new();
+        let named = self.content.get("auths").and_then(Value::as_object);
+        let helped = self.content.get("credHelpers").and_then(Value::as_object);
+        for server in named.into_iter().chain(helped).flat_map(|map| map.keys()) {
+            if let Some(c) = self.credentials(server).await? {
+                let entry = match c.identity_token.as_str() {
+                    "" => json!({"username": c.user, "password": c.password, "serveraddress": server}),
+                    token => json!({"username": c.user, "identitytoken": token, "serveraddress": server}),
+                };
+                document.insert(server.clone(), entry);
+            }
+        }
+        Ok((!document.is_empty()).then(|| URL_SAFE.encode(Value::Object(document).to_string())))
+    }
+
     /// Credentials of `server`, from its helper, the general helper, or the file.
     pub(crate) async fn credentials(&self, server: &str) -> Result<Option<Credentials>> {
         match self.helper(server) {

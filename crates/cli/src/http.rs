@@ -190,6 +190,23 @@ impl Client {
         self.check(response).await
     }
 
+    /// As [`Client::request_stream`] for a build: `POST`, with credentials for registries.
+    pub(crate) async fn request_build(
+        &self,
+        path: &Path,
+        content_type: &'static str,
+        registry_config: Option<&str>,
+        body: Body,
+    ) -> Result<Response<Incoming>> {
+        self.negotiate().await?;
+        let mut request = self.build(&Method::POST, path, Some(content_type), None, body)?;
+        if let Some(value) = registry_config.and_then(|text| text.parse().ok()) {
+            request.headers_mut().insert("X-Registry-Config", value);
+        }
+        let response = self.send(request).await?;
+        self.check(response).await
+    }
+
     /// `GET`, read whole, as JSON.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<T> {
         let response = self.request(Method::GET, path, Extra::default()).await?;

@@ -31,11 +31,25 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let asked = Asked::parse(&call)?;
     let engine = api.engine.clone();
     let (tar_engine, dockerfile) = (engine.clone(), asked.dockerfile.clone());
-    let received = body::read_by(call, |reader| async move {
-        let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
-        read.await.unwrap_or_else(|e| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
-    })
-    .await?;
+    let received = if !asked.remote.is_empty() {
+        let extra = if is_own {
+            body::read_by(call, |mut reader| async move {
+                let read = tokio::task::spawn_blocking(move || Extra::read(&mut reader));
+                read.await
+                    .unwrap_or_else(|e| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
+            })
+            .await?
+        } else {
+            Extra::default()
+        };
+        fetched(&engine, &asked.remote, &asked.dockerfile, extra).await?
+    } else {
+        body::read_by(call, |reader| async move {
+            let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
+            read.await.unwrap_or_else(|e| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
+        })
+        .await?
+    };
     let Received { context, extra, name, text } = received;
     let file = dockerfile::Dockerfile::parse(&name, &text)
         .map_err(|e| Failure::bad_request(if is_own { e.report(&name, &text) } else { e.to_string() }))?;
@@ -58,6 +72,21 @@ struct Received {
     /// The Dockerfile's name and text.
     name: String,
     text: String,
+}
+
+/// A context that the daemon reads itself.
+async fn fetched(
+    engine: &engine::Engine,
+    url: &str,
+    dockerfile: &str,
+    extra: Extra,
+) -> Result<Received, Failure> {
+    let (mut context, text) = build::fetch_context(engine, url).await.map_err(failure)?;
+    let (name, text) = match text {
+        Some(text) => ("Dockerfile".to_string(), text),
+        None => context.take_dockerfile(dockerfile).map_err(failure)?,
+    };
+    Ok(Received { context, extra, name, text })
 }
 
 fn receive(

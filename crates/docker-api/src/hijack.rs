@@ -6,6 +6,7 @@
 
 use crate::detach::DetachKeys;
 use crate::reply::{Failure, Outcome, empty, stream};
+use crate::wire::Wire;
 use bytes::Bytes;
 use engine::{Attachment, Output};
 use http_body_util::BodyExt;
@@ -15,9 +16,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 /// How often a client that says nothing is looked at.
@@ -98,9 +99,9 @@ where
     };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => match upgraded.downcast::<TokioIo<UnixStream>>() {
+            Ok(upgraded) => match upgraded.downcast::<TokioIo<Wire>>() {
                 Ok(parts) => upgraded_stream(parts.io.into_inner(), parts.read_buf, style, attachment).await,
-                Err(_) => tracing::error!("an upgraded connection is no unix socket"),
+                Err(_) => tracing::error!("an upgraded connection is none of ours"),
             },
             Err(error) => tracing::debug!(%error, "upgrade"),
         }
@@ -114,7 +115,7 @@ where
 }
 
 /// Returns once the client has closed its end altogether. One that has only said all it has to say still listens.
-async fn has_left(client: &UnixStream) {
+async fn has_left(client: &OwnedFd) {
     loop {
         tokio::time::sleep(LOOK_AFTER_CLIENT).await;
         let mut poll = [PollFd::new(client, PollFlags::empty())];
@@ -127,11 +128,16 @@ async fn has_left(client: &UnixStream) {
 }
 
 /// `first` is what the client sent right behind its request.
-async fn upgraded_stream<F>(stream: UnixStream, first: Bytes, mut style: Style, attachment: F)
+async fn upgraded_stream<F>(stream: Wire, first: Bytes, mut style: Style, attachment: F)
 where
     F: Future<Output = Result<Attachment, Refusal>> + Send,
 {
-    let (mut from_client, mut to_client) = stream.into_split();
+    // To look at while the stream is in two halves.
+    let socket = match stream.as_fd().try_clone_to_owned() {
+        Ok(socket) => socket,
+        Err(error) => return tracing::warn!(%error, "duplicate a client's socket"),
+    };
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
     if let Some(mut prologue) = style.prologue.take() {
         while let Some(piece) = prologue.recv().await {
             if to_client.write_all(&piece).await.is_err() {
@@ -142,7 +148,7 @@ where
     // The task that is waited for may never come.
     let attachment = tokio::select! {
         attachment = attachment => attachment,
-        () = has_left(from_client.as_ref()) => return,
+        () = has_left(&socket) => return,
     };
     let attachment = match attachment {
         Ok(attachment) => attachment,
@@ -196,7 +202,7 @@ where
             drop(input.close_stdin().await);
         }
         // The client has said all it wants to say; as long as it listens, the output goes on.
-        has_left(from_client.as_ref()).await;
+        has_left(&socket).await;
     };
     tokio::select! {
         () = outgoing => {}

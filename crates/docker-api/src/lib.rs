@@ -12,6 +12,7 @@
 
 mod archives;
 mod body;
+mod brig;
 mod build;
 mod commit;
 mod containers;
@@ -21,6 +22,7 @@ mod filters;
 mod hijack;
 mod image_archives;
 mod images;
+mod metrics;
 mod networks;
 mod progress;
 mod push;
@@ -35,8 +37,11 @@ mod system;
 mod units;
 mod update;
 mod volumes;
+mod wire;
 
+pub use metrics::serve_metrics;
 pub use serve::{Api, serve};
+pub use wire::Listener;
 
 /// Newest API version that is spoken.
 pub const API_VERSION: &str = "1.55";

@@ -377,7 +377,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": if network.is_user_defined() { json!({}) } else { Value::Null },
+            "Options": Value::Null,
             "Config": if pools.is_empty() { Value::Null } else { pools.into() },
         },
         "Internal": network.internal,

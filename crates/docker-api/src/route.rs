@@ -4,8 +4,8 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, build, commit, containers, execs, image_archives, images, networks, push, registry, stats,
-    system, update, volumes,
+    archives, brig, build, commit, containers, execs, image_archives, images, networks, push, registry,
+    stats, system, update, volumes,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -36,6 +36,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["events"] if get => system::events(api, &call),
         ["auth"] if post => registry::auth(api, call).await,
         ["system", "df"] if get => system::disk_usage(api).await,
+
+        ["brig", "check"] if get || post => brig::check(api, &call).await,
+        ["brig", "df"] if get => brig::disk(api).await,
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,

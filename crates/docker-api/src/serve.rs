@@ -2,6 +2,7 @@
 
 use crate::reply::{Failure, Reply};
 use crate::request::{Call, Query};
+use crate::wire::Listener;
 use crate::{API_VERSION, MIN_API_VERSION, route};
 use engine::Engine;
 use hyper::body::Incoming;
@@ -12,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 /// How long a client may take to send the head of a request (T-HTTP-1: slow heads).
@@ -27,14 +27,14 @@ pub struct Api {
 }
 
 /// Takes connections from `listener` until `stop` becomes true. Connections under way are left to end by themselves.
-pub async fn serve(listener: UnixListener, api: Arc<Api>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: Listener, api: Arc<Api>, mut stop: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|s| *s) => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors: waiting lets others end; spinning would not.
                 tracing::warn!(%error, "accept");
@@ -44,6 +44,13 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>, mut stop: watch::Recei
         };
         let api = api.clone();
         tokio::spawn(async move {
+            let stream = match accepted.ready().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "TLS handshake");
+                    return;
+                }
+            };
             let service = service_fn(move |request| {
                 let api = api.clone();
                 async move { Ok::<_, Infallible>(answer(&api, request).await) }

@@ -24,7 +24,7 @@ pub(crate) fn ping(call: &Call) -> Outcome {
     Ok(reply)
 }
 
-fn kernel() -> String {
+pub(crate) fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string()
 }
 

@@ -57,6 +57,18 @@ impl Glob {
         text.contains(['*', '?', '[', '\\'])
     }
 
+    /// A pattern that matches `text` and nothing else.
+    pub fn escape(text: &str) -> String {
+        let mut out = String::new();
+        for c in text.chars() {
+            if "*?[\\".contains(c) {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        out
+    }
+
     fn compile(pattern: &str, double: bool) -> Option<Glob> {
         let mut tokens = Vec::new();
         let mut chars = pattern.chars().peekable();

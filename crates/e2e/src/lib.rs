@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
+pub mod builds;
 pub mod session;
 
 use std::process::Command;

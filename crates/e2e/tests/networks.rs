@@ -218,3 +218,32 @@ fn filters_and_events() {
         .success();
     assert_eq!(events, "create one\ncreate two\ndestroy one\ndestroy two");
 }
+
+/// Containers beside each other on an interface of the host, without a bridge.
+#[test]
+fn macvlan() {
+    let Some(daemon) = stage() else { return };
+    let parent = format!("mv{}", std::process::id());
+    let ip = |args: &str| std::process::Command::new("ip").args(args.split(' ')).status().unwrap().success();
+    assert!(ip(&format!("link add {parent} type veth peer name {parent}p")));
+    assert!(ip(&format!("link set {parent} up")) && ip(&format!("link set {parent}p up")));
+    let option = format!("parent={parent}");
+    let refused = daemon.docker(&["network", "create", "-d", "macvlan", "m"]).expect(1);
+    assert!(refused.stderr.contains("parent"), "{}", refused.stderr);
+    daemon
+        .docker(&["network", "create", "-d", "macvlan", "--subnet", "10.208.0.0/24", "-o", &option, "m"])
+        .success();
+    sleeper(&daemon, "one", &["--network", "m"]);
+    sleeper(&daemon, "two", &["--network", "m", "--ip", "10.208.0.77"]);
+    assert!(pings(&daemon, "one", "10.208.0.77"));
+    let named = daemon.brig(&["exec", "one", "nslookup", "-type=a", "two"]).success();
+    assert!(named.contains("10.208.0.77"), "{named}");
+    daemon.docker(&["network", "disconnect", "m", "two"]).success();
+    assert!(!pings(&daemon, "one", "10.208.0.77"));
+    daemon.docker(&["network", "connect", "--ip", "10.208.0.78", "m", "two"]).success();
+    assert!(pings(&daemon, "one", "10.208.0.78"));
+    daemon.remove_all();
+    daemon.docker(&["network", "rm", "m"]).success();
+    assert!(ip(&format!("link delete {parent}")));
+    daemon.assert_empties();
+}

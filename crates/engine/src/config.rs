@@ -20,6 +20,8 @@ pub struct Config {
     pub mtu: u32,
     /// The shim program.
     pub shim: PathBuf,
+    /// The program that answers containers for names.
+    pub name_server: PathBuf,
     /// Runtime programs by name; holds `default_runtime`.
     pub runtimes: BTreeMap<String, PathBuf>,
     pub default_runtime: String,
@@ -75,7 +77,7 @@ impl Config {
             |root: &Path, names: &[&str]| names.iter().map(|n| (root.join(n), 0o700)).collect::<Vec<_>>();
         let mut out = vec![(self.data_root.clone(), 0o710), (self.exec_root.clone(), 0o711)];
         out.extend(below(&self.data_root, &["containers", "volumes", "tmp"]));
-        out.extend(below(&self.exec_root, &["shims", "rootfs", "mounts", "netns", "runtime", "shm"]));
+        out.extend(below(&self.exec_root, &["dns", "shims", "rootfs", "mounts", "netns", "runtime", "shm"]));
         out
     }
 }

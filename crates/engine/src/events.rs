@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::broadcast;
 
 /// Events kept for `since`. Docker keeps 256; a busy CI host makes more in a minute.
@@ -26,13 +27,19 @@ pub struct Event {
 /// The log of events.
 #[derive(Debug)]
 pub struct Events {
+    /// Published since the daemon started.
+    published: AtomicU64,
     history: Mutex<VecDeque<Event>>,
     sender: broadcast::Sender<Event>,
 }
 
 impl Default for Events {
     fn default() -> Events {
-        Events { history: Mutex::default(), sender: broadcast::channel(BACKLOG).0 }
+        Events {
+            published: AtomicU64::new(0),
+            history: Mutex::default(),
+            sender: broadcast::channel(BACKLOG).0,
+        }
     }
 }
 
@@ -47,6 +54,7 @@ impl Events {
     ) {
         let time_nanos = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         let event = Event { kind, action: action.into(), actor: actor.into(), attributes, time_nanos };
+        self.published.fetch_add(1, Ordering::Relaxed);
         let mut history = self.history.lock().expect("no holder panics");
         if history.len() == HISTORY {
             history.pop_front();
@@ -61,6 +69,11 @@ impl Events {
     pub fn subscribe(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let history = self.history.lock().expect("no holder panics");
         (history.iter().cloned().collect(), self.sender.subscribe())
+    }
+
+    /// How many were published since the daemon started.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
     }
 
     /// How many listen now.

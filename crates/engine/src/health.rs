@@ -21,6 +21,7 @@ use crate::{Engine, Signal};
 use serde::{Deserialize, Serialize};
 use shim_api::{Request, Streams};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The label that says what becomes of a container that is found unhealthy: `none`, `kill` (its restart policy then
@@ -242,7 +243,27 @@ pub(crate) fn at_start(config: &Config) -> Option<Health> {
     Check::of(config).map(|_| Health::starting())
 }
 
+/// What has been counted since the daemon started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub events: u64,
+    pub listeners: u64,
+    pub health_checks: u64,
+    pub failed_health_checks: u64,
+}
+
 impl Engine {
+    /// What has been counted since the daemon started.
+    pub fn counts(&self) -> Counts {
+        let [health_checks, failed_health_checks] = &self.probes;
+        Counts {
+            events: self.events.published(),
+            listeners: self.events.listeners() as u64,
+            health_checks: health_checks.load(Ordering::Relaxed),
+            failed_health_checks: failed_health_checks.load(Ordering::Relaxed),
+        }
+    }
+
     /// Watches the health of a container that runs, from now on and until its task ends or [`Engine::stop_watching`].
     pub(crate) fn watch_health(self: &Arc<Self>, container: &Arc<Container>) {
         let Some(check) = Check::of(&container.lock().config) else { return };
@@ -272,6 +293,10 @@ impl Engine {
     }
 
     async fn take_probe(self: &Arc<Self>, container: &Arc<Container>, check: &Check, probe: Probe) {
+        self.probes[0].fetch_add(1, Ordering::Relaxed);
+        if probe.exit_code != 0 {
+            self.probes[1].fetch_add(1, Ordering::Relaxed);
+        }
         let changed = {
             let mut record = container.lock();
             if !record.state.status.is_alive() {

@@ -11,6 +11,7 @@ mod attach;
 mod bundle;
 mod cdi;
 mod changes;
+mod check;
 mod clamp;
 mod collection;
 mod commit;
@@ -19,6 +20,7 @@ mod container;
 mod copy;
 mod create;
 mod devices;
+mod disk_report;
 mod error;
 mod events;
 mod exec;
@@ -63,10 +65,11 @@ pub use config::Config;
 pub use container::{Container, Life};
 pub use copy::{Extract, Packing, PathStat};
 pub use create::{CreateRequest, Created};
+pub use disk_report::{DiskPart, DiskReport};
 pub use error::Error;
 pub use events::{Event, Events};
 pub use exec::{Exec, ExecConfig, ExecStatus};
-pub use health::{ACTION_LABEL, Health, HealthStatus, Probe};
+pub use health::{ACTION_LABEL, Counts, Health, HealthStatus, Probe};
 pub use image_archives::{ImportRequest, Pruned as PrunedImages, SavedImages};
 pub use images::PullEvent;
 pub use life::{Armed, Signal, WaitCondition};
@@ -95,7 +98,7 @@ use networks::Networks;
 use snapshot::Snapshotter;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -112,6 +115,8 @@ pub struct Engine {
     networks: Networks,
     volumes: volumes::Volumes,
     events: Events,
+    /// Health checks run, and those that failed.
+    probes: [AtomicU64; 2],
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Capabilities of this process, which are all it can hand on. Names with `CAP_`.
     capabilities: Vec<String>,
@@ -182,6 +187,7 @@ impl Engine {
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
             events: Events::default(),
+            probes: Default::default(),
             recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),
             last_checkpoint: Arc::default(),

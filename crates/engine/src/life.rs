@@ -340,8 +340,25 @@ impl Engine {
             return Err(e);
         }
         self.containers.release(&old);
+        if container.status().is_alive() {
+            let (engine, record) = (self.clone(), self.renamed_endpoints(&container));
+            // Its neighbours still find it by its address; the next change of the network tells its name again.
+            if let Err(e) = blocking(move || engine.networks.renamed(&record)).await {
+                tracing::warn!(container_id = %container.id(), error = %errors::chain(&e), "new name not served");
+            }
+        }
         self.publish(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
+    }
+
+    /// Gives the container's endpoints the names that follow from its name.
+    fn renamed_endpoints(&self, container: &Container) -> Record {
+        let mut record = container.lock();
+        let copy = record.clone();
+        for settings in record.networks.values_mut().filter(|s| s.dns_names.is_some()) {
+            settings.dns_names = Some(crate::networks::dns_names(&copy, settings));
+        }
+        record.clone()
     }
 
     /// Sets the size of the container's terminal.

@@ -7,11 +7,13 @@
 //! | `manage` | create, remove, prune |
 //! | `live` | connecting and disconnecting, also while the container runs |
 //! | `etc` | hosts, hostname and resolv.conf |
+//! | `dns` | what the containers' name server is told |
 //!
 //! What a killed daemon leaves: a bridge without a record (made before its record, removed after it), and an interface
 //! of a running container that its record does not know. [`Networks::sweep`] removes both.
 
 mod addresses;
+mod dns;
 mod etc;
 mod live;
 mod manage;
@@ -22,6 +24,7 @@ use crate::error::{During, Error, IoDuring};
 use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
 use crate::record::{Record, random_hex};
 use addresses::Entry;
+pub(crate) use addresses::dns_names;
 use metadata::{Database, RecordKind};
 use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
 use record::BridgeOptions;
@@ -45,6 +48,7 @@ pub(crate) struct Networks {
     making: Mutex<()>,
     /// Tells our bridges from other daemons'.
     engine_id: String,
+    names: Arc<dns::NameServer>,
     bridge: String,
     mtu: u32,
 }
@@ -58,6 +62,7 @@ impl Networks {
             entries: RwLock::default(),
             making: Mutex::default(),
             engine_id: crate::system::engine_id(&config.data_root)?,
+            names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
         };
@@ -160,6 +165,9 @@ impl Networks {
             if name == first && settings.mac_address.is_empty() {
                 settings.mac_address.clone_from(&config.mac_address);
             }
+            if name == first && !BUILT_IN.contains(&name.as_str()) && !host.links.is_empty() {
+                settings.links.get_or_insert_default().extend(host.links.iter().cloned());
+            }
             live::check(&name, entry.as_deref(), &mut settings)?;
             live::check_together(&name, out.keys().filter(|other| **other != name))?;
             out.insert(name, settings);
@@ -221,17 +229,17 @@ impl Networks {
         order.sort_by_key(|(name, _)| name.as_str() != mode);
         for (name, settings) in order {
             let entry = self.find(name)?;
-            if entry.record.driver == "bridge" {
+            if entry.record.has_interfaces() {
                 let interface = interface_name(&entry, settings, &names)?;
                 names.insert(interface.clone());
                 self.attach(config, record, &entry, settings, &interface, &gateways)?;
             }
         }
-        let mappings = self.port_mappings(record, endpoints, &record.ports);
+        let mappings = self.port_mappings(endpoints, &record.ports);
         if !mappings.is_empty() {
             network::ports::publish(&mappings).during(doing)?;
         }
-        Ok(())
+        self.serve_names(config, record, endpoints)
     }
 
     /// Makes one interface of the container.
@@ -249,7 +257,12 @@ impl Networks {
         let path = config.netns(record.id.as_str());
         let bridge = self.bridge_config(&entry.record)?;
         let endpoint = endpoint(record, &bridge, &entry.record.name, settings, interface, gateways)?;
-        network::attach(&path, &endpoint).during(doing)?;
+        if entry.record.driver == "macvlan" {
+            let (parent, mode) = entry.record.macvlan_options()?;
+            network::attach_macvlan(&path, &parent, mode, &endpoint).during(doing)?;
+        } else {
+            network::attach(&path, &endpoint).during(doing)?;
+        }
         let sysctls = settings.driver_opts.as_ref().and_then(|o| o.get(INTERFACE_SYSCTLS));
         for (name, value) in live::sysctls(sysctls.map_or("", String::as_str), interface)? {
             network::set_sandbox_sysctl(&path, &name, &value).during(doing)?;
@@ -294,10 +307,16 @@ impl Networks {
 
     /// Makes the kernel's part of the network unless that was done. Blocking.
     pub(crate) fn ensure(&self, entry: &Entry) -> Result<(), Error> {
-        if entry.record.driver != "bridge" {
+        if !entry.record.has_interfaces() {
             return Ok(());
         }
         let mut ready = entry.ready.lock().expect("no holder panics");
+        if !*ready && entry.record.driver == "macvlan" {
+            let (parent, _) = entry.record.macvlan_options()?;
+            let owner = format!("{}:{}", entry.record.id, self.engine_id);
+            network::ensure_parent(&parent, &owner).during(|| format!("find the parent {parent}"))?;
+            *ready = true;
+        }
         if !*ready {
             let config = self.bridge_config(&entry.record)?;
             network::ensure_bridge(&config).during(|| format!("set up bridge {}", config.name))?;
@@ -311,7 +330,7 @@ impl Networks {
         let candidates: Vec<(&String, &EndpointSettings)> = endpoints
             .iter()
             .filter(|(name, _)| {
-                self.find(name).is_ok_and(|e| e.record.driver == "bridge" && !e.record.internal)
+                self.find(name).is_ok_and(|e| e.record.has_interfaces() && !e.record.internal)
             })
             .collect();
         choose_gateways(&candidates)
@@ -320,7 +339,6 @@ impl Networks {
     /// The rules' entries for `ports` of a container.
     pub(crate) fn port_mappings(
         &self,
-        record: &Record,
         endpoints: &BTreeMap<String, EndpointSettings>,
         ports: &[crate::PublishedPort],
     ) -> Vec<network::ports::PortMapping> {
@@ -331,15 +349,15 @@ impl Networks {
         let side = |network: &Option<String>, is_ipv6: bool| {
             let (name, settings) = endpoints.get_key_value(network.as_ref()?)?;
             let text = if is_ipv6 { &settings.global_ipv6_address } else { &settings.ip_address };
-            let bridge = self.bridge_config(&self.find(name).ok()?.record).ok()?.name;
+            let entry = self.find(name).ok()?;
+            if entry.record.driver != "bridge" {
+                return None;
+            }
+            let bridge = self.bridge_config(&entry.record).ok()?.name;
             Some((bridge, text.parse::<IpAddr>().ok()?))
         };
         let sides = [side(&gateways.ipv4, false), side(&gateways.ipv6, true)];
-        let out = crate::ports::mappings(ports, &sides);
-        if out.len() < ports.len() {
-            tracing::warn!(container_id = %record.id, "a published port has no network to lead to");
-        }
-        out
+        crate::ports::mappings(ports, &sides)
     }
 
     /// Takes the container's network down again. Idempotent. Blocking.
@@ -347,7 +365,7 @@ impl Networks {
         let path = config.netns(record.id.as_str());
         // The kernel removes the veth pair with its namespace, on its own time.
         let mut result = network::remove_sandbox(&path).during(|| "release network".into());
-        let mappings = self.port_mappings(record, &record.networks, &record.ports);
+        let mappings = self.port_mappings(&record.networks, &record.ports);
         if !mappings.is_empty() {
             result = result.and(network::ports::unpublish(&mappings).during(|| "take ports back".into()));
         }
@@ -356,7 +374,7 @@ impl Networks {
                 entry.release(record, settings);
             }
         }
-        result
+        result.and(self.forget_names(record))
     }
 
     /// Removes what no running container and no record owns: namespaces, interfaces, bridges, rules; and makes anew
@@ -379,6 +397,9 @@ impl Networks {
             if needed && let Err(e) = self.ensure(&entry) {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
+        }
+        if let Err(e) = self.restore_names(config, alive) {
+            tracing::error!(error = %errors::chain(&e), "names not served");
         }
     }
 
@@ -418,6 +439,13 @@ impl Networks {
             }
             Err(e) => tracing::warn!(error = %errors::chain(&e), "bridges not listed"),
         }
+        for (parent, owner) in network::list_parents().unwrap_or_default() {
+            let stray =
+                owner.split_once(':').is_some_and(|(id, e)| e == self.engine_id && !known.contains(id));
+            if stray && let Err(e) = network::remove_parent(&parent, &owner) {
+                tracing::warn!(interface = parent, error = %errors::chain(&e), "stray interface");
+            }
+        }
         let names = self.bridge_names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         if let Err(e) = network::firewall::retain(&names) {
@@ -433,7 +461,7 @@ impl Networks {
 
     /// Takes back ports that no running container publishes, and publishes those that should be. Blocking.
     pub(crate) fn sweep_ports(&self, alive: &[Record]) {
-        let keep: Vec<_> = alive.iter().flat_map(|r| self.port_mappings(r, &r.networks, &r.ports)).collect();
+        let keep: Vec<_> = alive.iter().flat_map(|r| self.port_mappings(&r.networks, &r.ports)).collect();
         match network::ports::retain(&keep) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "took back ports of containers that are gone"),
@@ -443,7 +471,7 @@ impl Networks {
 
     /// Restores the published ports of a container that runs, should somebody have flushed them. Blocking.
     pub(crate) fn restore_ports(&self, record: &Record) {
-        let mappings = self.port_mappings(record, &record.networks, &record.ports);
+        let mappings = self.port_mappings(&record.networks, &record.ports);
         if !mappings.is_empty()
             && let Err(e) = network::ports::publish(&mappings)
         {

@@ -25,6 +25,7 @@
 //! survives a power loss. (M3) After [`Images::reconcile`] no blob and no layer is without an owner. (M4) A second
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
+mod check;
 mod commit;
 mod document;
 mod error;
@@ -40,6 +41,7 @@ mod store;
 mod sweep;
 mod unpack;
 
+pub use check::{Checked, Fault, Object, Repair};
 pub use commit::{Assemble, NewLayer, layer_type, push_layer};
 pub use document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
 pub use error::Error;

@@ -220,7 +220,7 @@ fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
 }
 
 /// Gives the sandbox's end its address and sets it up: second, because its carrier is then there at once.
-fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
+pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     let interface = &endpoint.container_interface;
     let index = link::index_of(inside, interface)?;
     if endpoint.ipv6.is_some() {

@@ -75,6 +75,30 @@ pub fn resolv_conf(host_text: &str, dns: &[IpAddr], search: &[String], options: 
     Ok(text)
 }
 
+/// The text of `/etc/resolv.conf` for a container whose names `server` knows: search list and options as in
+/// [`resolv_conf`]. A name without a dot is one of `server`'s unless the options say something else.
+///
+/// # Errors
+///
+/// As [`resolv_conf`].
+pub fn own_resolv_conf(
+    host_text: &str,
+    server: IpAddr,
+    search: &[String],
+    options: &[String],
+) -> Result<String> {
+    let mut options = if options.is_empty() { Resolv::parse(host_text).options } else { options.to_vec() };
+    if !options.iter().any(|o| o.starts_with("ndots:")) {
+        options.push("ndots:0".into());
+    }
+    resolv_conf(host_text, &[server], search, &options)
+}
+
+/// The servers that a resolv.conf names.
+pub fn servers(text: &str) -> Vec<IpAddr> {
+    Resolv::parse(text).servers.into_iter().filter(|a| !a.is_unspecified()).collect()
+}
+
 /// Whether the only server of a resolv.conf is systemd-resolved's stub, 127.0.0.53. The caller then reads
 /// `/run/systemd/resolve/resolv.conf`, which has the real servers.
 pub fn only_systemd_stub(host_text: &str) -> bool {

@@ -30,6 +30,7 @@ pub mod firewall;
 pub mod ipam;
 mod link;
 mod mac;
+mod macvlan;
 mod name;
 mod net;
 mod netlink;
@@ -52,6 +53,7 @@ pub use endpoint::{
 };
 pub use error::Error;
 pub use mac::mac_for;
+pub use macvlan::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
 pub use net::Net;
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};

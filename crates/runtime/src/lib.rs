@@ -4,7 +4,9 @@
 //! config.rs    bundle -> Spec, with everything refused that would otherwise be ignored
 //! plan.rs      Spec -> Vec<Step>, complete before the clone; `create` and `exec` are two plans from one builder
 //! spawn.rs     the parent: clone3, id maps, cgroup, limits, hooks
-//! child.rs     the child: walks the steps, waits at the gate, execve
+//! child.rs     the child: walks the steps; its end is the launcher, which waits at the gate and executes the program
+//! seal.rs      where the launcher is not enough to keep this program's file out of reach
+//! site.rs      the container's root while mounts are made in it
 //! state.rs     what later verbs need, one small JSON file a container
 //! ```
 //!
@@ -20,6 +22,8 @@ mod error;
 mod events;
 mod features;
 mod hooks;
+#[cfg(test)]
+mod hostile;
 mod idmap;
 mod limits;
 mod listener;

@@ -25,6 +25,8 @@ pub(crate) struct Job<'a> {
     pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
     /// Limits to set; none for an exec, which joins what is there.
     pub(crate) resources: Option<Resources>,
+    /// The unit that systemd is asked for.
+    pub(crate) unit: Option<cgroup::Unit>,
     /// prestart and createRuntime.
     pub(crate) hooks: Option<&'a Hooks>,
     pub(crate) hook_state: oci::runtime::State,
@@ -233,6 +235,9 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
         // The process itself could raise none there.
         limits::set(Pid::from_raw(pid), &job.process.rlimits, |text| warnings.push(text))
             .map_err(|(what, e)| Error::io(what, e))?;
+    }
+    if let (Some(unit), Some(resources)) = (&job.unit, &job.resources) {
+        unit.start(pid, resources, cgroup::mode()? == cgroup::Mode::V2)?;
     }
     if let (Some(cgroup), Some(resources)) = (job.cgroup, &job.resources) {
         warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));

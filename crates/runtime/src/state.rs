@@ -91,6 +91,9 @@ pub(crate) struct State {
     pub(crate) created: String,
     /// Path below the cgroup roots; none without cgroup.
     pub(crate) cgroup: Option<String>,
+    /// The unit that systemd made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<Scope>,
     /// `CLONE_NEW*` bits of the namespaces the container has, made or joined.
     pub(crate) namespaces: u32,
     /// Root by chroot, so the mount namespace's root is not the container's.
@@ -105,7 +108,27 @@ pub(crate) struct State {
     pub(crate) rdt: Vec<PathBuf>,
 }
 
+/// A unit of systemd's: what [`cgroup::Unit`] is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Scope {
+    name: String,
+    slice: String,
+    bus: String,
+}
+
+impl From<cgroup::Unit> for Scope {
+    fn from(unit: cgroup::Unit) -> Scope {
+        Scope { name: unit.name, slice: unit.slice, bus: unit.bus }
+    }
+}
+
 impl State {
+    /// The unit of systemd's that it is in.
+    pub(crate) fn unit(&self) -> Option<cgroup::Unit> {
+        let Scope { name, slice, bus } = self.scope.clone()?;
+        Some(cgroup::Unit { name, slice, bus })
+    }
+
     pub(crate) fn new(id: &ContainerId, bundle: PathBuf, rootfs: PathBuf) -> State {
         State {
             version: VERSION,
@@ -116,6 +139,7 @@ impl State {
             start_time: 0,
             created: timestamp(),
             cgroup: None,
+            scope: None,
             namespaces: 0,
             no_pivot: false,
             owner: rustix::process::geteuid().as_raw(),

@@ -38,6 +38,9 @@ pub fn update(store: &Store, id: &ContainerId, wanted: &Resources) -> Result<Vec
             return Err(e.into());
         }
     };
+    if let Some(unit) = state.unit() {
+        unit.update(&select(&merged, wanted), cgroup::mode()? == cgroup::Mode::V2)?;
+    }
     linux.resources = Some(merged);
     container.write_spec(&spec)?;
     Ok(warnings.into_iter().map(|warning| warning.to_string()).collect())

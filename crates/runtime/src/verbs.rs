@@ -32,6 +32,8 @@ pub struct Create {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// Asks the systemd on this bus, by its socket, for the cgroup; `linux.cgroupsPath` is `SLICE:PREFIX:NAME` then.
+    pub systemd: Option<String>,
     /// Of a user without privilege, who may go without a cgroup.
     pub rootless: bool,
 }
@@ -113,7 +115,7 @@ pub fn run(
     let result = made.started.go(made.cgroup.as_ref()).and_then(|()| poststart(&made.spec, &made.state));
     if let Err(e) = result {
         drop(made.started);
-        undo(made.cgroup.as_ref(), &made.container);
+        undo(made.cgroup.as_ref(), &made.container, &made.state);
         return Err(e);
     }
     made.started.keep();
@@ -268,10 +270,12 @@ fn dispose(
         }
         wait_for_end(&pidfd, state)?;
     }
+    let mut stopped = Ok(());
     if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
             cgroup.kill()?;
         }
+        stopped = state.unit().map_or(Ok(()), |unit| unit.stop());
         cgroup.remove()?;
     }
     rdt::leave(&state.rdt)?;
@@ -279,7 +283,8 @@ fn dispose(
     container.remove()?;
     // The container is gone whatever they say.
     hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
-    Ok(())
+    // All that could be removed is; that systemd could not be told is worth knowing.
+    Ok(stopped?)
 }
 
 /// Runs another process in a container.
@@ -334,6 +339,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         process: &process,
         cgroup: cgroup.as_ref(),
         resources: None,
+        unit: None,
         hooks: None,
         hook_state: oci_state(&state, "running"),
         in_user_namespace: own & namespaces::USER.bit != 0,
@@ -422,7 +428,16 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let console = console_sink(process, options.console_socket.as_deref(), detach)?;
     let rootfs = config::rootfs(&spec, &bundle)?;
     let mut state = State::new(id, bundle, rootfs);
-    state.cgroup = config::cgroup_path(&spec, id.as_str());
+    state.cgroup = match &options.systemd {
+        None => config::cgroup_path(&spec, id.as_str()),
+        Some(bus) => {
+            let path = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
+            let unit = cgroup::Unit::parse(path.unwrap_or_default(), id.as_str(), bus)?;
+            let path = unit.path()?;
+            state.scope = Some(unit.into());
+            Some(path)
+        }
+    };
     state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
     state.no_pivot = options.no_pivot || !namespaces.makes(namespaces::MOUNT);
     state.annotations.clone_from(&spec.annotations);
@@ -441,7 +456,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let (cgroup, fifo) = match prepared {
         Ok(prepared) => prepared,
         Err(e) => {
-            undo(None, &container);
+            undo(None, &container, &state);
             return Err(e);
         }
     };
@@ -464,7 +479,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     match result {
         Ok(started) => Ok(Made { container, started, cgroup, spec, state }),
         Err(e) => {
-            undo(cgroup.as_ref(), &container);
+            undo(cgroup.as_ref(), &container, &state);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
             hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
@@ -514,6 +529,7 @@ fn populate(
         process,
         cgroup,
         resources: Some(config::resources(spec)),
+        unit: state.unit(),
         hooks: spec.hooks.as_ref(),
         hook_state: oci_state(state, "creating"),
         in_user_namespace: state.namespaces & namespaces::USER.bit != 0,
@@ -558,7 +574,9 @@ fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<
 }
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
-fn undo(cgroup: Option<&Cgroup>, container: &Container) {
+fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State) {
+    // Mostly it is not there yet; and the first error is the one to tell.
+    drop(state.unit().map(|unit| unit.stop()));
     if let Ok(state) = container.read() {
         drop(rdt::leave(&state.rdt));
     }

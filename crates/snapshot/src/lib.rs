@@ -40,6 +40,7 @@
 //! (S1) After `reconcile` every record's directory exists and every directory has its record. (S2) A layer's directory
 //! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
 
+mod copy;
 mod error;
 mod home;
 mod layer_mounts;
@@ -48,11 +49,13 @@ mod records;
 mod root;
 mod snapshotter;
 mod tree;
+mod trees;
 
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::{LayerForm, Overlay};
 pub use snapshotter::{
-    Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
+    Audit, Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
 pub use tree::remove_tree;
+pub use trees::{TreeForm, Trees};

@@ -19,7 +19,7 @@
 use crate::home::Home;
 use crate::layer_mounts::{Hold, IDLE, LayerMounts};
 use crate::snapshotter::{
-    Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
+    Audit, Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
 use crate::{Error, records, root, tree};
 use metadata::{Database, LayerRow, SnapshotRow};
@@ -79,6 +79,7 @@ impl Overlay {
         form: LayerForm,
         db: Arc<Database>,
     ) -> Result<Overlay, Error> {
+        db.set_driver("overlay");
         let home = Home::open(dir, records::highest(&db)?)?;
         let inner = Inner {
             db,
@@ -279,6 +280,27 @@ impl Snapshotter for Overlay {
         Ok(removed)
     }
 
+    fn audit(&self) -> Result<Audit, Error> {
+        // What the kernel has cached of an image that nobody uses would hide what the disk has.
+        self.inner.sweep(Duration::ZERO);
+        // Disk first: a directory whose record is made meanwhile is no orphan, one that is made meanwhile not seen.
+        records::audit(&self.inner.db, &self.inner.home.list()?)
+    }
+
+    fn forget_layer(&self, chain_id: &Digest) -> Result<bool, Error> {
+        let inner = &self.inner;
+        let _no_mount = inner.mounting.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(row) = self.layer(chain_id)? else { return Ok(true) };
+        if inner.layers_in_use()?.contains(&row.number) {
+            return Ok(false);
+        }
+        inner.db.delete(|tx| tx.delete_layer(chain_id))?;
+        inner.mounts.forget(row.number);
+        inner.unsynced().remove(&row.number);
+        inner.home.discard(row.number)?;
+        Ok(true)
+    }
+
     fn reconcile(&self) -> Result<Reconciled, Error> {
         let inner = &self.inner;
         let mut on_disk = inner.home.list()?;
@@ -362,9 +384,7 @@ impl Inner {
             move |source: io::Error| Error::File { what: "sync", path, source }
         };
         if pending.values().any(|form| *form == LayerForm::Directory) {
-            let path = &self.home.snapshots;
-            let dir = std::fs::File::open(path).map_err(failed(path))?;
-            rustix::fs::syncfs(&dir).map_err(|e| failed(path)(e.into()))?;
+            self.home.sync()?;
         } else {
             let images = pending.keys().map(|number| self.home.path(*number, "layer.erofs"));
             let directories = pending.keys().map(|number| self.home.dir(*number));

@@ -1,7 +1,7 @@
 //! What all drivers do with the records of layers and snapshots.
 
 use crate::Error;
-use crate::snapshotter::Reconciled;
+use crate::snapshotter::{Audit, Reconciled};
 use metadata::{Database, LayerRow, SnapshotRow, WriteTx};
 use oci::Digest;
 use oci::image::MAX_LAYERS;
@@ -47,6 +47,27 @@ pub(crate) fn delete_snapshot(db: &Database, key: &str) -> Result<Option<Snapsho
         let row = tx.snapshot(key)?;
         tx.delete_snapshot(key)?;
         Ok(row)
+    })
+}
+
+/// Compares the records with the numbers of the directories that are there.
+pub(crate) fn audit(db: &Database, on_disk: &HashSet<u64>) -> Result<Audit, Error> {
+    db.read(|tx| {
+        let mut audit = Audit::default();
+        let mut orphans = on_disk.clone();
+        for row in tx.list_layers()? {
+            if !orphans.remove(&row.number) {
+                audit.lost_layers.push(row.chain_id);
+            }
+        }
+        for row in tx.list_snapshots()? {
+            if !orphans.remove(&row.number) {
+                audit.lost_snapshots.push(row.key);
+            }
+        }
+        audit.orphans = orphans.into_iter().collect();
+        audit.orphans.sort_unstable();
+        Ok(audit)
     })
 }
 

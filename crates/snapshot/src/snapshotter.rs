@@ -55,6 +55,15 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// [`Error::AlreadyExists`], [`Error::LayerNotFound`].
     fn prepare(&self, key: &str, parent: Option<&Digest>) -> Result<(), Error>;
 
+    /// Limits what the changes of a writable snapshot may take on disk; more fails with `EDQUOT`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoQuota`] from drivers and on file systems that cannot.
+    fn limit(&self, _key: &str, _bytes: u64) -> Result<(), Error> {
+        Err(Error::NoQuota { driver: self.driver() })
+    }
+
     /// Mounts a writable snapshot on the directory `target`.
     ///
     /// # Errors
@@ -89,6 +98,19 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// Removes every layer that is neither one of `roots`, nor the parent of a writable snapshot, nor below one of
     /// these. Returns the removed. Works on a full disk.
     fn remove_unused_layers(&self, roots: &[Digest]) -> Result<Vec<LayerRow>, Error>;
+
+    /// Compares disk and record without changing either, and lets go of cached mounts that nobody uses, so that what is read
+    /// next comes from disk. What is being made or removed meanwhile may show.
+    fn audit(&self) -> Result<Audit, Error>;
+
+    /// Forgets one layer, whoever needs it, so that it can be made again in its place: for a layer that is damaged. Says
+    /// whether that was possible: not where other layers were made from its files, nor while it is mounted.
+    fn forget_layer(&self, chain_id: &Digest) -> Result<bool, Error>;
+
+    /// Whether directories of layers are in overlay's form, each layer by itself, as `archive::verify` reads it.
+    fn is_overlay_form(&self) -> bool {
+        true
+    }
 
     /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.
     fn reconcile(&self) -> Result<Reconciled, Error>;
@@ -157,6 +179,17 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// What [`Snapshotter::audit`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// Layers whose directory is gone.
+    pub lost_layers: Vec<Digest>,
+    /// Writable snapshots whose directory is gone.
+    pub lost_snapshots: Vec<String>,
+    /// Numbers of directories without a record.
+    pub orphans: Vec<u64>,
+}
+
 /// What [`Snapshotter::reconcile`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reconciled {
@@ -203,6 +236,8 @@ pub(crate) enum Target {
     Directory { root: RootDir, template: PathBuf },
     /// An image in the file `path`, with whiteouts in overlay's form. `template` stays when the layer lists the root.
     Image { path: PathBuf, template: PathBuf },
+    /// A whole tree, which holds the layers below already.
+    Tree { root: RootDir },
 }
 
 impl LayerDir {
@@ -237,6 +272,10 @@ impl LayerDir {
                     std::fs::remove_dir(template).map_err(at("rmdir", template))?;
                 }
                 Ok(applied)
+            }
+            Target::Tree { root } => {
+                let options = archive::Options { whiteouts: archive::Whiteouts::Remove, ..options };
+                archive::apply(tar, root, &options)
             }
         }
     }

@@ -126,7 +126,8 @@ fn judge(text: &str, engine: &str) -> Result<()> {
         return Ok(());
     }
     let expected: BTreeSet<&str> = exceptions().map(|(test, _)| test).collect();
-    let surprises: Vec<&&str> = failed.difference(&expected).collect();
+    let surprises: Vec<&&str> =
+        failed.iter().filter(|t| !expected.contains(**t) && !expected.contains(&*format!("~{t}"))).collect();
     let mended: Vec<&&str> = expected.intersection(&passed).collect();
     if surprises.is_empty() && mended.is_empty() {
         return Ok(());
@@ -134,7 +135,7 @@ fn judge(text: &str, engine: &str) -> Result<()> {
     Err(Error::new(format!("failed and not listed: {surprises:#?}\nlisted and passed: {mended:#?}")))
 }
 
-/// Tests that fail, with the reason.
+/// Tests that fail, with the reason; `~` before those that only sometimes do.
 fn exceptions() -> impl Iterator<Item = (&'static str, &'static str)> {
     EXCEPTIONS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).filter_map(|l| l.split_once(": "))
 }

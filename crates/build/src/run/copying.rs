@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::copy::{Inline, Target, destination, is_tar};
 use crate::error::{During, Error, blocking};
 use crate::plan::{self, Source};
+use crate::remote;
 use crate::select::{Filter, Pick, pick};
 use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
 use dockerfile::{Copy, Glob, Ignore};
@@ -20,6 +21,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 struct Job {
     sources: Vec<String>,
+    /// Files from URLs: the tree that holds it, and its name.
+    remote: Vec<(Arc<Context>, String)>,
     inline: Vec<Inline>,
     destination: String,
     is_directory: bool,
@@ -28,6 +31,9 @@ struct Job {
     link: bool,
     parents: bool,
     exclude: Vec<String>,
+    /// What the key says of `remote`.
+    digests: Vec<Value>,
+    unpacks_remote: bool,
     /// ADD, which unpacks archives unless it is told otherwise.
     unpacks: bool,
     /// Files of a context belong to root; those of a stage keep their owners.
@@ -55,9 +61,10 @@ pub(crate) async fn copy(
     key["flags"] = json!([job.link, job.parents, job.unpacks, job.exclude]);
     key["inline"] = json!(job.inline.iter().map(|i| [&i.name, &i.content]).collect::<Vec<_>>());
     key["sources"] = sources_key(place, &job).await?;
+    key["remote"] = json!([job.digests, job.unpacks_remote]);
     let name = if is_add { "ADD" } else { "COPY" };
     let shown: Vec<&str> =
-        job.sources.iter().map(String::as_str).chain(job.inline.iter().map(|i| i.name.as_str())).collect();
+        copy.sources.iter().map(String::as_str).chain(job.inline.iter().map(|i| i.name.as_str())).collect();
     let created_by = format!("{name} {} {} # buildkit", shown.join(" "), copy.destination);
     let (place_, parent) = (place.clone(), state.chain_id);
     let work = move || -> Work { Box::pin(blocking(move || perform(&place_, &job, parent))) };
@@ -67,11 +74,10 @@ pub(crate) async fn copy(
 async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) -> Result<Job, Error> {
     let wrong = |word: &str, message: String| place.wrong(word, message);
     let word = |word: &String| state.expand(word).map_err(|m| wrong(word, m));
-    let sources = copy.sources.iter().map(word).collect::<Result<Vec<_>, _>>()?;
-    if let Some(url) = sources.iter().find(|s| is_add && is_remote(s)) {
-        return Err(Error::unsupported(format!("ADD of the remote source {url}")));
-    }
-    if copy.checksum.is_some() {
+    let all = copy.sources.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+    let (urls, sources): (Vec<String>, Vec<String>) =
+        all.into_iter().partition(|source| is_add && remote::is_remote(source));
+    if copy.checksum.is_some() && urls.is_empty() {
         return Err(wrong("--checksum", "checksum can't be specified for non-HTTP(S) sources".into()));
     }
     if copy.keep_git_dir.is_some() {
@@ -87,7 +93,7 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
         .collect::<Result<Vec<_>, Error>>()?;
     let text = word(&copy.destination)?;
     let (destination, is_directory) = destination(state.working_dir(), &text);
-    let several = sources.len() + inline.len() > 1;
+    let several = sources.len() + urls.len() + inline.len() > 1;
     if several && !is_directory {
         let name = if is_add { "ADD" } else { "COPY" };
         let message = format!(
@@ -118,8 +124,29 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
             }
         }
     };
+    let checksum = copy.checksum.as_ref().map(word).transpose()?;
+    let mut remote = Vec::new();
+    let mut digests = Vec::new();
+    for url in &urls {
+        if remote::is_git(url) {
+            return Err(Error::unsupported(format!("ADD from git ({url})")));
+        }
+        if is_directory && remote::file_name(url).is_empty() {
+            return Err(wrong(url, format!("cannot determine filename for source {url}")));
+        }
+        let file = remote::download(&place.shared.engine, url).await?;
+        if let Some(wanted) = checksum.as_ref().filter(|c| **c != file.digest.to_string()) {
+            let message = format!("digest mismatch {}: {wanted} was expected", file.digest);
+            return Err(wrong("--checksum", message));
+        }
+        digests.push(json!([file.name, file.digest.to_string(), file.modified_s]));
+        remote.push((Arc::new(file.context), file.name));
+    }
     Ok(Job {
         sources,
+        remote,
+        digests,
+        unpacks_remote: copy.unpack == Some(true),
         inline,
         destination,
         is_directory,
@@ -131,10 +158,6 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
         unpacks: copy.unpack.unwrap_or(is_add),
         from,
     })
-}
-
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
 }
 
 /// The content of all sources; for a stage its layers, because what it holds is known by them.
@@ -246,6 +269,14 @@ fn put_all(
                 continue;
             }
             target.put(&one, filter, &below)?;
+        }
+    }
+    let nothing = Ignore::default();
+    for (context, name) in &job.remote {
+        for one in pick(&context.root, &nothing, &Glob::escape(name), false)? {
+            if !(job.unpacks_remote && unpack(job, &one, &target)?) {
+                target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
+            }
         }
     }
     for inline in &job.inline {

@@ -287,9 +287,7 @@ fn snapshot_remove(path: &Path) -> Result<(), Error> {
 /// The one thing that a mount's source names.
 fn pick_one(root: &RootDir, ignore: &Ignore, path: &str) -> Result<Pick, Error> {
     // A mount's source is a path, not a pattern.
-    let escaped: String =
-        path.chars().flat_map(|c| if "*?[\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
-    let picks = pick(root, ignore, &escaped, false)?;
+    let picks = pick(root, ignore, &dockerfile::Glob::escape(path), false)?;
     picks.into_iter().next().ok_or_else(|| Error::invalid(format!("{path}: no such file or directory")))
 }
 

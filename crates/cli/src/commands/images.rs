@@ -162,6 +162,11 @@ fn names(image: &Value, with_digests: bool) -> Vec<Name> {
     out
 }
 
+/// Repository and tag of each line that an image has in a list.
+pub(crate) fn names_of(image: &Value) -> Vec<(String, String)> {
+    names(image, false).into_iter().map(|name| (name.repository, name.tag)).collect()
+}
+
 fn id(image: &Value, whole: bool) -> String {
     let id = image.text_at(&["Id"]);
     if whole { id.to_string() } else { units::short_id(id) }

@@ -217,7 +217,7 @@ pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Resul
     Ok(0)
 }
 
-fn confirmed(warning: &str) -> Result<bool> {
+pub(super) fn confirmed(warning: &str) -> Result<bool> {
     terminal::print(&format!("{warning}\nAre you sure you want to continue? [y/N] "))?;
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);

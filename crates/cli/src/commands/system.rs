@@ -1,7 +1,7 @@
 //! `version`, `info`, `events`, `system df`.
 
-use super::{Context, login};
-use crate::error::Result;
+use super::{Context, login, storage};
+use crate::error::{Error, Result};
 use crate::http::{self, Extra, Path};
 use crate::listing;
 use crate::progress::JsonLines;
@@ -35,6 +35,10 @@ pub(crate) enum Short {
 pub(crate) enum Group {
     /// Show disk usage
     Df(Df),
+    /// Compare everything that is stored with its digest and its record
+    Check(storage::Check),
+    /// Remove unused data
+    Prune(storage::Prune),
     /// Display system-wide information
     Info(Info),
     /// Get real time events from the server
@@ -97,13 +101,15 @@ pub(crate) async fn short(context: &mut Context, command: Short) -> Result<u8> {
 pub(crate) async fn group(context: &Context, command: Group) -> Result<u8> {
     match command {
         Group::Df(flags) => df(context, &flags).await,
+        Group::Check(flags) => storage::check(context, &flags).await,
+        Group::Prune(flags) => storage::prune(context, &flags).await,
         Group::Info(flags) => info(context, &flags).await,
         Group::Events(flags) => events(context, &flags).await,
     }
 }
 
 /// Shows `value` by `--format`; `None` where the command's own text is wanted.
-fn formatted(format: &str, value: &Value) -> Result<Option<String>> {
+pub(super) fn formatted(format: &str, value: &Value) -> Result<Option<String>> {
     match format {
         "" => Ok(None),
         "json" => Ok(Some(format!("{}\n", value.to_json()))),
@@ -308,10 +314,15 @@ fn event_line(event: &Value) -> String {
 
 async fn df(context: &Context, flags: &Df) -> Result<u8> {
     let usage: Value = context.client.get(&Path::new(&["system", "df"])).await?;
-    if flags.verbose || flags.format == "json" {
-        let text = if flags.format == "json" { usage.to_json() } else { usage.to_pretty_json() };
-        terminal::print_line(&text)?;
+    if flags.format == "json" {
+        terminal::print_line(&usage.to_json())?;
         return Ok(0);
+    }
+    if flags.verbose {
+        if !flags.format.is_empty() {
+            return Err(Error::Usage("the verbose and the format options conflict".into()));
+        }
+        return storage::df_verbose(context, &usage).await;
     }
     let rows = df_rows(&usage);
     let listing = listing::Listing {

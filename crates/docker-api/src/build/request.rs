@@ -62,6 +62,8 @@ impl Extra {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) dockerfile: String,
+    /// URL of the context.
+    pub(crate) remote: String,
     pub(crate) quiet: bool,
     references: Vec<Reference>,
     build_args: BTreeMap<String, Option<String>>,
@@ -103,6 +105,7 @@ impl Asked {
         };
         Ok(Asked {
             dockerfile: query.text("dockerfile").into(),
+            remote: query.text("remote").into(),
             quiet: query.flag("q"),
             references,
             build_args: document(call, "buildargs")?.unwrap_or_default(),
@@ -177,8 +180,8 @@ fn refuse(call: &Call) -> Result<(), Failure> {
     if !matches!(query.text("version"), "" | "1") {
         return Err(Failure::not_here("the BuildKit builder (version=2) on this endpoint"));
     }
-    if !query.text("remote").is_empty() {
-        return Err(Failure::not_here("a remote build context"));
+    if query.text("remote") == "client-session" {
+        return Err(Failure::not_here("the BuildKit builder's session"));
     }
     if !matches!(query.text("outputs"), "" | "[]" | "null") {
         return Err(Failure::not_here("build outputs on this endpoint"));

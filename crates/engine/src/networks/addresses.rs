@@ -22,10 +22,32 @@ pub(crate) struct Entry {
 struct State {
     ipv4: Option<Pool>,
     ipv6: Option<Pool>,
-    /// Containers with an endpoint, by id: name and endpoint id.
-    held: BTreeMap<String, (String, String)>,
+    /// Containers with an endpoint, by id.
+    held: BTreeMap<String, Held>,
     /// Being removed: nobody joins any more.
     closed: bool,
+}
+
+/// One container on the network.
+#[derive(Debug)]
+struct Held {
+    name: String,
+    endpoint_id: String,
+    /// Under which others find it.
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Held {
+    fn new(record: &Record, settings: &EndpointSettings) -> Held {
+        let texts = [&settings.ip_address, &settings.global_ipv6_address];
+        Held {
+            name: record.name.clone(),
+            endpoint_id: settings.endpoint_id.clone(),
+            names: dns_names(record, settings),
+            addresses: texts.iter().filter_map(|t| t.parse().ok()).collect(),
+        }
+    }
 }
 
 impl Entry {
@@ -92,8 +114,29 @@ impl Entry {
         if network.is_user_defined() {
             settings.dns_names = Some(dns_names(record, settings));
         }
-        state.held.insert(record.id.to_string(), (record.name.clone(), settings.endpoint_id.clone()));
+        state.held.insert(record.id.to_string(), Held::new(record, settings));
         Ok(())
+    }
+
+    /// Does `work` with the names on the network as they are, and lets nobody join or leave meanwhile.
+    pub(super) fn with_table<T>(&self, work: impl FnOnce(&::dns::table::NetworkTable) -> T) -> T {
+        let state = self.lock();
+        let mut table = ::dns::table::NetworkTable { name: self.record.name.clone(), ..Default::default() };
+        for held in state.held.values() {
+            for name in &held.names {
+                table.names.entry(name.to_ascii_lowercase()).or_default().extend(&held.addresses);
+            }
+            let full = format!("{}.{}", held.name, self.record.name);
+            table.pointers.extend(held.addresses.iter().map(|a| (*a, full.clone())));
+        }
+        work(&table)
+    }
+
+    /// Takes note of a running container's new name.
+    pub(super) fn rename(&self, record: &Record, settings: &EndpointSettings) {
+        if let Some(held) = self.lock().held.get_mut(record.id.as_str()) {
+            *held = Held::new(record, settings);
+        }
     }
 
     /// Takes the addresses that a running container has.
@@ -106,7 +149,7 @@ impl Entry {
                 drop(pool.allocate(Some(address)));
             }
         }
-        held.insert(record.id.to_string(), (record.name.clone(), settings.endpoint_id.clone()));
+        held.insert(record.id.to_string(), Held::new(record, settings));
     }
 
     /// Takes the endpoint's addresses back. Harmless if it has none, or if the container has another one by now.
@@ -114,7 +157,7 @@ impl Entry {
         let mut state = self.lock();
         let id = record.id.as_str();
         if settings.endpoint_id.is_empty()
-            || state.held.get(id).is_none_or(|(_, e)| *e != settings.endpoint_id)
+            || state.held.get(id).is_none_or(|h| h.endpoint_id != settings.endpoint_id)
         {
             return;
         }
@@ -135,8 +178,9 @@ impl Entry {
     pub(super) fn close(&self) -> Result<(), Error> {
         let mut state = self.lock();
         if !state.held.is_empty() {
-            let name = |(name, id): &(String, String)| {
-                format!("name:\"{name}\" id:\"{}\"", id.get(..12).unwrap_or(id))
+            let name = |held: &Held| {
+                let id = held.endpoint_id.get(..12).unwrap_or(&held.endpoint_id);
+                format!("name:\"{}\" id:\"{id}\"", held.name)
             };
             let all: Vec<String> = state.held.values().map(name).collect();
             return Err(Error::denied(format!(
@@ -178,7 +222,7 @@ fn take(pool: &mut Pool, wanted: Option<IpAddr>, network: &Network) -> Result<Ip
 }
 
 /// The names under which others on the network find the container.
-pub(super) fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
+pub(crate) fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
     let mut out = vec![record.name.clone()];
     out.extend(settings.aliases.iter().flatten().cloned());
     out.push(record.id.short().into());

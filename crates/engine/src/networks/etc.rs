@@ -20,6 +20,10 @@ impl Networks {
             && host.dns_options.is_empty()
         {
             resolv_source
+        } else if record.networks.keys().any(|n| !super::BUILT_IN.contains(&n.as_str())) {
+            let server = IpAddr::V4(network::RESOLVER);
+            network::files::own_resolv_conf(&resolv_source, server, &host.dns_search, &host.dns_options)
+                .during(|| "write resolv.conf".into())?
         } else {
             let servers = host.dns.iter().map(|s| parse_address(s)).collect::<Result<Vec<_>, _>>()?;
             network::files::resolv_conf(&resolv_source, &servers, &host.dns_search, &host.dns_options)
@@ -74,6 +78,23 @@ impl Networks {
                 text.lines().filter(|l| !l.split('\t').next().is_some_and(|a| gone.iter().any(|g| g == a)));
             *text = kept.map(|l| format!("{l}\n")).collect();
         });
+    }
+}
+
+/// Leads a running container to another name server, unless people changed the file that says which. In place, as
+/// below.
+pub(super) fn change_resolv_conf(networks: &Networks, engine: &Engine, before: &Record, after: &Record) {
+    let text = |record: &Record| {
+        let files = networks.etc_files(record).ok()?;
+        files.into_iter().find(|(name, _)| *name == "resolv.conf").map(|(_, text)| text)
+    };
+    let (Some(old), Some(new)) = (text(before), text(after)) else { return };
+    let path = engine.config.container_dir(after.id.as_str()).join("resolv.conf");
+    if old != new
+        && std::fs::read_to_string(&path).is_ok_and(|now| now == old)
+        && let Err(error) = std::fs::write(&path, new)
+    {
+        tracing::warn!(container_id = %after.id, %error, "resolv.conf not changed");
     }
 }
 

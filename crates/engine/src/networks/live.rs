@@ -49,6 +49,9 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
     if !user_defined && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
         mistakes.push("network-scoped aliases are only supported for user-defined networks".to_string());
     }
+    let words = settings.aliases.iter().chain(&settings.links).flatten();
+    let is_word = |w: &&String| w.is_empty() || w.len() > 253 || !w.bytes().all(|b| b.is_ascii_graphic());
+    mistakes.extend(words.filter(is_word).map(|w| format!("invalid alias or link: {w:?}")));
     let options = settings.driver_opts.iter().flatten();
     for (key, value) in options {
         match key.as_str() {
@@ -67,12 +70,17 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
                     mistakes.push(e.to_string());
                 }
             }
-            other => return Err(Error::unsupported(format!("the endpoint option {other}"))),
+            // Docker's own prefix: it would mean something. Any other is for drivers that do not concern us, and is
+            // kept and shown, as Docker does.
+            other if other.starts_with("com.docker.network.") => {
+                return Err(Error::unsupported(format!("the endpoint option {other}")));
+            }
+            _ => {}
         }
     }
     if !settings.mac_address.is_empty() {
         addresses::parse_mac(&settings.mac_address)?;
-        if entry.is_some_and(|e| e.record.driver != "bridge") {
+        if entry.is_some_and(|e| !e.record.has_interfaces()) {
             return Err(Error::invalid(format!(
                 "conflicting options: mac-address and the network mode {name}"
             )));
@@ -273,7 +281,11 @@ impl Networks {
         after.networks.insert(name.clone(), settings.clone());
         let done = self.try_join(engine, container, entry, before, &mut after, &settings);
         if done.is_err() {
-            if let Err(e) = network::detach(&host_interface(&settings)) {
+            let undone = match (entry.record.driver.as_str(), addresses::parse_mac(&settings.mac_address)) {
+                ("macvlan", Ok(mac)) => network::detach_macvlan(&engine.config.netns(after.id.as_str()), mac),
+                _ => network::detach(&host_interface(&settings)),
+            };
+            if let Err(e) = undone {
                 tracing::warn!(network = name, error = %errors::chain(&e), "interface not removed");
             }
             entry.release(&after, &settings);
@@ -290,7 +302,7 @@ impl Networks {
         after: &mut Record,
         settings: &EndpointSettings,
     ) -> Result<(), Error> {
-        if entry.record.driver != "bridge" {
+        if !entry.record.has_interfaces() {
             return Ok(());
         }
         let path = engine.config.netns(after.id.as_str());
@@ -303,7 +315,9 @@ impl Networks {
             after.ports = crate::ports::reserve(container, self.families(&after.networks))?;
         }
         self.redirect(engine, before, after).during(doing)?;
+        self.serve_names(&engine.config, after, &after.networks)?;
         self.add_host_line(engine, after, settings);
+        super::etc::change_resolv_conf(self, engine, before, after);
         Ok(())
     }
 
@@ -321,6 +335,9 @@ impl Networks {
         let mut result = Ok(());
         if entry.record.driver == "bridge" {
             result = network::detach(&host_interface(gone)).during(doing);
+        } else if let Ok(mac) = addresses::parse_mac(&gone.mac_address) {
+            let path = engine.config.netns(after.id.as_str());
+            result = network::detach_macvlan(&path, mac).during(doing);
         }
         result = result.and(self.redirect(engine, before, after).during(doing));
         if after.ports.is_empty() {
@@ -328,7 +345,11 @@ impl Networks {
         }
         entry.release(after, gone);
         self.remove_host_line(engine, after, gone);
-        result
+        super::etc::change_resolv_conf(self, engine, before, after);
+        // The network that was left has no name of it any more.
+        let mut told = after.networks.clone();
+        told.insert(entry.record.name.clone(), gone.clone());
+        result.and(self.tell_networks(&told)).and(self.serve_names(&engine.config, after, &after.networks))
     }
 
     /// Makes default routes and published ports of a running container be as `after` says.
@@ -337,8 +358,8 @@ impl Networks {
         let interfaces = network::list_interfaces(&path)?;
         let gateways = self.gateways(&after.networks);
         network::set_default_route(&path, &default_route(&after.networks, &gateways, &interfaces))?;
-        let old = self.port_mappings(before, &before.networks, &before.ports);
-        let new = self.port_mappings(after, &after.networks, &after.ports);
+        let old = self.port_mappings(&before.networks, &before.ports);
+        let new = self.port_mappings(&after.networks, &after.ports);
         if old != new {
             if !old.is_empty() {
                 network::ports::unpublish(&old)?;
@@ -353,11 +374,12 @@ impl Networks {
     /// Which families the container's published ports can lead to.
     pub(crate) fn families(&self, endpoints: &BTreeMap<String, EndpointSettings>) -> crate::ports::Families {
         let gateways = self.gateways(endpoints);
-        let binding = gateways
-            .ipv4
-            .as_ref()
-            .and_then(|name| self.find(name).ok()?.record.bridge_options().ok()?.host_binding);
-        crate::ports::Families { ipv4: gateways.ipv4.is_some(), ipv6: gateways.ipv6.is_some(), binding }
+        let entry = |network: &Option<String>| {
+            self.find(network.as_deref()?).ok().filter(|e| e.record.driver == "bridge")
+        };
+        let ipv4 = entry(&gateways.ipv4);
+        let binding = ipv4.as_ref().and_then(|e| e.record.bridge_options().ok()?.host_binding);
+        crate::ports::Families { ipv4: ipv4.is_some(), ipv6: entry(&gateways.ipv6).is_some(), binding }
     }
 }
 

@@ -137,11 +137,21 @@ impl Networks {
         // Whoever makes one of the same name or subnet next waits until this one's bridge is gone.
         let _making = self.making.lock().expect("no holder panics");
         self.remove_bridge(network);
+        self.forget_network(entry);
         self.entries.write().expect("no holder panics").remove(&network.name);
         Ok(network.clone())
     }
 
     fn remove_bridge(&self, network: &Network) {
+        if network.driver == "macvlan" {
+            let owner = format!("{}:{}", network.id, self.engine_id);
+            let removed = network.macvlan_options().and_then(|(parent, _)| {
+                network::remove_parent(&parent, &owner).during(|| "remove the parent".into())
+            });
+            if let Err(e) = removed {
+                tracing::warn!(network = network.name, error = %errors::chain(&e), "parent not removed");
+            }
+        }
         if network.driver != "bridge" {
             return;
         }
@@ -155,6 +165,9 @@ impl Networks {
 
     /// Refuses a bridge that another network has.
     fn check_bridge_name(&self, network: &Network) -> Result<(), Error> {
+        if network.driver != "bridge" {
+            return Ok(());
+        }
         let name = self.bridge_config(network)?.name;
         let other = self.entries().into_iter().find(|e| {
             e.record.driver == "bridge" && self.bridge_config(&e.record).is_ok_and(|c| c.name == name)

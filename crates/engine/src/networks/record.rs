@@ -15,6 +15,8 @@ const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
 const GATEWAY_MODES: [&str; 2] =
     ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
 const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
+const PARENT: &str = "parent";
+const MACVLAN_MODE: &str = "macvlan_mode";
 const MTU: &str = "com.docker.network.driver.mtu";
 const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
 const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
@@ -172,6 +174,34 @@ impl Network {
         })
     }
 
+    /// Parent interface and mode of a macvlan network.
+    pub(crate) fn macvlan_options(&self) -> Result<(String, network::MacvlanMode), Error> {
+        let parent = self.options.get(PARENT).filter(|p| !p.is_empty());
+        let Some(parent) = parent.filter(|_| !self.internal) else {
+            // Docker makes a dummy interface then.
+            return Err(Error::unsupported(
+                "a macvlan network that is internal or names no parent (-o parent=INTERFACE)",
+            ));
+        };
+        let mode = match self.options.get(MACVLAN_MODE).map(String::as_str) {
+            None | Some("" | "bridge") => network::MacvlanMode::Bridge,
+            Some("private") => network::MacvlanMode::Private,
+            Some("vepa") => network::MacvlanMode::Vepa,
+            Some("passthru") => network::MacvlanMode::Passthru,
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "requested macvlan mode '{other}' is not valid, 'bridge' mode is the macvlan driver default"
+                )));
+            }
+        };
+        Ok((parent.clone(), mode))
+    }
+
+    /// Whether containers have an interface on it.
+    pub(crate) fn has_interfaces(&self) -> bool {
+        matches!(self.driver.as_str(), "bridge" | "macvlan")
+    }
+
     fn mtu(&self) -> Result<Option<u32>, Error> {
         let Some(text) = self.options.get(MTU) else { return Ok(None) };
         let error = |why: &str| Error::invalid(format!("failed to parse {MTU} value: {text} ({why})"));
@@ -245,10 +275,10 @@ impl NetworkRequest {
         if name.is_empty() {
             return Err(Error::invalid("invalid name: name is empty"));
         }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        if !name.bytes().all(plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        // Docker takes any name. A slash or colon would make it one that no request and no `--network` can say.
+        if name.chars().any(|c| c.is_control() || matches!(c, '/' | ':')) || matches!(name, "." | "..") {
             return Err(Error::invalid(format!(
-                "invalid network name {name:?}: it must begin with an alphanumeric character and hold only [a-zA-Z0-9_.-]"
+                "invalid network name {name:?}: it must hold no slash, colon or control character"
             )));
         }
         if super::BUILT_IN.contains(&name) || name == "default" {
@@ -301,20 +331,23 @@ impl NetworkRequest {
             return Err(Error::unsupported("an option of the address management"));
         }
         match network.driver.as_str() {
-            "bridge" => {}
+            "bridge" | "macvlan" => {}
             "host" | "null" => {
                 return Err(Error::denied(format!(
                     "only one instance of \"{}\" network is allowed",
                     network.driver
                 )));
             }
-            "macvlan" | "ipvlan" | "overlay" => {
+            "ipvlan" | "overlay" => {
                 return Err(Error::unsupported(format!("the network driver {}", network.driver)));
             }
             other => return Err(Error::NoSuchDriver { name: other.into() }),
         }
         network.check_option_names()?;
         network.bridge_options()?;
+        if network.driver == "macvlan" {
+            network.macvlan_options()?;
+        }
         network.pools = pools(ipam.config.unwrap_or_default(), network.ipv6)?;
         Ok(network)
     }

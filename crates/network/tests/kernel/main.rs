@@ -483,3 +483,46 @@ fn the_resolver_leaves_port_53_free() {
         });
     });
 }
+
+/// Two containers on one interface of the host; and a VLAN of it as parent, where the kernel has them.
+#[test]
+fn macvlan() {
+    use network::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
+    on_host(|host| {
+        run("ip", "link add lan0 type veth peer name lan1");
+        run("ip", "link set lan0 up");
+        run("ip", "link set lan1 up");
+        assert!(matches!(ensure_parent("nowhere0", "n"), Err(Error::InterfaceNotFound { .. })));
+        ensure_parent("lan0", "n").unwrap();
+        assert_eq!(list_parents().unwrap(), [], "it was there");
+        match ensure_parent("lan0.7", "n") {
+            Err(e) if errors::HasKind::kind(&e) == errors::Kind::Unsupported => {
+                println!("skipped: this kernel has no VLANs");
+                assert_eq!(list_parents().unwrap(), [], "nothing is left of what cannot be");
+            }
+            made => {
+                made.unwrap();
+                ensure_parent("lan0.7", "n").unwrap();
+                assert_eq!(list_parents().unwrap(), [("lan0.7".to_string(), "n".to_string())]);
+                remove_parent("lan0.7", "another's").unwrap();
+                assert_eq!(list_parents().unwrap().len(), 1);
+                remove_parent("lan0.7", "n").unwrap();
+                assert_eq!(list_parents().unwrap(), []);
+            }
+        }
+        let net = bridge("unused0", "10.9.0.0/24");
+        let join = |name: &str, number: u32, mode| {
+            let path = host.path(name);
+            create_sandbox(&path).unwrap();
+            let config = network::EndpointConfig { gateway: None, ..endpoint(&net, number) };
+            attach_macvlan(&path, "lan0", mode, &config).unwrap();
+            host::Container { path, address: config.address }
+        };
+        let (a, b) = (join("a", 2, MacvlanMode::Bridge), join("b", 3, MacvlanMode::Bridge));
+        b.serve(80);
+        assert_eq!(a.asks((b.address, 80)), Some(a.address));
+        detach_macvlan(&a.path, network::mac_for(a.address)).unwrap();
+        detach_macvlan(&a.path, network::mac_for(a.address)).unwrap();
+        assert_eq!(network::list_interfaces(&a.path).unwrap(), []);
+    });
+}

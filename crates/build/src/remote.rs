@@ -1,0 +1,116 @@
+//! Files from URLs, for ADD and for remote contexts.
+
+use crate::context::Context;
+use crate::error::{During, Error, IoDuring};
+use engine::Engine;
+use oci::Digest;
+use sha2::Digest as _;
+use std::path::PathBuf;
+use tokio::io::AsyncWriteExt;
+
+/// Largest file that is read from a URL.
+const MAX_FILE: u64 = 64 << 30;
+/// What a file from a URL may be used for: its owner alone, as Docker has it.
+const MODE: u32 = 0o600;
+
+/// A file that was read.
+#[derive(Debug)]
+pub(crate) struct Downloaded {
+    /// A tree with this file alone.
+    pub(crate) context: Context,
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) digest: Digest,
+    /// Seconds since 1970, where the server said so.
+    pub(crate) modified_s: Option<i64>,
+}
+
+/// Whether a source is a URL, or a name of git's.
+pub(crate) fn is_remote(source: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
+}
+
+/// Whether git is needed to read it.
+pub(crate) fn is_git(source: &str) -> bool {
+    let path = source.split(['#', '?']).next().unwrap_or(source);
+    !source.starts_with("http") || path.ends_with(".git")
+}
+
+/// The last part of a URL's path; empty where there is none.
+pub(crate) fn file_name(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['#', '?']).next().unwrap_or(rest);
+    match rest.split_once('/') {
+        Some((_, path)) => path.rsplit('/').next().unwrap_or_default(),
+        None => "",
+    }
+}
+
+/// Reads the file behind a URL.
+pub(crate) async fn download(engine: &Engine, url: &str) -> Result<Downloaded, Error> {
+    let doing = || format!("ADD failed: failed to GET {url}");
+    let name = match file_name(url) {
+        "" | "." | ".." => "download",
+        name => name,
+    };
+    let (context, path) = Context::for_file(engine, name)?;
+    let mut stream = engine.registry().fetch(url).await.during(doing)?;
+    let mut file = tokio::fs::File::create(&path).await.io_during(doing)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut total = 0u64;
+    while let Some(piece) = stream.next().await.during(doing)? {
+        total += piece.len() as u64;
+        if total > MAX_FILE {
+            return Err(Error::invalid(format!("{url} is larger than {MAX_FILE} bytes")));
+        }
+        hasher.update(&piece);
+        file.write_all(&piece).await.io_during(doing)?;
+    }
+    file.flush().await.io_during(doing)?;
+    let file = file.into_std().await;
+    let parse = |text: &String| jiff::fmt::rfc2822::parse(text).ok().map(|t| t.timestamp().as_second());
+    let modified_s = stream.last_modified.as_ref().and_then(parse);
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(MODE)).io_during(doing)?;
+    if let Some(seconds) = modified_s {
+        let at = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: at, last_modification: at };
+        rustix::fs::futimens(&file, &times).io_during(doing)?;
+    }
+    let digest = Digest::from_sha256(hasher.finalize().into());
+    Ok(Downloaded { context, path, name: name.to_string(), digest, modified_s })
+}
+
+/// A build context behind a URL: an archive, or a Dockerfile, whose text comes back.
+///
+/// # Errors
+///
+/// Unsupported for git.
+pub async fn fetch_context(engine: &Engine, url: &str) -> Result<(Context, Option<String>), Error> {
+    if is_git(url) {
+        return Err(Error::unsupported("a build context from git"));
+    }
+    let downloaded = download(engine, url).await?;
+    let doing = || format!("read {url}");
+    let mut file = std::fs::File::open(&downloaded.path).io_during(doing)?;
+    if crate::copy::is_tar(&mut file, url)? {
+        let context = Context::from_tar(engine, file)?;
+        return Ok((context, None));
+    }
+    let text = std::fs::read_to_string(&downloaded.path).io_during(doing)?;
+    Ok((Context::empty(engine)?, Some(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_urls() {
+        let check = |url: &str, want: &str| assert_eq!(file_name(url), want, "{url}");
+        check("https://x.example/a/b.txt?c=d/e#f", "b.txt");
+        check("https://x.example/a/", "");
+        check("https://x.example", "");
+        assert!(is_git("git@x:y") && is_git("https://x/y.git#main") && !is_git("https://x/y.tgz"));
+        assert!(is_remote("http://x") && !is_remote("x/http"));
+    }
+}

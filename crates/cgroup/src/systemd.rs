@@ -1,0 +1,307 @@
+//! The systemd driver: the container's cgroup is that of a scope, a unit of systemd's, so that both agree about who owns it.
+//! systemd is asked over D-Bus; limits are written into the files as without it, and told to systemd as the unit's
+//! properties, so that a reload does not take them back.
+//!
+//! `linux.cgroupsPath` is then `SLICE:PREFIX:NAME`, such as `user.slice:podman:0123`.
+//!
+//! API: [org.freedesktop.systemd1](https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html),
+//! `StartTransientUnit`, `SetUnitProperties`, `StopUnit`.
+
+use crate::Error;
+use crate::convert::weight_of_shares;
+use crate::dbus::{Body, Connection, Target};
+use oci::runtime::Resources;
+use std::io;
+
+const MANAGER: Target<'static> = Target {
+    destination: "org.freedesktop.systemd1",
+    path: "/org/freedesktop/systemd1",
+    interface: "org.freedesktop.systemd1.Manager",
+};
+
+/// A unit that holds a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// `PREFIX-NAME.scope`, or a slice.
+    pub name: String,
+    pub slice: String,
+    /// Socket of the bus that systemd is on.
+    pub bus: String,
+}
+
+impl Unit {
+    /// From a `cgroupsPath`, empty for the default; `bus` is the socket of the system bus.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPath`] for what is not `SLICE:PREFIX:NAME`.
+    pub fn parse(path: &str, id: &str, bus: &str) -> Result<Unit, Error> {
+        let bus = bus.to_owned();
+        let invalid = |reason| Error::InvalidPath { path: path.to_owned(), reason };
+        if path.is_empty() {
+            return Ok(Unit { name: format!("brig-{id}.scope"), slice: "system.slice".into(), bus });
+        }
+        let mut parts = path.split(':');
+        let (Some(slice), Some(prefix), Some(name), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(invalid("is not SLICE:PREFIX:NAME, which --systemd-cgroup wants"));
+        };
+        let slice = if slice.is_empty() { "system.slice" } else { slice };
+        if !is_unit(slice) || !slice.ends_with(".slice") || slice == ".slice" {
+            return Err(invalid("names no slice"));
+        }
+        if name.is_empty() || !is_unit(name) || !is_unit(prefix) {
+            return Err(invalid("has no name of a unit"));
+        }
+        let name = match prefix {
+            _ if name.ends_with(".slice") => name.to_owned(),
+            "" => format!("{name}.scope"),
+            prefix => format!("{prefix}-{name}.scope"),
+        };
+        Ok(Unit { name, slice: slice.to_owned(), bus })
+    }
+
+    /// Where systemd makes its cgroup: `/a.slice/a-b.slice/NAME` for the slice `a-b.slice`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPath`] for a slice with an empty part.
+    pub fn path(&self) -> Result<String, Error> {
+        let own = match self.name.strip_suffix(".slice") {
+            Some(_) => expand(&self.name)?,
+            None => format!("{}/{}", expand(&self.slice)?, self.name),
+        };
+        Ok(own)
+    }
+
+    /// Asks systemd for the unit with process `pid` in it, and waits until it is there.
+    pub fn start(&self, pid: i32, limits: &Resources, v2: bool) -> Result<(), Error> {
+        self.try_start(pid, limits, v2).map_err(|e| self.error("start", e))
+    }
+
+    /// Tells systemd of new limits.
+    pub fn update(&self, limits: &Resources, v2: bool) -> Result<(), Error> {
+        self.try_update(limits, v2).map_err(|e| self.error("update", e))
+    }
+
+    /// Takes the unit away. One that is gone, as a scope is when its last process ends, is no error.
+    pub fn stop(&self) -> Result<(), Error> {
+        self.try_stop().map_err(|e| self.error("stop", e))
+    }
+
+    fn error(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::File { operation, file: format!("systemd unit {}", self.name), source }
+    }
+
+    fn try_start(&self, pid: i32, limits: &Resources, v2: bool) -> io::Result<()> {
+        let mut bus = watching(&self.bus)?;
+        let mut body = Body::default();
+        body.string(&self.name).string("replace").array(8, |list| {
+            property(list, "Description", "s", |b| {
+                b.string(&format!("container {}", self.name));
+            });
+            let parent = if self.name.ends_with(".slice") { "Wants" } else { "Slice" };
+            match parent {
+                "Slice" => property(list, parent, "s", |b| {
+                    b.string(&self.slice);
+                }),
+                _ => property(list, parent, "as", |b| {
+                    b.array(4, |a| {
+                        a.string(&self.slice);
+                    });
+                }),
+            }
+            if parent == "Slice" {
+                property(list, "Delegate", "b", |b| {
+                    b.u32(1);
+                });
+                let pid = u32::try_from(pid).unwrap_or(0);
+                property(list, "PIDs", "au", |b| {
+                    b.array(4, |a| {
+                        a.u32(pid);
+                    });
+                });
+            }
+            for name in ["MemoryAccounting", "CPUAccounting", "TasksAccounting"] {
+                property(list, name, "b", |b| {
+                    b.u32(1);
+                });
+            }
+            property(list, if v2 { "IOAccounting" } else { "BlockIOAccounting" }, "b", |b| {
+                b.u32(1);
+            });
+            property(list, "DefaultDependencies", "b", |b| {
+                b.u32(0);
+            });
+            limit_properties(list, limits, v2);
+        });
+        // No auxiliary units.
+        body.array(8, |_| {});
+        match bus.call(MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", &body) {
+            Err(e) if e.to_string().contains("UnitExists") => {
+                // Of a container whose end systemd has not been told to forget.
+                let mut name = Body::default();
+                drop(bus.call(MANAGER, "ResetFailedUnit", "s", name.string(&self.name)));
+                bus.call(MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", &body)?;
+            }
+            other => drop(other?),
+        }
+        match self.wait_job(&mut bus)?.as_str() {
+            "done" => Ok(()),
+            other => Err(io::Error::other(format!("its job ended as {other:?}"))),
+        }
+    }
+
+    fn try_update(&self, limits: &Resources, v2: bool) -> io::Result<()> {
+        let mut body = Body::default();
+        // Of this boot only.
+        body.string(&self.name).u32(1).array(8, |list| limit_properties(list, limits, v2));
+        Connection::open(&self.bus)?.call(MANAGER, "SetUnitProperties", "sba(sv)", &body).map(drop)
+    }
+
+    fn try_stop(&self) -> io::Result<()> {
+        let mut bus = watching(&self.bus)?;
+        let mut body = Body::default();
+        body.string(&self.name).string("replace");
+        match bus.call(MANAGER, "StopUnit", "ss", &body) {
+            Err(e) if e.to_string().contains("NoSuchUnit") => return Ok(()),
+            other => drop(other?),
+        }
+        self.wait_job(&mut bus)?;
+        // Nobody asks for a failed scope again.
+        let mut name = Body::default();
+        drop(bus.call(MANAGER, "ResetFailedUnit", "s", name.string(&self.name)));
+        Ok(())
+    }
+
+    /// How the job of this unit ended.
+    fn wait_job(&self, bus: &mut Connection) -> io::Result<String> {
+        bus.wait_signal("JobRemoved", |message| {
+            let mut reader = message.reader();
+            let (_id, _job, unit) = (reader.u32()?, reader.string()?, reader.string()?);
+            let result = reader.string()?;
+            (unit == self.name).then_some(result)
+        })
+    }
+}
+
+/// A connection that hears of the ends of jobs.
+fn watching(socket: &str) -> io::Result<Connection> {
+    let mut bus = Connection::open(socket)?;
+    bus.call_bus(
+        "AddMatch",
+        "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+    )?;
+    // systemd sends its signals only to who asked. An old one may refuse a second time; the match is what counts.
+    drop(bus.call(MANAGER, "Subscribe", "", &Body::default()));
+    Ok(bus)
+}
+
+fn property(list: &mut Body, name: &str, signature: &str, value: impl FnOnce(&mut Body)) {
+    list.align(8).string(name).signature(signature);
+    value(list);
+}
+
+/// Limits as the unit's properties; what systemd has no property for is in the files alone.
+fn limit_properties(list: &mut Body, limits: &Resources, v2: bool) {
+    let mut number = |name: &str, value: u64| {
+        property(list, name, "t", |b| {
+            b.u64(value);
+        })
+    };
+    // -1 is no limit, which systemd writes as the largest number.
+    let bytes = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    let set = |value: Option<i64>| value.filter(|&v| v != 0);
+    if let Some(memory) = &limits.memory {
+        if let Some(limit) = set(memory.limit) {
+            number(if v2 { "MemoryMax" } else { "MemoryLimit" }, bytes(limit));
+        }
+        if let (Some(low), true) = (set(memory.reservation), v2) {
+            number("MemoryLow", bytes(low));
+        }
+        if let (Some(limit), Some(sum), true) = (set(memory.limit), set(memory.swap), v2) {
+            number("MemorySwapMax", if sum < 0 { u64::MAX } else { bytes(sum.saturating_sub(limit).max(0)) });
+        }
+    }
+    if let Some(cpu) = &limits.cpu {
+        if let Some(shares) = cpu.shares.filter(|&s| s != 0) {
+            match v2 {
+                true => number("CPUWeight", weight_of_shares(shares)),
+                false => number("CPUShares", shares),
+            }
+        }
+        if let Some(quota) = set(cpu.quota) {
+            let period = cpu.period.filter(|&p| p != 0).unwrap_or(100_000);
+            let per_second = u64::try_from(quota).map_or(u64::MAX, |q| {
+                // systemd counts in hundredths of a processor.
+                (q.saturating_mul(1_000_000) / period).next_multiple_of(10_000)
+            });
+            number("CPUQuotaPerSecUSec", per_second);
+        }
+    }
+    if let Some(pids) = limits.pids.as_ref().filter(|pids| pids.limit != 0) {
+        number("TasksMax", bytes(pids.limit));
+    }
+}
+
+/// `/a.slice/a-b.slice` for `a-b.slice`; nothing for the root, `-.slice`.
+fn expand(slice: &str) -> Result<String, Error> {
+    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
+    if stem == "-" {
+        return Ok(String::new());
+    }
+    let mut out = String::new();
+    let mut name = String::new();
+    for part in stem.split('-') {
+        if part.is_empty() {
+            return Err(Error::InvalidPath {
+                path: slice.to_owned(),
+                reason: "is a slice with an empty part",
+            });
+        }
+        name = if name.is_empty() { part.to_owned() } else { format!("{name}-{part}") };
+        out += &format!("/{name}.slice");
+    }
+    Ok(out)
+}
+
+/// The characters that systemd takes in names of units.
+fn is_unit(name: &str) -> bool {
+    name.len() < 256
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-@\\".contains(&b))
+        && name != ".."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let check = |path: &str, want: Option<(&str, &str)>| {
+            let unit = Unit::parse(path, "ID", "/bus");
+            let got = unit.ok().and_then(|unit| Some((unit.name.clone(), unit.path().ok()?)));
+            assert_eq!(got, want.map(|(name, path)| (name.to_owned(), path.to_owned())), "{path:?}");
+        };
+        check("", Some(("brig-ID.scope", "/system.slice/brig-ID.scope")));
+        check("user.slice:podman:x", Some(("podman-x.scope", "/user.slice/podman-x.scope")));
+        check("a-b-c.slice:p:x", Some(("p-x.scope", "/a.slice/a-b.slice/a-b-c.slice/p-x.scope")));
+        check("-.slice:p:x", Some(("p-x.scope", "/p-x.scope")));
+        check(":p:x", Some(("p-x.scope", "/system.slice/p-x.scope")));
+        check("a.slice::x", Some(("x.scope", "/a.slice/x.scope")));
+        check("a.slice:p:b-c.slice", Some(("b-c.slice", "/b.slice/b-c.slice")));
+        for bad in [
+            "/a/b",
+            "a.slice:p",
+            "a.slice:p:x:y",
+            "a.slice:p:",
+            "a:p:x",
+            "../a.slice:p:x",
+            "a--b.slice:p:x",
+            "a.slice:p:x/y",
+        ] {
+            check(bad, None);
+        }
+    }
+}
