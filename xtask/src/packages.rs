@@ -45,6 +45,7 @@ pub(crate) const TEST: &[Package] = &[
     program("nftables", "nft"),
     program("procps", "ps"),
     program("runc", "runc"),
+    program("skopeo", "skopeo"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
     program("xz-utils", "xz"),
