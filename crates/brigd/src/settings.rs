@@ -51,7 +51,7 @@ pub(crate) struct Flags {
     /// Hosts and networks that are reached without a proxy, separated by commas [default: NO_PROXY of the environment]
     #[arg(long, value_name = "LIST")]
     no_proxy: Option<String>,
-    /// Storage driver: erofs or overlay [default: erofs where the kernel can]
+    /// Storage driver: erofs, overlay, btrfs or vfs [default: erofs where the kernel can, else overlay]
     #[arg(short = 's', long, value_name = "NAME")]
     storage_driver: Option<String>,
     /// Parent of the containers' cgroups [default: /brig]

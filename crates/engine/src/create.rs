@@ -176,9 +176,7 @@ impl Engine {
             let key = record.id.as_str();
             let dir = self.config.container_dir(key);
             let made = self
-                .snapshots
-                .prepare(key, record.chain_id.as_ref())
-                .during(|| format!("prepare snapshot for container {}", record.name))
+                .prepare_snapshot(&record)
                 .and_then(|()| {
                     std::fs::DirBuilder::new()
                         .mode(0o710)
@@ -396,12 +394,12 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 
 /// What the API knows and this version does not do. Accepting it silently would be a lie.
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
+    crate::storage::size_limit(&host.storage_opt)?;
     let what = [
         (
             !host.links.is_empty() && crate::networks::BUILT_IN.contains(&host.network_mode.as_str()),
             "--link on the default bridge",
         ),
-        (!host.storage_opt.is_empty(), "--storage-opt"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
     ];

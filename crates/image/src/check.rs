@@ -115,7 +115,10 @@ impl Images {
                     });
                 }
             }
-            let mut next = image.chain_id;
+            // After a change of storage driver an image is unpacked when a container needs it. Without its config that
+            // cannot be told, and is said above.
+            let is_unpacked = self.had_layers(&image.id, &[]).unwrap_or(true);
+            let mut next = image.chain_id.filter(|_| is_unpacked);
             while let Some(chain_id) = next {
                 let Some(row) = self.snapshotter.layer(&chain_id)? else {
                     checked.faults.push(Fault {

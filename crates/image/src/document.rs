@@ -181,3 +181,96 @@ fn is_tar_layer(media_type: &str) -> bool {
 fn shorten(text: &str) -> String {
     text.chars().take(128).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn digest(n: u8) -> Digest {
+        Digest::of(&[n])
+    }
+
+    fn manifest() -> String {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":7}},
+                "layers":[{{"mediaType":"{}","digest":"{}","size":8,"urls":["https://x"]}}],"annotations":{{"a":"b"}}}}"#,
+            media_type::OCI_MANIFEST,
+            media_type::OCI_CONFIG,
+            digest(1),
+            media_type::OCI_LAYER_GZIP,
+            digest(2)
+        )
+    }
+
+    fn index() -> String {
+        format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{}","size":9,
+                "platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}]}}"#,
+            media_type::OCI_MANIFEST,
+            digest(3)
+        )
+    }
+
+    fn config() -> String {
+        format!(
+            r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["sh"],"Env":null,"Labels":{{"a":"b"}}}},
+                "rootfs":{{"type":"layers","diff_ids":["{}"]}},"history":[{{"created_by":"x"}}]}}"#,
+            digest(4)
+        )
+    }
+
+    /// Reads `bytes` as each document. What is accepted keeps the limits.
+    fn read_all(bytes: &[u8]) {
+        let id = digest(0);
+        if let Ok(manifest) = parse_manifest(bytes, &id, media_type::OCI_MANIFEST) {
+            assert!(manifest.layers.len() <= MAX_LAYERS && manifest.config.size <= MAX_CONFIG as u64);
+        }
+        if let Ok(index) = parse_index(bytes, &id, media_type::OCI_INDEX) {
+            assert!(index.manifests.len() <= MAX_MANIFESTS);
+            drop(choose(&index, &Platform::host()));
+        }
+        if let Ok(config) = parse_config(bytes, &id) {
+            assert_eq!(chain_ids(&config).len(), config.rootfs.diff_ids.len());
+        }
+        drop(parse_any_manifest(bytes, &id));
+    }
+
+    #[test]
+    fn the_samples_are_read() {
+        let id = digest(0);
+        parse_manifest(manifest().as_bytes(), &id, media_type::OCI_MANIFEST).unwrap();
+        parse_index(index().as_bytes(), &id, media_type::OCI_INDEX).unwrap();
+        parse_config(config().as_bytes(), &id).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn bent_documents_are_read_or_refused(
+            which in 0usize..3,
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..12),
+        ) {
+            let mut bytes = [manifest(), index(), config()][which].clone().into_bytes();
+            for (at, byte, how) in edits {
+                let at = at.index(bytes.len());
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    _ => drop(bytes.remove(at)),
+                }
+            }
+            read_all(&bytes);
+        }
+
+        #[test]
+        fn swapped_values_are_read_or_refused(
+            which in 0usize..3,
+            from in r#"("[a-zA-Z]{1,10}"|[0-9]{1,2}|\[|\{|null)"#,
+            to in r#"(-1|1e400|null|\[\[\[\[|\{\}|"\\u0000"|18446744073709551616|"sha256:")"#,
+        ) {
+            let text = [manifest(), index(), config()][which].clone();
+            read_all(text.replace(&from, &to).as_bytes());
+            read_all(text.replacen(&from, &to, 1).as_bytes());
+        }
+    }
+}

@@ -201,8 +201,10 @@ impl Images {
                 }
             }
         };
+        // Where a layer begins as a copy of the one below, it is one after another.
+        let most = if self.snapshotter.needs_parent() { 1 } else { layers.len() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.clamp(THREADS.0, THREADS.1).min(layers.len());
+        let threads = cores.clamp(THREADS.0, THREADS.1).min(most);
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(work);

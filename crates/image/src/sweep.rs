@@ -45,12 +45,13 @@ impl Images {
     /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.
     ///
     /// An image that lost a layer is repaired from its blobs; one that cannot be is dropped, as is one whose config
-    /// or manifest is gone. Layers, blobs and directories without owner are removed.
+    /// or manifest is gone. Layers, blobs and directories without owner are removed. What was never unpacked under this
+    /// storage driver stays so until someone needs it, see [`Images::ensure_unpacked`].
     pub fn reconcile(&self) -> Result<Reconciled, Error> {
         let mut done = Reconciled { snapshots: self.snapshotter.reconcile()?, ..Reconciled::default() };
         for row in self.db.read(|tx| tx.list_images())? {
             let id = ImageId(row.id);
-            match self.repair(&row) {
+            match self.repair(&row, &done.snapshots.lost_layers) {
                 Ok(false) => {}
                 Ok(true) => done.repaired.push(id),
                 Err(e) => {
@@ -65,13 +66,39 @@ impl Images {
     }
 
     /// Unpacks the layers of an image that are gone. Says whether there were any.
-    fn repair(&self, row: &ImageRow) -> Result<bool, Error> {
+    fn repair(&self, row: &ImageRow, lost: &[Digest]) -> Result<bool, Error> {
         for digest in [&row.id, &row.manifest.digest] {
             self.content.size(digest)?;
         }
-        if self.has_layers(row.chain_id)? {
+        if self.has_layers(row.chain_id)? || !self.had_layers(&ImageId(row.id), lost)? {
             return Ok(false);
         }
+        self.unpack_again(row)?;
+        Ok(true)
+    }
+
+    /// Unpacks the layers of an image that the storage driver does not have, as after a change of driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Images::import`]; the image stays, whatever comes of it.
+    pub fn ensure_unpacked(&self, id: &ImageId) -> Result<(), Error> {
+        let row = self.db.read(|tx| tx.image(&id.0))?;
+        let row = row.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
+        if self.has_layers(row.chain_id)? { Ok(()) } else { self.unpack_again(&row) }
+    }
+
+    /// Whether layers of the image are, or were until now, unpacked under this driver.
+    pub(crate) fn had_layers(&self, id: &ImageId, lost: &[Digest]) -> Result<bool, Error> {
+        for chain_id in crate::chain_ids(&*self.config(id)?) {
+            if lost.contains(&chain_id) || self.snapshotter.layer(&chain_id)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn unpack_again(&self, row: &ImageRow) -> Result<(), Error> {
         let platform = Platform::host();
         let import = Import {
             target: &row.manifest,
@@ -83,7 +110,7 @@ impl Images {
         self.import(&import)?;
         // The record of the import says again what was imported at first.
         self.db.write_durable(|tx| tx.put_image(row, &[]))?;
-        Ok(true)
+        Ok(())
     }
 
     fn has_layers(&self, top: Option<Digest>) -> Result<bool, Error> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// File name of the database in its directory.
@@ -27,6 +27,7 @@ pub struct Database {
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
     reserve: Reserve,
+    driver: OnceLock<&'static str>,
     /// Holds the data root for this process; the kernel lets go of it when the process ends.
     _lock: File,
 }
@@ -35,6 +36,7 @@ pub struct Database {
 #[derive(Debug)]
 pub struct ReadTx<'a> {
     pub(crate) tx: Transaction<'a>,
+    pub(crate) driver: &'static str,
 }
 
 /// A view of the store that may be changed. Reads see the changes made in it.
@@ -77,7 +79,25 @@ impl Database {
             other => other,
         }?;
         reserve.restore();
-        Ok(Database { path, writer: Mutex::new(writer), readers: Mutex::default(), reserve, _lock: lock })
+        Ok(Database {
+            path,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            reserve,
+            driver: OnceLock::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Says whose layers and snapshots are meant: each family of storage drivers has its own. Once, before they are looked
+    /// at; `overlay` when nobody says anything.
+    pub fn set_driver(&self, driver: &'static str) {
+        // The first word counts. There is one store on a database, and its driver does not change.
+        let _known = self.driver.set(driver);
+    }
+
+    fn driver(&self) -> &'static str {
+        self.driver.get().copied().unwrap_or("overlay")
     }
 
     /// Runs `f` on a consistent view. Other threads' writes neither wait for it nor are seen by it.
@@ -85,7 +105,7 @@ impl Database {
         let idle = lock_of(&self.readers).pop();
         let mut reader = idle.map_or_else(|| open_reader(&self.path), Ok)?;
         let tx = reader.transaction().map_err(|source| Error::Query { what: "begin read", source })?;
-        let result = f(&ReadTx { tx });
+        let result = f(&ReadTx { tx, driver: self.driver() });
         let mut readers = lock_of(&self.readers);
         if readers.len() < IDLE_READERS {
             readers.push(reader);
@@ -170,7 +190,7 @@ impl Database {
         let tx = writer
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|source| Error::Query { what: "begin write", source })?;
-        let tx = WriteTx { read: ReadTx { tx } };
+        let tx = WriteTx { read: ReadTx { tx, driver: self.driver() } };
         let value = f(&tx)?;
         tx.read.tx.commit().map_err(|source| Error::Query { what: "commit", source })?;
         Ok(value)

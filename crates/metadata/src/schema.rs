@@ -90,4 +90,32 @@ pub(crate) const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX image_platforms_by_image ON image_platforms (image_id);
 ",
+    "
+    CREATE TABLE driver_layers (
+        driver TEXT NOT NULL,
+        chain_id TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        parent TEXT,
+        diff_id TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        durable INTEGER NOT NULL,
+        PRIMARY KEY (driver, chain_id),
+        UNIQUE (driver, number)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO driver_layers SELECT 'overlay', chain_id, number, parent, diff_id, size_bytes, durable FROM layers;
+    DROP TABLE layers;
+    ALTER TABLE driver_layers RENAME TO layers;
+
+    CREATE TABLE driver_snapshots (
+        driver TEXT NOT NULL,
+        key TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        parent TEXT,
+        PRIMARY KEY (driver, key),
+        UNIQUE (driver, number)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO driver_snapshots SELECT 'overlay', key, number, parent FROM snapshots;
+    DROP TABLE snapshots;
+    ALTER TABLE driver_snapshots RENAME TO snapshots;
+",
 ];

@@ -1,4 +1,5 @@
-//! Layers (committed, by chain ID) and writable snapshots (by key), each in a directory named by a number.
+//! Layers (committed, by chain ID) and writable snapshots (by key), each in a directory named by a number. Every storage
+//! driver has its own; seen are those of the driver that [`crate::Database::set_driver`] named.
 
 use crate::images::{digest, digest_option};
 use crate::{Error, ReadTx, WriteTx};
@@ -37,32 +38,32 @@ impl ReadTx<'_> {
     /// The layer with this chain ID.
     pub fn layer(&self, chain_id: &Digest) -> Result<Option<LayerRow>, Error> {
         self.tx
-            .prepare_cached(&format!("{LAYER} WHERE chain_id = ?1"))
-            .and_then(|mut s| s.query_row([chain_id.to_string()], layer).optional())
+            .prepare_cached(&format!("{LAYER} WHERE driver = ?1 AND chain_id = ?2"))
+            .and_then(|mut s| s.query_row([self.driver, &chain_id.to_string()], layer).optional())
             .map_err(|source| Error::Query { what: "get layer", source })
     }
 
     /// All layers, by chain ID.
     pub fn list_layers(&self) -> Result<Vec<LayerRow>, Error> {
         self.tx
-            .prepare_cached(&format!("{LAYER} ORDER BY chain_id"))
-            .and_then(|mut s| s.query_map([], layer)?.collect())
+            .prepare_cached(&format!("{LAYER} WHERE driver = ?1 ORDER BY chain_id"))
+            .and_then(|mut s| s.query_map([self.driver], layer)?.collect())
             .map_err(|source| Error::Query { what: "list layers", source })
     }
 
     /// The writable snapshot with this key.
     pub fn snapshot(&self, key: &str) -> Result<Option<SnapshotRow>, Error> {
         self.tx
-            .prepare_cached("SELECT key, number, parent FROM snapshots WHERE key = ?1")
-            .and_then(|mut s| s.query_row([key], snapshot).optional())
+            .prepare_cached("SELECT key, number, parent FROM snapshots WHERE driver = ?1 AND key = ?2")
+            .and_then(|mut s| s.query_row([self.driver, key], snapshot).optional())
             .map_err(|source| Error::Query { what: "get snapshot", source })
     }
 
     /// All writable snapshots, by key.
     pub fn list_snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
         self.tx
-            .prepare_cached("SELECT key, number, parent FROM snapshots ORDER BY key")
-            .and_then(|mut s| s.query_map([], snapshot)?.collect())
+            .prepare_cached("SELECT key, number, parent FROM snapshots WHERE driver = ?1 ORDER BY key")
+            .and_then(|mut s| s.query_map([self.driver], snapshot)?.collect())
             .map_err(|source| Error::Query { what: "list snapshots", source })
     }
 }
@@ -72,11 +73,12 @@ impl WriteTx<'_> {
     pub fn insert_layer(&self, row: &LayerRow) -> Result<bool, Error> {
         self.tx
             .prepare_cached(
-                "INSERT INTO layers (chain_id, number, parent, diff_id, size_bytes, durable)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (chain_id) DO NOTHING",
+                "INSERT INTO layers (driver, chain_id, number, parent, diff_id, size_bytes, durable)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (driver, chain_id) DO NOTHING",
             )
             .and_then(|mut s| {
                 s.execute(params![
+                    self.driver,
                     row.chain_id.to_string(),
                     row.number,
                     row.parent.map(|p| p.to_string()),
@@ -92,8 +94,8 @@ impl WriteTx<'_> {
     /// Notes that a layer's files have been synced. Says whether there is such a layer.
     pub fn set_layer_durable(&self, chain_id: &Digest) -> Result<bool, Error> {
         self.tx
-            .prepare_cached("UPDATE layers SET durable = 1 WHERE chain_id = ?1")
-            .and_then(|mut s| s.execute([chain_id.to_string()]))
+            .prepare_cached("UPDATE layers SET durable = 1 WHERE driver = ?1 AND chain_id = ?2")
+            .and_then(|mut s| s.execute([self.driver, &chain_id.to_string()]))
             .map(|changed| changed > 0)
             .map_err(|source| Error::Query { what: "mark layer durable", source })
     }
@@ -101,8 +103,8 @@ impl WriteTx<'_> {
     /// Removes a layer. Says whether there was one.
     pub fn delete_layer(&self, chain_id: &Digest) -> Result<bool, Error> {
         self.tx
-            .prepare_cached("DELETE FROM layers WHERE chain_id = ?1")
-            .and_then(|mut s| s.execute([chain_id.to_string()]))
+            .prepare_cached("DELETE FROM layers WHERE driver = ?1 AND chain_id = ?2")
+            .and_then(|mut s| s.execute([self.driver, &chain_id.to_string()]))
             .map(|changed| changed > 0)
             .map_err(|source| Error::Query { what: "delete layer", source })
     }
@@ -111,9 +113,12 @@ impl WriteTx<'_> {
     pub fn insert_snapshot(&self, row: &SnapshotRow) -> Result<bool, Error> {
         self.tx
             .prepare_cached(
-                "INSERT INTO snapshots (key, number, parent) VALUES (?1, ?2, ?3) ON CONFLICT (key) DO NOTHING",
+                "INSERT INTO snapshots (driver, key, number, parent) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (driver, key) DO NOTHING",
             )
-            .and_then(|mut s| s.execute(params![row.key, row.number, row.parent.map(|p| p.to_string())]))
+            .and_then(|mut s| {
+                s.execute(params![self.driver, row.key, row.number, row.parent.map(|p| p.to_string())])
+            })
             .map(|changed| changed > 0)
             .map_err(|source| Error::Query { what: "insert snapshot", source })
     }
@@ -121,8 +126,8 @@ impl WriteTx<'_> {
     /// Removes a writable snapshot. Says whether there was one.
     pub fn delete_snapshot(&self, key: &str) -> Result<bool, Error> {
         self.tx
-            .prepare_cached("DELETE FROM snapshots WHERE key = ?1")
-            .and_then(|mut s| s.execute([key]))
+            .prepare_cached("DELETE FROM snapshots WHERE driver = ?1 AND key = ?2")
+            .and_then(|mut s| s.execute([self.driver, key]))
             .map(|changed| changed > 0)
             .map_err(|source| Error::Query { what: "delete snapshot", source })
     }

@@ -50,6 +50,29 @@ pub fn bind_open(source: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
         .map_err(failed("move_mount"))
 }
 
+/// Binds the directory `source` on `target` as the root of a container: private, so that what is mounted in one place
+/// does not show in the other, and read-only where that is asked for.
+///
+/// Kernel: [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), Linux 5.12.
+pub fn bind_root(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
+    let failed = |call, source_error: std::io::Error| Error::Bind {
+        source_path: source.into(),
+        target: target.into(),
+        call,
+        source: source_error,
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = rustix::mount::open_tree(CWD, source, flags).map_err(|e| failed("open_tree", e.into()))?;
+    if read_only {
+        let attributes = sys::mount_attr::Attributes::new(sys::mount_attr::RDONLY, 0);
+        sys::mount_attr::set(&tree, false, &attributes).map_err(|e| failed("mount_setattr", e))?;
+    }
+    rustix::mount::move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| failed("move_mount", e.into()))
+}
+
 /// Unmounts `target`; fails while it is in use.
 ///
 /// Kernel: [umount2(2)](https://man7.org/linux/man-pages/man2/umount2.2.html).

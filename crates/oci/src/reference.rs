@@ -286,4 +286,21 @@ mod tests {
         let pinned = format!("a@{}", Digest::of(b""));
         assert_eq!(get(&pinned), pinned);
     }
+
+    proptest::proptest! {
+        /// What is read is written so that it is read again as the same, and nothing makes the reader panic.
+        #[test]
+        fn any_text_is_a_reference_or_none(
+            text in r"([a-zA-Z0-9.:_/@-]{0,40}|[a-z0-9]{1,8}(\.[a-z]{2,3})?(:[0-9]{1,5})?(/[a-z0-9._-]{1,10}){0,3}(:[\w.-]{1,10})?|.{0,30})"
+        ) {
+            if let Ok(reference) = text.parse::<Reference>() {
+                let again: Reference = reference.to_string().parse().unwrap();
+                proptest::prop_assert_eq!(&again, &reference);
+                let familiar: Reference = reference.familiar().parse().unwrap();
+                proptest::prop_assert_eq!(&familiar, &reference);
+                let whole = reference.with_default_tag();
+                proptest::prop_assert!(whole.tag().is_some() || whole.digest().is_some());
+            }
+        }
+    }
 }

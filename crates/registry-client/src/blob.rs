@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Fewest bytes in a second, over the idle limit, of a connection that is worth keeping.
+const SLOWEST: u64 = 512;
 
 /// The bytes of a blob, in order. Dropping it closes the connection.
 ///
@@ -21,12 +24,24 @@ pub struct BlobStream {
     size: u64,
     what: String,
     idle: Duration,
+    /// When the present stretch of time began, and where.
+    since: Instant,
+    since_at: u64,
 }
 
 impl BlobStream {
     /// A stream without bytes.
     pub(crate) fn empty(size: u64, what: String) -> BlobStream {
-        BlobStream { body: None, resumed: true, at: size, size, what, idle: Duration::ZERO }
+        BlobStream {
+            body: None,
+            resumed: true,
+            at: size,
+            size,
+            what,
+            idle: Duration::ZERO,
+            since: Instant::now(),
+            since_at: size,
+        }
     }
 
     /// Checks the head of the answer to a request for a blob of `size` bytes from `offset` on.
@@ -61,7 +76,16 @@ impl BlobStream {
         {
             return Err(Error::SizeMismatch { what, expected: size, actual: Received::Exactly(promised) });
         }
-        Ok(BlobStream { body: Some(response.into_body()), resumed, at, size, what, idle })
+        Ok(BlobStream {
+            body: Some(response.into_body()),
+            resumed,
+            at,
+            size,
+            what,
+            idle,
+            since: Instant::now(),
+            since_at: at,
+        })
     }
 
     /// Whether the registry honoured the offset. If not, the stream starts at the blob's first byte.
@@ -74,7 +98,7 @@ impl BlobStream {
     /// # Errors
     ///
     /// [`Error::SizeMismatch`] when the body is shorter or longer than promised; [`Error::Network`] and
-    /// [`Error::Timeout`] when it stops. The stream has ended after an error.
+    /// [`Error::Timeout`] when it stops or hardly moves. The stream has ended after an error.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
         let body = self.body.as_mut()?;
         let result = loop {
@@ -99,6 +123,14 @@ impl BlobStream {
         self.at = self.at.saturating_add(piece.len() as u64);
         if self.at > self.size {
             return Err(self.mismatch(Received::MoreThan(self.size)));
+        }
+        // A peer that sends a byte now and then holds up a pull as one that sends none, only longer.
+        let (took, came) = (self.since.elapsed(), self.at - self.since_at);
+        if took >= self.idle {
+            if self.at < self.size && came < SLOWEST * took.as_secs().max(1) {
+                return Err(Error::Timeout { what: self.what.clone(), after: took });
+            }
+            (self.since, self.since_at) = (Instant::now(), self.at);
         }
         Ok(piece)
     }

@@ -32,6 +32,12 @@ pub enum Error {
     /// The image to try mounting with could not be written.
     #[error("write an image to try")]
     Probe { source: archive::Error },
+    /// What a snapshot takes cannot be limited.
+    #[error("storage driver {driver} cannot limit the size of a container's changes")]
+    NoQuota { driver: &'static str },
+    /// The driver needs a file system that this is not.
+    #[error("{path:?} is not on Btrfs")]
+    NotBtrfs { path: PathBuf },
     /// The mount failed.
     #[error("mount snapshot {key}")]
     Mount { key: String, source: mount::Error },
@@ -51,6 +57,7 @@ impl Error {
                 source.hint()
             }
             Error::Metadata(source) => source.hint(),
+            Error::NoQuota { .. } => Some("use `--storage-driver btrfs` on a data root that is on Btrfs"),
             _ => None,
         }
     }
@@ -67,6 +74,7 @@ impl errors::HasKind for Error {
             Error::Mount { source, .. } | Error::MountLayer { source, .. } | Error::Unmount { source } => {
                 source.kind()
             }
+            Error::NotBtrfs { .. } | Error::NoQuota { .. } => Kind::Unsupported,
             Error::Probe { source } => source.kind(),
             Error::Metadata(source) => source.kind(),
         }

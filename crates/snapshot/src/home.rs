@@ -102,6 +102,22 @@ impl Home {
         }
     }
 
+    /// The names of what is in the trash.
+    pub(crate) fn list_trash(&self) -> Result<Vec<String>, Error> {
+        names(&self.trash)
+    }
+
+    /// Syncs the whole file system, which is what many small files come to.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        let failed = |source: io::Error| Error::File {
+            what: "sync file system of",
+            path: self.snapshots.clone(),
+            source,
+        };
+        let dir = std::fs::File::open(&self.snapshots).map_err(failed)?;
+        rustix::fs::syncfs(&dir).map_err(|e| failed(e.into()))
+    }
+
     pub(crate) fn empty_trash(&self) -> Result<usize, Error> {
         let failed = |what, path: &Path, source: io::Error| Error::File { what, path: path.into(), source };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

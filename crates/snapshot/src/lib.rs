@@ -40,6 +40,7 @@
 //! (S1) After `reconcile` every record's directory exists and every directory has its record. (S2) A layer's directory
 //! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
 
+mod copy;
 mod error;
 mod home;
 mod layer_mounts;
@@ -48,6 +49,7 @@ mod records;
 mod root;
 mod snapshotter;
 mod tree;
+mod trees;
 
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
@@ -56,3 +58,4 @@ pub use snapshotter::{
     Audit, Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
 pub use tree::remove_tree;
+pub use trees::{TreeForm, Trees};

@@ -79,6 +79,7 @@ impl Overlay {
         form: LayerForm,
         db: Arc<Database>,
     ) -> Result<Overlay, Error> {
+        db.set_driver("overlay");
         let home = Home::open(dir, records::highest(&db)?)?;
         let inner = Inner {
             db,
@@ -383,9 +384,7 @@ impl Inner {
             move |source: io::Error| Error::File { what: "sync", path, source }
         };
         if pending.values().any(|form| *form == LayerForm::Directory) {
-            let path = &self.home.snapshots;
-            let dir = std::fs::File::open(path).map_err(failed(path))?;
-            rustix::fs::syncfs(&dir).map_err(|e| failed(path)(e.into()))?;
+            self.home.sync()?;
         } else {
             let images = pending.keys().map(|number| self.home.path(*number, "layer.erofs"));
             let directories = pending.keys().map(|number| self.home.dir(*number));

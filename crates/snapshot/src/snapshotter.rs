@@ -55,6 +55,15 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// [`Error::AlreadyExists`], [`Error::LayerNotFound`].
     fn prepare(&self, key: &str, parent: Option<&Digest>) -> Result<(), Error>;
 
+    /// Limits what the changes of a writable snapshot may take on disk; more fails with `EDQUOT`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoQuota`] from drivers and on file systems that cannot.
+    fn limit(&self, _key: &str, _bytes: u64) -> Result<(), Error> {
+        Err(Error::NoQuota { driver: self.driver() })
+    }
+
     /// Mounts a writable snapshot on the directory `target`.
     ///
     /// # Errors
@@ -227,6 +236,8 @@ pub(crate) enum Target {
     Directory { root: RootDir, template: PathBuf },
     /// An image in the file `path`, with whiteouts in overlay's form. `template` stays when the layer lists the root.
     Image { path: PathBuf, template: PathBuf },
+    /// A whole tree, which holds the layers below already.
+    Tree { root: RootDir },
 }
 
 impl LayerDir {
@@ -261,6 +272,10 @@ impl LayerDir {
                     std::fs::remove_dir(template).map_err(at("rmdir", template))?;
                 }
                 Ok(applied)
+            }
+            Target::Tree { root } => {
+                let options = archive::Options { whiteouts: archive::Whiteouts::Remove, ..options };
+                archive::apply(tar, root, &options)
             }
         }
     }

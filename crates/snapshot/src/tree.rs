@@ -7,7 +7,7 @@
 use crate::Error;
 use crate::snapshotter::Usage;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -132,9 +132,10 @@ fn visit_entries(dir: &OwnedFd, visitor: &mut dyn Visitor) -> Result<Vec<CString
     Ok(directories)
 }
 
+/// Fails with `EXDEV` at a mount point, also at one of the same file system.
 fn open_dir(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
 }
 
 struct Measuring {

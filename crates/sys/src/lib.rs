@@ -3,6 +3,7 @@
 //! crates use `rustix` for what it has.
 
 pub mod bpf;
+pub mod btrfs;
 pub mod footprint;
 pub mod keyring;
 pub mod launcher;

@@ -81,6 +81,13 @@ impl Daemon {
         self.wait_ready();
     }
 
+    /// Starts brigd with other flags on what the last one left.
+    #[track_caller]
+    pub fn spawn_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(ToString::to_string).collect();
+        self.spawn();
+    }
+
     /// Starts brigd and does not wait.
     #[track_caller]
     pub fn spawn_only(&mut self) {

@@ -366,3 +366,27 @@ async fn a_dropped_pull_leaves_nothing_behind() {
     }
     assert!(handle.metrics().num_alive_tasks() <= 2, "{}", handle.metrics().num_alive_tasks());
 }
+
+#[tokio::test]
+async fn a_layer_that_drips_ends_the_pull() {
+    let image = Image::new(&[&[7; 100_000]]);
+    let path = image.layer_path(0);
+    let layer = image.layers[0].clone();
+    let server = twisted(&image, move |r| {
+        let drip = Some(Duration::from_millis(20));
+        r.path.contains(&path).then(|| Response { drip, ..Response::range(r, &layer) })
+    })
+    .await;
+    check_failure(&server, Kind::Unavailable, &["no answer within"]).await;
+    assert_eq!(server.count("/blobs/") - 1, 4, "once and three times again, and the config");
+}
+
+#[tokio::test]
+async fn ten_thousand_layers_are_too_many() {
+    let mut image = Image::new(&[b"x"]);
+    image.manifest.layers = vec![image.manifest.layers[0].clone(); 10_000];
+    let image = Image::of(image.manifest, image.config, image.layers);
+    let server = twisted(&image, |_| None).await;
+    check_failure(&server, Kind::DataLoss, &["10000 layers", "at most 500"]).await;
+    assert_eq!(server.count("/blobs/"), 0, "nothing was fetched");
+}

@@ -44,6 +44,8 @@ pub(crate) struct Response {
     pub(crate) cut: Option<usize>,
     /// Falls silent after so many bytes of the body.
     pub(crate) stall: Option<usize>,
+    /// Sends the body a byte at a time, this long apart.
+    pub(crate) drip: Option<Duration>,
     /// Waits before answering.
     pub(crate) delay: Duration,
 }
@@ -174,7 +176,17 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, log: Arc<Log>, h
     let end = response.cut.or(response.stall).unwrap_or(body.len()).min(body.len());
     // The client may have gone; then so do we.
     let _gone = stream.write_all(format!("{head}\r\n").as_bytes()).await;
-    let _gone = stream.write_all(&body[..end]).await;
+    match response.drip {
+        None => drop(stream.write_all(&body[..end]).await),
+        Some(apart) => {
+            for byte in &body[..end] {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(apart).await;
+            }
+        }
+    }
     if response.stall.is_some() {
         std::future::pending::<()>().await;
     }

@@ -1,6 +1,6 @@
 //! The contract of `Snapshotter`, run on every driver, on real mounts. A new driver is a line in `drivers`.
 //!
-//! Needs root. Needs no program and no package.
+//! Needs root, and `mkfs.btrfs`.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests fail as tests do")]
 
 mod layers;
@@ -11,22 +11,31 @@ use metadata::Database;
 use oci::Digest;
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
-use snapshot::{LayerDir, LayerForm, MountOptions, NewLayer, Overlay, Snapshotter};
+use snapshot::{LayerDir, LayerForm, MountOptions, NewLayer, Overlay, Snapshotter, TreeForm, Trees};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 type Open = fn(&Path, Arc<Database>) -> Arc<dyn Snapshotter>;
 
-fn drivers() -> Vec<Open> {
-    let mut drivers: Vec<Open> = vec![|dir, db| Arc::new(Overlay::open(dir, db).unwrap())];
+/// The drivers, and whether they want a Btrfs.
+fn drivers() -> Vec<(Open, bool)> {
+    let mut drivers: Vec<(Open, bool)> = vec![
+        (|dir, db| Arc::new(Overlay::open(dir, db).unwrap()), false),
+        (|dir, db| Arc::new(Trees::open(dir, TreeForm::Vfs, db).unwrap()), false),
+        (|dir, db| Arc::new(Trees::open(dir, TreeForm::Btrfs, db).unwrap()), true),
+    ];
     let scratch = tempfile::tempdir().unwrap();
     match Overlay::can_mount_images(scratch.path()) {
-        Ok(()) => drivers.push(|dir, db| {
-            let mounts = dir.join("mounts");
-            Arc::new(Overlay::open_with(dir, &mounts, LayerForm::Image, db).unwrap())
-        }),
+        Ok(()) => drivers.push((
+            |dir, db| {
+                let mounts = dir.join("mounts");
+                Arc::new(Overlay::open_with(dir, &mounts, LayerForm::Image, db).unwrap())
+            },
+            false,
+        )),
         Err(e) => println!("skipped: driver erofs: {}", errors::chain(&e)),
     }
     drivers
@@ -38,15 +47,48 @@ fn each(test: impl Fn(&mut Bench)) {
         println!("skipped: needs root");
         return;
     }
-    for open in drivers() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut bench = Bench::open(dir.path(), open);
+    for (open, wants_btrfs) in drivers() {
+        let scratch = tempfile::tempdir().unwrap();
+        let btrfs = if wants_btrfs { Some(Btrfs::new(scratch.path())) } else { None };
+        let dir = btrfs.as_ref().map_or(scratch.path(), |btrfs| &btrfs.root).join("store");
+        std::fs::create_dir(&dir).unwrap();
+        let mut bench = Bench::open(&dir, open);
         test(&mut bench);
         assert!(bench.driver.reconcile().unwrap().is_clean());
-        for mount in mount::list_below(dir.path()).unwrap().iter().rev() {
+        drop(bench);
+        for mount in mount::list_below(&dir).unwrap().iter().rev() {
             mount::unmount(&mount.target).unwrap();
         }
     }
+}
+
+/// A Btrfs in a file.
+struct Btrfs {
+    root: PathBuf,
+}
+
+impl Btrfs {
+    fn new(scratch: &Path) -> Btrfs {
+        let (image, root) = (scratch.join("btrfs"), scratch.join("mnt"));
+        File::create(&image).unwrap().set_len(512 << 20).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        run(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+        run(Command::new("mount").args(["-t", "btrfs", "-o", "loop"]).arg(&image).arg(&root));
+        Btrfs { root }
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        for mount in mount::list_below(&self.root).unwrap().iter().rev() {
+            mount::detach(&mount.target).unwrap();
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
 /// A driver to test, and a place to mount on.
@@ -68,7 +110,7 @@ impl Bench {
     /// Closes everything and opens it again, without reconciling.
     fn restart(&mut self) {
         // The database of a data root is open once; give this one up first.
-        let spare = tempfile::tempdir().unwrap();
+        let spare = tempfile::tempdir_in(self.dir.parent().unwrap()).unwrap();
         self.db = Arc::new(Database::open(spare.path()).unwrap());
         self.driver = (self.open)(&spare.path().join("driver"), Arc::clone(&self.db));
         self.db = Arc::new(Database::open(&self.dir).unwrap());

@@ -107,9 +107,15 @@ fn a_mount_in_the_trash_is_not_entered() {
         bench.driver.mount("other", &inner, &MountOptions::default()).unwrap();
         std::fs::write(inner.join("file"), "x").unwrap();
         bench.driver.remove("c").unwrap();
-        assert!(bench.driver.empty_trash().is_err());
+        let emptied = bench.driver.empty_trash();
         assert_eq!(names(&bench.driver.upper("other").unwrap()), ["file"]);
         let mounts = mount::list_below(&bench.dir).unwrap();
+        if bench.driver.driver() == "btrfs" {
+            // The kernel takes the mount away with the subvolume.
+            assert_eq!((emptied.unwrap(), mounts.len()), (1, 0));
+            return;
+        }
+        assert!(emptied.is_err());
         assert_eq!(mounts.len(), 1);
         mount::unmount(&mounts[0].target).unwrap();
         assert_eq!(bench.driver.empty_trash().unwrap(), 1);

@@ -114,7 +114,7 @@ fn a_target_that_is_not_there_is_a_clear_error() {
         let error =
             bench.driver.mount("c", &bench.dir.join("nowhere"), &MountOptions::default()).unwrap_err();
         let text = errors::chain(&error);
-        assert!(text.starts_with("mount snapshot c: mount overlay on "), "{text}");
+        assert!(text.starts_with("mount snapshot c: "), "{text}");
         assert!(text.contains("move_mount"), "{text}");
         assert_eq!(error.kind(), Kind::NotFound);
     });
@@ -144,6 +144,27 @@ fn an_upper_on_overlay_is_explained() {
                 Ok(()) => mount::detach(&target).unwrap(),
                 Err(e) => assert!(e.hint().is_some_and(|hint| hint.contains("itself on overlay")), "{e:?}"),
             }
+        });
+    });
+}
+
+/// Either the limit holds or it is refused.
+#[test]
+fn a_limit_holds_or_is_refused() {
+    each(|bench| {
+        let a = bench.layer("a", None, |root| write(root, "big", &"x".repeat(3_000_000)));
+        bench.driver.prepare("c", Some(&a)).unwrap();
+        let limited = bench.driver.limit("c", 2 << 20);
+        if bench.driver.driver() != "btrfs" {
+            assert_eq!(limited.unwrap_err().kind(), Kind::Unsupported);
+            return;
+        }
+        limited.unwrap();
+        bench.mounted("c", MountOptions::default(), |root| {
+            std::fs::write(root.join("small"), vec![1; 500_000]).unwrap();
+            let much = std::fs::write(root.join("much"), vec![1; 8 << 20]);
+            let much = much.and_then(|()| std::fs::File::open(root.join("much"))?.sync_all());
+            assert_eq!(much.unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
         });
     });
 }
