@@ -25,7 +25,7 @@ usage: cargo xtask COMMAND
 
   quickstart [--data-root DIR] [--exec-root DIR]
                           build brig, start brigd, load hello-world and run it
-  build [--release]       build the four programs into target/brig/debug (or release)
+  build [--release]       build the five programs into target/brig/debug (or release)
   test [ARGS]             install what the tests need, build, run every test;
                           ARGS go to `cargo test`, for example a filter or `-p engine`
   conform runtime [BINARY...] [-- FILTER...]
