@@ -1,6 +1,8 @@
 //! `conform`: what judges engines and runtimes, by others or by us, run against ours, and where that can be against
 //! theirs, so that the verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
 
+mod compose;
+mod daemons;
 mod docker_py;
 mod engines;
 mod images;
@@ -8,13 +10,14 @@ mod runtime;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...]";
+const SUITES: &str = "build, compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
         return Err(Error::new(format!("which suite? {SUITES}")));
     };
     match suite.as_str() {
+        "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
         "build" => build(rest),
         "engines" => engines::command(rest),

@@ -72,6 +72,7 @@ pub(crate) const CONFORM_RUNTIME: &[Package] = &[
 /// What the suites of others need.
 pub(crate) const CONFORM: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("docker-compose", "docker-compose"),
     program("docker-registry", "docker-registry"),
     program("docker.io", "dockerd"),
     Package { name: "python3-venv", provides: Provides::File("/usr/share/doc/python3-venv") },

@@ -1,0 +1,150 @@
+//! An engine on directories of its own, and the registry that stands in for Docker Hub.
+
+use crate::build::{Profile, build};
+use crate::run::{Doing, Error, Result, output};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A registry that has what Docker Hub has, as far as the tests know it.
+#[derive(Debug)]
+pub(super) struct Registry {
+    process: Child,
+    pub(super) port: u16,
+}
+
+impl Registry {
+    pub(super) fn start(work: &Path) -> Result<Registry> {
+        let listener = TcpListener::bind("127.0.0.1:0").doing(|| "find a free port".into())?;
+        let port = listener.local_addr().doing(|| "find a free port".into())?.port();
+        drop(listener);
+        let config = work.join("registry.yml");
+        let storage = work.join("registry");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+            storage.display()
+        );
+        std::fs::write(&config, text).doing(|| format!("write {}", config.display()))?;
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .doing(|| "start docker-registry".into())?;
+        let registry = Registry { process, port };
+        wait("docker-registry", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())?;
+        Ok(registry)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// The engine under test. Dropping it removes its containers and ends it.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    process: Child,
+    pub(super) host: String,
+    /// Unmounted and deleted at the end.
+    home: PathBuf,
+}
+
+impl Daemon {
+    pub(super) fn brig(work: &Path, registry: &Registry) -> Result<Daemon> {
+        let programs = build(Profile::Debug)?;
+        let home = work.join("brig");
+        let mut command = Command::new(programs.join("brigd"));
+        command.args([
+            "--cgroup-parent",
+            "/brig-conform",
+            "--bridge",
+            "brigconf0",
+            "--config-file",
+            "/dev/null",
+        ]);
+        Daemon::start(command, home, registry)
+    }
+
+    pub(super) fn dockerd(work: &Path, registry: &Registry) -> Result<Daemon> {
+        let home = work.join("dockerd");
+        let mut command = Command::new("dockerd");
+        command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
+        std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
+        let config = home.join("daemon.json");
+        std::fs::write(&config, "{}").doing(|| format!("write {}", config.display()))?;
+        command.arg("--config-file").arg(config).arg("--pidfile").arg(home.join("pid"));
+        Daemon::start(command, home, registry)
+    }
+
+    fn start(mut command: Command, home: PathBuf, registry: &Registry) -> Result<Daemon> {
+        std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
+        let socket = home.join("docker.sock");
+        let host = format!("unix://{}", socket.display());
+        let log = std::fs::File::create(home.join("log")).doing(|| "create the log".into())?;
+        command
+            .args(["-H", &host, "--data-root"])
+            .arg(home.join("data"))
+            .arg("--exec-root")
+            .arg(home.join("exec"))
+            .args(["--registry-mirror", &format!("http://127.0.0.1:{}", registry.port)])
+            .stdout(Stdio::null())
+            .stderr(log);
+        let process = command.spawn().doing(|| format!("start {:?}", command.get_program()))?;
+        let daemon = Daemon { process, host, home };
+        let ready = || {
+            let ask = Command::new("docker").env("DOCKER_HOST", &daemon.host).arg("version").output();
+            ask.is_ok_and(|o| o.status.success())
+        };
+        wait("the engine", ready)?;
+        Ok(daemon)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let docker = |args: &[&str]| output(Command::new("docker").env("DOCKER_HOST", &self.host).args(args));
+        if let Ok(ids) = docker(&["ps", "-aq"]) {
+            for id in ids.lines() {
+                drop(docker(&["rm", "-f", "-v", id]));
+            }
+        }
+        drop(docker(&["network", "prune", "-f"]));
+        let pid = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            // Fails only for a process that is gone.
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        drop(self.process.wait());
+        // What is mounted below would be deleted through.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut below: Vec<&str> = mounts
+            .lines()
+            .filter_map(|l| l.split(' ').nth(1))
+            .filter(|m| Path::new(m).starts_with(&self.home))
+            .collect();
+        below.sort_by_key(|m| std::cmp::Reverse(m.len()));
+        for mount in below {
+            // What is still mounted makes the deletion fail, which deletes nothing of it.
+            let _busy = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+pub(super) fn wait(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
+    let begin = Instant::now();
+    while !done() {
+        if begin.elapsed() > START_TIMEOUT {
+            return Err(Error::new(format!("{what} does not answer within {} s", START_TIMEOUT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
