@@ -2,13 +2,13 @@
 //! theirs, so that the verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
 
 mod docker_py;
+mod engines;
 mod images;
 mod runtime;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str =
-    "build, docker-py [--engine brig|dockerd] [PYTEST ARGS], runtime [BINARY...] [-- FILTER...]";
+const SUITES: &str = "build, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -17,6 +17,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     match suite.as_str() {
         "docker-py" => docker_py::command(rest),
         "build" => build(rest),
+        "engines" => engines::command(rest),
         "runtime" => runtime::command(rest),
         other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
     }

@@ -31,6 +31,8 @@ usage: cargo xtask COMMAND
   conform runtime [BINARY...] [-- FILTER...]
                           the conformance tests of the runtime specification, against
                           brig-runtime, runc and crun, or against BINARY
+  conform engines [ctr] [podman] [dockerd]
+                          others' engines on brig-runtime
   lint [--fix]            rustfmt, clippy, tidy, cargo-deny
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]

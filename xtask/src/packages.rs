@@ -45,9 +45,19 @@ pub(crate) const TEST: &[Package] = &[
     program("nftables", "nft"),
     program("procps", "ps"),
     program("runc", "runc"),
+    program("skopeo", "skopeo"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
     program("xz-utils", "xz"),
+];
+
+/// Engines that are run on our runtime.
+pub(crate) const CONFORM_ENGINES: &[Package] = &[
+    Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
+    program("containerd", "ctr"),
+    program("docker.io", "dockerd"),
+    program("podman", "podman"),
+    program("tar", "tar"),
 ];
 
 /// Other runtimes, and what the conformance tests of runtimes use.

@@ -65,7 +65,7 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::Start { id } => runtime::start(&store, &id).map_err(text)?,
         Command::State { id } => println!("{}", pretty(&runtime::state(&store, &id).map_err(text)?)?),
         Command::Kill { id, signal, target } => runtime::kill(&store, &id, signal, target).map_err(text)?,
-        Command::Delete { id, force } => runtime::delete(&store, &id, force).map_err(text)?,
+        Command::Delete { id, force } => warn(log, runtime::delete(&store, &id, force).map_err(text)?),
         Command::List { json, quiet } => print::list(&runtime::list(&store).map_err(text)?, json, quiet)?,
         Command::Ps { id, json, options } => {
             let pids = runtime::processes(&store, &id).map_err(text)?;

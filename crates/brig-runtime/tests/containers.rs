@@ -66,7 +66,7 @@ fn exit_codes_and_missing_programs() {
 fn namespaces_and_identity() {
     let Some(mut b) = bundle("ns") else { return };
     b.check("hostname; echo $$; pwd", "brig\n1\n/");
-    b.check("ls /sys/class/net", "lo");
+    b.check("ls /sys/class/net; cat /sys/class/net/lo/flags", "lo\n0x9");
     for name in ["pid", "net", "ipc", "uts", "mnt", "cgroup"] {
         let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
         let (_, inside) = b.run(&format!("stat -c %N /proc/self/ns/{name}"));
@@ -335,10 +335,12 @@ fn sysctls_rlimits_and_hooks() {
         "cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_forward; ulimit -Sn; ulimit -Hn",
         "123\n1\n66\n77",
     );
-    assert_eq!(
-        std::fs::read_to_string(record).unwrap(),
-        "prestart / 0\ncreateRuntime / 0\npoststart / 0\npoststop / 0\n"
-    );
+    let stages = ["prestart", "createRuntime", "poststart", "poststop"];
+    let want: String = stages.iter().map(|stage| format!("{stage} {} 0\n", b.path().display())).collect();
+    assert_eq!(std::fs::read_to_string(record).unwrap(), want);
+    b.spec["hooks"] = serde_json::json!({"poststop": [{"path": "/bin/false"}]});
+    let (code, text) = b.run("true");
+    assert!(code == 0 && text.contains("warning: poststop hook /bin/false: exit status 1"), "{text}");
 }
 
 #[test]

@@ -103,3 +103,48 @@ fn what_fills_the_disk_can_be_stopped_and_removed() {
     assert_eq!(run(&daemon, &["run", "--rm", BUSYBOX, "echo", "hi"]).success(), "hi");
     daemon.assert_empties();
 }
+
+#[test]
+fn full_while_archives_come_in_and_go_out() {
+    if !testkit::is_root() {
+        return;
+    }
+    let disk = SmallDisk::new("24m");
+    let daemon = Daemon::start(Options { data_root: Some(disk.path().join("data")), ..Options::default() });
+    daemon.load_busybox(BUSYBOX);
+    let before = daemon.get("/images/json?all=1");
+    let send = |method: &str, path: &str, body: &[u8]| {
+        testkit::raw::send(&daemon.socket, method, path, "application/x-tar", body).unwrap()
+    };
+    // A few KiB that become 60 MiB.
+    let bomb = testkit::tar::gzip(&archive(&[Entry::file("large", 0o644, vec![0; 60 << 20])]));
+    let large = archive(&[Entry::file("large", 0o644, vec![1; 40 << 20])]);
+    let packed = testkit::tar::gzip(&images::docker_archive("large:1", &[&large], &images::busybox_config()));
+    for (path, body) in
+        [("/images/load", &packed), ("/images/create?fromSrc=-", &bomb), ("/images/create?fromSrc=-", &large)]
+    {
+        // A load has begun to answer by then.
+        let answer = send("POST", path, body);
+        assert!(no_space(&answer.text()), "{path}: {}", answer.text());
+        assert_eq!(daemon.get("/images/json?all=1"), before, "{path}");
+    }
+    daemon.brig(&["create", "--name", "one", BUSYBOX]).success();
+    let answer = send("PUT", "/containers/one/archive?path=/tmp", &bomb).expect(500);
+    assert!(no_space(&answer.message()), "{}", answer.message());
+    daemon.brig(&["rm", "one"]).success();
+    // Room for the changes, and none for the layer that is made of them.
+    daemon
+        .brig(&["run", "--name", "two", BUSYBOX, "sh", "-c", "dd if=/dev/urandom of=/f bs=1M count=13"])
+        .success();
+    let failed = daemon.brig(&["commit", "two", "made:1"]).expect(1);
+    assert!(no_space(&failed.stderr), "{failed:?}");
+    assert_eq!(daemon.get("/images/json?all=1"), before);
+    // What goes out needs no room.
+    daemon.request("GET", "/containers/two/export", &Value::Null).expect(200);
+    daemon.request("GET", &format!("/images/{BUSYBOX}/get"), &Value::Null).expect(200);
+    daemon.brig(&["rm", "two"]).success();
+    assert_eq!(daemon.get("/brig/check")["Faults"], Value::Array(Vec::new()));
+    assert_eq!(daemon.brig(&["run", "--rm", BUSYBOX, "echo", "hi"]).success(), "hi");
+    daemon.brig(&["rmi", BUSYBOX]).success();
+    daemon.assert_empties();
+}

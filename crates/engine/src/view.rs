@@ -111,14 +111,21 @@ impl Engine {
         let etc = ["hosts", "hostname", "resolv.conf"].map(|name| Wanted {
             source: dir.join(name),
             destination: format!("/etc/{name}"),
-            read_write: true,
-            recursive: false,
+            how: mount::Attach::default(),
         });
-        let points = record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs).map(|m| Wanted {
-            source: m.source.clone().into(),
+        let points = record.mounts.iter().enumerate().filter(|(_, m)| m.kind != MountKind::Tmpfs);
+        let points = points.map(|(at, m)| Wanted {
+            // An image, and a part of a volume, are there while the container runs.
+            source: match m.kind == MountKind::Image || !m.subpath.is_empty() {
+                true => self.config.staged(record.id.as_str(), at),
+                false => m.source.clone().into(),
+            },
             destination: m.destination.clone(),
-            read_write: m.read_write,
-            recursive: !m.non_recursive,
+            how: mount::Attach {
+                recursive: !m.non_recursive,
+                read_only: !m.read_write,
+                read_only_below: !m.non_recursive && !m.read_only_top,
+            },
         });
         let mut wanted: Vec<Wanted> = points.collect();
         wanted.extend(
@@ -131,7 +138,7 @@ impl Engine {
             let doing = || format!("show {} in the container", one.destination);
             let target =
                 root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?;
-            mount::attach_at(&one.source, &target, !one.read_write, one.recursive).during(doing)?;
+            mount::attach_at(&one.source, &target, one.how).during(doing)?;
         }
         Ok(())
     }
@@ -148,8 +155,7 @@ impl Engine {
 struct Wanted {
     source: std::path::PathBuf,
     destination: String,
-    read_write: bool,
-    recursive: bool,
+    how: mount::Attach,
 }
 
 /// What goes wrong while a view is made, from either crate.

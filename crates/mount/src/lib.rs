@@ -20,4 +20,4 @@ pub use image::mount_erofs;
 pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, bind_open, bind_root, detach, is_mounted, unmount};
-pub use view::{attach_at, private_view};
+pub use view::{Attach, attach_at, private_view};

@@ -27,7 +27,7 @@ pub fn private_view<E: From<Error> + Send>(
         let root = open_tree(CWD, base, OpenTreeFlags::empty()).map_err(|e| fail("open_tree")(e.into()))?;
         attach(&root)?;
         if read_only {
-            make_read_only(&root).map_err(fail("make read-only"))?;
+            make_read_only(&root, false).map_err(fail("make read-only"))?;
         }
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
         let flags = clone | OpenTreeFlags::AT_EMPTY_PATH;
@@ -37,20 +37,30 @@ pub fn private_view<E: From<Error> + Send>(
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Binds `source`, with what is mounted below it where `recursive`, on what is open as `target`. For the closure of
+/// How something is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attach {
+    /// With what is mounted below.
+    pub recursive: bool,
+    pub read_only: bool,
+    /// What is mounted below is read-only as well.
+    pub read_only_below: bool,
+}
+
+/// Binds `source`, whose last part is followed where it is a symlink, on what is open as `target`. For the closure of
 /// [`private_view`]: the mount is made in the calling thread's tree. No path below `target` is resolved.
-pub fn attach_at(source: &Path, target: impl AsFd, read_only: bool, recursive: bool) -> Result<(), Error> {
+pub fn attach_at(source: &Path, target: impl AsFd, how: Attach) -> Result<(), Error> {
     let failed = |call: &'static str, e: std::io::Error| Error::View { base: source.into(), call, source: e };
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE;
-    if recursive {
+    if how.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(CWD, source, flags).map_err(|e| failed("open_tree", e.into()))?;
     let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(&tree, "", target, "", by_descriptor)
         .map_err(|e| failed("move_mount", e.into()))?;
-    if read_only {
-        make_read_only(&tree).map_err(|e| failed("make read-only", e))?;
+    if how.read_only {
+        make_read_only(&tree, how.read_only_below).map_err(|e| failed("make read-only", e))?;
     }
     Ok(())
 }
@@ -59,9 +69,9 @@ fn open_tree(dir: impl AsFd, path: &Path, flags: OpenTreeFlags) -> Result<OwnedF
     rustix::mount::open_tree(dir, path, flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)
 }
 
-fn make_read_only(mount: &OwnedFd) -> std::io::Result<()> {
+fn make_read_only(mount: &OwnedFd, recursive: bool) -> std::io::Result<()> {
     let attributes = sys::mount_attr::Attributes::new(sys::mount_attr::RDONLY, 0);
-    match sys::mount_attr::set(mount, false, &attributes) {
+    match sys::mount_attr::set(mount, recursive, &attributes) {
         // Linux 5.11 has no mount_setattr(2).
         Err(e) if e.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {
             let by_number = format!("/proc/self/fd/{}", mount.as_raw_fd());

@@ -46,7 +46,7 @@ mod watch;
 pub use bridge::{
     Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
 };
-pub use device::give;
+pub use device::{give, loopback_up};
 pub use endpoint::{
     DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
     set_default_route,

@@ -1,5 +1,6 @@
-//! Programs run at points of the life cycle. Each gets exactly the environment that the hook names, the state as JSON
-//! on stdin, and `/` as its directory.
+//! Programs run at points of the life cycle. Each gets exactly the environment that the hook names, or where it names none,
+//! as with other runtimes, this program's; the state as JSON on stdin; and the bundle as its directory. In the container
+//! the environment is only what is named, and the directory is `/`.
 //!
 //! Spec: runtime-spec config.md, "POSIX-platform Hooks".
 
@@ -45,19 +46,22 @@ pub(crate) fn run(stage: &'static str, hooks: &[Hook], state: &State) -> Result<
     let document =
         serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
     hooks.iter().try_for_each(|hook| {
-        one(hook, &document).map_err(|reason| Error::Hook { stage, path: hook.path.clone(), reason })
+        let inside = stage == "startContainer";
+        one(hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
+            stage,
+            path: hook.path.clone(),
+            reason,
+        })
     })
 }
 
-/// Runs all of `hooks`. The specification asks for no more than a warning of those that fail, and this process may have
-/// nobody to warn.
-pub(crate) fn run_all(stage: &'static str, hooks: &[Hook], state: &State) {
-    for hook in hooks {
-        drop(run(stage, std::slice::from_ref(hook), state));
-    }
+/// Runs all of `hooks`. The specification asks for no more than a warning of those that fail.
+pub(crate) fn run_all(stage: &'static str, hooks: &[Hook], state: &State) -> Vec<String> {
+    let failures = hooks.iter().filter_map(|hook| run(stage, std::slice::from_ref(hook), state).err());
+    failures.map(|failure| failure.to_string()).collect()
 }
 
-fn one(hook: &Hook, state: &[u8]) -> Result<(), String> {
+fn one(hook: &Hook, state: &[u8], inside: bool, bundle: &str) -> Result<(), String> {
     if !hook.path.starts_with('/') {
         return Err("path is not absolute".into());
     }
@@ -65,7 +69,12 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env_clear().current_dir("/").stdin(Stdio::piped());
+    if inside || !hook.env.is_empty() {
+        command.env_clear();
+    }
+    // In a user namespace the way to the bundle may be closed.
+    let open = !inside && rustix::fs::access(bundle, rustix::fs::Access::EXEC_OK).is_ok();
+    command.current_dir(if open { bundle } else { "/" }).stdin(Stdio::piped());
     for entry in &hook.env {
         let (name, value) =
             entry.split_once('=').ok_or_else(|| format!("environment {entry:?} has no `=`"))?;

@@ -47,6 +47,8 @@ pub(crate) enum Step {
     /// Becomes uid and gid 0 of the user namespace. After its maps are written, before anything is made in it; but after
     /// `AttachRoot`: until then the process has the caller's ids, to whom the way to the rootfs is open.
     BecomeRoot,
+    /// Sets `lo` of a new network namespace up, as other runtimes do.
+    Loopback,
     /// setsid(2), so that no signal of the caller's terminal comes here and a terminal of its own can be taken.
     NewSession,
     /// A session keyring of its own, so that the keys of who called the runtime stay out of reach.
@@ -270,6 +272,9 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
         plan.add(Step::BecomeRoot);
     }
     plan.add(Step::NewSession);
+    if namespaces.makes(namespaces::NETWORK) {
+        plan.add(Step::Loopback);
+    }
     if let Some(name) = request.keyring {
         plan.add(Step::Keyring(name));
     }

@@ -90,6 +90,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         }
         Step::ChangeRoot(root) => change_root(root).map_err(|e| Failure::new("chroot to the rootfs", e)),
         Step::BecomeRoot => become_root().map_err(|e| Failure::new("become root of the user namespace", e)),
+        Step::Loopback => network::loopback_up().map_err(|e| Failure::text(errors::chain(&e))),
         Step::NewSession => rustix::process::setsid().map(|_| ()).map_err(|e| Failure::new("setsid", e)),
         Step::Keyring(name) => keyring(&name),
         Step::CgroupNamespace => sys::process::unshare(namespaces::CGROUP.bit)
@@ -330,6 +331,9 @@ fn make_device(device: &Device, bind: bool, site: &mut Site) -> Result<(), Errno
         if !rooted::is_device(&tree, kind, major, minor)? {
             return Err(Errno::NODEV);
         }
+        // Nothing is executed from a device, whatever mode the host's has.
+        attr::set(&tree, false, &Attributes::new(attr::NOSUID | attr::NOEXEC, 0))
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         let target = rooted::ensure_file(&site.root, &path)?;
         return attach(&tree, &target);
     }

@@ -119,7 +119,7 @@ pub fn run(
         return Err(e);
     }
     made.started.keep();
-    let warnings = std::mem::take(&mut made.started.warnings);
+    let mut warnings = std::mem::take(&mut made.started.warnings);
     if detach {
         return Ok(Exit { code: 0, warnings });
     }
@@ -129,7 +129,8 @@ pub fn run(
     let code = wait_in_foreground(&started)?;
     if !keep {
         match delete(store, id, true) {
-            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Ok(more) => warnings.extend(more),
+            Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
         }
     }
@@ -232,14 +233,19 @@ pub fn kill(store: &Store, id: &ContainerId, number: i32, target: KillTarget) ->
 
 /// Removes a stopped or merely created container; with `force` kills a running one first. Also cleans up after a runtime
 /// that was killed while it made one.
-pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<(), Error> {
+///
+/// Gives what failed of what may fail: poststop hooks.
+pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<Vec<String>, Error> {
     let container = match store.lock(id) {
-        Err(Error::NotFound { .. }) if force => return Ok(()),
+        Err(Error::NotFound { .. }) if force => return Ok(Vec::new()),
         other => other?,
     };
     let state = match container.read() {
         // Killed before the first state was written: there is nothing but the directory.
-        Err(Error::NotFound { .. } | Error::Document { .. }) if force => return container.remove(),
+        Err(Error::NotFound { .. } | Error::Document { .. }) if force => {
+            container.remove()?;
+            return Ok(Vec::new());
+        }
         other => other?,
     };
     let proc = Proc::open()?;
@@ -256,7 +262,7 @@ fn dispose(
     state: &State,
     status: Status,
     pidfd: Option<OwnedFd>,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
         match sys::process::send_signal(&pidfd, 9) {
@@ -282,9 +288,10 @@ fn dispose(
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
     // The container is gone whatever they say.
-    hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
+    let warnings = hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     // All that could be removed is; that systemd could not be told is worth knowing.
-    Ok(stopped?)
+    stopped?;
+    Ok(warnings)
 }
 
 /// Runs another process in a container.
@@ -482,7 +489,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
             undo(cgroup.as_ref(), &container, &state);
             // As after a delete: whatever they say, the first error is the one to tell.
             let poststop = spec.hooks.unwrap_or_default().poststop;
-            hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped"));
+            drop(hooks::run_all("poststop", &poststop, &oci_state(&state, "stopped")));
             Err(e)
         }
     }
