@@ -18,11 +18,13 @@ use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::sync::mpsc;
 
 /// How often a client that says nothing is looked at.
 const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
+/// How long a client may take to close its end after the output's.
+const LINGER: Duration = Duration::from_secs(1);
 /// Size of a read from the client.
 const READ: usize = 32 << 10;
 
@@ -204,10 +206,22 @@ where
         // The client has said all it wants to say; as long as it listens, the output goes on.
         has_left(&socket).await;
     };
-    tokio::select! {
-        () = outgoing => {}
-        () = incoming => {}
+    let has_ended = tokio::select! {
+        () = outgoing => true,
+        () = incoming => false,
+    };
+    if has_ended {
+        linger(&mut from_client).await;
     }
+}
+
+/// Takes what the client still sends until it has closed its end. A socket that is closed with something unread resets the
+/// connection, and the client loses the last output with it.
+async fn linger(client: &mut ReadHalf<Wire>) {
+    let mut buffer = [0; 1024];
+    let rest = async { while client.read(&mut buffer).await.is_ok_and(|n| n > 0) {} };
+    // One that stays has had its time.
+    drop(tokio::time::timeout(LINGER, rest).await);
 }
 
 /// Output as the reply's body, input from the request's.

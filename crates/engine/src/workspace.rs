@@ -325,8 +325,7 @@ impl Workspace {
         let made = blocking(move || engine_.prepare_step(&record_, choice, &root)).await?;
         let code = self.run_bundle(&record, output).await;
         let root = self.root().try_clone().during(|| "open root".into())?;
-        let targets: Vec<String> = step.mounts.iter().map(|m| m.target().to_string()).collect();
-        blocking(move || made.take_away(&root, &targets)).await;
+        blocking(move || made.take_away(&root)).await;
         self.runs = false;
         code
     }
@@ -553,8 +552,7 @@ impl Made {
     }
 
     /// Removes what was made and has stayed empty, and puts the times of directories back where nothing else is new.
-    fn take_away(mut self, root: &RootDir, targets: &[String]) {
-        tracing::trace!(?targets, "taking places away");
+    fn take_away(mut self, root: &RootDir) {
         while let Some(path) = self.missing.pop() {
             let Ok((parent, name)) = root.open_parent(&path) else { continue };
             let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };

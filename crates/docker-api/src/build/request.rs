@@ -2,7 +2,7 @@
 
 use crate::reply::Failure;
 use crate::request::Call;
-use build::{Context, Entitlements, Request, Secret};
+use build::{Context, Request, Secret};
 use engine::model::{HostConfig, Ulimit};
 use oci::Reference;
 use registry_client::Auth;
@@ -166,7 +166,6 @@ impl Asked {
                 other => return Err(Failure::bad_request(format!("unknown entitlement {other:?}"))),
             }
         }
-        let Entitlements { .. } = request.entitlements;
         Ok(request)
     }
 }
