@@ -256,7 +256,8 @@ impl Sink for PullSink {
             self.layers.lock().expect("no holder panics").insert(descriptor.digest);
         }
         let content = &self.engine.content;
-        let ingest = match document {
+        let small = document || descriptor.media_type.contains("config");
+        let ingest = match small {
             true => content.ingest(Some(descriptor.digest), Some(descriptor.size)),
             // A large blob is not fetched twice because a daemon ended in between.
             false => content.resume(descriptor.digest, descriptor.size),
