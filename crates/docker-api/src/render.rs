@@ -203,6 +203,11 @@ fn network_settings(engine: &Engine, record: &Record) -> Value {
         String::new()
     };
     let bridge = record.networks.get("bridge").cloned().unwrap_or_default();
+    let mut networks = record.networks.clone();
+    for (name, settings) in networks.iter_mut().filter(|(_, s)| s.mac_address.is_empty()) {
+        // While it does not run, the address that it is to have.
+        settings.mac_address = record.wanted_macs.get(name).cloned().unwrap_or_default();
+    }
     json!({
         "Bridge": "",
         "SandboxID": if alive { record.id.as_str() } else { "" },
@@ -221,7 +226,7 @@ fn network_settings(engine: &Engine, record: &Record) -> Value {
         "IPPrefixLen": bridge.ip_prefix_len,
         "IPv6Gateway": "",
         "MacAddress": bridge.mac_address,
-        "Networks": record.networks,
+        "Networks": networks,
     })
 }
 

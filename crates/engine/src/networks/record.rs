@@ -343,12 +343,14 @@ impl NetworkRequest {
             }
             other => return Err(Error::NoSuchDriver { name: other.into() }),
         }
+        network.pools = pools(ipam.config.unwrap_or_default())?;
+        // Docker passes over an IPv6 subnet without the switch; who names one wants it.
+        network.ipv6 |= network.pool(true).is_some();
         network.check_option_names()?;
         network.bridge_options()?;
         if network.driver == "macvlan" {
             network.macvlan_options()?;
         }
-        network.pools = pools(ipam.config.unwrap_or_default(), network.ipv6)?;
         Ok(network)
     }
 }
@@ -376,7 +378,7 @@ impl Network {
 }
 
 /// Checks the subnets asked for, in Docker's words.
-fn pools(requests: Vec<PoolRequest>, ipv6: bool) -> Result<Vec<NetworkPool>, Error> {
+fn pools(requests: Vec<PoolRequest>) -> Result<Vec<NetworkPool>, Error> {
     let mut out: Vec<NetworkPool> = Vec::new();
     let mut errors = Vec::new();
     for request in requests {
@@ -434,11 +436,6 @@ fn pools(requests: Vec<PoolRequest>, ipv6: bool) -> Result<Vec<NetworkPool>, Err
                 Some((name.clone(), address(&format!("auxiliary address {name}"), &text)?))
             })
             .collect();
-        if subnet.is_ipv6() && !ipv6 {
-            return Err(Error::invalid(format!(
-                "invalid network config:\ninvalid subnet {text}: IPv6 is not enabled for this network"
-            )));
-        }
         if out.iter().any(|p| p.subnet.contains(':') == subnet.is_ipv6()) {
             return Err(Error::unsupported(format!("a network with two IPv{family} subnets")));
         }
@@ -511,7 +508,7 @@ mod tests {
         refused(&pool(r#""Subnet":"10.0.0.1/24""#), "invalid subnet 10.0.0.1/24: it should be 10.0.0.0/24");
         refused(&pool(r#""Subnet":"10.0.0.0/24","Gateway":"10.0.1.1""#), "doesn't contain this address");
         refused(&pool(r#""Subnet":"10.0.0.0/24","IPRange":"10.0.0.0/16""#), "CIDR block is bigger");
-        refused(&pool(r#""Subnet":"fd00::/64""#), "IPv6 is not enabled");
+        assert!(check(&pool(r#""Subnet":"fd00::/64""#)).unwrap().ipv6);
         refused(&pool(r#""Gateway":"10.0.1.1""#), "invalid subnet");
     }
 
