@@ -117,7 +117,7 @@ where
 }
 
 /// Returns once the client has closed its end altogether. One that has only said all it has to say still listens.
-async fn has_left(client: &OwnedFd) {
+pub(crate) async fn has_left(client: &OwnedFd) {
     loop {
         tokio::time::sleep(LOOK_AFTER_CLIENT).await;
         let mut poll = [PollFd::new(client, PollFlags::empty())];

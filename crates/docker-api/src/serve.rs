@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -51,8 +52,12 @@ pub async fn serve(listener: Listener, api: Arc<Api>, mut stop: watch::Receiver<
                     return;
                 }
             };
-            let service = service_fn(move |request| {
+            let peer = stream.as_fd().try_clone_to_owned().ok().map(|fd| Peer(Arc::new(fd)));
+            let service = service_fn(move |mut request: Request<Incoming>| {
                 let api = api.clone();
+                if let Some(peer) = peer.clone() {
+                    request.extensions_mut().insert(peer);
+                }
                 async move { Ok::<_, Infallible>(answer(&api, request).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -65,6 +70,17 @@ pub async fn serve(listener: Listener, api: Arc<Api>, mut stop: watch::Receiver<
                 tracing::debug!(%error, "connection");
             }
         });
+    }
+}
+
+/// The connection that a request came by, for those who must know when its client has gone while nothing is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer(Arc<OwnedFd>);
+
+impl Peer {
+    /// Returns once the client has closed its end altogether.
+    pub(crate) async fn left(&self) {
+        crate::hijack::has_left(&self.0).await;
     }
 }
 

@@ -19,14 +19,23 @@ use errors::{Kind, Report};
 use image::Lease;
 use oci::Digest;
 use rootdir::RootDir;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+
+/// How long a runtime that was killed may take to be gone.
+const END_OF_RUNTIME: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// How often a step that is to end is deleted, and the pause between two tries.
+const DELETIONS: u32 = 20;
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Places that the engine mounts on in every root, parents before children; what a step finds missing is taken away
 /// again behind it.
@@ -114,6 +123,8 @@ pub struct Workspace {
     binds: Vec<PathBuf>,
     files: usize,
     runs: bool,
+    /// The runtime's process, while the step runs.
+    runtime: Mutex<Option<OwnedFd>>,
     has_snapshot: bool,
 }
 
@@ -130,6 +141,7 @@ impl Engine {
             binds: Vec::new(),
             files: 0,
             runs: false,
+            runtime: Mutex::default(),
             has_snapshot: false,
         };
         self.snapshots
@@ -355,6 +367,10 @@ impl Workspace {
             .kill_on_drop(true)
             .spawn()
             .io_during(doing)?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        // Not waited for yet, so the number is still its own.
+        *self.runtime.lock().expect("no holder panics") =
+            pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let stdout = child.stdout.take().expect("stdout was asked to be piped");
         let stderr = child.stderr.take().expect("stderr was asked to be piped");
         let log_ = log.clone();
@@ -418,18 +434,13 @@ impl Workspace {
     fn take_down_step(&mut self) {
         let config = &self.engine.config;
         if self.runs {
-            let runtime = config.runtimes.get(&config.default_runtime);
-            let deleted = runtime.map(|runtime| {
-                std::process::Command::new(runtime)
-                    .arg("--root")
-                    .arg(config.runtime_root())
-                    .args(["delete", "--force", self.id.as_str()])
-                    .stdin(Stdio::null())
-                    .output()
-            });
-            if let Some(Err(error)) = deleted {
-                tracing::warn!(step = self.id.as_str(), %error, "cannot run the runtime to end a build step");
+            // The runtime was killed with the future that waited for it. Until it is gone it may still be making what is
+            // to be deleted.
+            if let Some(process) = self.runtime.lock().expect("no holder panics").take() {
+                let mut poll = [PollFd::new(&process, PollFlags::IN)];
+                let _in_vain = rustix::event::poll(&mut poll, Some(&END_OF_RUNTIME));
             }
+            self.delete_step();
             self.runs = false;
         }
         for place in self.binds.drain(..) {
@@ -441,6 +452,38 @@ impl Workspace {
         }
         drop(std::fs::remove_dir_all(config.shim_dir(self.id.as_str())));
         drop(std::fs::remove_dir_all(config.container_dir(self.id.as_str())));
+    }
+}
+
+impl Workspace {
+    /// Has the runtime end what runs and forget it. One that was killed may leave what only a second look finds.
+    fn delete_step(&self) {
+        let config = &self.engine.config;
+        let Some(runtime) = config.runtimes.get(&config.default_runtime) else { return };
+        for _ in 0..DELETIONS {
+            let deleted = std::process::Command::new(runtime)
+                .arg("--root")
+                .arg(config.runtime_root())
+                .args(["delete", "--force", self.id.as_str()])
+                .stdin(Stdio::null())
+                .output();
+            match deleted {
+                Ok(output) if output.status.success() => return,
+                Ok(output) => {
+                    let stderr = String::from_utf8_lossy(&output.stderr);
+                    tracing::debug!(
+                        step = self.id.as_str(),
+                        stderr = stderr.trim(),
+                        "build step not ended yet"
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(step = self.id.as_str(), %error, "cannot run the runtime to end a build step");
+                }
+            }
+            std::thread::sleep(DELETE_PAUSE);
+        }
+        tracing::warn!(step = self.id.as_str(), "a build step was not ended");
     }
 }
 

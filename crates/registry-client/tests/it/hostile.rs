@@ -61,7 +61,8 @@ async fn a_layer_with_another_digest() {
     let server = twisted(&image, move |r| r.path.contains(&path).then(|| Response::ok(*b"evil"))).await;
     let (good, evil) = (Digest::of(b"good").to_string(), Digest::of(b"evil").to_string());
     let store = check_failure(&server, Kind::DataLoss, &[&good, &evil]).await;
-    assert_eq!(store.discarded(), 1);
+    // And perhaps the config, which may have been on its way when the layer failed.
+    assert!(matches!(store.discarded(), 1 | 2));
     assert!(store.blob(&Digest::of(b"evil")).is_none());
 }
 
