@@ -52,7 +52,7 @@ fn child_that_works_until_killed() {
         say(format!("prepared {n}"));
         if n >= 3 {
             say(format!("removing {}", n - 3));
-            crate::names::remove(&store, &format!("x:{}", n - 3), false, &[]).unwrap();
+            crate::store::remove(&store, &format!("x:{}", n - 3), false, &[]).unwrap();
             say(format!("removed {}", n - 3));
             store.overlay.remove(&format!("c{}", n - 3)).unwrap();
             store.images.collect_garbage().unwrap();

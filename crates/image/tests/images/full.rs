@@ -3,8 +3,7 @@
 //! On a tmpfs of a few MiB, and on an ext4 of that size in a loop device where `mkfs.ext4` is there (Debian: e2fsprogs).
 
 use crate::forge::{Forged, Tar};
-use crate::names::remove;
-use crate::store::{Store, is_root};
+use crate::store::{Store, is_root, remove};
 use errors::{HasKind, Kind};
 use metadata::RecordKind;
 use oci::{Digest, Platform};

@@ -38,7 +38,7 @@ fn an_image_is_unpacked_mounted_and_removed() {
     assert_eq!((history[0].id, history[0].created_by.as_str()), (Some(image.id), "step 3"));
     assert!(history.iter().all(|step| step.size_bytes == 10));
     assert_eq!(image.size_bytes, 40);
-    crate::names::remove(&store, "x:1", false, &[]).unwrap();
+    crate::store::remove(&store, "x:1", false, &[]).unwrap();
     assert_eq!(store.counts(), (0, 0, 0));
     store.check();
 }
@@ -258,7 +258,7 @@ fn images_share_layers_and_sizes_say_so() {
     let sizes = store.images.sizes().unwrap();
     assert_eq!((sizes[&a.id()].size_bytes, sizes[&a.id()].shared_bytes), (1500, 1000));
     assert_eq!(store.images.disk_usage().unwrap().layers_bytes, 2000);
-    crate::names::remove(&store, "a:1", false, &[]).unwrap();
+    crate::store::remove(&store, "a:1", false, &[]).unwrap();
     assert_eq!(store.counts(), (2, 4, 1));
     assert_eq!(store.images.sizes().unwrap()[&b.id()].shared_bytes, 0);
     store.check();

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "the helpers of tests fail as tests do")]
 
 mod arriving;
-mod crash;
 mod forge;
 mod full;
 mod import;

@@ -1,14 +1,10 @@
 //! Finding, naming and removing.
 
 use crate::forge::Forged;
-use crate::store::{Store, is_root};
-use image::{Error, Remove, Removed, User};
+use crate::store::{Store, is_root, remove};
+use image::{Error, Removed, User};
 use oci::Reference;
 use snapshot::Snapshotter;
-
-pub(crate) fn remove(store: &Store, name: &str, force: bool, users: &[User]) -> Result<Vec<Removed>, Error> {
-    store.images.remove(name, &Remove { force, no_prune: false, users: &|_| users.to_vec() })
-}
 
 #[test]
 fn images_are_found_by_every_name() {

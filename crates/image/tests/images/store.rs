@@ -117,3 +117,13 @@ impl Store {
         (dirs, self.content.list().unwrap().len(), self.images.list().unwrap().len())
     }
 }
+
+/// Removes `name` as a client would.
+pub(crate) fn remove(
+    store: &Store,
+    name: &str,
+    force: bool,
+    users: &[image::User],
+) -> Result<Vec<image::Removed>, image::Error> {
+    store.images.remove(name, &image::Remove { force, no_prune: false, users: &|_| users.to_vec() })
+}
