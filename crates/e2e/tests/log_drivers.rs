@@ -105,15 +105,23 @@ fn json_file_compresses_and_tags() {
         "--log-opt",
         "mode=non-blocking",
     ];
-    run_detached(daemon, name, &flags, "for i in $(seq 2000); do echo $i; done; sleep 300");
+    // In two parts: while a file is compressed nothing is put aside, so one part may end in one file put aside.
+    let script = "for i in $(seq 1000); do echo $i; done; until [ -e /go ]; do sleep 0.1; done; \
+                  for i in $(seq 1001 2000); do echo $i; done; sleep 300";
+    run_detached(daemon, name, &flags, script);
+    let path = daemon.get(&format!("/containers/{name}/json"))["LogPath"].as_str().unwrap().to_string();
+    let is_compressed = |n: u32| {
+        std::path::Path::new(&format!("{path}.{n}.gz")).exists()
+            && !std::path::Path::new(&format!("{path}.{n}")).exists()
+    };
+    wait_until("half is written", || daemon.docker(&["logs", "--tail", "1", name]).success() == "1000");
+    wait_until("one put aside is compressed", || is_compressed(1));
+    daemon.docker(&["exec", name, "touch", "/go"]).success();
     wait_until("all is written", || daemon.docker(&["logs", "--tail", "1", name]).success() == "2000");
     let all = daemon.docker(&["logs", "--details", name]).success();
     let last = all.lines().last().unwrap();
     assert!(last.contains("WHO=me") && last.contains("tag=log-json/x") && last.ends_with(" 2000"), "{last}");
-    let path = daemon.get(&format!("/containers/{name}/json"))["LogPath"].as_str().unwrap().to_string();
-    wait_until("both put aside are compressed", || {
-        (1..3).all(|n| std::path::Path::new(&format!("{path}.{n}.gz")).exists())
-    });
+    wait_until("both put aside are compressed", || is_compressed(1) && is_compressed(2));
     let lines: Vec<u32> =
         daemon.brig(&["logs", name]).success().lines().map(|l| l.parse().unwrap()).collect();
     assert!(lines.windows(2).all(|two| two[0] + 1 == two[1]) && lines.last() == Some(&2000));
