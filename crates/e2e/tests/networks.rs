@@ -94,7 +94,7 @@ fn a_network_from_create_to_rm() {
 
     daemon.remove_all();
     assert_eq!(daemon.docker(&["network", "prune", "-f"]).success(), "Deleted Networks:\nn1");
-    assert!(!std::path::Path::new(&bridge).exists());
+    testkit::wait_until("the bridge is gone", || !std::path::Path::new(&bridge).exists());
     daemon.assert_empties();
 }
 

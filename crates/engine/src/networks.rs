@@ -31,6 +31,7 @@ use record::BridgeOptions;
 pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The three networks that always exist.
@@ -51,6 +52,8 @@ pub(crate) struct Networks {
     names: Arc<dns::NameServer>,
     bridge: String,
     mtu: u32,
+    /// A thread is about to delete retired bridges.
+    doomed: Arc<AtomicBool>,
 }
 
 impl Networks {
@@ -65,6 +68,7 @@ impl Networks {
             names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
+            doomed: Arc::default(),
         };
         for row in db.list_records(RecordKind::Network).during(doing)? {
             let mut network: Network =

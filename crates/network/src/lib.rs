@@ -44,7 +44,8 @@ mod sysctl;
 mod watch;
 
 pub use bridge::{
-    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
+    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, delete_doomed, doom_bridge, ensure_bridge, host_subnets,
+    list_bridges, remove_bridge,
 };
 pub use device::{give, loopback_up};
 pub use endpoint::{
