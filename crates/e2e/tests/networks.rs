@@ -180,7 +180,7 @@ fn networks_outlive_the_daemon() {
     daemon.spawn();
     assert!(exists(&bridge), "made anew from its record");
     daemon.brig(&["network", "rm", "n"]).success();
-    assert!(!exists(&bridge));
+    testkit::wait_until("the bridge is gone", || !exists(&bridge));
     daemon.assert_empties();
 }
 
