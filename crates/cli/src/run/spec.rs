@@ -216,7 +216,7 @@ fn healthcheck(options: &Options) -> Result<Option<Value>> {
     }
     let nanos = |flag: &str, text: &Option<String>| match text.as_deref() {
         None => Ok(0),
-        Some(text) => match units::parse_duration(text) {
+        Some(text) => match dockerfile::parse_duration_ns(text) {
             Some(nanos) if nanos >= 0 => Ok(nanos),
             Some(_) => Err(Error::Usage(format!("--{flag} cannot be negative"))),
             None => Err(Error::Usage(format!(
