@@ -39,6 +39,6 @@ pub use error::Error;
 pub use event::{Event, StepInfo, StepResult};
 pub use git::GitAccess;
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
-pub use remote::fetch_context;
+pub use remote::{fetch_context, file_name};
 pub use request::{Entitlements, Request, Secret};
 pub use solve::{Built, build};

@@ -37,6 +37,8 @@ pub struct Request {
     /// Sockets of ssh agents, by id.
     pub ssh: BTreeMap<String, std::path::PathBuf>,
     pub entitlements: Entitlements,
+    /// CDI devices that `RUN --device` may name; `*` is any.
+    pub allowed_devices: Vec<String>,
     /// Credentials by registry host.
     pub auth: BTreeMap<String, Auth>,
 }
@@ -80,6 +82,7 @@ impl Request {
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             entitlements: Entitlements::default(),
+            allowed_devices: Vec::new(),
             auth: BTreeMap::new(),
         }
     }
