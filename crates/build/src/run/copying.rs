@@ -176,7 +176,11 @@ async fn sources_key(place: &Place, job: &Arc<Job>) -> Result<Value, Error> {
                     for one in pick_all(&context.root, &context.ignore, &job_, source)? {
                         let name =
                             if one.is_dir() && !job_.parents { String::new() } else { one.path.clone() };
-                        out.push(json!([source, name, crate::hash::of_pick(&one, filter)?.to_string()]));
+                        out.push(json!([
+                            source,
+                            name,
+                            crate::hash::of_pick(&one, filter, context.known.as_deref())?.to_string()
+                        ]));
                     }
                 }
                 Ok::<_, Error>(json!(out))
