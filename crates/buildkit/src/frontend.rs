@@ -3,13 +3,13 @@
 use crate::board::Task;
 use crate::client::{BuildClient, Local, fresh, load};
 use crate::job::{Job, Origin, Output, named_by};
-use crate::options::{Options, boolean};
+use crate::options::Options;
 use crate::progress::{Drawing, Source};
 use crate::rpc::Reply;
 use crate::server::Server;
 use crate::wire::{Definition, FrontendResult, Ref, RefMap, Refs};
 use crate::{requests, status};
-use build::{Context, Entitlements, Event, Request};
+use build::{Context, Entitlements, Event, GitAccess, Request};
 use dockerfile::Dockerfile;
 use oci::Platform;
 use serde_json::json;
@@ -234,7 +234,8 @@ async fn named_contexts(
                 request.context_results.insert(lower, output.solved.clone());
             }
             "http" | "https" | "git" | "ssh" => {
-                let (context, text) = build::fetch_context(&server.engine, value)
+                let access = git_access(server, job, asked, value).await?;
+                let (context, text) = build::fetch_context(&server.engine, value, &access)
                     .await
                     .map_err(|e| status::failed(&e, "", "", None))?;
                 if text.is_some() {
@@ -356,19 +357,20 @@ async fn remote_context(
     let loaded = match crate::upload::host_and_path(url) {
         Some((host, path)) => crate::upload::pull(&server.engine, &job.session, &host, &path).await,
         None => {
-            let keep = match asked.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(Option::as_ref) {
-                Some(value) => boolean("BUILDKIT_CONTEXT_KEEP_GIT_DIR", value)?,
-                None => false,
-            };
-            if keep {
-                return Err(Status::unimplemented(
-                    "BUILDKIT_CONTEXT_KEEP_GIT_DIR is not supported by this version of brig",
-                ));
-            }
-            build::fetch_context(&server.engine, url).await.map_err(|e| status::failed(&e, "", "", None))
+            let access = git_access(server, job, asked, url).await?;
+            build::fetch_context(&server.engine, url, &access)
+                .await
+                .map_err(|e| status::failed(&e, "", "", None))
         }
     };
     task.of(loaded)
+}
+
+/// With what repositories are read: what the client has for the URL.
+async fn git_access(server: &Server, job: &Arc<Job>, asked: &Options, url: &str) -> Reply<GitAccess> {
+    let client = BuildClient::new(server.engine.clone(), job.session.clone(), job.board.clone(), None);
+    let access = GitAccess::new(BTreeMap::new(), None, &asked.build_args);
+    access.asked(&client, url).await.map_err(|e| status::failed(&e, "", "", None))
 }
 
 async fn read_ignore(server: &Server, job: &Arc<Job>, dir: &str, name: &str) -> Reply<Vec<String>> {
