@@ -252,10 +252,10 @@ impl Entry {
     /// Nobody on another host has this address any more. Who had it.
     pub(super) fn remove_remote(&self, address: IpAddr) -> Option<RemoteEndpoint> {
         let mut state = self.lock();
-        if !state.held.values().any(|h| h.addresses.contains(&address)) {
-            if let Some(pool) = state.pool_mut(address) {
-                pool.release(address);
-            }
+        if !state.held.values().any(|h| h.addresses.contains(&address))
+            && let Some(pool) = state.pool_mut(address)
+        {
+            pool.release(address);
         }
         state.remote.remove(&address)
     }
