@@ -102,6 +102,15 @@ pub(crate) const BENCH: &[Package] = &[
     program("util-linux", "unshare"),
 ];
 
+/// What the bench of images uses beside [`BENCH`].
+pub(crate) const BENCH_IMAGES: &[Package] = &[
+    program("debootstrap", "debootstrap"),
+    program("docker-registry", "docker-registry"),
+    program("skopeo", "skopeo"),
+    program("tar", "tar"),
+    program("zstd", "zstd"),
+];
+
 impl Package {
     fn is_here(&self) -> bool {
         match self.provides {

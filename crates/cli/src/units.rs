@@ -91,6 +91,27 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64> {
     Ok((value * 1024f64.powi(power)) as i64)
 }
 
+/// Bits a second from `64000`, `10m`, `1.5g`, `100mbit`, decimal multiples; `-1` for without limit.
+pub(crate) fn parse_rate(text: &str) -> Result<i64> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let bad = || Error::Usage(format!("invalid rate: '{text}': want bits per second, such as 10m"));
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix("bit").unwrap_or(&lower);
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, suffix) = lower.split_at(end);
+    let factor = match suffix {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        _ => return Err(bad()),
+    };
+    let bits = number.parse::<f64>().map_err(|_| bad())? * factor;
+    if bits < 1e15 { Ok(bits as i64) } else { Err(bad()) }
+}
+
 /// Like [`parse_bytes`], and `-1`, which means without limit.
 pub(crate) fn parse_bytes_or_unlimited(text: &str) -> Result<i64> {
     if text == "-1" { Ok(-1) } else { parse_bytes(text) }
@@ -179,6 +200,8 @@ mod tests {
             check(bad, None);
         }
         assert_eq!(parse_bytes_or_unlimited("-1").unwrap(), -1);
+        assert_eq!(parse_rate("1.5gbit").unwrap(), 1_500_000_000);
+        assert!(parse_rate("10mb").is_err() && parse_rate("").is_err());
     }
 
     #[test]

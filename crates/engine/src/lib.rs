@@ -39,6 +39,7 @@ mod names;
 mod networks;
 mod ports;
 mod push;
+mod rates;
 mod record;
 mod recover;
 mod remove;
