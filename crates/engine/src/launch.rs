@@ -109,7 +109,12 @@ impl Engine {
         let joined = self.joined(&record).during(doing)?;
         let shim_dir = self.config.shim_dir(id);
 
-        let endpoints = self.networks.allocate(&record)?;
+        let endpoints = if self.networks.has_shared(&record) {
+            let (engine, record) = (self.clone(), record.clone());
+            blocking(move || engine.networks.allocate(&record)).await?
+        } else {
+            self.networks.allocate(&record)?
+        };
         container.lock().networks.clone_from(&endpoints);
         let ports = crate::ports::reserve(container, self.networks.families(&endpoints))?;
         container.lock().ports.clone_from(&ports);
