@@ -117,7 +117,12 @@ impl Engine {
         if volumes {
             self.remove_anonymous_volumes(record);
         }
-        // Trees are deleted where nobody waits.
+        self.tidy_behind();
+        Ok(())
+    }
+
+    /// Sees to it that the trees of what was removed are deleted, where nobody waits.
+    pub(crate) fn tidy_behind(&self) {
         if self.db.is_reserve_spent() {
             // The disk was full: what this frees must first of all pay for the next deletion, before others take it.
             if let Err(e) = self.snapshots.empty_trash() {
@@ -126,7 +131,6 @@ impl Engine {
             self.db.restore_reserve();
         }
         self.tidy_later();
-        Ok(())
     }
 
     /// Removes the log and all that was written in a container that is about to be erased; its directories stay.

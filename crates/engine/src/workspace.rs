@@ -504,10 +504,15 @@ impl Drop for Workspace {
         self.root = None;
         self.take_down_step();
         task::unmount(&self.engine, self.id.as_str());
-        if self.has_snapshot
-            && let Err(e) = self.engine.snapshots.remove(self.id.as_str())
-        {
-            tracing::warn!(step = self.id.as_str(), error = %errors::chain(&e), "snapshot of a build step not removed");
+        if !self.has_snapshot {
+            return;
+        }
+        match self.engine.snapshots.remove(self.id.as_str()) {
+            Ok(true) => self.engine.tidy_behind(),
+            Ok(false) => {}
+            Err(e) => {
+                tracing::warn!(step = self.id.as_str(), error = %errors::chain(&e), "snapshot of a build step not removed");
+            }
         }
     }
 }
