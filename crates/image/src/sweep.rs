@@ -8,7 +8,7 @@ use std::collections::HashSet;
 impl Images {
     /// Removes blobs and layers that no image, no writable snapshot and no lease needs. Works on a full disk.
     ///
-    /// The files of layers go when the snapshotter's trash is emptied.
+    /// The files of layers go when the snapshotter's trash is emptied, those of blobs when the content store's is.
     pub fn collect_garbage(&self) -> Result<Collected, Error> {
         // While this is held no lease can begin to keep something that was found unneeded.
         let leases = self.leases.lock();
@@ -32,7 +32,7 @@ impl Images {
                 continue;
             }
             let size = self.content.size(&digest).unwrap_or(0);
-            if self.content.remove(&digest)? {
+            if self.content.discard(&digest)? {
                 collected.blobs.push(digest);
                 collected.bytes += size;
             }
