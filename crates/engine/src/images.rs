@@ -227,10 +227,7 @@ impl Drop for CollectOnDrop {
             let engine = self.engine.clone();
             std::thread::spawn(move || {
                 std::thread::sleep(LEASE_LINGERS);
-                if let Err(e) = engine.images.collect_garbage() {
-                    tracing::warn!(error = %errors::chain(&e), "garbage not collected");
-                }
-                engine.empty_trash();
+                engine.images.clear_leftovers();
             });
         }
     }

@@ -35,13 +35,8 @@ impl Images {
         let lease = self.lease();
         let made = self.import_root_leased(tar, import, &lease);
         drop(lease);
-        if made.is_err()
-            && let Err(e) = self.collect_garbage()
-        {
-            tracing::warn!(
-                error = errors::chain(&e),
-                "leftovers of a failed import stay until the next collection"
-            );
+        if made.is_err() {
+            self.clear_leftovers();
         }
         made
     }

@@ -98,14 +98,14 @@ impl Images {
     /// Removes what came and is of no image: all of an image that failed, and what the archive had besides.
     fn loaded(&self, lease: Lease, loaded: Result<Vec<Loaded>, Error>) -> Result<Vec<Loaded>, Error> {
         drop(lease);
-        {
-            // The failure of a load matters more than one of the clean-up.
-            if let Err(e) = self.collect_garbage() {
-                tracing::warn!(
-                    error = errors::chain(&e),
-                    "leftovers of a load stay until the next collection"
-                );
+        match &loaded {
+            Ok(_) => {
+                if let Err(e) = self.collect_garbage() {
+                    let error = errors::chain(&e);
+                    tracing::warn!(error, "leftovers of a load stay until the next collection");
+                }
             }
+            Err(_) => self.clear_leftovers(),
         }
         loaded
     }

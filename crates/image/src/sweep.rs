@@ -42,6 +42,17 @@ impl Images {
         Ok(collected)
     }
 
+    /// Removes and deletes what work that failed has brought: it may have failed because the disk is full. The failure of the
+    /// work matters more than one of this.
+    pub fn clear_leftovers(&self) {
+        let done = self.collect_garbage().map(drop);
+        let done = done.and(self.snapshotter.empty_trash().map(drop).map_err(Error::from));
+        let done = done.and(self.content.empty_trash().map_err(Error::from));
+        if let Err(e) = done {
+            tracing::warn!(error = errors::chain(&e), "leftovers stay until the next collection");
+        }
+    }
+
     /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.
     ///
     /// An image that lost a layer is repaired from its blobs; one that cannot be is dropped, as is one whose config
