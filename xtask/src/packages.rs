@@ -41,6 +41,8 @@ pub(crate) const TEST: &[Package] = &[
     program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),
     program("erofs-utils", "fsck.erofs"),
+    program("etcd-server", "etcd"),
+    program("git", "git"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
     program("procps", "ps"),
@@ -66,6 +68,15 @@ pub(crate) const CONFORM_RUNTIME: &[Package] = &[
     program("crun", "crun"),
     program("iproute2", "ip"),
     program("runc", "runc"),
+    program("util-linux", "unshare"),
+];
+
+/// A machine of its own, and what its disks are made with.
+pub(crate) const CONFORM_VM: &[Package] = &[
+    program("binutils", "strip"),
+    program("debootstrap", "debootstrap"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("qemu-system-x86", "qemu-system-x86_64"),
     program("util-linux", "unshare"),
 ];
 

@@ -337,7 +337,8 @@ pub(crate) async fn step(
         }
     }
     let (outcome, size) = work().await?;
-    let row = cache::row(&key, state.key.as_ref(), &outcome, size, &place.instruction.text);
+    let text = crate::git_url::redact(&place.instruction.text);
+    let row = cache::row(&key, state.key.as_ref(), &outcome, size, &text);
     drop(shared.keeper.send(row));
     state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
     Ok(false)

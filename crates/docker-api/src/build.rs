@@ -42,7 +42,8 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         } else {
             Extra::default()
         };
-        fetched(&engine, &asked.remote, &asked.dockerfile, extra).await?
+        let access = asked.git_access(&extra)?;
+        fetched(&engine, &asked.remote, &access, &asked.dockerfile, extra).await?
     } else {
         body::read_by(call, |reader| async move {
             let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
@@ -78,12 +79,17 @@ struct Received {
 async fn fetched(
     engine: &engine::Engine,
     url: &str,
+    access: &build::GitAccess,
     dockerfile: &str,
     extra: Extra,
 ) -> Result<Received, Failure> {
-    let (mut context, text) = build::fetch_context(engine, url).await.map_err(failure)?;
+    let (mut context, text) = build::fetch_context(engine, url, access).await.map_err(failure)?;
+    let text = extra.dockerfile.clone().or(text);
     let (name, text) = match text {
-        Some(text) => ("Dockerfile".to_string(), text),
+        Some(text) => {
+            context.take_ignore("Dockerfile").map_err(failure)?;
+            ("Dockerfile".to_string(), text)
+        }
         None => context.take_dockerfile(dockerfile).map_err(failure)?,
     };
     Ok(Received { context, extra, name, text })
