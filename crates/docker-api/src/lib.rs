@@ -17,6 +17,7 @@ mod build;
 mod commit;
 mod containers;
 mod detach;
+mod examine;
 mod execs;
 mod filters;
 mod hijack;
@@ -39,6 +40,7 @@ mod update;
 mod volumes;
 mod wire;
 
+pub use examine::examine;
 pub use metrics::serve_metrics;
 pub use serve::{Api, serve};
 pub use wire::Listener;

@@ -20,6 +20,7 @@ mod console;
 mod copy_up;
 mod error;
 mod events;
+mod examine;
 mod features;
 mod hooks;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod verbs;
 
 pub use error::Error;
 pub use events::events;
+pub use examine::examine;
 pub use features::{default_spec, features, rootless_spec};
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;
