@@ -18,6 +18,7 @@ mod child;
 mod config;
 mod console;
 mod copy_up;
+mod criu;
 mod error;
 mod events;
 mod examine;
@@ -45,6 +46,7 @@ mod steps;
 mod update;
 mod verbs;
 
+pub use criu::{Checkpoint, Criu, Restore, checkpoint, restore};
 pub use error::Error;
 pub use events::events;
 pub use examine::examine;
