@@ -13,15 +13,17 @@
 
 mod engines;
 mod image;
+mod images;
 mod memory;
 mod report;
 mod runtimes;
+mod sections;
 mod times;
 
 use crate::build::{Profile, build};
 use crate::packages;
 use crate::run::{Doing, Error, Result, no_more, run, take_flag, take_value};
-use crate::workspace::{root, target};
+use crate::workspace::target;
 use engines::Engine;
 use report::{Report, Row};
 use rustix::process::{WaitOptions, wait};
@@ -71,10 +73,10 @@ impl Wishes {
 }
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
-    if let Some((first, rest)) = args.split_first()
-        && first == "runtime"
-    {
-        return runtimes::command(rest);
+    match args.split_first() {
+        Some((first, rest)) if first == "runtime" => return runtimes::command(rest),
+        Some((first, rest)) if first == "images" => return images::command(rest),
+        _ => {}
     }
     let mut args = args.to_vec();
     let stage = take_value(&mut args, "--stage")?;
@@ -83,7 +85,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let wishes = Wishes::take(&mut args)?;
     no_more(&args)?;
     match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => init(&work, &wishes),
+        (Some("init"), Some(work)) => init(&stage_words("inside", &work, &wishes)?),
         (Some("inside"), Some(work)) => inside(&work, &wishes),
         _ => outside(&wishes, no_build),
     }
@@ -107,7 +109,7 @@ fn outside(wishes: &Wishes, no_build: bool) -> Result<()> {
     let measured = made.and_then(|()| {
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-        run(command.arg("--mount-proc").args(stage("init", &work, wishes)?))
+        run(command.arg("--mount-proc").args(stage_words("init", &work, wishes)?))
     });
     engines::remove_cgroups();
     // The namespaces are gone, and with them all mounts below.
@@ -116,7 +118,7 @@ fn outside(wishes: &Wishes, no_build: bool) -> Result<()> {
 }
 
 /// This program again, as another stage.
-fn stage(name: &str, work: &Path, wishes: &Wishes) -> Result<Vec<String>> {
+fn stage_words(name: &str, work: &Path, wishes: &Wishes) -> Result<Vec<String>> {
     let own = std::env::current_exe().doing(|| "find our own program".into())?;
     let mut out = vec![own.to_string_lossy().into_owned(), "bench".into()];
     out.push(format!("--stage={name}"));
@@ -126,8 +128,7 @@ fn stage(name: &str, work: &Path, wishes: &Wishes) -> Result<Vec<String>> {
 }
 
 /// Process 1: supervisors whose parents end become its children, and it takes their exit statuses.
-fn init(work: &Path, wishes: &Wishes) -> Result<()> {
-    let words = stage("inside", work, wishes)?;
+fn init(words: &[String]) -> Result<()> {
     let mut child = Command::new(&words[0]).args(&words[1..]).spawn().doing(|| "start the bench".into())?;
     let pid = rustix::process::Pid::from_child(&child);
     loop {
@@ -148,7 +149,8 @@ fn init(work: &Path, wishes: &Wishes) -> Result<()> {
     }
 }
 
-fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
+/// What is ours alone in the namespaces that we are in now.
+fn own_namespace() -> Result<()> {
     // A /run of our own: peers keep locks and sockets in places that no flag of theirs changes.
     for words in [&["ip", "link", "set", "lo", "up"][..], &["mount", "-t", "tmpfs", "tmpfs", "/run"]] {
         run(Command::new(words[0]).args(&words[1..]))?;
@@ -158,6 +160,11 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     if std::fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
         run(Command::new("umount").arg(unified))?;
     }
+    Ok(())
+}
+
+fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
+    own_namespace()?;
     let programs = target().join("brig/release");
     let mut engines = engines::all(&programs, work);
     engines.retain(|engine| !wishes.without.iter().any(|name| name == engine.name()));
@@ -172,12 +179,7 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     if wishes.smoke {
         return Ok(());
     }
-    let path = root().join("bench/RESULTS.md");
-    std::fs::create_dir_all(root().join("bench")).doing(|| "create bench".into())?;
-    let text = text + &runtimes::kept(&path);
-    std::fs::write(&path, text).doing(|| format!("write {}", path.display()))?;
-    println!("written: bench/RESULTS.md");
-    Ok(())
+    sections::put(report::HEADING, &text)
 }
 
 fn measure(engines: &mut [Engine], work: &Path, wishes: &Wishes, report: &mut Report) -> Result<()> {

@@ -40,6 +40,9 @@ usage: cargo xtask COMMAND
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
   bench runtime [--runs 40] [--no-build] [--smoke]
                           brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
+  bench images [--runs 5] [--without PEER] [--no-build] [--smoke]
+                          brig, dockerd, containerd, podman, skopeo and the floor in turn: pull, push, save, load,
+                          commit, diff, rmi; writes its part of bench/RESULTS.md
   conform compose         a project of Compose's, up, asked, scaled and down
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers

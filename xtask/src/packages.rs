@@ -41,6 +41,7 @@ pub(crate) const TEST: &[Package] = &[
     program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),
     program("erofs-utils", "fsck.erofs"),
+    program("git", "git"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
     program("procps", "ps"),
@@ -100,6 +101,15 @@ pub(crate) const BENCH: &[Package] = &[
     program("podman", "podman"),
     program("runc", "runc"),
     program("util-linux", "unshare"),
+];
+
+/// What the bench of images uses beside [`BENCH`].
+pub(crate) const BENCH_IMAGES: &[Package] = &[
+    program("debootstrap", "debootstrap"),
+    program("docker-registry", "docker-registry"),
+    program("skopeo", "skopeo"),
+    program("tar", "tar"),
+    program("zstd", "zstd"),
 ];
 
 impl Package {

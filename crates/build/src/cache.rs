@@ -4,7 +4,8 @@
 //! build collects what is new, syncs the file system once for all of it and then writes the rows. So a build that is
 //! killed leaves behind what it had finished some moments before, and never a row without its layer.
 
-use crate::error::{During, Error, blocking};
+use crate::error::{During, Error};
+use engine::blocking;
 use engine::{Engine, StepLayer};
 use image::Lease;
 use metadata::BuildCacheRow;

@@ -51,6 +51,13 @@ impl Context {
         Ok(Context { root, ignore: Ignore::default(), scratch })
     }
 
+    /// An empty context whose directory is `context` in the directory that comes back. What is beside it goes with it.
+    pub(crate) fn with_room(engine: &Engine) -> Result<(Context, std::path::PathBuf), Error> {
+        let (context, path) = Context::for_file(engine, "")?;
+        let home = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok((context, home))
+    }
+
     /// A context for one file, which the caller writes to the path that comes back.
     pub(crate) fn for_file(engine: &Engine, name: &str) -> Result<(Context, std::path::PathBuf), Error> {
         let context = Context::empty(engine)?;

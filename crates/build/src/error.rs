@@ -98,19 +98,3 @@ impl<T, E: Into<std::io::Error>> IoDuring<T> for Result<T, E> {
         })
     }
 }
-
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T, F>(work: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}

@@ -2,6 +2,8 @@
 
 use crate::context::Context;
 use crate::error::{During, Error, IoDuring};
+use crate::git::{GitAccess, Repository};
+use crate::git_url::{GitUrl, is_git};
 use engine::Engine;
 use oci::Digest;
 use sha2::Digest as _;
@@ -27,13 +29,7 @@ pub(crate) struct Downloaded {
 
 /// Whether a source is a URL, or a name of git's.
 pub(crate) fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
-}
-
-/// Whether git is needed to read it.
-pub(crate) fn is_git(source: &str) -> bool {
-    let path = source.split(['#', '?']).next().unwrap_or(source);
-    !source.starts_with("http") || path.ends_with(".git")
+    ["http://", "https://"].iter().any(|scheme| source.starts_with(scheme)) || is_git(source)
 }
 
 /// The last part of a URL's path; empty where there is none.
@@ -80,14 +76,22 @@ pub(crate) async fn download(engine: &Engine, url: &str) -> Result<Downloaded, E
     Ok(Downloaded { context, path, name: name.to_string(), digest, modified_s })
 }
 
-/// A build context behind a URL: an archive, or a Dockerfile, whose text comes back.
+/// A build context behind a URL: a repository, an archive, or a Dockerfile, whose text comes back.
 ///
 /// # Errors
 ///
-/// Unsupported for git.
-pub async fn fetch_context(engine: &Engine, url: &str) -> Result<(Context, Option<String>), Error> {
+/// InvalidArgument for what is none of these, with the words of git or of the server.
+pub async fn fetch_context(
+    engine: &Engine,
+    url: &str,
+    access: &GitAccess,
+) -> Result<(Context, Option<String>), Error> {
     if is_git(url) {
-        return Err(Error::unsupported("a build context from git"));
+        let url = GitUrl::parse(url).map_err(Error::invalid)?;
+        let repository = Repository::open(engine, &url, access).await?;
+        let resolved = repository.resolve(None).await?;
+        let keep_git_dir = url.keep_git_dir.unwrap_or(access.keep_git_dir);
+        return Ok((repository.check_out(&resolved, keep_git_dir).await?, None));
     }
     let downloaded = download(engine, url).await?;
     let doing = || format!("read {url}");
@@ -111,6 +115,6 @@ mod tests {
         check("https://x.example/a/", "");
         check("https://x.example", "");
         assert!(is_git("git@x:y") && is_git("https://x/y.git#main") && !is_git("https://x/y.tgz"));
-        assert!(is_remote("http://x") && !is_remote("x/http"));
+        assert!(is_remote("http://x") && !is_remote("x/http") && !is_remote("file:///x.git"));
     }
 }

@@ -6,11 +6,12 @@ mod mounts;
 pub(crate) use copying::copy;
 
 use crate::cache::Outcome;
-use crate::error::{During, Error, blocking};
+use crate::error::{During, Error};
 use crate::event::Event;
 use crate::solve::Shared;
-use crate::stage::{self, Place, StageState, Work, base_key, layer_time, proxies, step};
+use crate::stage::{Place, StageState, Work, base_key, layer_time, proxies, step};
 use dockerfile::{Command, Heredoc, Run};
+use engine::blocking;
 use engine::model::HostConfig;
 use engine::{Step, StepNetwork, StepOutput};
 use mounts::Prepared;
@@ -32,10 +33,10 @@ struct Line {
 /// What RUN runs.
 fn line(state: &StageState, command: &Command) -> Line {
     let Command::Shell { text, heredocs } = command else {
-        return Line { args: stage::command_words(state, command), script: None };
+        return Line { args: dockerfile::command_words(state.run(), command), script: None };
     };
     let with_shell = |text: String| {
-        let mut args = stage::shell(state);
+        let mut args = dockerfile::shell(state.run());
         args.push(text);
         args
     };

@@ -1,13 +1,14 @@
 //! From a request to an image: bases, stages side by side, the image.
 
 use crate::cache::Keeper;
-use crate::error::{During, Error, blocking};
+use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
 use crate::request::Request;
 use crate::stage::{StageState, run_stage};
 use dockerfile::{Dockerfile, Instruction};
 use engine::Engine;
+use engine::blocking;
 use image::{Assemble, ImageId, Lease};
 use oci::image::ImageConfig;
 use oci::{Descriptor, Digest, Platform, Reference};

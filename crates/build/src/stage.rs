@@ -1,13 +1,14 @@
 //! One stage: instruction after instruction, each sees the state that the one before left.
 
 use crate::cache::{self, Outcome};
-use crate::error::{During, Error, blocking};
+use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Source, StagePlan};
 use crate::solve::Shared;
-use dockerfile::{Arg, Command, Expander, HealthCheck, Heredoc, Instruction, Kind, Pair};
+use dockerfile::{Arg, Change, Expander, Heredoc, Instruction, Kind};
+use engine::blocking;
 use image::ImageId;
-use oci::image::{Empty, History, ImageConfig, RootFs, RunConfig};
+use oci::image::{History, ImageConfig, RootFs, RunConfig};
 use oci::{Descriptor, Digest};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -106,10 +107,6 @@ impl StageState {
         Expander::new(self.escape, &|name| self.value(name)).text(word)
     }
 
-    fn expand_words(&self, word: &str) -> Result<Vec<String>, String> {
-        Expander::new(self.escape, &|name| self.value(name)).expand(word).map(|e| e.words)
-    }
-
     pub(crate) fn expand_heredoc(&self, heredoc: &Heredoc) -> Result<String, String> {
         if !heredoc.expands {
             return Ok(heredoc.content.clone());
@@ -136,16 +133,6 @@ impl StageState {
             }
         }
         env
-    }
-
-    /// Sets a variable, in its place if it has one.
-    fn set_env(&mut self, key: &str, value: &str) {
-        let env = self.run_mut().env.get_or_insert_default();
-        let entry = format!("{key}={value}");
-        match env.iter_mut().find(|e| e.split('=').next() == Some(key)) {
-            Some(old) => *old = entry,
-            None => env.push(entry),
-        }
     }
 
     /// Adds a step that changed no file.
@@ -299,7 +286,6 @@ async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Err
 /// Does one instruction. Whether its files came from the cache.
 async fn apply(place: &Place, state: &mut StageState) -> Result<bool, Error> {
     let shared = place.shared.clone();
-    let wrong = |token: &str, message: String| place.wrong(token, message);
     match &place.instruction.kind {
         Kind::Run(run) => crate::run::run(place, state, run).await,
         Kind::Copy(copy) => crate::run::copy(place, state, copy, false).await,
@@ -311,104 +297,24 @@ async fn apply(place: &Place, state: &mut StageState) -> Result<bool, Error> {
             }
             Ok(false)
         }
-        Kind::Env(pairs) => {
-            let pairs = expand_pairs(place, state, pairs, false)?;
-            pairs.iter().for_each(|(key, value)| state.set_env(key, value));
-            state.note(&shared, format!("ENV {}", show_pairs(&pairs)));
-            Ok(false)
-        }
-        Kind::Label(pairs) => {
-            let pairs = expand_pairs(place, state, pairs, true)?;
-            state.run_mut().labels.get_or_insert_default().extend(pairs.iter().cloned());
-            state.note(&shared, format!("LABEL {}", show_pairs(&pairs)));
-            Ok(false)
-        }
         Kind::Maintainer(name) => {
             state.config.author = Some(name.clone());
             state.note(&shared, format!("MAINTAINER {name}"));
             Ok(false)
         }
-        Kind::Cmd(command) => {
-            let words = command_words(state, command);
-            state.note(&shared, format!("CMD {}", go_strings(&words)));
-            state.run_mut().args_escaped = matches!(command, Command::Exec(_)) && state.run().args_escaped;
-            state.run_mut().cmd = Some(words);
-            state.has_cmd = true;
+        Kind::From { .. } => Err(place.wrong("FROM", "FROM isn't allowed here")),
+        _ => {
+            let lookup = |name: &str| state.value(name);
+            let expander = Expander::new(state.escape, &lookup);
+            let change = Change::of(&place.instruction, state.run(), &expander);
+            let change = change.map_err(|wrong| place.wrong(&wrong.token, wrong.message))?;
+            let change = change.ok_or_else(|| place.wrong("", "this instruction cannot stand here"))?;
+            state.note(&shared, change.to_string());
+            let mut has_cmd = state.has_cmd;
+            change.apply(state.run_mut(), &mut has_cmd);
+            state.has_cmd = has_cmd;
             Ok(false)
         }
-        Kind::Entrypoint(command) => {
-            let words = command_words(state, command);
-            state.note(&shared, format!("ENTRYPOINT {}", go_strings(&words)));
-            if !state.has_cmd {
-                state.run_mut().cmd = None;
-            }
-            state.run_mut().entrypoint = Some(words);
-            Ok(false)
-        }
-        Kind::Expose(words) => {
-            let mut ports = Vec::new();
-            for word in words {
-                for text in state.expand_words(word).map_err(|m| wrong(word, m))? {
-                    ports.extend(
-                        expose(&text).ok_or_else(|| wrong(word, format!("invalid containerPort: {text}")))?,
-                    );
-                }
-            }
-            ports.sort();
-            let shown: Vec<String> = ports.iter().map(|p| format!("{p}:{{}}")).collect();
-            state.note(&shared, format!("EXPOSE map[{}]", shown.join(" ")));
-            let map = state.run_mut().exposed_ports.get_or_insert_default();
-            map.extend(ports.into_iter().map(|p| (p, Empty {})));
-            Ok(false)
-        }
-        Kind::Volume(words) => {
-            let places = words
-                .iter()
-                .map(|w| state.expand(w).map_err(|m| wrong(w, m)))
-                .collect::<Result<Vec<_>, _>>()?;
-            if places.iter().any(|p| p.trim().is_empty()) {
-                return Err(wrong("", "VOLUME specified can not be an empty string".into()));
-            }
-            state.note(&shared, format!("VOLUME [{}]", places.join(" ")));
-            let map = state.run_mut().volumes.get_or_insert_default();
-            map.extend(places.into_iter().map(|p| (p, Empty {})));
-            Ok(false)
-        }
-        Kind::User(word) => {
-            let user = state.expand(word).map_err(|m| wrong(word, m))?;
-            state.note(&shared, format!("USER {user}"));
-            state.run_mut().user = user;
-            Ok(false)
-        }
-        Kind::StopSignal(word) => {
-            let signal = state.expand(word).map_err(|m| wrong(word, m))?;
-            if !is_signal(&signal) {
-                return Err(wrong(word, format!("invalid signal: {signal}")));
-            }
-            state.note(&shared, format!("STOPSIGNAL {signal}"));
-            state.run_mut().stop_signal = Some(signal);
-            Ok(false)
-        }
-        Kind::Shell(words) => {
-            state.note(&shared, format!("SHELL [{}]", words.join(" ")));
-            state.run_mut().shell = Some(words.clone());
-            Ok(false)
-        }
-        Kind::HealthCheck(health) => {
-            state.run_mut().healthcheck = Some(health_document(health));
-            state.note(&shared, place.instruction.text.clone());
-            Ok(false)
-        }
-        Kind::OnBuild { trigger, heredocs } => {
-            let mut text = trigger.clone();
-            for heredoc in heredocs {
-                text.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
-            }
-            state.note(&shared, format!("ONBUILD {trigger}"));
-            state.run_mut().on_build.get_or_insert_default().push(text);
-            Ok(false)
-        }
-        Kind::From { .. } => Err(wrong("FROM", "FROM isn't allowed here".into())),
     }
 }
 
@@ -431,7 +337,8 @@ pub(crate) async fn step(
         }
     }
     let (outcome, size) = work().await?;
-    let row = cache::row(&key, state.key.as_ref(), &outcome, size, &place.instruction.text);
+    let text = crate::git_url::redact(&place.instruction.text);
+    let row = cache::row(&key, state.key.as_ref(), &outcome, size, &text);
     drop(shared.keeper.send(row));
     state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
     Ok(false)
@@ -511,144 +418,8 @@ fn declare(place: &Place, state: &mut StageState, arg: &Arg) -> Result<(), Error
     Ok(())
 }
 
-fn expand_pairs(
-    place: &Place,
-    state: &StageState,
-    pairs: &[Pair],
-    keys_too: bool,
-) -> Result<Vec<(String, String)>, Error> {
-    let expand = |word: &str| state.expand(word).map_err(|m| place.wrong(word, m));
-    pairs
-        .iter()
-        .map(|pair| {
-            let key = if keys_too || pair.key.contains(['"', '\'', '$']) {
-                expand(&pair.key)?
-            } else {
-                pair.key.clone()
-            };
-            if key.is_empty() {
-                return Err(place.wrong(&pair.key, "names can not be blank"));
-            }
-            Ok((key, expand(&pair.value)?))
-        })
-        .collect()
-}
-
-fn show_pairs(pairs: &[(String, String)]) -> String {
-    pairs.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
-}
-
-/// The words that a command becomes: those of the exec form, or the shell's with the text.
-pub(crate) fn command_words(state: &StageState, command: &Command) -> Vec<String> {
-    match command {
-        Command::Exec(words) => words.clone(),
-        Command::Shell { text, .. } => {
-            let mut words = shell(state);
-            words.push(text.clone());
-            words
-        }
-    }
-}
-
-pub(crate) fn shell(state: &StageState) -> Vec<String> {
-    match &state.run().shell {
-        Some(words) if !words.is_empty() => words.clone(),
-        _ => vec!["/bin/sh".into(), "-c".into()],
-    }
-}
-
-/// Go's `%q` of a list of strings.
-fn go_strings(words: &[String]) -> String {
-    let quoted: Vec<String> = words.iter().map(|w| Value::String(w.clone()).to_string()).collect();
-    format!("[{}]", quoted.join(" "))
-}
-
-fn health_document(health: &HealthCheck) -> Value {
-    let test = match &health.command {
-        None => vec!["NONE".to_string()],
-        Some(Command::Shell { text, .. }) => vec!["CMD-SHELL".into(), text.clone()],
-        Some(Command::Exec(words)) => {
-            std::iter::once("CMD".to_string()).chain(words.iter().cloned()).collect()
-        }
-    };
-    let mut out = json!({ "Test": test });
-    for (name, value) in [
-        ("Interval", health.interval_ns),
-        ("Timeout", health.timeout_ns),
-        ("StartPeriod", health.start_period_ns),
-        ("StartInterval", health.start_interval_ns),
-        ("Retries", health.retries),
-    ] {
-        if value != 0 {
-            out[name] = json!(value);
-        }
-    }
-    out
-}
-
-/// `80`, `80-82/udp`, `127.0.0.1:8080:80`: the ports inside, with their protocol.
-fn expose(text: &str) -> Option<Vec<String>> {
-    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_lowercase();
-    if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
-        return None;
-    }
-    let ports = address.rsplit(':').next()?;
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last).then(|| (first..=last).map(|port| format!("{port}/{protocol}")).collect())
-}
-
-fn is_signal(text: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
-        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
-        "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
-    ];
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
-    }
-    let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = |prefix: &str, sign: char| {
-        name.strip_prefix(prefix)
-            .and_then(|r| r.strip_prefix(sign))
-            .is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n < 31))
-    };
-    NAMES.contains(&name) || real_time("RTMIN", '+') || real_time("RTMAX", '-')
-}
-
 /// Values that commands get whether they are declared or not.
 pub(crate) fn proxies(given: &BTreeMap<String, Option<String>>) -> Vec<String> {
     let named = PROXIES.iter().filter_map(|name| Some((name, given.get(*name)?.as_ref()?)));
     named.map(|(name, value)| format!("{name}={value}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports() {
-        let check = |text: &str, want: Option<&[&str]>| {
-            let want = want.map(|w| w.iter().map(ToString::to_string).collect::<Vec<_>>());
-            assert_eq!(expose(text), want, "{text}");
-        };
-        check("80", Some(&["80/tcp"]));
-        check("80-81/UDP", Some(&["80/udp", "81/udp"]));
-        check("127.0.0.1:8080:80", Some(&["80/tcp"]));
-        for bad in ["", "x", "80/x", "2-1", "65536"] {
-            check(bad, None);
-        }
-    }
-
-    #[test]
-    fn signals() {
-        for good in ["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-2"] {
-            assert!(is_signal(good), "{good}");
-        }
-        for bad in ["", "0", "65", "NOPE", "SIGRTMIN+99"] {
-            assert!(!is_signal(bad), "{bad}");
-        }
-    }
 }

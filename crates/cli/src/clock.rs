@@ -48,7 +48,7 @@ pub(crate) fn api_timestamp(text: &str, now: Timestamp) -> Result<String> {
     if text.is_empty() || text == "0" {
         return Ok(text.to_string());
     }
-    if let Some(nanos) = units::parse_duration(text) {
+    if let Some(nanos) = dockerfile::parse_duration_ns(text) {
         let then = now.checked_sub(jiff::SignedDuration::from_nanos(nanos));
         return then.map(seconds_and_nanos).map_err(|_| bad(text));
     }

@@ -91,43 +91,30 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64> {
     Ok((value * 1024f64.powi(power)) as i64)
 }
 
+/// Bits a second from `64000`, `10m`, `1.5g`, `100mbit`, decimal multiples; `-1` for without limit.
+pub(crate) fn parse_rate(text: &str) -> Result<i64> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let bad = || Error::Usage(format!("invalid rate: '{text}': want bits per second, such as 10m"));
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix("bit").unwrap_or(&lower);
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, suffix) = lower.split_at(end);
+    let factor = match suffix {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        _ => return Err(bad()),
+    };
+    let bits = number.parse::<f64>().map_err(|_| bad())? * factor;
+    if bits < 1e15 { Ok(bits as i64) } else { Err(bad()) }
+}
+
 /// Like [`parse_bytes`], and `-1`, which means without limit.
 pub(crate) fn parse_bytes_or_unlimited(text: &str) -> Result<i64> {
     if text == "-1" { Ok(-1) } else { parse_bytes(text) }
-}
-
-/// Nanoseconds from Go's spelling of durations: `1h30m`, `500ms`, `1.5s`, `0`, `-3m`.
-pub(crate) fn parse_duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let value: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += value * unit;
-        rest = &rest[end..];
-    }
-    let nanos = sign * total;
-    (nanos.abs() < 9.2e18).then_some(nanos as i64)
 }
 
 /// Nano-CPUs from a decimal number of CPUs: `0.5` is 500000000.
@@ -213,19 +200,8 @@ mod tests {
             check(bad, None);
         }
         assert_eq!(parse_bytes_or_unlimited("-1").unwrap(), -1);
-    }
-
-    #[test]
-    fn reads_go_durations() {
-        let check = |text: &str, expected: Option<i64>| assert_eq!(parse_duration(text), expected, "{text}");
-        check("1h30m", Some(5_400_000_000_000));
-        check("1.5s", Some(1_500_000_000));
-        check("100ms", Some(100_000_000));
-        check("-3m", Some(-180_000_000_000));
-        check("0", Some(0));
-        for bad in ["", "1", "s", "1d", "1s2", "-"] {
-            check(bad, None);
-        }
+        assert_eq!(parse_rate("1.5gbit").unwrap(), 1_500_000_000);
+        assert!(parse_rate("10mb").is_err() && parse_rate("").is_err());
     }
 
     #[test]

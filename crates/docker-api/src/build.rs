@@ -11,7 +11,7 @@ use crate::body;
 use crate::filters::Filters;
 use crate::reply::{Failure, Outcome, line, ok, stream};
 use crate::request::Call;
-use crate::serve::{Api, Peer};
+use crate::serve::Api;
 use build::{Context, Event, Request};
 use errors::HasKind;
 use hyper::StatusCode;
@@ -34,7 +34,6 @@ pub(crate) fn examine(header: &str, mut body: &[u8]) -> bool {
 pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let is_own = call.header("Content-Type") == OWN_TYPE;
     let asked = Asked::parse(&call)?;
-    let peer = call.request.extensions().get::<Peer>().cloned();
     let engine = api.engine.clone();
     let (tar_engine, dockerfile) = (engine.clone(), asked.dockerfile.clone());
     let received = if !asked.remote.is_empty() {
@@ -48,7 +47,8 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         } else {
             Extra::default()
         };
-        fetched(&engine, &asked.remote, &asked.dockerfile, extra).await?
+        let access = asked.git_access(&extra)?;
+        fetched(&engine, &asked.remote, &access, &asked.dockerfile, extra).await?
     } else {
         body::read_by(call, |reader| async move {
             let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
@@ -68,7 +68,7 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         (false, true) => Mode::Quiet,
         (false, false) => Mode::Classic,
     };
-    Ok(follow(api, request, file, mode, asked.notes(), peer))
+    Ok(follow(api, request, file, mode, asked.notes()))
 }
 
 /// What came with the body.
@@ -84,12 +84,17 @@ struct Received {
 async fn fetched(
     engine: &engine::Engine,
     url: &str,
+    access: &build::GitAccess,
     dockerfile: &str,
     extra: Extra,
 ) -> Result<Received, Failure> {
-    let (mut context, text) = build::fetch_context(engine, url).await.map_err(failure)?;
+    let (mut context, text) = build::fetch_context(engine, url, access).await.map_err(failure)?;
+    let text = extra.dockerfile.clone().or(text);
     let (name, text) = match text {
-        Some(text) => ("Dockerfile".to_string(), text),
+        Some(text) => {
+            context.take_ignore("Dockerfile").map_err(failure)?;
+            ("Dockerfile".to_string(), text)
+        }
         None => context.take_dockerfile(dockerfile).map_err(failure)?,
     };
     Ok(Received { context, extra, name, text })
@@ -158,7 +163,6 @@ fn follow(
     file: dockerfile::Dockerfile,
     mode: Mode,
     notes: Vec<String>,
-    peer: Option<Peer>,
 ) -> crate::reply::Reply {
     let (sender, reply) = stream("application/json");
     let engine = api.engine.clone();
@@ -169,12 +173,6 @@ fn follow(
         let (events, mut receiver) = mpsc::channel::<Event>(EVENTS);
         let mut building = Box::pin(build::build(engine.clone(), request, file, events));
         let mut result = None;
-        let mut left = Box::pin(async move {
-            match peer {
-                Some(peer) => peer.left().await,
-                None => std::future::pending().await,
-            }
-        });
         loop {
             for value in out.drain(..) {
                 if sender.send(line(&value)).await.is_err() {
@@ -189,10 +187,8 @@ fn follow(
                     None => result = Some((&mut building).await),
                 },
                 built = &mut building, if result.is_none() => result = Some(built),
-                // Dropping the build ends what it runs. While a step is silent nothing is sent, and only the connection
-                // itself tells that its client has gone.
+                // Dropping the build ends what it runs.
                 () = sender.closed() => return,
-                () = &mut left => return,
             }
         }
         let out = match result.expect("the loop ends with one") {

@@ -5,6 +5,7 @@
 //! (stream, three zeros, length big-endian); with one they are as the terminal wrote them.
 
 use crate::detach::DetachKeys;
+use crate::peer::hung_up;
 use crate::reply::{Failure, Outcome, empty, stream};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -15,14 +16,11 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::sync::mpsc;
 
-/// How often a client that says nothing is looked at.
-const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 /// How long a client may take to close its end after the output's.
 const LINGER: Duration = Duration::from_secs(1);
 /// Size of a read from the client.
@@ -116,19 +114,6 @@ where
     Ok(reply)
 }
 
-/// Returns once the client has closed its end altogether. One that has only said all it has to say still listens.
-pub(crate) async fn has_left(client: &OwnedFd) {
-    loop {
-        tokio::time::sleep(LOOK_AFTER_CLIENT).await;
-        let mut poll = [PollFd::new(client, PollFlags::empty())];
-        // Asked for nothing, the kernel tells of hang-ups and errors only.
-        let known = rustix::event::poll(&mut poll, Some(&Timespec::default()));
-        if known.is_err() || !poll[0].revents().is_empty() {
-            return;
-        }
-    }
-}
-
 /// `first` is what the client sent right behind its request.
 async fn upgraded_stream<F>(stream: Wire, first: Bytes, mut style: Style, attachment: F)
 where
@@ -150,7 +135,7 @@ where
     // The task that is waited for may never come.
     let attachment = tokio::select! {
         attachment = attachment => attachment,
-        () = has_left(&socket) => return,
+        () = hung_up(socket.as_fd()) => return,
     };
     let attachment = match attachment {
         Ok(attachment) => attachment,
@@ -204,7 +189,7 @@ where
             drop(input.close_stdin().await);
         }
         // The client has said all it wants to say; as long as it listens, the output goes on.
-        has_left(&socket).await;
+        hung_up(socket.as_fd()).await;
     };
     let has_ended = tokio::select! {
         () = outgoing => true,

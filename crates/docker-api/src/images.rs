@@ -1,6 +1,7 @@
 //! Images.
 
 use crate::filters::Filters;
+use crate::peer::Peer;
 use crate::progress::PullLines;
 use crate::render;
 use crate::reply::{Failure, Outcome, empty, line, ok, stream, to_the_end};
@@ -213,7 +214,15 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
     let auth = crate::registry::credentials(&call)?;
-    pull(api, reference, platform, auth).await
+    let pulling = pull(api, reference, platform, auth);
+    match call.request.extensions().get::<Peer>() {
+        None => pulling.await,
+        // A registry that never answers keeps nothing of a client that no longer waits.
+        Some(peer) => tokio::select! {
+            answer = pulling => answer,
+            () = peer.left() => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the client has left")),
+        },
+    }
 }
 
 async fn pull(api: &Arc<Api>, reference: Reference, platform: Platform, auth: Auth) -> Outcome {

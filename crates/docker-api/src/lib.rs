@@ -25,6 +25,7 @@ mod image_archives;
 mod images;
 mod metrics;
 mod networks;
+mod peer;
 mod progress;
 mod push;
 mod registry;

@@ -1,5 +1,6 @@
 //! Connections: one task each, HTTP/1.1 with upgrades.
 
+use crate::peer::{self, Peer};
 use crate::reply::{Failure, Reply};
 use crate::request::{Call, Query};
 use crate::wire::Listener;
@@ -11,7 +12,6 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,7 +52,9 @@ pub async fn serve(listener: Listener, api: Arc<Api>, mut stop: watch::Receiver<
                     return;
                 }
             };
-            let peer = stream.as_fd().try_clone_to_owned().ok().map(|fd| Peer(Arc::new(fd)));
+            let peer = Peer::of(&stream)
+                .inspect_err(|error| tracing::warn!(%error, "duplicate a client's socket"))
+                .ok();
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let api = api.clone();
                 if let Some(peer) = peer.clone() {
@@ -73,23 +75,13 @@ pub async fn serve(listener: Listener, api: Arc<Api>, mut stop: watch::Receiver<
     }
 }
 
-/// The connection that a request came by, for those who must know when its client has gone while nothing is sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Peer(Arc<OwnedFd>);
-
-impl Peer {
-    /// Returns once the client has closed its end altogether.
-    pub(crate) async fn left(&self) {
-        crate::hijack::has_left(&self.0).await;
-    }
-}
-
 async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Reply {
     let method = request.method().clone();
     let path = request.uri().path().to_string();
+    let asker = request.extensions().get::<Peer>().cloned();
     let outcome = dispatch(api, request).await;
     let mut reply = match outcome {
-        Ok(reply) => reply,
+        Ok(reply) => peer::watched(reply, asker),
         Err(failure) => {
             if failure.status.is_server_error() && failure.status != StatusCode::NOT_IMPLEMENTED {
                 tracing::error!(%method, path, status = failure.status.as_u16(), error = failure.message, "request failed");

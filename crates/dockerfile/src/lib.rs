@@ -8,12 +8,14 @@
 //!
 //! Words keep their quotes and `$`: what a variable is worth is known when an instruction is reached, so that
 //! [`Expander`] is called by the builder, instruction by instruction. [`Ignore`] has the patterns of `.dockerignore`,
-//! [`check()`] the build checks with Docker's rule names.
+//! [`check()`] the build checks with Docker's rule names, [`Change`] what an instruction
+//! does to an image's config.
 //!
 //! A Dockerfile comes from a stranger: no text makes this crate panic, and each size that could grow has a maximum.
 //!
 //! Spec: Docker's Dockerfile reference, frontend version 1.
 
+mod change;
 mod check;
 mod error;
 mod expand;
@@ -29,6 +31,7 @@ mod mount;
 mod suggest;
 mod words;
 
+pub use change::{Change, Wrong, command_words, parse_changes, shell};
 pub use check::{Rule, Warning, check};
 pub use error::Error;
 pub use expand::{Expanded, Expander};

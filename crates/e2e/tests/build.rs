@@ -310,7 +310,6 @@ fn files_come_from_urls() {
         (format!("ADD --checksum=sha256:{} {url}/file /f", "0".repeat(64)), "digest mismatch"),
         (format!("ADD {url}/none /f"), "404"),
         (format!("ADD {url}/ /d/"), "cannot determine filename"),
-        ("ADD https://x.example/y.git /d".into(), "ADD from git"),
     ] {
         let failed = build(&line);
         assert!(failed.code != Some(0) && failed.stderr.contains(want), "{line}: {failed:?}");

@@ -94,7 +94,7 @@ fn a_network_from_create_to_rm() {
 
     daemon.remove_all();
     assert_eq!(daemon.docker(&["network", "prune", "-f"]).success(), "Deleted Networks:\nn1");
-    assert!(!std::path::Path::new(&bridge).exists());
+    testkit::wait_until("the bridge is gone", || !std::path::Path::new(&bridge).exists());
     daemon.assert_empties();
 }
 
@@ -180,7 +180,7 @@ fn networks_outlive_the_daemon() {
     daemon.spawn();
     assert!(exists(&bridge), "made anew from its record");
     daemon.brig(&["network", "rm", "n"]).success();
-    assert!(!exists(&bridge));
+    testkit::wait_until("the bridge is gone", || !exists(&bridge));
     daemon.assert_empties();
 }
 

@@ -73,6 +73,7 @@ impl Engine {
         let mut warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
         warnings.extend(foreign(&image_config.platform(), platform.is_some()));
         modes::check(&config, &host_config)?;
+        crate::rates::from_labels(&config.labels, &mut host_config)?;
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
         let capabilities = bundle::capabilities(&host_config, &self.capabilities)?;
@@ -343,6 +344,7 @@ fn validate(
     health::validate(config)?;
     log_drivers::check(&host.log_config)?;
     crate::limits::check(host)?;
+    crate::rates::check(host)?;
     unsupported(config, host)
 }
 

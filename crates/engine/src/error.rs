@@ -135,7 +135,7 @@ impl<T, E: Into<std::io::Error>> IoDuring<T> for Result<T, E> {
 }
 
 /// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T, F>(work: F) -> T
+pub async fn blocking<T, F>(work: F) -> T
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,

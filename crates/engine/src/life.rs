@@ -22,35 +22,8 @@ impl Signal {
 
     /// Reads `SIGTERM`, `TERM`, `term`, `15`, `RTMIN+3`.
     pub fn parse(text: &str) -> Result<Signal, Error> {
-        const NAMES: &[&str] = &[
-            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-            "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU",
-            "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-        ];
-        const RTMIN: i32 = 34;
-        const RTMAX: i32 = 64;
-        let error = || Error::invalid(format!("invalid signal: {text}"));
-        let upper = text.to_ascii_uppercase();
-        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let offset =
-            |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<u8>().ok().map(i32::from) };
-        let number = if let Ok(number) = name.parse::<u8>() {
-            i32::from(number)
-        } else if let Some(rest) = name.strip_prefix("RTMIN") {
-            RTMIN + offset(rest.trim_start_matches('+')).ok_or_else(error)?
-        } else if let Some(rest) = name.strip_prefix("RTMAX") {
-            RTMAX - offset(rest.trim_start_matches('-')).ok_or_else(error)?
-        } else {
-            let name = match name {
-                "IOT" => "ABRT",
-                "POLL" => "IO",
-                "CLD" => "CHLD",
-                other => other,
-            };
-            let index = NAMES.iter().position(|n| *n == name).ok_or_else(error)?;
-            i32::try_from(index).map_err(|_| error())? + 1
-        };
-        if (1..=RTMAX).contains(&number) { Ok(Signal(number)) } else { Err(error()) }
+        let number = oci::signal::number(text);
+        number.map(Signal).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")))
     }
 }
 

@@ -164,6 +164,11 @@ documents! {
         io_maximum_iops: u64,
         #[serde(rename = "IOMaximumBandwidth")]
         io_maximum_bandwidth: u64,
+        /// Ours: bits a second that each interface may receive and send.
+        #[serde(skip_serializing_if = "is_zero")]
+        net_rate_in: i64,
+        #[serde(skip_serializing_if = "is_zero")]
+        net_rate_out: i64,
     }
 
     /// Where output is kept.

@@ -24,13 +24,14 @@ use crate::error::{During, Error, IoDuring};
 use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
 use crate::record::{Record, random_hex};
 use addresses::Entry;
-pub(crate) use addresses::dns_names;
+pub(crate) use addresses::{dns_names, parse_mac};
 use metadata::{Database, RecordKind};
 use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
 use record::BridgeOptions;
 pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The three networks that always exist.
@@ -51,6 +52,8 @@ pub(crate) struct Networks {
     names: Arc<dns::NameServer>,
     bridge: String,
     mtu: u32,
+    /// A thread is about to delete retired bridges.
+    doomed: Arc<AtomicBool>,
 }
 
 impl Networks {
@@ -65,6 +68,7 @@ impl Networks {
             names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
+            doomed: Arc::default(),
         };
         for row in db.list_records(RecordKind::Network).during(doing)? {
             let mut network: Network =
@@ -263,9 +267,27 @@ impl Networks {
         } else {
             network::attach(&path, &endpoint).during(doing)?;
         }
+        crate::rates::apply(&path, &entry.record.driver, settings, &record.host_config, true)?;
         let sysctls = settings.driver_opts.as_ref().and_then(|o| o.get(INTERFACE_SYSCTLS));
         for (name, value) in live::sysctls(sysctls.map_or("", String::as_str), interface)? {
             network::set_sandbox_sysctl(&path, &name, &value).during(doing)?;
+        }
+        Ok(())
+    }
+
+    /// Makes every interface of a running container keep to the limits of its rates. Blocking.
+    pub(crate) fn limit_rates(
+        &self,
+        config: &Config,
+        record: &Record,
+        host: &HostConfig,
+    ) -> Result<(), Error> {
+        let path = config.netns(record.id.as_str());
+        for (name, settings) in &record.networks {
+            let entry = self.find(name)?;
+            if entry.record.has_interfaces() {
+                crate::rates::apply(&path, &entry.record.driver, settings, host, false)?;
+            }
         }
         Ok(())
     }
@@ -568,8 +590,13 @@ fn endpoint(
     })
 }
 
+/// Whether endpoints of the driver are pairs of interfaces, one end on the host.
+pub(crate) fn has_host_end(driver: &str) -> bool {
+    driver == "bridge"
+}
+
 /// New for each task: the kernel takes the interface of the last one away on its own time. Linux allows 15 characters.
-fn host_interface(settings: &EndpointSettings) -> String {
+pub(crate) fn host_interface(settings: &EndpointSettings) -> String {
     format!("veth{}", settings.endpoint_id.chars().take(7).collect::<String>())
 }
 

@@ -43,18 +43,23 @@ impl Engine {
         create::check_resources(&new)?;
         create::check_restart_policy(&new)?;
         limits::check(&new)?;
+        crate::rates::check(&new)?;
         let mut warnings = Vec::new();
         if status.is_alive() {
+            self.update_rates(&record, &old, &new).await?;
             let path = self.cgroups_path(&record);
-            let (old, new) = (old.clone(), new.clone());
+            let (from, to) = (old.clone(), new.clone());
             let applied = blocking(move || {
-                let to_new = difference(&old, &new);
+                let to_new = difference(&from, &to);
                 apply(&path, &to_new).inspect_err(|_| {
                     // What did hold holds again; the cause of the failure is what the client must hear.
-                    drop(apply(&path, &difference(&new, &old)));
+                    drop(apply(&path, &difference(&to, &from)));
                 })
             })
             .await;
+            if applied.is_err() {
+                drop(self.update_rates(&record, &new, &old).await);
+            }
             warnings = applied.during(|| format!("Cannot update container {}", container.id()))?;
         }
         container.lock().host_config = new;
@@ -64,6 +69,26 @@ impl Engine {
         }
         self.publish(&container, "update", &[]);
         Ok(warnings)
+    }
+
+    /// Changes the rates of the interfaces, if they are to change; all of them or none.
+    async fn update_rates(
+        self: &Arc<Self>,
+        record: &crate::Record,
+        old: &HostConfig,
+        new: &HostConfig,
+    ) -> Result<(), Error> {
+        if (old.net_rate_in, old.net_rate_out) == (new.net_rate_in, new.net_rate_out) {
+            return Ok(());
+        }
+        let (engine, record, old, new) = (self.clone(), record.clone(), old.clone(), new.clone());
+        blocking(move || {
+            engine.networks.limit_rates(&engine.config, &record, &new).inspect_err(|_| {
+                drop(engine.networks.limit_rates(&engine.config, &record, &old));
+            })
+        })
+        .await
+        .during(|| "Cannot update the rates of the container".into())
     }
 }
 
@@ -104,7 +129,7 @@ fn merged(old: &HostConfig, request: &UpdateRequest) -> Result<HostConfig, Strin
         blkio_weight cpu_shares cpu_period cpu_quota nano_cpus cpu_realtime_period cpu_realtime_runtime
         cpuset_cpus cpuset_mems memory_reservation memory_swap
         blkio_weight_device blkio_device_read_bps blkio_device_write_bps blkio_device_read_iops
-        blkio_device_write_iops
+        blkio_device_write_iops net_rate_in net_rate_out
     }
     if asked.memory != 0 {
         // A limit above the sum of memory and swap cannot be: the sum has to be said with it.

@@ -33,6 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub(crate) const LOCAL: &str = "local";
 /// Docker's label of volumes that were given no name.
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
+/// What directories of removed volumes are called; no volume can have such a name.
+const REMOVING: &str = ".removing-";
 
 /// One volume as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -460,7 +462,11 @@ impl Engine {
         if !self.db.delete_record(RecordKind::Volume, name).during(doing)? {
             return Err(Error::NoSuchVolume { name: name.into() });
         }
-        std::fs::remove_dir_all(&directory).io_during(doing)?;
+        // Callers hold the claims: whatever it weighs, nobody waits for more than a rename. A daemon killed before the
+        // thread is done leaves a directory without a record, which the next one removes.
+        let doomed = directory.with_file_name(format!("{REMOVING}{}", random_hex()));
+        std::fs::rename(&directory, &doomed).io_during(doing)?;
+        remove_behind(doomed);
         self.volume_event("destroy", name, &[]);
         Ok(())
     }
@@ -485,13 +491,26 @@ impl Engine {
                 None => {
                     tracing::info!(volume = name, "removing a volume directory without a record");
                     match local::release(&directory) {
-                        Ok(()) => drop(std::fs::remove_dir_all(&directory)),
+                        Ok(()) => remove_behind(directory),
                         Err(e) => tracing::warn!(volume = name, error = %errors::chain(&e), "not removed"),
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a directory that nobody finds any more, on a thread of its own.
+fn remove_behind(directory: PathBuf) {
+    let name = directory.clone();
+    let remove = move || match std::fs::remove_dir_all(&directory) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %directory.display(), %error, "what is left of a volume"),
+    };
+    if let Err(error) = std::thread::Builder::new().name("remove-volume".into()).spawn(remove) {
+        tracing::warn!(path = %name.display(), %error, "removed at the next start");
     }
 }
 

@@ -6,6 +6,9 @@ use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
 use crate::{Error, Net, Result, Subnet, firewall, mac, name, sysctl};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// `IFLA_GROUP` of bridges that are to be deleted, whichever daemon's they were: "brix" in ASCII.
+const DOOMED: u32 = u32::from_be_bytes(*b"brix");
+
 /// A bridge network as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeConfig {
@@ -107,6 +110,50 @@ pub fn delete_bridge(name: &str) -> Result<()> {
         endpoint::delete(&socket, name)?;
     }
     Ok(())
+}
+
+/// Takes addresses and rules from a bridge that nobody is on, so that another can have them at once, and marks it for
+/// [`delete_doomed`]. Harmless if it does not exist.
+///
+/// The kernel waits for every processor when an interface goes, some 40 ms, and once for any number that go together.
+/// [`ensure_bridge`] takes back a bridge that was marked.
+///
+/// # Errors
+///
+/// As [`remove_bridge`].
+pub fn doom_bridge(name: &str) -> Result<()> {
+    name::check_interface(name)?;
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    if let Ok(index) = link::index_of(&socket, name) {
+        if let Some(link) = link::get(&socket, index)? {
+            owner_of(&link)?;
+        }
+        let mut request = Request::default();
+        let own = link::addresses(&socket)?.into_iter().filter(|a| a.index == index && !a.is_link_local());
+        own.for_each(|address| link::delete_address(&mut request, &address));
+        request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
+            r.u32(link::IFLA_GROUP, DOOMED);
+        });
+        socket.transact(&request).map_err(|f| failed(format!("retire bridge {name}"), f.source))?;
+    }
+    firewall::remove_network(name)
+}
+
+/// Deletes the bridges that [`doom_bridge`] marked, all at once.
+///
+/// # Errors
+///
+/// [`Error::Netlink`].
+pub fn delete_doomed() -> Result<()> {
+    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let mut request = Request::default();
+    request.message(link::RTM_DELLINK, NLM_F_ACK, &ifinfomsg(0, 0), |r| r.u32(link::IFLA_GROUP, DOOMED));
+    match socket.transact(&request) {
+        Err(f) if f.source.raw_os_error() != Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            Err(failed("delete retired bridges", f.source))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every bridge of ours in this network namespace, in the kernel's order.

@@ -36,6 +36,7 @@ mod net;
 mod netlink;
 mod nft;
 pub mod ports;
+mod rate;
 mod resolver;
 mod sandbox;
 mod stats;
@@ -44,7 +45,8 @@ mod sysctl;
 mod watch;
 
 pub use bridge::{
-    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, ensure_bridge, host_subnets, list_bridges, remove_bridge,
+    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, delete_doomed, doom_bridge, ensure_bridge, host_subnets,
+    list_bridges, remove_bridge,
 };
 pub use device::{give, loopback_up};
 pub use endpoint::{
@@ -55,6 +57,7 @@ pub use error::Error;
 pub use mac::mac_for;
 pub use macvlan::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
 pub use net::Net;
+pub use rate::{limit_incoming, limit_outgoing};
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};
 pub use stats::{InterfaceStats, interface_stats};

@@ -116,6 +116,14 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>> {
     Ok(all.iter().filter(|(kind, _)| *kind == RTM_NEWLINK).filter_map(|(_, body)| parse_link(body)).collect())
 }
 
+/// The interface `index`; `None` if the answer is not one.
+pub(crate) fn get(socket: &Socket, index: u32) -> Result<Option<Link>> {
+    let mut request = Request::default();
+    request.message(RTM_GETLINK, 0, &ifinfomsg(AF_UNSPEC, index), |_| {});
+    let body = socket.get(&request).map_err(|source| failed("ask for an interface", source))?;
+    Ok(parse_link(&body))
+}
+
 /// Whether the interface is up for traffic, `IF_OPER_UP`, not merely switched on.
 ///
 /// Since Linux 6.8 the question itself makes the kernel act on a carrier that came; before, a work queue does.

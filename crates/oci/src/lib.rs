@@ -6,6 +6,7 @@ pub mod image;
 pub mod platform;
 pub mod reference;
 pub mod runtime;
+pub mod signal;
 
 pub use digest::Digest;
 pub use image::Descriptor;

@@ -389,29 +389,9 @@ pub fn processes(store: &Store, id: &ContainerId) -> Result<Vec<i32>, Error> {
     }
 }
 
-/// The number of a signal given by name (`KILL`, `SIGKILL`, `RTMIN+3`) or number.
+/// The number of a signal given by name (`KILL`, `SIGKILL`, `RTMIN+3`) or number; 0 only asks whether it could be sent.
 pub fn signal_number(text: &str) -> Option<i32> {
-    const NAMES: &[&str] = &[
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    if let Ok(number) = text.parse::<i32>() {
-        return (0..=64).contains(&number).then_some(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let position = |name| NAMES.iter().position(|n| *n == name).and_then(|at| i32::try_from(at + 1).ok());
-    let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
-    match name {
-        "IOT" => Some(6),
-        "POLL" => Some(29),
-        "CLD" => Some(17),
-        _ => position(name)
-            .or_else(|| offset(name.strip_prefix("RTMIN")?).map(|n| 34 + n))
-            .or_else(|| offset(name.strip_prefix("RTMAX")?).map(|n| 64 + n))
-            .filter(|number| (1..=64).contains(number)),
-    }
+    if text == "0" { Some(0) } else { oci::signal::number(text) }
 }
 
 struct Made {

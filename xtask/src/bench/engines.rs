@@ -154,12 +154,21 @@ impl Engine {
         )
     }
 
-    fn host(&self) -> String {
-        let socket = match self.kind {
+    /// Where its API is.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.home.join(match self.kind {
             Kind::Brig => "exec/brig.sock",
             Kind::Dockerd | Kind::Podman => "docker.sock",
-        };
-        format!("unix://{}", self.home.join(socket).display())
+        })
+    }
+
+    /// The processes of its daemons.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        self.processes.iter().map(Child::id).collect()
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
     }
 
     fn spawn(&mut self, name: &str, mut command: Command) -> Result<()> {

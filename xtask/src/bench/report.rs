@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
+/// Where this part begins in the page of results.
+pub(super) const HEADING: &str = "# Measured by `cargo xtask bench`";
+
 /// What was measured, and where.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -45,7 +48,7 @@ impl Report {
 
     /// The report as a page.
     pub(super) fn markdown(&self) -> String {
-        let mut out = String::from("# Measured by `cargo xtask bench`\n\n");
+        let mut out = format!("{HEADING}\n\n");
         let fact = |out: &mut String, text: &str| writeln!(out, "- {text}").expect("writing to a String");
         self.machine.iter().chain(&self.versions).for_each(|text| fact(&mut out, text));
         out += "\nEngines run in turn (A B C A B C ...) in namespaces of their own (pid, mount, network), each on its own data \

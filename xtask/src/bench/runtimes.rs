@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const RUNS: usize = 40;
 const WARM_UP: usize = 3;
 /// Where this part begins in the page of results, which it shares with the engines'.
-pub(super) const HEADING: &str = "# Runtimes: measured by `cargo xtask bench runtime`";
+const HEADING: &str = "# Runtimes: measured by `cargo xtask bench runtime`";
 
 #[derive(Debug)]
 struct Runtime {
@@ -125,7 +125,7 @@ fn measure(work: &Path, runs: usize, smoke: bool) -> Result<()> {
     }
     let text = measured?;
     println!("\n{text}");
-    if smoke { Ok(()) } else { keep(&text) }
+    if smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
 }
 
 fn measure_all(work: &Path, runs: usize) -> Result<String> {
@@ -285,23 +285,6 @@ fn table(out: &mut String, rows: &[(String, Vec<Option<f64>>)], decimals: usize)
         };
         writeln!(out, "| {title} |{numbers}{}{}", ratio(1), ratio(3)).expect("writing to a String");
     }
-}
-
-/// Puts this part at the end of the page of results, in place of what was there of it.
-fn keep(text: &str) -> Result<()> {
-    let path = root().join("bench/RESULTS.md");
-    let before = std::fs::read_to_string(&path).unwrap_or_default();
-    let engines = before.split(HEADING).next().unwrap_or_default().trim_end();
-    let whole = if engines.is_empty() { text.to_owned() } else { format!("{engines}\n\n{text}") };
-    std::fs::write(&path, whole).doing(|| format!("write {}", path.display()))?;
-    println!("written: bench/RESULTS.md");
-    Ok(())
-}
-
-/// What the page of results has from here, for the part that writes the rest.
-pub(super) fn kept(page: &Path) -> String {
-    let text = std::fs::read_to_string(page).unwrap_or_default();
-    text.find(HEADING).map_or(String::new(), |at| format!("\n{}", &text[at..]))
 }
 
 #[cfg(test)]

@@ -4,25 +4,30 @@ use crate::cache::Outcome;
 use crate::chmod::Chmod;
 use crate::context::Context;
 use crate::copy::{Inline, Target, destination, is_tar};
-use crate::error::{During, Error, blocking};
+use crate::error::{During, Error};
+use crate::git::{GitAccess, Repository, Resolved};
+use crate::git_url::{self, GitUrl, redact};
 use crate::plan::{self, Source};
 use crate::remote;
 use crate::select::{Filter, Pick, pick};
 use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
 use dockerfile::{Copy, Glob, Ignore};
 use engine::Workspace;
+use engine::blocking;
 use oci::Digest;
 use rootdir::RootDir;
 use rustix::fs::FileType;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A COPY or ADD with everything expanded.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Job {
     sources: Vec<String>,
     /// Files from URLs: the tree that holds it, and its name.
     remote: Vec<(Arc<Context>, String)>,
+    /// Repositories that the key knows and nobody has fetched yet.
+    git: Mutex<Vec<Tree>>,
     inline: Vec<Inline>,
     destination: String,
     is_directory: bool,
@@ -38,6 +43,50 @@ struct Job {
     unpacks: bool,
     /// Files of a context belong to root; those of a stage keep their owners.
     from: From,
+}
+
+/// A tree of a repository that is added.
+struct Tree {
+    repository: Repository,
+    resolved: Resolved,
+    url: GitUrl,
+    keep_git_dir: bool,
+}
+
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tree").field("url", &self.url.remote).finish_non_exhaustive()
+    }
+}
+
+impl Tree {
+    /// The commit says what the files are, so that nothing is fetched where the result is known.
+    fn key(&self) -> Value {
+        let GitUrl { remote, subdir, submodules, commit_times, .. } = &self.url;
+        json!(["git", remote, self.resolved.commit, subdir, submodules, commit_times, self.keep_git_dir])
+    }
+}
+
+/// Finds the commit that ADD of a repository means.
+async fn open_repository(
+    place: &Place,
+    text: &str,
+    copy: &Copy,
+    checksum: Option<&str>,
+) -> Result<Tree, Error> {
+    let wrong = |message: String| place.wrong(text, message);
+    let url = GitUrl::parse(text).map_err(wrong)?;
+    let keep_git_dir = match (copy.keep_git_dir, url.keep_git_dir) {
+        (Some(flag), Some(query)) if flag != query => {
+            return Err(wrong("keep-git-dir conflicts with the query of the URL".into()));
+        }
+        (flag, query) => flag.or(query).unwrap_or(false),
+    };
+    let checksum = checksum.map(git_url::checksum).transpose().map_err(|m| place.wrong("--checksum", m))?;
+    let access = GitAccess::of(&place.shared.request);
+    let repository = Repository::open(&place.shared.engine, &url, &access).await?;
+    let resolved = repository.resolve(checksum.as_deref()).await.map_err(|e| in_words(place, e))?;
+    Ok(Tree { repository, resolved, url, keep_git_dir })
 }
 
 #[derive(Debug, Clone)]
@@ -65,9 +114,18 @@ pub(crate) async fn copy(
     let name = if is_add { "ADD" } else { "COPY" };
     let shown: Vec<&str> =
         copy.sources.iter().map(String::as_str).chain(job.inline.iter().map(|i| i.name.as_str())).collect();
-    let created_by = format!("{name} {} {} # buildkit", shown.join(" "), copy.destination);
+    let created_by = redact(&format!("{name} {} {} # buildkit", shown.join(" "), copy.destination));
     let (place_, parent) = (place.clone(), state.chain_id);
-    let work = move || -> Work { Box::pin(blocking(move || perform(&place_, &job, parent))) };
+    let work = move || -> Work {
+        Box::pin(async move {
+            let trees = std::mem::take(&mut *job.git.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut fetched = Vec::new();
+            for tree in trees {
+                fetched.push(tree.repository.check_out(&tree.resolved, tree.keep_git_dir).await?);
+            }
+            blocking(move || perform(&place_, &job, &fetched, parent)).await
+        })
+    };
     step(place, state, &key, created_by, work).await
 }
 
@@ -77,10 +135,12 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
     let all = copy.sources.iter().map(word).collect::<Result<Vec<_>, _>>()?;
     let (urls, sources): (Vec<String>, Vec<String>) =
         all.into_iter().partition(|source| is_add && remote::is_remote(source));
-    if copy.checksum.is_some() && urls.is_empty() {
+    let (repositories, urls): (Vec<String>, Vec<String>) =
+        urls.into_iter().partition(|url| git_url::is_git(url));
+    if copy.checksum.is_some() && urls.is_empty() && repositories.is_empty() {
         return Err(wrong("--checksum", "checksum can't be specified for non-HTTP(S) sources".into()));
     }
-    if copy.keep_git_dir.is_some() {
+    if copy.keep_git_dir.is_some() && repositories.is_empty() {
         return Err(wrong("--keep-git-dir", "keep-git-dir can only be specified for git sources".into()));
     }
     let inline = copy
@@ -93,7 +153,7 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
         .collect::<Result<Vec<_>, Error>>()?;
     let text = word(&copy.destination)?;
     let (destination, is_directory) = destination(state.working_dir(), &text);
-    let several = sources.len() + urls.len() + inline.len() > 1;
+    let several = sources.len() + urls.len() + repositories.len() + inline.len() > 1;
     if several && !is_directory {
         let name = if is_add { "ADD" } else { "COPY" };
         let message = format!(
@@ -128,9 +188,6 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
     let mut remote = Vec::new();
     let mut digests = Vec::new();
     for url in &urls {
-        if remote::is_git(url) {
-            return Err(Error::unsupported(format!("ADD from git ({url})")));
-        }
         if is_directory && remote::file_name(url).is_empty() {
             return Err(wrong(url, format!("cannot determine filename for source {url}")));
         }
@@ -142,9 +199,16 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
         digests.push(json!([file.name, file.digest.to_string(), file.modified_s]));
         remote.push((Arc::new(file.context), file.name));
     }
+    let mut git = Vec::new();
+    for text in &repositories {
+        let one = open_repository(place, text, copy, checksum.as_deref()).await?;
+        digests.push(one.key());
+        git.push(one);
+    }
     Ok(Job {
         sources,
         remote,
+        git: Mutex::new(git),
         digests,
         unpacks_remote: copy.unpack == Some(true),
         inline,
@@ -213,7 +277,12 @@ fn pick_all(root: &RootDir, ignore: &Ignore, job: &Job, source: &str) -> Result<
 }
 
 /// Copies in a workspace and makes a layer of it. Blocking.
-fn perform(place: &Place, job: &Job, parent: Option<Digest>) -> Result<(Outcome, u64), Error> {
+fn perform(
+    place: &Place,
+    job: &Job,
+    trees: &[Context],
+    parent: Option<Digest>,
+) -> Result<(Outcome, u64), Error> {
     let shared = &place.shared;
     let doing = || format!("do {}", place.instruction.text);
     // An independent layer begins on nothing, and is put on whatever is below.
@@ -228,10 +297,10 @@ fn perform(place: &Place, job: &Job, parent: Option<Digest>) -> Result<(Outcome,
         Some(text) => Some(owner(&workspace, text)?),
     };
     let copied = match &job.from {
-        From::Context(context) => put_all(job, &context.root, &context.ignore, &workspace, owner),
+        From::Context(context) => put_all(job, trees, &context.root, &context.ignore, &workspace, owner),
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
-            put_all(job, source.root(), &Ignore::default(), &workspace, owner)
+            put_all(job, trees, source.root(), &Ignore::default(), &workspace, owner)
         }
     };
     copied.map_err(|e| in_words(place, e))?;
@@ -242,6 +311,7 @@ fn perform(place: &Place, job: &Job, parent: Option<Digest>) -> Result<(Outcome,
 
 fn put_all(
     job: &Job,
+    trees: &[Context],
     root: &RootDir,
     ignore: &Ignore,
     workspace: &Workspace,
@@ -277,6 +347,11 @@ fn put_all(
             if !(job.unpacks_remote && unpack(job, &one, &target)?) {
                 target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
             }
+        }
+    }
+    for tree in trees {
+        for one in pick(&tree.root, &nothing, "", false)? {
+            target.put(&one, Filter { ignore: &nothing, exclude: &exclude }, "")?;
         }
     }
     for inline in &job.inline {

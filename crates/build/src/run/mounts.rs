@@ -2,11 +2,12 @@
 
 use crate::context::Context;
 use crate::copy::Target;
-use crate::error::{During, Error, IoDuring, blocking};
+use crate::error::{During, Error, IoDuring};
 use crate::plan::{self, Source};
 use crate::select::{Filter, Pick, clean, pick};
 use crate::stage::{Place, StageState};
 use dockerfile::{Ignore, Mount, MountKind, Run, Sharing};
+use engine::blocking;
 use engine::{Scratch, Step, StepMount, Workspace};
 use oci::Digest;
 use rootdir::RootDir;

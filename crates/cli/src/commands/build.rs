@@ -99,7 +99,7 @@ pub(crate) struct Build {
     /// Set the target build stage to build
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     target: String,
-    /// PATH, URL of an archive or a Dockerfile, or '-' for either on standard input
+    /// PATH, URL of a git repository, an archive or a Dockerfile, or '-' for either on standard input
     #[arg(value_name = "PATH | URL | -")]
     context: String,
 }
@@ -315,6 +315,13 @@ fn source(flags: &Build, document: &mut Value) -> Result<(Source, String)> {
         return Ok((Source::Empty, String::new()));
     }
     if is_url(&flags.context) {
+        if flags.file == "-" {
+            let mut bytes = Vec::new();
+            let failed = |source| Error::Stream { doing: "read standard input", source };
+            std::io::stdin().take(MAX_TEXT).read_to_end(&mut bytes).map_err(failed)?;
+            put(document, bytes)?;
+            return Ok((Source::Empty, String::new()));
+        }
         return Ok((Source::Empty, flags.file.clone()));
     }
     let root = PathBuf::from(&flags.context);

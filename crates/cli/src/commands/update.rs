@@ -49,6 +49,12 @@ pub(crate) struct Update {
     /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
     #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
     memory_swap: Option<String>,
+    /// Bits per second that the container may receive on each interface (10m, 1g; -1 for no limit)
+    #[arg(long, value_name = "bits", allow_hyphen_values = true)]
+    net_rate_in: Option<String>,
+    /// Bits per second that the container may send on each interface (10m, 1g; -1 for no limit)
+    #[arg(long, value_name = "bits", allow_hyphen_values = true)]
+    net_rate_out: Option<String>,
     /// Tune container pids limit (set -1 for unlimited)
     #[arg(long, value_name = "int", default_value_t = 0, allow_negative_numbers = true)]
     pids_limit: i64,
@@ -80,6 +86,7 @@ pub(crate) async fn update(context: &Context, flags: &Update) -> Result<u8> {
 /// The fields that were named.
 fn body(flags: &Update) -> Result<Map<String, serde_json::Value>> {
     let bytes = |text: &Option<String>| text.as_deref().map_or(Ok(0), units::parse_bytes);
+    let rate = |text: &Option<String>| text.as_deref().map_or(Ok(0), units::parse_rate);
     let swap = flags.memory_swap.as_deref().map_or(Ok(0), units::parse_bytes_or_unlimited)?;
     let numbers = [
         ("BlkioWeight", i64::from(flags.blkio_weight)),
@@ -92,6 +99,8 @@ fn body(flags: &Update) -> Result<Map<String, serde_json::Value>> {
         ("MemoryReservation", bytes(&flags.memory_reservation)?),
         ("MemorySwap", swap),
         ("NanoCpus", flags.cpus.as_deref().map_or(Ok(0), units::parse_cpus)?),
+        ("NetRateIn", rate(&flags.net_rate_in)?),
+        ("NetRateOut", rate(&flags.net_rate_out)?),
         ("PidsLimit", flags.pids_limit),
     ];
     let texts = [("CpusetCpus", &flags.cpuset_cpus), ("CpusetMems", &flags.cpuset_mems)];

@@ -112,6 +112,12 @@ pub(crate) struct Options {
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     pub(crate) group_add: Vec<String>,
+    /// Bits per second that the container may receive on each interface (10m, 1g)
+    #[arg(long, value_name = "bits")]
+    pub(crate) net_rate_in: Option<String>,
+    /// Bits per second that the container may send on each interface (10m, 1g)
+    #[arg(long, value_name = "bits")]
+    pub(crate) net_rate_out: Option<String>,
     /// What becomes of the container when it is found unhealthy (none|kill|restart|stop); sets the label
     /// brig.health-action
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]

@@ -216,7 +216,7 @@ fn healthcheck(options: &Options) -> Result<Option<Value>> {
     }
     let nanos = |flag: &str, text: &Option<String>| match text.as_deref() {
         None => Ok(0),
-        Some(text) => match units::parse_duration(text) {
+        Some(text) => match dockerfile::parse_duration_ns(text) {
             Some(nanos) if nanos >= 0 => Ok(nanos),
             Some(_) => Err(Error::Usage(format!("--{flag} cannot be negative"))),
             None => Err(Error::Usage(format!(
@@ -329,6 +329,7 @@ fn host_config(options: &Options, client: &ClientSide) -> Result<Map<String, Val
 
 fn resources(options: &Options, memory: i64, memory_swap: i64) -> Result<Map<String, Value>> {
     let bytes = |text: &Option<String>| text.as_deref().map_or(Ok(0), units::parse_bytes);
+    let rate = |text: &Option<String>| text.as_deref().map_or(Ok(0), units::parse_rate);
     let mut map = object(json!({
         "BlkioWeight": options.blkio_weight,
         "BlkioWeightDevice": devices_with(&options.blkio_weight_device, "Weight", parse_number)?,
@@ -349,6 +350,8 @@ fn resources(options: &Options, memory: i64, memory_swap: i64) -> Result<Map<Str
         "MemoryReservation": bytes(&options.memory_reservation)?,
         "MemorySwap": memory_swap,
         "NanoCpus": options.cpus.as_deref().map_or(Ok(0), units::parse_cpus)?,
+        "NetRateIn": rate(&options.net_rate_in)?,
+        "NetRateOut": rate(&options.net_rate_out)?,
         "OomKillDisable": options.oom_kill_disable,
         "PidsLimit": options.pids_limit,
         "Ulimits": options.ulimit.iter().map(|u| ulimit(u)).collect::<Result<Vec<_>>>()?,

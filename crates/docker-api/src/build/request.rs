@@ -2,7 +2,7 @@
 
 use crate::reply::Failure;
 use crate::request::Call;
-use build::{Context, Request, Secret};
+use build::{Context, GitAccess, Request, Secret};
 use engine::model::{HostConfig, Ulimit};
 use oci::Reference;
 use registry_client::Auth;
@@ -41,6 +41,15 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
+    fn decoded(&self) -> Result<BTreeMap<String, Secret>, Failure> {
+        let decode = |(id, text): (&String, &String)| {
+            let bytes = crate::request::from_base64(text)
+                .ok_or_else(|| Failure::bad_request(format!("secret {id} is not base64")))?;
+            Ok((id.clone(), Secret(bytes)))
+        };
+        self.secrets.iter().map(decode).collect()
+    }
+
     /// Reads length and document off the front.
     pub(crate) fn read(reader: &mut impl Read) -> Result<Extra, Failure> {
         let cut = |e: std::io::Error| Failure::bad_request(format!("reading the build document: {e}"));
@@ -131,6 +140,11 @@ impl Asked {
         named.collect()
     }
 
+    /// With what a context is read that is a repository. A client of the classic endpoint has no secrets to give.
+    pub(crate) fn git_access(&self, extra: &Extra) -> Result<GitAccess, Failure> {
+        Ok(GitAccess::new(extra.decoded()?, extra.ssh.get("default").cloned(), &self.build_args))
+    }
+
     pub(crate) fn request(
         &self,
         context: Arc<Context>,
@@ -154,11 +168,7 @@ impl Asked {
         for (name, image) in &extra.context_images {
             request.context_images.insert(name.to_lowercase(), image.clone());
         }
-        for (id, text) in &extra.secrets {
-            let bytes = crate::request::from_base64(text)
-                .ok_or_else(|| Failure::bad_request(format!("secret {id} is not base64")))?;
-            request.secrets.insert(id.clone(), Secret(bytes));
-        }
+        request.secrets = extra.decoded()?;
         for name in &extra.allow {
             match name.as_str() {
                 "network.host" => request.entitlements.network_host = true,

@@ -238,7 +238,7 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 
-pub(super) fn parse_mac(text: &str) -> Result<[u8; 6], Error> {
+pub(crate) fn parse_mac(text: &str) -> Result<[u8; 6], Error> {
     let error = || Error::invalid(format!("invalid MAC address: {text}"));
     let bytes: Vec<u8> = text
         .split([':', '-'])

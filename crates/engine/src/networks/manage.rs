@@ -4,7 +4,9 @@
 //! create   choose subnets -> bridge and rules -> record
 //! remove   nobody joins -> record goes -> bridge and rules
 //! ```
-//! A daemon killed in between leaves a bridge without a record, which the next start removes.
+//! The kernel's removal of a bridge takes some 40 ms, which nobody waits for: the bridge loses its addresses and rules, and
+//! a thread deletes all that were retired. A daemon killed in between leaves a bridge without a record, which the next
+//! start removes.
 
 use super::addresses::Entry;
 use super::{BUILT_IN, Network, NetworkPool, NetworkRequest, Networks};
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Held while a daemon of this host chooses a subnet and makes the bridge that others then see.
 const LOCK_FILE: &str = "/run/lock/brig-networks.lock";
@@ -134,7 +137,7 @@ impl Networks {
                 return Err(e);
             }
         }
-        // Whoever makes one of the same name or subnet next waits until this one's bridge is gone.
+        // Whoever makes one of the same name or subnet next waits until this one has let go of both.
         let _making = self.making.lock().expect("no holder panics");
         self.remove_bridge(network);
         self.forget_network(entry);
@@ -157,9 +160,28 @@ impl Networks {
         }
         let removed = self
             .bridge_config(network)
-            .and_then(|c| network::remove_bridge(&c.name).during(|| format!("remove bridge {}", c.name)));
+            .and_then(|c| network::doom_bridge(&c.name).during(|| format!("remove bridge {}", c.name)));
         if let Err(e) = removed {
             tracing::warn!(network = network.name, error = %errors::chain(&e), "bridge not removed");
+        }
+        self.delete_doomed();
+    }
+
+    /// Has a thread delete what was retired. A daemon killed before that leaves bridges without a record.
+    fn delete_doomed(&self) {
+        if self.doomed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let doomed = self.doomed.clone();
+        let work = move || {
+            doomed.store(false, Ordering::SeqCst);
+            if let Err(e) = network::delete_doomed() {
+                tracing::warn!(error = %errors::chain(&e), "bridges not removed");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("bridges".into()).spawn(work) {
+            tracing::warn!(%error, "retired bridges are removed at the next start");
+            self.doomed.store(false, Ordering::SeqCst);
         }
     }
 
