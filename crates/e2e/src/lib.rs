@@ -46,6 +46,17 @@ pub fn shared() -> Option<Arc<Shared>> {
     Some(shared)
 }
 
+/// A daemon of the test's own, with [`BUSYBOX`], or None where the test cannot run.
+#[track_caller]
+pub fn own() -> Option<Daemon> {
+    if !testkit::is_root() {
+        return None;
+    }
+    let daemon = Daemon::start(daemon::Options::default());
+    daemon.load_busybox(BUSYBOX);
+    Some(daemon)
+}
+
 /// Who types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {

@@ -2,20 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::BUSYBOX;
 use e2e::builds::{CASES, judge};
+use e2e::{BUSYBOX, own};
 use serde_json::json;
 use std::path::Path;
-use testkit::daemon::{Daemon, Options, Running};
-
-fn own() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Options::default());
-    daemon.load_busybox(BUSYBOX);
-    Some(daemon)
-}
+use testkit::daemon::{Daemon, Running};
 
 fn context(dockerfile: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

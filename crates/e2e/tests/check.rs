@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::BUSYBOX;
+use e2e::{BUSYBOX, own};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -10,15 +10,6 @@ use testkit::daemon::{Daemon, Options};
 use testkit::images;
 use testkit::registry::Registry;
 use testkit::tar::{self, Entry};
-
-fn own() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Options::default());
-    daemon.load_busybox(BUSYBOX);
-    Some(daemon)
-}
 
 fn check(daemon: &Daemon) -> Value {
     daemon.get("/brig/check")

@@ -2,18 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::BUSYBOX;
+use e2e::{BUSYBOX, own};
 use serde_json::{Value, json};
-use testkit::daemon::{Daemon, Options};
-
-fn own() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Options::default());
-    daemon.load_busybox(BUSYBOX);
-    Some(daemon)
-}
 
 const SCRIPT: &str = "echo hi > /root/file; mkdir -p /srv/d; rm /etc/not-a-program; chmod 700 /home";
 

@@ -2,23 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::BUSYBOX;
+use e2e::{BUSYBOX, own};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use testkit::daemon::{Daemon, Options, finish};
+use testkit::daemon::{Daemon, finish};
 use testkit::raw::{self, Response};
 use testkit::tar::{self, Entry};
-
-fn own() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Options::default());
-    daemon.load_busybox(BUSYBOX);
-    Some(daemon)
-}
 
 fn put(daemon: &Daemon, container: &str, query: &str, body: &[u8]) -> Response {
     let path = format!("/containers/{container}/archive?{query}");

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::BUSYBOX;
+use e2e::{BUSYBOX, own};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use testkit::daemon::{Daemon, Options};
+use testkit::daemon::Daemon;
 use testkit::raw::{self, Response};
 use testkit::tar::{self, Entry};
 
@@ -49,15 +49,6 @@ impl Canary {
     fn path(&self) -> &Path {
         self.dir.path()
     }
-}
-
-fn own() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Options::default());
-    daemon.load_busybox(BUSYBOX);
-    Some(daemon)
 }
 
 fn archive(daemon: &Daemon, method: &str, path: &str, body: &[u8]) -> Response {
