@@ -1,6 +1,6 @@
 //! Containers of a user without privilege: uid 65534, no subordinate ids, no cgroup of its own. Needs root to become that
 //! user, and Debian's package busybox-static.
-#![expect(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test says why it fails or is skipped")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it fails or is skipped")]
 
 #[path = "support/bundle.rs"]
 mod support;

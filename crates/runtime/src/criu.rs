@@ -167,7 +167,10 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
     let restored = container
         .write_config(&bytes)
         .and_then(|()| container.write(&state))
-        .and_then(|()| Ok(cgroup = make_cgroup(&mut state, &spec, options.rootless)?))
+        .and_then(|()| {
+            cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
+            Ok(())
+        })
         .and_then(|()| {
             bring_back(&spec, options, namespaces, cgroup.as_ref(), &container, &mut state, &proc)
         });

@@ -12,7 +12,7 @@ pub(crate) fn run(data: &[u8]) {
         }
         Err(e) => assert!(!e.report("Dockerfile", text).is_empty()),
     }
-    let lookup = |name: &str| (name.len() % 2 == 0).then(|| name.to_string());
+    let lookup = |name: &str| name.len().is_multiple_of(2).then(|| name.to_string());
     for escape in ['\\', '`'] {
         let expander = Expander::new(escape, &lookup);
         for line in text.lines().take(200) {
