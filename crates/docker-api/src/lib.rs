@@ -38,6 +38,7 @@ mod system;
 mod units;
 mod update;
 mod volumes;
+mod websocket;
 mod wire;
 
 pub use metrics::serve_metrics;
