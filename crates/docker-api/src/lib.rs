@@ -14,6 +14,7 @@ mod archives;
 mod body;
 mod brig;
 mod build;
+mod buildkit;
 mod commit;
 mod containers;
 mod detach;

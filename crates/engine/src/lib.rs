@@ -31,6 +31,7 @@ mod instructions;
 mod launch;
 mod life;
 mod limits;
+mod links;
 mod log_drivers;
 mod logs;
 pub mod model;

@@ -265,9 +265,23 @@ pub(crate) fn find(tx: &ReadTx<'_>, name: &str) -> Result<Digest, Error> {
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let no_such = |name: &str| Err(Error::NoSuchImage { name: name.into() });
     if is_hex && digits.len() == 64 {
-        return match tx.image_ids_by_prefix(digits)?.first() {
-            Some(id) => Ok(*id),
-            None => no_such(name),
+        if let Some(id) = tx.image_ids_by_prefix(digits)?.first() {
+            return Ok(*id);
+        }
+        // Clients of builders know an image by its manifest or its index. What an index means here is what its names do.
+        let is_it = |digest: &Digest| digest.hex() == digits;
+        let rows = tx.list_images()?;
+        let mut found: Vec<_> =
+            rows.iter().filter(|row| is_it(&row.manifest.digest) || is_it(&row.target.digest)).collect();
+        found.sort_by_key(|row| !is_it(&row.manifest.digest));
+        return match found.as_slice() {
+            [] => no_such(name),
+            [only] => Ok(only.id),
+            several => {
+                let named =
+                    several.iter().find(|row| tx.references_of(&row.id).is_ok_and(|names| !names.is_empty()));
+                Ok(named.unwrap_or(&several[0]).id)
+            }
         };
     }
     let reference = name.parse::<Reference>().map(Reference::with_default_tag);
