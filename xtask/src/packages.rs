@@ -41,6 +41,7 @@ pub(crate) const TEST: &[Package] = &[
     program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),
     program("erofs-utils", "fsck.erofs"),
+    program("etcd-server", "etcd"),
     program("git", "git"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
