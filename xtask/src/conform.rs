@@ -7,10 +7,11 @@ mod docker_py;
 mod engines;
 mod images;
 mod runtime;
+mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build, compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...]";
+const SUITES: &str = "build, compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -22,6 +23,9 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "build" => build(rest),
         "engines" => engines::command(rest),
         "runtime" => runtime::command(rest),
+        "vm" => vm::command(rest),
+        // By a unit of the machine's, not by people.
+        "vm-inside" => vm::inside::command(),
         other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
     }
 }

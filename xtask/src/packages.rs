@@ -71,6 +71,15 @@ pub(crate) const CONFORM_RUNTIME: &[Package] = &[
     program("util-linux", "unshare"),
 ];
 
+/// A machine of its own, and what its disks are made with.
+pub(crate) const CONFORM_VM: &[Package] = &[
+    program("binutils", "strip"),
+    program("debootstrap", "debootstrap"),
+    program("e2fsprogs", "mkfs.ext4"),
+    program("qemu-system-x86", "qemu-system-x86_64"),
+    program("util-linux", "unshare"),
+];
+
 /// What the suites of others need.
 pub(crate) const CONFORM: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

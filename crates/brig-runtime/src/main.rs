@@ -13,6 +13,8 @@ use std::path::Path;
 
 /// What runc exits with when it fails itself; engines tell it from a container's code by the message.
 const FAILURE: u8 = 1;
+/// The same for `exec`.
+const EXEC_FAILURE: u8 = 255;
 
 #[cfg(not(test))]
 sys::program!(program);
@@ -58,9 +60,17 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
             return Ok(code(exit.code));
         }
         Command::Exec { id, options } => {
-            let exit = runtime::exec(&store, &id, &options).map_err(text)?;
-            warn(log, exit.warnings);
-            return Ok(code(exit.code));
+            return Ok(match runtime::exec(&store, &id, &options).map_err(text) {
+                Ok(exit) => {
+                    warn(log, exit.warnings);
+                    code(exit.code)
+                }
+                Err(text) => {
+                    log.error(&text);
+                    // Not 1, which is what many programs end with.
+                    EXEC_FAILURE
+                }
+            });
         }
         Command::Start { id } => runtime::start(&store, &id).map_err(text)?,
         Command::State { id } => println!("{}", pretty(&runtime::state(&store, &id).map_err(text)?)?),

@@ -340,7 +340,10 @@ fn sysctls_rlimits_and_hooks() {
     assert_eq!(std::fs::read_to_string(record).unwrap(), want);
     b.spec["hooks"] = serde_json::json!({"poststop": [{"path": "/bin/false"}]});
     let (code, text) = b.run("true");
-    assert!(code == 0 && text.contains("warning: poststop hook /bin/false: exit status 1"), "{text}");
+    assert!(
+        code == 0 && text.contains("warning: error running poststop hook #1: /bin/false: exit status 1"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -267,7 +267,9 @@ fn cve_2019_18837_2025_54867_2026_41579_2026_47766_what_an_image_has_in_the_way(
             let clean = err.starts_with("brig-runtime: run failed: ") && err.trim_end().lines().count() == 1;
             assert!(output.status.success() || clean, "{kind} {place}: {err}");
             assert_eq!(digest(&canary), before, "{kind} {place} led out");
-            assert!(!out.contains("canary"), "{kind} {place}: the host's directory is mounted: {out}");
+            // By what is mounted; a link followed in the container's root may make it a place of that name.
+            let shows = |line: &str| line.split(' ').nth(3).is_some_and(|root| root.contains("canary"));
+            assert!(!out.lines().any(shows), "{kind} {place}: the host's directory is mounted: {out}");
             let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert!(!mounts.contains(b.path().to_str().unwrap()), "{kind} {place}: a mount is left");
             assert_eq!(b.ok(&["list", "-q"]), "", "{kind} {place}: a container is left");
@@ -312,7 +314,7 @@ fn cve_2019_16884_2019_19921_2023_27561_2023_28642_proc_is_a_procfs() {
     b.spec["mounts"].as_array_mut().unwrap().insert(0, bind("/volume"));
     std::fs::remove_dir(b.rootfs().join("proc")).unwrap();
     symlink("/volume", b.rootfs().join("proc")).unwrap();
-    b.refused("/proc is not an ordinary directory");
+    b.refused("on /proc: must be mounted on ordinary directory");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `brigd`, the daemon. Reads flags and configuration, opens the engine, serves the API, and leaves when told to.
 //! Containers are not its children's children to keep: they belong to their shims and go on without it.
 
+mod cluster;
 mod listen;
 mod settings;
 mod tls;

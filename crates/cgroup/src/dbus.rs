@@ -53,6 +53,12 @@ impl Body {
         self
     }
 
+    /// Adds bytes, the elements of an array.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Body {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
     /// Adds a text, or an object's path.
     pub fn string(&mut self, text: &str) -> &mut Body {
         self.u32(u32::try_from(text.len()).unwrap_or(0));

@@ -7,10 +7,10 @@ pub enum Error {
     #[error("cgroup path {path:?} {reason}")]
     InvalidPath { path: String, reason: &'static str },
     /// Someone lives there already.
-    #[error("cgroup {path} already has processes")]
+    #[error("container's cgroup is not empty: {path}")]
     Occupied { path: String },
     /// A process that joined a frozen cgroup would hang.
-    #[error("cgroup {path} is frozen")]
+    #[error("container's cgroup unexpectedly frozen: {path}")]
     Frozen { path: String },
     /// Neither cgroup v1 nor v2 is mounted where this process can see it.
     #[error("no cgroup hierarchy is mounted")]

@@ -205,23 +205,48 @@ fn property(list: &mut Body, name: &str, signature: &str, value: impl FnOnce(&mu
 
 /// Limits as the unit's properties; what systemd has no property for is in the files alone.
 fn limit_properties(list: &mut Body, limits: &Resources, v2: bool) {
-    let mut number = |name: &str, value: u64| {
-        property(list, name, "t", |b| {
-            b.u64(value);
-        })
-    };
-    // -1 is no limit, which systemd writes as the largest number.
+    for (name, value) in properties(limits, v2) {
+        match value {
+            Value::Number(number) => property(list, name, "t", |b| {
+                b.u64(number);
+            }),
+            Value::Set(bytes) => property(list, name, "ay", |b| {
+                b.array(1, |b| {
+                    b.bytes(&bytes);
+                });
+            }),
+        }
+    }
+}
+
+/// Of a property.
+#[derive(Debug, PartialEq, Eq)]
+enum Value {
+    /// The largest is no limit.
+    Number(u64),
+    /// A bit for each.
+    Set(Vec<u8>),
+}
+
+/// In the order in which they count: what `unified` says is written last.
+fn properties(limits: &Resources, v2: bool) -> Vec<(&'static str, Value)> {
+    let mut list = Vec::new();
+    let mut number = |name, value| list.push((name, Value::Number(value)));
     let bytes = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
-    let set = |value: Option<i64>| value.filter(|&v| v != 0);
+    let given = |value: Option<i64>| value.filter(|&v| v != 0);
     if let Some(memory) = &limits.memory {
-        if let Some(limit) = set(memory.limit) {
+        if let Some(limit) = given(memory.limit) {
             number(if v2 { "MemoryMax" } else { "MemoryLimit" }, bytes(limit));
         }
-        if let (Some(low), true) = (set(memory.reservation), v2) {
+        if let (Some(low), true) = (given(memory.reservation), v2) {
             number("MemoryLow", bytes(low));
         }
-        if let (Some(limit), Some(sum), true) = (set(memory.limit), set(memory.swap), v2) {
-            number("MemorySwapMax", if sum < 0 { u64::MAX } else { bytes(sum.saturating_sub(limit).max(0)) });
+        match (given(memory.limit).unwrap_or_default(), given(memory.swap)) {
+            (_, Some(..0)) if v2 => number("MemorySwapMax", u64::MAX),
+            (limit @ 1.., Some(sum)) if v2 => {
+                number("MemorySwapMax", bytes(sum.saturating_sub(limit).max(0)))
+            }
+            _ => {}
         }
     }
     if let Some(cpu) = &limits.cpu {
@@ -231,18 +256,79 @@ fn limit_properties(list: &mut Body, limits: &Resources, v2: bool) {
                 false => number("CPUShares", shares),
             }
         }
-        if let Some(quota) = set(cpu.quota) {
-            let period = cpu.period.filter(|&p| p != 0).unwrap_or(100_000);
-            let per_second = u64::try_from(quota).map_or(u64::MAX, |q| {
-                // systemd counts in hundredths of a processor.
-                (q.saturating_mul(1_000_000) / period).next_multiple_of(10_000)
-            });
-            number("CPUQuotaPerSecUSec", per_second);
+        let period = cpu.period.filter(|&p| p != 0);
+        if given(cpu.quota).is_some() || period.is_some() {
+            quota(&mut number, given(cpu.quota).unwrap_or(-1), period, v2);
+        }
+        if v2 {
+            for (name, text) in [("AllowedCPUs", &cpu.cpus), ("AllowedMemoryNodes", &cpu.mems)] {
+                list.extend(text.as_deref().and_then(set_of).map(|set| (name, Value::Set(set))));
+            }
         }
     }
-    if let Some(pids) = limits.pids.as_ref().filter(|pids| pids.limit != 0) {
-        number("TasksMax", bytes(pids.limit));
+    if let Some(pids) = &limits.pids {
+        list.push(("TasksMax", Value::Number(bytes(pids.limit).max(1))));
     }
+    for (key, text) in limits.unified.iter().filter(|_| v2) {
+        unified(&mut list, key, text.trim());
+    }
+    list
+}
+
+/// systemd counts in microseconds a second, and keeps hundredths of a processor. Without the period it would take its own,
+/// of 100 ms, when it writes the file again.
+fn quota(number: &mut impl FnMut(&'static str, u64), quota: i64, period: Option<u64>, v2: bool) {
+    if let (Some(period), true) = (period, v2) {
+        number("CPUQuotaPeriodUSec", period);
+    }
+    let per_second = u64::try_from(quota).map_or(u64::MAX, |quota| {
+        (quota.saturating_mul(1_000_000) / period.unwrap_or(100_000)).next_multiple_of(10_000)
+    });
+    number("CPUQuotaPerSecUSec", per_second);
+}
+
+/// A file of cgroup v2 as the property that systemd would write into it again.
+fn unified(list: &mut Vec<(&'static str, Value)>, key: &str, text: &str) {
+    const NUMBERS: &[(&str, &str)] = &[
+        ("cpu.weight", "CPUWeight"),
+        ("memory.high", "MemoryHigh"),
+        ("memory.low", "MemoryLow"),
+        ("memory.max", "MemoryMax"),
+        ("memory.min", "MemoryMin"),
+        ("memory.swap.max", "MemorySwapMax"),
+        ("pids.max", "TasksMax"),
+    ];
+    let value = |text: &str| if text == "max" { Some(u64::MAX) } else { text.parse().ok() };
+    if let Some((_, name)) = NUMBERS.iter().find(|(file, _)| *file == key) {
+        list.extend(value(text).map(|number| (*name, Value::Number(number))));
+        return;
+    }
+    match key {
+        "cpu.max" => {
+            let (limit, period) = text.split_once(' ').unwrap_or((text, "100000"));
+            if let (Some(limit), Ok(period @ 1..)) = (value(limit), period.parse()) {
+                let mut number = |name, value| list.push((name, Value::Number(value)));
+                quota(&mut number, i64::try_from(limit).unwrap_or(-1), Some(period), true);
+            }
+        }
+        "cpuset.cpus" => list.extend(set_of(text).map(|set| ("AllowedCPUs", Value::Set(set)))),
+        "cpuset.mems" => list.extend(set_of(text).map(|set| ("AllowedMemoryNodes", Value::Set(set)))),
+        _ => {}
+    }
+}
+
+/// Processors or nodes such as `0-3,7`. None for none, and for what the kernel will refuse.
+fn set_of(list: &str) -> Option<Vec<u8>> {
+    /// More than any kernel is built for.
+    const MAX: usize = 8192;
+    let mut set = Vec::new();
+    for part in list.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok().filter(|&n| n < MAX)?);
+        set.resize(set.len().max(last / 8 + 1), 0u8);
+        (first..=last).for_each(|bit| set[bit / 8] |= 1 << (bit % 8));
+    }
+    Some(set)
 }
 
 /// `/a.slice/a-b.slice` for `a-b.slice`; nothing for the root, `-.slice`.
@@ -276,6 +362,39 @@ fn is_unit(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci::runtime::{Cpu, Memory, Pids};
+
+    #[test]
+    fn limits_as_properties() {
+        let cpu =
+            Cpu { quota: Some(30_000), period: Some(200_000), cpus: Some("0-2,9".into()), ..Cpu::default() };
+        let unified = [("memory.high", "max"), ("cpu.max", "max 5000"), ("io.weight", "7")];
+        let limits = Resources {
+            memory: Some(Memory { limit: Some(100), swap: Some(150), ..Memory::default() }),
+            cpu: Some(cpu),
+            pids: Some(Pids { limit: -1 }),
+            unified: unified.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..Resources::default()
+        };
+        let want = [
+            ("MemoryMax", 100),
+            ("MemorySwapMax", 50),
+            ("CPUQuotaPeriodUSec", 200_000),
+            ("CPUQuotaPerSecUSec", 150_000),
+            ("TasksMax", u64::MAX),
+            ("CPUQuotaPeriodUSec", 5000),
+            ("CPUQuotaPerSecUSec", u64::MAX),
+            ("MemoryHigh", u64::MAX),
+        ];
+        let mut want: Vec<_> = want.into_iter().map(|(name, n)| (name, Value::Number(n))).collect();
+        want.insert(4, ("AllowedCPUs", Value::Set(vec![7, 2])));
+        assert_eq!(properties(&limits, true), want);
+        for (list, want) in
+            [("", None), ("3-", None), ("99999", None), ("0", Some(vec![1])), ("8", Some(vec![0, 1]))]
+        {
+            assert_eq!(set_of(list), want, "{list}");
+        }
+    }
 
     #[test]
     fn paths() {

@@ -78,6 +78,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", "create"] if post => containers::create(api, call).await,
         ["containers", "prune"] if post => containers::prune(api, &call).await,
         ["containers", id] if delete => containers::remove(api, id, &call).await,
+        ["containers", parent, alias] if delete => containers::remove_link(api, parent, alias, &call).await,
         ["containers", id, "json"] if get => containers::inspect(api, id, &call).await,
         ["containers", id, "start"] if post => containers::start(api, id).await,
         ["containers", id, "stop"] if post => containers::stop(api, id, &call).await,

@@ -39,10 +39,13 @@ pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     let mut world = World::new(channel, proc, env);
     let has_other_formats = program::has_other_formats();
-    let failure = match walk(steps, &mut world, &args, has_other_formats) {
-        Ok(End { program, launch: None }) => execute(&program, &args, &world.env, preserve_fds, ignored),
+    let failure = match walk(steps, &mut world, &args, has_other_formats, preserve_fds) {
+        Ok(End { program, launch: None }) => match world.close_descriptors(preserve_fds) {
+            Ok(()) => execute(&program, &args, &world.env, ignored),
+            Err(failure) => failure,
+        },
         Ok(End { program, launch: Some((gate, filter)) }) => {
-            launch(&program, args, gate, filter.as_deref(), &world, preserve_fds, ignored)
+            launch(&program, args, gate, filter.as_deref(), &mut world, preserve_fds, ignored)
         }
         Err(failure) => failure,
     };
@@ -66,6 +69,7 @@ fn walk(
     world: &mut World,
     args: &StringList,
     has_other_formats: bool,
+    preserve_fds: u32,
 ) -> Result<End, Failure> {
     let (mut program, mut launch) = (None, None);
     for step in steps {
@@ -81,6 +85,11 @@ fn walk(
                     ));
                 }
                 program = Some(found);
+            }
+            Step::Seccomp(_) => {
+                // The filter may forbid it later. What is opened from here on is closed by execve.
+                world.close_descriptors(preserve_fds)?;
+                perform(step, world)?;
             }
             Step::Gate(gate) => wait_at(gate, world)?,
             Step::Launch { gate, filter } => launch = Some((gate, filter)),
@@ -131,22 +140,20 @@ fn launch(
     args: StringList,
     gate: Gate,
     filter: Option<&Filter>,
-    world: &World,
+    world: &mut World,
     preserve_fds: u32,
     ignored: u64,
 ) -> Failure {
     // Of the path as much as fits a message.
     let shown = &program.to_bytes()[..program.count_bytes().min(1024)];
     let ready = [&[Kind::Ready as u8], shown].concat();
+    if let Err(e) = untie().and_then(|()| world.close_descriptors(preserve_fds)) {
+        return e;
+    }
     let gate = match &gate {
         Gate::Fifo(fifo) => fifo.as_fd(),
         Gate::Parent => world.channel.as_fd(),
     };
-    if let Err(e) = untie().and_then(|()| {
-        sys::process::close_on_exec_from(3 + preserve_fds).map_err(|e| Failure::new("close descriptors", e))
-    }) {
-        return e;
-    }
     sys::process::reset_signals(ignored);
     let filter = filter.map(|filter| (&filter.instructions[..], filter.flags));
     let launcher = sys::launcher::prepare(&sys::launcher::Launch {
@@ -168,10 +175,7 @@ fn untie() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(None).map_err(|e| Failure::new("untie", e))
 }
 
-fn execute(program: &CStr, args: &StringList, env: &StringList, preserve_fds: u32, ignored: u64) -> Failure {
-    if let Err(e) = sys::process::close_on_exec_from(3 + preserve_fds) {
-        return Failure::new("close descriptors", e);
-    }
+fn execute(program: &CStr, args: &StringList, env: &StringList, ignored: u64) -> Failure {
     sys::process::reset_signals(ignored);
     let error = sys::process::execve(program, args, env);
     let e = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -214,8 +218,9 @@ fn executable(path: &CStr) -> Result<(), Errno> {
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
     }
-    match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()) {
-        // A seccomp profile may forbid asking; execve will tell.
+    // As whom it will be executed, capabilities included.
+    match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+        // A seccomp profile may forbid asking, or an old kernel not know how; execve will tell.
         Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         other => other,
     }

@@ -77,6 +77,15 @@ pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
+/// A line ends as the container's process ended it; the caller's terminal, or its file, gets no carriage return that it did
+/// not ask for. So do runc and docker.
+pub(crate) fn keep_line_ends(master: &OwnedFd) {
+    if let Ok(mut modes) = rustix::termios::tcgetattr(master) {
+        modes.output_modes.remove(rustix::termios::OutputModes::ONLCR);
+        let _ = rustix::termios::tcsetattr(master, OptionalActions::Now, &modes);
+    }
+}
+
 /// Sends the master over a console socket, named as runc names it.
 pub(crate) fn send_master(sink: BorrowedFd<'_>, master: BorrowedFd<'_>) -> std::io::Result<()> {
     crate::channel::send_parts(sink, &[IoSlice::new(b"/dev/ptmx")], Some(master)).map(|_| ())

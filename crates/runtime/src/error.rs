@@ -35,8 +35,8 @@ pub enum Error {
     #[error("unable to start container process: {text}")]
     Child { text: String },
     /// A hook failed or took too long.
-    #[error("{stage} hook {path}: {reason}")]
-    Hook { stage: &'static str, path: String, reason: String },
+    #[error("error running {stage} hook #{number}: {path}: {reason}")]
+    Hook { stage: &'static str, number: usize, path: String, reason: String },
     /// An interface of the host could not be moved into the container.
     #[error("linux.netDevices[{name:?}]")]
     NetDevice { name: String, source: network::Error },

@@ -56,7 +56,10 @@ pub fn default_spec() -> Spec {
         ..Mount::default()
     };
     let caps = words(&["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    // On v1 a cgroup namespace hides from programs where their cgroup is.
+    let v2 = rustix::fs::access("/sys/fs/cgroup/cgroup.controllers", rustix::fs::Access::EXISTS).is_ok();
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
+    let namespaces = &namespaces[..namespaces.len() - usize::from(!v2)];
     Spec {
         oci_version: oci::runtime::OCI_VERSION.into(),
         process: Some(Process {
@@ -88,10 +91,11 @@ pub fn default_spec() -> Spec {
             mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
             mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
             mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
         ],
         linux: Some(Linux {
             resources: Some(Resources::default()),
-            namespaces: namespaces.map(|kind| Namespace { kind: kind.into(), path: None }).into(),
+            namespaces: namespaces.iter().map(|&kind| Namespace { kind: kind.into(), path: None }).collect(),
             masked_paths: words(&[
                 "/proc/acpi",
                 "/proc/asound",
@@ -123,6 +127,8 @@ pub fn rootless_spec() -> Spec {
     let own = |id: u32| vec![oci::runtime::IdMapping { container_id: 0, host_id: id, size: 1 }];
     let bind: Vec<String> =
         ["rbind", "nosuid", "noexec", "nodev", "ro"].iter().map(|s| (*s).to_owned()).collect();
+    // It comes with what is bound to /sys.
+    spec.mounts.retain(|mount| mount.kind.as_deref() != Some("cgroup"));
     for mount in &mut spec.mounts {
         if mount.kind.as_deref() == Some("sysfs") {
             // The host's network namespace is not the user namespace's, so a sysfs of one's own is denied.

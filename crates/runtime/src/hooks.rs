@@ -1,6 +1,6 @@
 //! Programs run at points of the life cycle. Each gets exactly the environment that the hook names, or where it names none,
-//! as with other runtimes, this program's; the state as JSON on stdin; and the bundle as its directory. In the container
-//! the environment is only what is named, and the directory is `/`.
+//! as with other runtimes, this program's, in the container its process's; the state as JSON on stdin; and the bundle as
+//! its directory, in the container `/`. What it prints is told when it fails.
 //!
 //! Spec: runtime-spec config.md, "POSIX-platform Hooks".
 
@@ -8,10 +8,13 @@ use crate::Error;
 use oci::runtime::{Hook, Hooks, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use sys::process::StringList;
 
 /// Refuses hooks that could not run, before anything is made.
 pub(crate) fn check(hooks: Option<&Hooks>) -> Result<(), Error> {
@@ -38,17 +41,26 @@ pub(crate) fn check(hooks: Option<&Hooks>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs `hooks` one after the other; the first failure ends it.
-pub(crate) fn run(stage: &'static str, hooks: &[Hook], state: &State) -> Result<(), Error> {
+/// What is shown of a hook's output.
+const MAX_OUTPUT: usize = 1000;
+
+/// Runs `hooks` one after the other; the first failure ends it. `inside` is the process's environment, for those that run in
+/// the container.
+pub(crate) fn run(
+    stage: &'static str,
+    hooks: &[Hook],
+    state: &State,
+    inside: Option<&StringList>,
+) -> Result<(), Error> {
     if hooks.is_empty() {
         return Ok(());
     }
     let document =
         serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
-    hooks.iter().try_for_each(|hook| {
-        let inside = stage == "startContainer";
+    hooks.iter().zip(1..).try_for_each(|(hook, number)| {
         one(hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
             stage,
+            number,
             path: hook.path.clone(),
             reason,
         })
@@ -57,11 +69,11 @@ pub(crate) fn run(stage: &'static str, hooks: &[Hook], state: &State) -> Result<
 
 /// Runs all of `hooks`. The specification asks for no more than a warning of those that fail.
 pub(crate) fn run_all(stage: &'static str, hooks: &[Hook], state: &State) -> Vec<String> {
-    let failures = hooks.iter().filter_map(|hook| run(stage, std::slice::from_ref(hook), state).err());
+    let failures = hooks.iter().filter_map(|hook| run(stage, std::slice::from_ref(hook), state, None).err());
     failures.map(|failure| failure.to_string()).collect()
 }
 
-fn one(hook: &Hook, state: &[u8], inside: bool, bundle: &str) -> Result<(), String> {
+fn one(hook: &Hook, state: &[u8], inside: Option<&StringList>, bundle: &str) -> Result<(), String> {
     if !hook.path.starts_with('/') {
         return Err("path is not absolute".into());
     }
@@ -69,16 +81,27 @@ fn one(hook: &Hook, state: &[u8], inside: bool, bundle: &str) -> Result<(), Stri
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    if inside || !hook.env.is_empty() {
+    if inside.is_some() || !hook.env.is_empty() {
         command.env_clear();
     }
+    if let (Some(own), true) = (inside, hook.env.is_empty()) {
+        let own = own.strings().iter().map(|entry| entry.to_bytes());
+        for (name, value) in own.filter_map(|e| Some(e.split_at(e.iter().position(|&b| b == b'=')?))) {
+            command.env(OsStr::from_bytes(name), OsStr::from_bytes(&value[1..]));
+        }
+    }
     // In a user namespace the way to the bundle may be closed.
-    let open = !inside && rustix::fs::access(bundle, rustix::fs::Access::EXEC_OK).is_ok();
+    let open = inside.is_none() && rustix::fs::access(bundle, rustix::fs::Access::EXEC_OK).is_ok();
     command.current_dir(if open { bundle } else { "/" }).stdin(Stdio::piped());
     for entry in &hook.env {
         let (name, value) =
             entry.split_once('=').ok_or_else(|| format!("environment {entry:?} has no `=`"))?;
         command.env(name, value);
+    }
+    // No pipe: a process that the hook leaves behind may keep it.
+    let output = rustix::fs::memfd_create("hook", rustix::fs::MemfdFlags::CLOEXEC).ok();
+    if let Some((one, two)) = output.as_ref().and_then(|fd| fd.try_clone().ok().zip(fd.try_clone().ok())) {
+        command.stdout(one).stderr(two);
     }
     let mut child = command.spawn().map_err(|e| format!("cannot be run: {e}"))?;
     // A hook that does not read its state is fine.
@@ -91,10 +114,16 @@ fn one(hook: &Hook, state: &[u8], inside: bool, bundle: &str) -> Result<(), Stri
         return Err(format!("timed out after {seconds} s"));
     }
     let status = child.wait().map_err(|e| format!("wait: {e}"))?;
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(format!("exit status {code}")),
-        (None, signal) => Err(format!("killed by signal {}", signal.unwrap_or_default())),
+    let failure = match (status.code(), status.signal()) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
+    };
+    let mut text = [0u8; MAX_OUTPUT];
+    let length = output.and_then(|fd| rustix::io::pread(fd, &mut text[..], 0).ok()).unwrap_or(0);
+    match String::from_utf8_lossy(&text[..length]).trim_end() {
+        "" => Err(failure),
+        said => Err(format!("{failure}, output: {said}")),
     }
 }
 
@@ -134,11 +163,12 @@ mod tests {
             "prestart",
             &[shell(r#"[ "$A" = b ] && [ -z "$HOME" ] && grep -q '"id":"x"' && [ "$PWD" = / ]"#)],
             &state,
+            None,
         )
         .unwrap();
-        let error = run("prestart", &[shell("exit 3")], &state).unwrap_err();
-        assert_eq!(error.to_string(), "prestart hook /bin/sh: exit status 3");
-        let error = run("poststop", &[shell("exec sleep 60")], &state).unwrap_err();
-        assert_eq!(error.to_string(), "poststop hook /bin/sh: timed out after 1 s");
+        let error = run("prestart", &[shell(":"), shell("echo why >&2; exit 3")], &state, None).unwrap_err();
+        assert_eq!(error.to_string(), "error running prestart hook #2: /bin/sh: exit status 3, output: why");
+        let error = run("poststop", &[shell("exec sleep 60")], &state, None).unwrap_err();
+        assert_eq!(error.to_string(), "error running poststop hook #1: /bin/sh: timed out after 1 s");
     }
 }

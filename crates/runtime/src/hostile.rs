@@ -162,7 +162,7 @@ fn no_document_makes_it_panic() {
     // As it is it is refused for one reason only; without that it is a plan.
     let mut plan = rich.clone();
     plan["linux"].as_object_mut().unwrap().remove("timeOffsets");
-    plan["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != "/c");
+    plan["mounts"].as_array_mut().unwrap().retain(|m| m["type"] != "cgroup" && m["destination"] != "/c");
     let spec: Spec = serde_json::from_value(plan.clone()).unwrap();
     assert!(answer(&spec, &proc).unwrap() > 30);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);

@@ -48,6 +48,19 @@ pub(crate) enum What {
     Remount,
 }
 
+impl MountStep {
+    /// Leaves a mount writable that was to be read-only, and gives the step that makes it read-only.
+    pub(crate) fn take_read_only(&mut self) -> Option<MountStep> {
+        if self.options.attributes.set & attr::RDONLY == 0 {
+            return None;
+        }
+        self.options.attributes.set &= !attr::RDONLY;
+        let attributes = Attributes::new(attr::RDONLY, 0);
+        let options = Options { attributes, bind: Some(Bind::One), ..Options::default() };
+        Some(MountStep { destination: self.destination.clone(), what: What::Remount, options })
+    }
+}
+
 /// What deciding needs to know besides the entry.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
@@ -202,17 +215,26 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
         What::New { kind, source, fallback } => {
             let plain = if kind == "proc" || kind == "sysfs" {
                 site.ordinary_directory(&mount.destination).map_err(|_| {
-                    Failure::text(format!("mount {name}: {} is not an ordinary directory", shown.display()))
+                    Failure::text(format!(
+                        "mount {name} on {}: must be mounted on ordinary directory",
+                        shown.display()
+                    ))
                 })?
             } else {
                 None
             };
+            let mut data = options.data.clone();
+            if kind == "tmpfs" && !data.iter().any(|option| option.starts_with("mode=")) {
+                // It is as open as the directory that it covers, if there is one.
+                let there = rooted::find(&site.root, &mount.destination).and_then(rustix::fs::fstat);
+                data.extend(there.ok().map(|stat| format!("mode={:o}", stat.st_mode & 0o7777)));
+            }
             let target = match plain {
                 Some(target) => target,
                 None => site.ensure_directory(&mount.destination).map_err(|e| failure(e.into()))?,
             };
             fresh = Some(kind.clone());
-            let tree = match new_filesystem(&kind, &source, &options.data, options.attributes.set, site) {
+            let tree = match new_filesystem(&kind, &source, &data, options.attributes.set, site) {
                 Err((what, e)) => match fallback.filter(|_| Errno::from_io_error(&e) == Some(Errno::PERM)) {
                     Some(host) => {
                         fresh = None;

@@ -5,7 +5,7 @@
 
 use crate::idmap::IdNamespaces;
 use crate::limits::capability_set;
-use crate::mounts::{MountStep, Surroundings, is_bind, mount_step};
+use crate::mounts::{MountStep, Surroundings, What, is_bind, mount_step};
 use crate::namespaces::{self, Kind, Namespaces};
 use crate::procfs::Proc;
 use crate::rooted::clean;
@@ -110,11 +110,15 @@ pub(crate) enum Step {
         propagation: Option<(u64, bool)>,
     },
     /// The same without pivot_root(2), for an initial ramdisk.
-    MoveRoot,
+    MoveRoot {
+        rootfs: PathBuf,
+    },
     /// How it is scheduled. After it is in its cgroup, which decides about real time, and before privilege goes.
     Scheduler(SchedulingAttributes),
     /// The processors it may run on, after it joined the cgroup.
     Affinity(Box<CpuSet>),
+    /// Undoes what the caller's own affinity is: how many processors there are is the cgroup's to say. After `Await`.
+    EveryProcessor,
     /// Where its memory lies.
     MemoryPolicy {
         mode: u32,
@@ -281,18 +285,26 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     let mut cgroup_namespace = namespaces.makes(namespaces::CGROUP);
     if mount_new {
         around.user = user.then_some(shared);
+        let mut read_only_dev = None;
         for mount in &spec.mounts {
             if mount.kind.as_deref() == Some("cgroup") {
                 plan.wait_for_cgroup(&mut cgroup_namespace);
             }
-            plan.add(Step::Mount(Box::new(mount_step(mount, &mut around)?)));
+            let mut step = mount_step(mount, &mut around)?;
+            if step.destination == Path::new("/dev") && matches!(step.what, What::New { .. }) {
+                read_only_dev = step.take_read_only().or(read_only_dev);
+            }
+            plan.add(Step::Mount(Box::new(step)));
         }
         plan.wait_for_cgroup(&mut cgroup_namespace);
         plan.devices(spec, user, process, request.console);
+        // Not before all that is in it is there.
+        plan.plan.steps.extend(read_only_dev.map(|step| Step::Mount(Box::new(step))));
     } else {
         plan.wait_for_cgroup(&mut cgroup_namespace);
         plan.add(Step::RootHere);
     }
+    plan.add(Step::EveryProcessor);
     if !spec.hostname.is_empty() {
         plan.add(Step::HostName(spec.hostname.clone()));
     }
@@ -312,7 +324,7 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     if mount_new {
         plan.hide(spec, &process.cwd);
         plan.add(match request.no_pivot {
-            true => Step::MoveRoot,
+            true => Step::MoveRoot { rootfs: request.rootfs.clone() },
             false => Step::PivotRoot { propagation: config::root_propagation(spec)? },
         });
     } else {
@@ -384,9 +396,13 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     if process.terminal {
         plan.terminal(process, false, joining.console);
     }
-    let affinity = process.exec_cpu_affinity.as_ref();
-    if let Some(set) = affinity.map(|a| scheduling::processors("final", &a.last)).transpose()?.flatten() {
-        plan.add(Step::Affinity(Box::new(set)));
+    match process.exec_cpu_affinity.as_ref() {
+        None => plan.add(Step::EveryProcessor),
+        Some(affinity) => {
+            if let Some(set) = scheduling::processors("final", &affinity.last)? {
+                plan.add(Step::Affinity(Box::new(set)));
+            }
+        }
     }
     let ending = Ending {
         gate: Gate::Parent,
@@ -409,6 +425,16 @@ struct Builder {
     plan: Plan,
 }
 
+/// Where a name is set several times the last time counts, and where it counts for nothing, in `HOME=`, it is left out.
+fn last_of_each(env: &[String]) -> Vec<String> {
+    let mut names = std::collections::BTreeSet::new();
+    let name = |entry: &&String| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut kept: Vec<String> = env.iter().rev().filter(|entry| names.insert(name(entry))).cloned().collect();
+    kept.retain(|entry| entry != "HOME=");
+    kept.reverse();
+    kept
+}
+
 impl Builder {
     fn new(process: &Process, preserve_fds: u32) -> Result<Builder, Error> {
         let strings = |field: &str, list: &[String]| {
@@ -420,7 +446,7 @@ impl Builder {
             return Err(Error::invalid("process.args", "is empty"));
         }
         let args = strings("process.args", &process.args)?;
-        let env = strings("process.env", &process.env)?;
+        let env = strings("process.env", &last_of_each(&process.env))?;
         Ok(Builder {
             plan: Plan { steps: Vec::with_capacity(64), args, env, preserve_fds, warnings: Vec::new() },
         })
@@ -539,7 +565,7 @@ impl Builder {
             self.add(Step::Label { file, value });
         }
         let user_ids = &process.user;
-        if !process.env.iter().any(|entry| entry.starts_with("HOME=")) {
+        if !self.plan.env.strings().iter().any(|entry| entry.to_bytes().starts_with(b"HOME=")) {
             self.add(Step::Home { uid: user_ids.uid });
         }
         if !process.terminal {
@@ -689,7 +715,8 @@ mod tests {
 
     #[test]
     fn order_of_a_default_container() {
-        let spec = crate::default_spec();
+        let mut spec = crate::default_spec();
+        spec.mounts.retain(|mount| mount.kind.as_deref() != Some("cgroup"));
         let names = names(&spec, &["pid", "mount", "uts", "ipc", "network", "cgroup"]);
         let at =
             |name: &str| names.iter().position(|n| n == name).unwrap_or_else(|| panic!("{name}: {names:?}"));
@@ -706,6 +733,7 @@ mod tests {
     #[test]
     fn no_new_privs_moves_the_filter_to_the_end() {
         let mut spec = crate::default_spec();
+        spec.mounts.retain(|mount| mount.kind.as_deref() != Some("cgroup"));
         let linux = spec.linux.as_mut().unwrap();
         linux.seccomp =
             Some(oci::runtime::Seccomp { default_action: "SCMP_ACT_ALLOW".into(), ..Default::default() });

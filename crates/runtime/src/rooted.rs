@@ -61,18 +61,39 @@ pub(crate) fn ensure_directory(root: &RootDir, path: &Path) -> Result<OwnedFd, E
     rustix::fs::openat(&parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens `path`, which is [`clean`], and makes an empty file if there is nothing.
+/// Where the link `name` in `directory`, which is `path`, leads, as a path below the root; lexically.
+fn link(directory: &OwnedFd, path: &Path, name: &std::ffi::OsStr) -> Option<PathBuf> {
+    let to = rustix::fs::readlinkat(directory, name, Vec::new()).ok()?;
+    Some(clean(path.join(to.to_str().ok()?).to_str()?))
+}
+
+/// As many as the kernel follows.
+const MAX_LINKS: u32 = 40;
+
+/// Opens `path`, which is [`clean`], and makes an empty file if there is nothing. A link that leads to where nothing is yet, as
+/// images have at `/etc/resolv.conf`, is followed below the root, and the file is made there.
 pub(crate) fn ensure_file(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    file(root, path, MAX_LINKS)
+}
+
+fn file(root: &RootDir, path: &Path, links: u32) -> Result<OwnedFd, Errno> {
     match find(root, path) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
     let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Err(Errno::ISDIR) };
-    let parent = ensure_directory(root, parent)?;
+    let below = ensure_directory(root, parent)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-    // EXIST: a dangling symlink, or someone was faster.
-    drop(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o755))?);
-    rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    match rustix::fs::openat(&below, name, flags, Mode::from_raw_mode(0o755)) {
+        Ok(new) => drop(new),
+        // Or someone was faster.
+        Err(Errno::EXIST) => {
+            let path = link(&below, parent, name).ok_or(Errno::EXIST)?;
+            return file(root, &path, links.checked_sub(1).ok_or(Errno::LOOP)?);
+        }
+        Err(e) => return Err(e),
+    }
+    rustix::fs::openat(&below, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The type of an open file.
@@ -108,7 +129,12 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", inside.path().join("dangling")).unwrap();
         // The absolute link resolves inside the root, where its target is missing.
         assert!(ensure_directory(&root, Path::new("/link/x")).is_err());
-        assert_eq!(ensure_file(&root, Path::new("/dangling")).unwrap_err(), Errno::EXIST);
+        assert!(ensure_file(&root, Path::new("/dangling")).is_ok());
+        assert!(inside.path().join("nowhere").is_file() && !Path::new("/nowhere").exists());
+        std::os::unix::fs::symlink("../../run/x/y", inside.path().join("deep")).unwrap();
+        assert!(ensure_file(&root, Path::new("/deep")).is_ok() && inside.path().join("run/x/y").is_file());
+        std::os::unix::fs::symlink("loop", inside.path().join("loop")).unwrap();
+        assert_eq!(ensure_file(&root, Path::new("/loop")).unwrap_err(), Errno::LOOP);
         assert!(ensure_directory(&root, Path::new("/a/b/c")).is_ok());
         assert!(ensure_file(&root, Path::new("/a/f")).is_ok());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);

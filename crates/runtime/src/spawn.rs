@@ -5,7 +5,7 @@ use crate::namespaces::{self, Namespaces};
 use crate::plan::{Plan, Step};
 use crate::procfs::Proc;
 use crate::state::Container;
-use crate::{Error, child, hooks, idmap, limits, listener, rdt};
+use crate::{Error, child, console, hooks, idmap, limits, listener, rdt};
 use oci::runtime::{Hooks, Process, Resources, Spec};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
@@ -288,13 +288,16 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
             }
             Kind::Failed => return Err(Error::Child { text: message.text }),
             Kind::Warning if started.warnings.len() < MAX_WARNINGS => started.warnings.push(message.text),
-            Kind::Terminal if started.terminal.is_none() => started.terminal = message.fd,
+            Kind::Terminal if started.terminal.is_none() => {
+                message.fd.as_ref().inspect(|master| console::keep_line_ends(master));
+                started.terminal = message.fd;
+            }
             Kind::Hooks if !std::mem::replace(&mut hooks_ran, true) => {
                 let mut state = job.hook_state.clone();
                 state.pid = started.pid;
                 if let Some(list) = job.hooks {
-                    hooks::run("prestart", &list.prestart, &state)?;
-                    hooks::run("createRuntime", &list.create_runtime, &state)?;
+                    hooks::run("prestart", &list.prestart, &state, None)?;
+                    hooks::run("createRuntime", &list.create_runtime, &state, None)?;
                 }
                 started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
             }

@@ -38,6 +38,7 @@ pub(crate) struct World {
     /// A read-only bind of the null device that covers masked files, likewise.
     null: Option<OwnedFd>,
     cwd_entered: bool,
+    descriptors_closed: bool,
 }
 
 type Done = Result<(), Failure>;
@@ -54,7 +55,17 @@ impl World {
             empty: None,
             null: None,
             cwd_entered: false,
+            descriptors_closed: false,
         }
+    }
+
+    /// Has execve close all descriptors but the standard ones and those that are passed on.
+    pub(crate) fn close_descriptors(&mut self, preserve_fds: u32) -> Done {
+        if !std::mem::replace(&mut self.descriptors_closed, true) {
+            sys::process::close_on_exec_from(3 + preserve_fds)
+                .map_err(|e| Failure::new("close descriptors", e))?;
+        }
+        Ok(())
     }
 
     fn root(&self) -> Result<&RootDir, Failure> {
@@ -118,8 +129,8 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.channel.send(Kind::Hooks, "").map_err(|e| Failure::new("talk to the runtime", e))?;
             world.wait_for_go()
         }
-        Step::ContainerHooks { hooks, state } => run_hooks("createContainer", &hooks, state),
-        Step::StartHooks { hooks, state } => run_hooks("startContainer", &hooks, state),
+        Step::ContainerHooks { hooks, state } => run_hooks("createContainer", &hooks, state, None),
+        Step::StartHooks { hooks, state } => run_hooks("startContainer", &hooks, state, Some(&world.env)),
         Step::Sysctl { name, path, value } => {
             let proc = world
                 .proc
@@ -149,7 +160,9 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.leave_root();
             Ok(())
         }
-        Step::MoveRoot => {
+        Step::MoveRoot { rootfs } => {
+            hide_kernel_mounts(world, &rootfs)
+                .map_err(|e| Failure::new("hide the host's /proc and /sys", e))?;
             move_root(world.root()?).map_err(|e| Failure::new("move the rootfs to /", e))?;
             world.leave_root();
             Ok(())
@@ -158,6 +171,13 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             .map_err(|e| Failure::new(format!("set scheduler (policy {})", attributes.policy), e)),
         Step::Affinity(set) => {
             rustix::thread::sched_setaffinity(None, &set).map_err(|e| Failure::new("set execCPUAffinity", e))
+        }
+        Step::EveryProcessor => {
+            let mut set = rustix::thread::CpuSet::new();
+            (0..rustix::thread::CpuSet::MAX_CPU).for_each(|number| set.set(number));
+            // A kernel or a filter that does not let us leaves it as it was.
+            let _ = rustix::thread::sched_setaffinity(None, &set);
+            Ok(())
         }
         Step::MemoryPolicy { mode, nodes } => sys::scheduling::set_memory_policy(mode, &nodes)
             .map_err(|e| Failure::new("set linux.memoryPolicy", e)),
@@ -411,9 +431,14 @@ fn terminal(
     console::take_terminal(&pty.slave).map_err(at)
 }
 
-fn run_hooks(stage: &'static str, list: &[oci::runtime::Hook], mut state: oci::runtime::State) -> Done {
+fn run_hooks(
+    stage: &'static str,
+    list: &[oci::runtime::Hook],
+    mut state: oci::runtime::State,
+    inside: Option<&StringList>,
+) -> Done {
     state.pid = rustix::process::getpid().as_raw_pid();
-    hooks::run(stage, list, &state).map_err(|e| Failure::text(e.to_string()))
+    hooks::run(stage, list, &state, inside).map_err(|e| Failure::text(e.to_string()))
 }
 
 /// What is not there need not be protected.
@@ -497,6 +522,51 @@ fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Resu
         Some((bits, recursive)) => attr::set(root, recursive, &Attributes::propagation(bits)),
         None => Ok(()),
     }
+}
+
+/// Takes the host's procfs and sysfs away, which stay below the new root when it is not pivoted: while one is in sight that
+/// nothing covers, the kernel lets a user namespace in the container mount another, without our masks.
+fn hide_kernel_mounts(world: &mut World, rootfs: &Path) -> std::io::Result<()> {
+    let table = world.proc.as_ref().ok_or(Errno::NOENT)?.read("self/mountinfo")?;
+    for line in table.lines() {
+        let mut fields = line.split(' ').skip(3);
+        let (Some("/"), Some(point)) = (fields.next(), fields.next()) else { continue };
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        if !matches!(kind, Some("proc" | "sysfs")) || Path::new(point).starts_with(rootfs) {
+            continue;
+        }
+        let point = unescape(point);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        // Covered by another mount, or gone with one.
+        let Ok(there) = rustix::fs::open(&point, flags, Mode::empty()) else { continue };
+        attr::set(&there, true, &Attributes::propagation(attr::SLAVE)).or_else(|e| {
+            match e.raw_os_error() {
+                // No mount of its own: what is seen at the path is another.
+                Some(code) if code == Errno::INVAL.raw_os_error() => Ok(()),
+                _ => Err(e),
+            }
+        })?;
+        if unmount(&point, UnmountFlags::DETACH).is_err() {
+            // The mount is not ours to take away: it came with a user namespace's.
+            let cover = crate::mounts::new_filesystem(
+                "tmpfs",
+                "tmpfs",
+                &[],
+                attr::RDONLY,
+                world.site().map_err(|_| Errno::NOTDIR)?,
+            );
+            attach(&cover.map_err(|(_, e)| e)?, &there)?;
+        }
+    }
+    Ok(())
+}
+
+/// A path as mountinfo has it, where some characters are octal.
+fn unescape(path: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(path.to_owned(), |p, (from, to)| p.replace(from, to))
 }
 
 fn move_root(root: &RootDir) -> Result<(), Errno> {

@@ -207,7 +207,8 @@ pub fn kill(store: &Store, id: &ContainerId, number: i32, target: KillTarget) ->
     let pidfd = init(&state, &proc)?;
     let at = |pid: i32, e: std::io::Error| Error::io(format!("send signal {number} to process {pid}"), e);
     let shares_pids = state.namespaces & namespaces::PID.bit == 0;
-    let everyone = target == KillTarget::All || number == 9 && shares_pids && pidfd.is_none();
+    // The kernel ends what is in a PID namespace with its init; without one, the others would stay.
+    let everyone = target == KillTarget::All || number == 9 && shares_pids;
     if everyone && let Some(cgroup) = open_cgroup(&state)? {
         if number == 9 {
             return Ok(cgroup.kill()?);
@@ -580,7 +581,7 @@ fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State) {
 
 fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
     match &spec.hooks {
-        Some(list) => hooks::run("poststart", &list.poststart, &oci_state(state, "running")),
+        Some(list) => hooks::run("poststart", &list.poststart, &oci_state(state, "running"), None),
         None => Ok(()),
     }
 }
@@ -658,7 +659,8 @@ fn freezer(
 /// The container's cgroup, or `below` in it.
 fn exec_cgroup(state: &State, below: Option<&str>) -> Result<Option<Cgroup>, Error> {
     let Some(below) = below else { return Ok(open_cgroup(state)?.filter(Cgroup::exists)) };
-    let refuse = |reason: &str| Error::invalid("--cgroup", format!("{below:?} {reason}"));
+    let refuse =
+        |reason: &str| Error::invalid("--cgroup", format!("bad sub cgroup path {below:?}: {reason}"));
     if below.contains(':') {
         return Err(Error::unsupported("--cgroup with controllers", "the path is for all of them"));
     }
@@ -751,7 +753,9 @@ fn exec_process(spec: &Spec, options: &Exec) -> Result<Process, Error> {
     process.no_new_privileges |= options.no_new_privileges;
     if !options.caps.is_empty() {
         let caps = process.capabilities.get_or_insert_default();
-        for set in [&mut caps.bounding, &mut caps.effective, &mut caps.permitted] {
+        // None can be ambient that is not inheritable, and what is inherited is the document's to say.
+        let ambient = (!caps.inheritable.is_empty()).then_some(&mut caps.ambient);
+        for set in [&mut caps.bounding, &mut caps.effective, &mut caps.permitted].into_iter().chain(ambient) {
             set.extend(options.caps.iter().cloned());
         }
     }

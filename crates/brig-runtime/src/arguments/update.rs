@@ -85,7 +85,7 @@ fn flag(limits: &mut Resources, name: &str, value: &str) -> Parsed<bool> {
         "memory-swap" => memory(limits).swap = bytes()?,
         "pids-limit" => {
             let limit = signed()?.unwrap_or(0);
-            limits.pids = (limit != 0).then_some(oci::runtime::Pids { limit });
+            limits.pids = Some(oci::runtime::Pids { limit });
         }
         "l3-cache-schema" => return Err("Intel RDT/CAT: l3 cache schema is not enabled".into()),
         _ => return Err("Intel RDT/MBA: memory bandwidth schema is not enabled".into()),

@@ -38,6 +38,11 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
     let text = std::fs::read(directory.path().join("config.json")).unwrap();
     let mut spec: serde_json::Value = serde_json::from_slice(&text).unwrap();
     spec["process"]["terminal"] = false.into();
+    // Of no interest to most tests.
+    spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    namespaces.push(serde_json::json!({"type": "cgroup"}));
     spec["linux"]["cgroupsPath"] = format!("/brigtest/{id}").into();
     Some(Bundle { directory, id, spec })
 }

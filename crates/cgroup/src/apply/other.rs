@@ -8,10 +8,11 @@ use oci::runtime::{HugepageLimit, NetworkClass, Pids, Rdma};
 use std::collections::BTreeMap;
 
 pub(super) fn pids(cgroup: &Cgroup, pids: &Pids) -> Result<(), Error> {
-    if pids.limit <= 0 && cgroup.controller("pids").is_none() {
+    if pids.limit < 0 && cgroup.controller("pids").is_none() {
         return Ok(());
     }
-    let value = if pids.limit > 0 { pids.limit.to_string() } else { "max".into() };
+    // With none at all the container's process itself could not become its program.
+    let value = if pids.limit < 0 { "max".into() } else { pids.limit.max(1).to_string() };
     Target::new(cgroup, "pids", "pids limit")?.write("pids.max", &value)
 }
 
