@@ -208,7 +208,8 @@ impl Daemon {
         self.client(Path::new("docker"), args)
     }
 
-    fn client<S: AsRef<OsStr>>(&self, program: &Path, args: &[S]) -> Command {
+    /// Another client, ready to run; not started.
+    pub fn client<S: AsRef<OsStr>>(&self, program: &Path, args: &[S]) -> Command {
         let mut command = Command::new(program);
         // Its configuration is nobody's: no context, no credentials, no aliases.
         command
