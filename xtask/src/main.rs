@@ -8,6 +8,7 @@
 mod bench;
 mod build;
 mod conform;
+mod fuzz;
 mod install;
 mod lint;
 mod packages;
@@ -46,6 +47,8 @@ usage: cargo xtask COMMAND
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
   conform build           the corpus of Dockerfiles, by brig and by the docker CLI
+  fuzz TARGET... [--seconds 60] [--seed N]
+                          feeds a target with changed inputs; `fuzz` alone lists the targets, `all` means each
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";
@@ -69,6 +72,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "bench" => bench::command(rest),
         "build" => build::command(rest),
         "conform" => conform::command(rest),
+        "fuzz" => fuzz::command(rest),
         "install" => install::command(rest),
         "lint" => lint::command(rest),
         "quickstart" => quickstart::command(rest),

@@ -168,7 +168,7 @@ async fn sizes(api: &Arc<Api>, container: &Container) -> Option<Sizes> {
 /// The body of a create request: `Config` with two more members.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct CreateBody {
+pub(crate) struct CreateBody {
     #[serde(flatten)]
     config: Config,
     #[serde(rename = "HostConfig")]

@@ -18,6 +18,7 @@ mod buildkit;
 mod commit;
 mod containers;
 mod detach;
+mod examine;
 mod execs;
 mod filters;
 mod hijack;
@@ -41,6 +42,7 @@ mod update;
 mod volumes;
 mod wire;
 
+pub use examine::examine;
 pub use metrics::serve_metrics;
 pub use serve::{Api, serve};
 pub use wire::Listener;
