@@ -193,7 +193,7 @@ impl Engine {
             id: system::engine_id(&config.data_root)?,
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
-            events: Events::default(),
+            events: Events::open(&config.exec_root),
             probes: Default::default(),
             recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),
