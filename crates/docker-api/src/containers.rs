@@ -168,7 +168,7 @@ async fn sizes(api: &Arc<Api>, container: &Container) -> Option<Sizes> {
 /// The body of a create request: `Config` with two more members.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct CreateBody {
+pub(crate) struct CreateBody {
     #[serde(flatten)]
     config: Config,
     #[serde(rename = "HostConfig")]
@@ -432,7 +432,7 @@ fn time(call: &Call, key: &str) -> Result<Option<u64>, Failure> {
 }
 
 /// The log as bytes of the wire.
-fn log_stream(
+pub(crate) fn log_stream(
     api: &Arc<Api>,
     id: &str,
     options: LogOptions,

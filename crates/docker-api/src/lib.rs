@@ -18,6 +18,7 @@ mod buildkit;
 mod commit;
 mod containers;
 mod detach;
+mod examine;
 mod execs;
 mod filters;
 mod hijack;
@@ -39,8 +40,10 @@ mod system;
 mod units;
 mod update;
 mod volumes;
+mod websocket;
 mod wire;
 
+pub use examine::examine;
 pub use metrics::serve_metrics;
 pub use serve::{Api, serve};
 pub use wire::Listener;

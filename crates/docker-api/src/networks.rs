@@ -97,7 +97,7 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
 /// The body of connect and disconnect.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Connection {
+pub(crate) struct Connection {
     container: String,
     endpoint_config: Option<EndpointSettings>,
     force: Option<bool>,
