@@ -1,8 +1,9 @@
-//! `build`: named contexts, devices, checks that need more than the file, what is shown as cached.
+//! `build`: named contexts, devices, checks that need more than the file, what is shown as cached, a full disk.
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
 use e2e::BUSYBOX;
+use rustix::mount::{MountFlags, UnmountFlags};
 use std::path::Path;
 use testkit::daemon::{Daemon, Finished, Options};
 use testkit::images;
@@ -181,5 +182,73 @@ fn steps_without_files_are_cached_too() {
     assert!(!build(&daemon, dir.path(), &["--no-cache"]).stderr.contains("CACHED"));
     daemon.brig(&["builder", "prune", "-af"]).success();
     assert!(!build(&daemon, dir.path(), &[]).stderr.contains("CACHED"));
+    daemon.assert_no_leaks();
+}
+
+/// A small file system; gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(&self, size: &str) {
+        let options = std::ffi::CString::new(format!("size={size},mode=700")).unwrap();
+        let flags = MountFlags::empty();
+        rustix::mount::mount("tmpfs", self.0.path(), "tmpfs", flags, Some(options.as_c_str())).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ignored = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_a_later_build_goes_on() {
+    if !testkit::is_root() {
+        return;
+    }
+    let disk = SmallDisk(tempfile::Builder::new().prefix("brig-test-disk-").tempdir().unwrap());
+    disk.mount("48m");
+    let options = Options { data_root: Some(disk.0.path().join("data")), ..Options::default() };
+    let Some(daemon) = start(options) else { return };
+    let free = || {
+        let stat = rustix::fs::statvfs(disk.0.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let at_first = free();
+    // Nobody waits for trees to be deleted, but they are.
+    let recovered =
+        || testkit::wait_until("what a failed build took is given back", || free() > at_first / 2);
+    let dir = tempfile::tempdir().unwrap();
+    let id = "cat /proc/sys/kernel/random/uuid > /id";
+    let fill = |size: u32| format!("FROM BASE\nRUN {id}\nRUN dd if=/dev/zero of=/big bs=1M count={size}\n");
+    write(dir.path(), &[("Dockerfile", &fill(100))]);
+    let failed = build(&daemon, dir.path(), &[]);
+    assert!(failed.code != Some(0) && failed.stderr.contains("No space left on device"), "{failed:?}");
+    daemon.assert_no_leaks();
+    recovered();
+    // The step fits and its layer does not.
+    let layer = format!("FROM BASE\nRUN {id}\nRUN head -c 30000000 /dev/urandom > /big\n");
+    write(dir.path(), &[("Dockerfile", &layer)]);
+    let failed = build(&daemon, dir.path(), &[]);
+    assert!(failed.code != Some(0) && failed.stderr.contains("No space left on device"), "{failed:?}");
+    daemon.assert_no_leaks();
+    recovered();
+    // A context that does not fit.
+    std::fs::write(dir.path().join("large"), vec![7; 60 << 20]).unwrap();
+    write(dir.path(), &[("Dockerfile", "FROM BASE\nCOPY large /l\n")]);
+    let failed = build(&daemon, dir.path(), &[]);
+    assert!(failed.code != Some(0) && failed.stderr.contains("No space left on device"), "{failed:?}");
+    std::fs::remove_file(dir.path().join("large")).unwrap();
+    daemon.assert_no_leaks();
+    // With room it goes on with what it had finished.
+    let options = std::ffi::CString::new("size=400m").unwrap();
+    rustix::mount::mount_remount(disk.0.path(), MountFlags::empty(), options.as_c_str()).unwrap();
+    write(dir.path(), &[("Dockerfile", &layer)]);
+    let finished = build(&daemon, dir.path(), &[]);
+    finished.success();
+    assert!(finished.stderr.contains("CACHED"), "{finished:?}");
+    daemon.brig(&["rmi", "app"]).success();
+    daemon.brig(&["builder", "prune", "-af"]).success();
     daemon.assert_no_leaks();
 }
