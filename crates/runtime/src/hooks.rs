@@ -1,6 +1,6 @@
 //! Programs run at points of the life cycle. Each gets exactly the environment that the hook names, or where it names none,
 //! as with other runtimes, this program's, in the container its process's; the state as JSON on stdin; and the bundle as
-//! its directory, in the container `/`, and for those that change the container from outside its root. What it prints is told when it fails.
+//! its directory, in the container `/`. What it prints is told when it fails.
 //!
 //! Spec: runtime-spec config.md, "POSIX-platform Hooks".
 
@@ -58,7 +58,7 @@ pub(crate) fn run(
     let document =
         serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
     hooks.iter().enumerate().try_for_each(|(number, hook)| {
-        one(stage, hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
+        one(hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
             stage,
             number,
             path: hook.path.clone(),
@@ -73,13 +73,7 @@ pub(crate) fn run_all(stage: &'static str, hooks: &[Hook], state: &State) -> Vec
     failures.map(|failure| failure.to_string()).collect()
 }
 
-fn one(
-    stage: &str,
-    hook: &Hook,
-    state: &[u8],
-    inside: Option<&StringList>,
-    bundle: &str,
-) -> Result<(), String> {
+fn one(hook: &Hook, state: &[u8], inside: Option<&StringList>, bundle: &str) -> Result<(), String> {
     if !hook.path.starts_with('/') {
         return Err("path is not absolute".into());
     }
@@ -98,10 +92,7 @@ fn one(
     }
     // In a user namespace the way to the bundle may be closed.
     let open = inside.is_none() && rustix::fs::access(bundle, rustix::fs::Access::EXEC_OK).is_ok();
-    if stage != "createContainer" {
-        command.current_dir(if open { bundle } else { "/" });
-    }
-    command.stdin(Stdio::piped());
+    command.current_dir(if open { bundle } else { "/" }).stdin(Stdio::piped());
     for entry in &hook.env {
         let (name, value) =
             entry.split_once('=').ok_or_else(|| format!("environment {entry:?} has no `=`"))?;

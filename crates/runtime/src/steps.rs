@@ -129,10 +129,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             world.channel.send(Kind::Hooks, "").map_err(|e| Failure::new("talk to the runtime", e))?;
             world.wait_for_go()
         }
-        Step::ContainerHooks { hooks, state } => {
-            rustix::process::fchdir(world.root()?).map_err(|e| Failure::new("enter the rootfs", e))?;
-            run_hooks("createContainer", &hooks, state, None)
-        }
+        Step::ContainerHooks { hooks, state } => run_hooks("createContainer", &hooks, state, None),
         Step::StartHooks { hooks, state } => run_hooks("startContainer", &hooks, state, Some(&world.env)),
         Step::Sysctl { name, path, value } => {
             let proc = world
