@@ -1,6 +1,7 @@
 //! `conform`: what judges engines and runtimes, by others or by us, run against ours, and where that can be against
 //! theirs, so that the verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
 
+mod build;
 mod compose;
 mod daemons;
 mod docker_py;
@@ -11,7 +12,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build, compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -20,8 +21,9 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     match suite.as_str() {
         "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
-        "build" => build(rest),
+        "build" => build::command(rest),
         "engines" => engines::command(rest),
+        "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
@@ -30,11 +32,11 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     }
 }
 
-/// The corpus of Dockerfiles (`crates/e2e/src/builds.rs`), by `brig build` and by the docker CLI's classic builder.
-fn build(args: &[String]) -> Result<()> {
+/// kill -9 at every step of what changes networks, 200 networks, 1,000 endpoints, 500 ports (`crates/e2e/tests/network_crash.rs`).
+fn network_stress(args: &[String]) -> Result<()> {
     if let Some(other) = args.first() {
-        return Err(Error::new(format!("conform build takes no arguments, not {other:?}")));
+        return Err(Error::new(format!("conform network-stress takes no arguments, not {other:?}")));
     }
-    let line = ["-p", "e2e", "--test", "build", "the_corpus"].map(str::to_string);
-    crate::test::with_environment(&line, &[("BRIG_CONFORM_BUILD", "1")])
+    let line = ["-p", "e2e", "--test", "network_crash"].map(str::to_string);
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
 }

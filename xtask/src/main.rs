@@ -8,6 +8,7 @@
 mod bench;
 mod build;
 mod conform;
+mod fuzz;
 mod install;
 mod lint;
 mod packages;
@@ -42,10 +43,16 @@ usage: cargo xtask COMMAND
   bench images [--runs 5] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd, containerd, podman, skopeo and the floor in turn: pull, push, save, load,
                           commit, diff, rmi; writes its part of bench/RESULTS.md
+  conform network-stress  kill -9 at every step of what changes networks; many of everything
+  bench network [--runs 5] [--seconds 5] [--without PEER] [--no-build] [--smoke]
+                          brig, dockerd, podman and a bare veth pair in turn: throughput, ports, names, networks;
+                          writes its part of bench/RESULTS.md
   conform compose         a project of Compose's, up, asked, scaled and down
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers
   conform build           the corpus of Dockerfiles, by brig and by the docker CLI
+  fuzz TARGET... [--seconds 60] [--seed N]
+                          feeds a target with changed inputs; `fuzz` alone lists the targets, `all` means each
   install [--prefix /usr/local] [--destdir DIR]
                           stripped release programs, completions, man pages, systemd units
 ";
@@ -69,6 +76,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "bench" => bench::command(rest),
         "build" => build::command(rest),
         "conform" => conform::command(rest),
+        "fuzz" => fuzz::command(rest),
         "install" => install::command(rest),
         "lint" => lint::command(rest),
         "quickstart" => quickstart::command(rest),

@@ -41,6 +41,7 @@ pub(crate) const TEST: &[Package] = &[
     program("btrfs-progs", "mkfs.btrfs"),
     program("e2fsprogs", "mkfs.ext4"),
     program("erofs-utils", "fsck.erofs"),
+    program("etcd-server", "etcd"),
     program("git", "git"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
@@ -111,6 +112,9 @@ pub(crate) const BENCH: &[Package] = &[
     program("runc", "runc"),
     program("util-linux", "unshare"),
 ];
+
+/// What the bench of networks uses beside [`BENCH`].
+pub(crate) const BENCH_NETWORK: &[Package] = &[program("iperf3", "iperf3")];
 
 /// What the bench of images uses beside [`BENCH`].
 pub(crate) const BENCH_IMAGES: &[Package] = &[

@@ -1,5 +1,6 @@
 //! runc's command line.
 
+mod checkpoint;
 mod update;
 
 use lexopt::prelude::*;
@@ -12,8 +13,7 @@ pub(crate) const HELP: &str = "\
 brig-runtime: OCI runtime
 
 usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup]
-                    [--cgroup-manager systemd|cgroupfs]
-                    [--rootless true|false|auto] COMMAND
+                    [--cgroup-manager systemd|cgroupfs] [--rootless true|false|auto] [--criu PROGRAM] COMMAND
 
   create   [-b BUNDLE] [--config FILE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
            [--pidfd-socket PATH] ID
@@ -33,6 +33,12 @@ usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug]
   update   [-r FILE|-] [--memory SIZE] [--memory-reservation SIZE] [--memory-swap SIZE] [--pids-limit N]
            [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1] [--cpu-rt-period US]
            [--cpu-rt-runtime US] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--blkio-weight N] ID
+  checkpoint [--image-path DIR] [--work-path DIR] [--parent-path DIR] [--leave-running] [--pre-dump] [--tcp-established]
+           [--tcp-skip-in-flight] [--ext-unix-sk] [--shell-job] [--file-locks] [--link-remap] [--auto-dedup]
+           [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] [--page-server HOST:PORT] [--status-fd N] ID
+  restore  [--image-path DIR] [--work-path DIR] [-b BUNDLE] [-d] [--pid-file FILE] [--tcp-established] [--ext-unix-sk]
+           [--shell-job] [--file-locks] [--auto-dedup] [--manage-cgroups-mode MODE] [--empty-ns network]
+           [--lsm-profile TYPE:NAME] [--lsm-mount-context CONTEXT] ID
   spec     [-b BUNDLE] [--rootless]
   features
 ";
@@ -44,6 +50,8 @@ pub(crate) struct Global {
     pub(crate) log: Option<PathBuf>,
     pub(crate) log_json: bool,
     pub(crate) systemd_cgroup: bool,
+    /// The program for checkpoint and restore.
+    pub(crate) criu: Option<PathBuf>,
     /// Not said: for whoever is not root.
     pub(crate) rootless: Option<bool>,
 }
@@ -64,6 +72,8 @@ pub(crate) enum Command {
     Pause { id: ContainerId },
     Resume { id: ContainerId },
     Update { id: ContainerId, resources: Box<oci::runtime::Resources> },
+    Checkpoint { id: ContainerId, options: Box<runtime::Checkpoint> },
+    Restore { id: ContainerId, options: Box<runtime::Restore> },
     Spec { bundle: PathBuf, rootless: bool },
     Features,
     Version,
@@ -86,6 +96,8 @@ impl Command {
             Command::Pause { .. } => "pause",
             Command::Resume { .. } => "resume",
             Command::Update { .. } => "update",
+            Command::Checkpoint { .. } => "checkpoint",
+            Command::Restore { .. } => "restore",
             Command::Spec { .. } => "spec",
             Command::Features => "features",
             Command::Version => "version",
@@ -103,8 +115,14 @@ pub(crate) fn parse() -> Result<(Global, Command), String> {
 type Parsed<T> = Result<T, lexopt::Error>;
 
 fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
-    let mut global =
-        Global { root: default_root(), log: None, log_json: false, systemd_cgroup: false, rootless: None };
+    let mut global = Global {
+        root: default_root(),
+        log: None,
+        log_json: false,
+        systemd_cgroup: false,
+        criu: None,
+        rootless: None,
+    };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("root") => global.root = parser.value()?.into(),
@@ -134,7 +152,7 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
                     word => Some(word.parse().map_err(|_| format!("invalid --rootless {word:?}"))?),
                 }
             }
-            Long("criu") => drop(parser.value()?),
+            Long("criu") => global.criu = path(parser)?,
             Short('v') | Long("version") => return Ok((global, Command::Version)),
             Short('h') | Long("help") => return Ok((global, Command::Help)),
             Value(name) => {
@@ -180,9 +198,8 @@ fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
         "list" => list(parser),
         "ps" => ps(parser),
         "events" => events(parser),
-        "checkpoint" | "restore" => {
-            Err(format!("{name} is not supported: this build does not talk to criu").into())
-        }
+        "checkpoint" => checkpoint::checkpoint(parser),
+        "restore" => checkpoint::restore(parser),
         "update" => update::update(parser),
         "spec" => spec(parser),
         "features" => Ok(Command::Features),
@@ -395,9 +412,11 @@ fn path(parser: &mut lexopt::Parser) -> Parsed<Option<PathBuf>> {
 }
 
 /// A bound that no table of descriptors exceeds by default.
+pub(crate) const MAX_DESCRIPTORS: u32 = 1_048_576;
+
 fn descriptors(parser: &mut lexopt::Parser) -> Parsed<u32> {
     match parser.value()?.parse()? {
-        count @ 0..=1_048_576 => Ok(count),
+        count @ 0..=MAX_DESCRIPTORS => Ok(count),
         count => Err(format!("--preserve-fds {count} is too many").into()),
     }
 }

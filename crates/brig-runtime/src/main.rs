@@ -50,11 +50,13 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::Create { id, mut options } => {
             options.rootless = rootless;
             options.systemd = global.systemd_cgroup.then(system_bus);
+            take_sockets(&mut options);
             warn(log, runtime::create(&store, &id, &options).map_err(text)?);
         }
         Command::Run { id, mut options, detach, keep } => {
             options.rootless = rootless;
             options.systemd = global.systemd_cgroup.then(system_bus);
+            take_sockets(&mut options);
             let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
             warn(log, exit.warnings);
             return Ok(code(exit.code));
@@ -93,6 +95,20 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::Update { id, resources } => {
             warn(log, runtime::update(&store, &id, &resources).map_err(text)?);
         }
+        Command::Checkpoint { id, mut options } => {
+            options.criu.program.clone_from(&global.criu);
+            warn(log, runtime::checkpoint(&store, &id, &options).map_err(text)?);
+        }
+        Command::Restore { id, mut options } => {
+            if global.systemd_cgroup {
+                return Err("restore with --systemd-cgroup is not supported".into());
+            }
+            options.criu.program.clone_from(&global.criu);
+            options.rootless = rootless;
+            let exit = runtime::restore(&store, &id, &options).map_err(text)?;
+            warn(log, exit.warnings);
+            return Ok(code(exit.code));
+        }
         Command::Spec { bundle, rootless } => write_spec(&bundle, rootless)?,
         Command::Features => println!("{}", pretty(&runtime::features())?),
         Command::Version => println!(
@@ -103,6 +119,15 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::Help => println!("{}", arguments::HELP),
     }
     Ok(0)
+}
+
+/// Sockets that systemd opened for this process go to the container, before other descriptors.
+fn take_sockets(options: &mut runtime::Create) {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") == Some(std::process::id()) {
+        options.listen_fds = number("LISTEN_FDS").unwrap_or(0).min(arguments::MAX_DESCRIPTORS);
+        options.preserve_fds = options.preserve_fds.saturating_add(options.listen_fds);
+    }
 }
 
 /// The socket of the system bus.

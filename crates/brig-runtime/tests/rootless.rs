@@ -105,6 +105,41 @@ fn life_and_exec() {
     assert_eq!(t.ok(&["list", "-q"]), "");
 }
 
+/// A user's own cgroup on the host must not be writable from inside, where nobody asked for it.
+#[test]
+fn cve_2023_25809_cgroups_of_the_host() {
+    let Some(mut t) = theirs("rootless-sys") else { return };
+    let cgroup = Path::new("/sys/fs/cgroup/pids").join(&t.bundle.id);
+    if !cgroup.parent().unwrap().exists() {
+        println!("skipped: no cgroup v1");
+        return;
+    }
+    std::fs::create_dir(&cgroup).unwrap();
+    chown(&cgroup, Some(NOBODY), Some(NOBODY)).unwrap();
+    let script = format!("mkdir {}/x 2>&1", cgroup.display());
+    t.bundle.script(&script);
+    let as_written = t.call(&["run", &t.bundle.id]);
+    // And the same by a sysfs of its own, which is denied, so that the host's takes its place.
+    for mount in t.bundle.spec["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys" {
+            *mount = serde_json::json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                "options": ["nosuid", "noexec", "nodev", "ro"]});
+        }
+    }
+    let in_its_place = t.call(&["run", &t.bundle.id]);
+    // So that the failure is not that of the user.
+    let mut own = Command::new("mkdir");
+    let made = own.arg(cgroup.join("y")).uid(NOBODY).gid(NOBODY).status().unwrap().success();
+    drop(std::fs::remove_dir(cgroup.join("y")));
+    let escaped = std::fs::remove_dir(cgroup.join("x")).is_ok();
+    std::fs::remove_dir(&cgroup).unwrap();
+    assert!(made && !escaped);
+    for output in [as_written, in_its_place] {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("Read-only file system"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 #[test]
 fn limits_need_a_cgroup() {
     let Some(mut t) = theirs("rootless-limits") else { return };

@@ -125,6 +125,36 @@ fn exec_below_the_cgroup_and_in_a_paused_container() {
     assert!(String::from_utf8_lossy(&resumed.stderr).contains("container not paused"));
 }
 
+/// As systemd starts a service with sockets: the caller's 3 is the container's 3, and it is told so.
+#[test]
+fn sockets_of_systemd_are_passed_on() {
+    let Some(mut b) = bundle("listen") else { return };
+    b.script("echo $LISTEN_FDS $LISTEN_PID; cat <&3");
+    let passed = b.path().join("passed");
+    std::fs::write(&passed, "through 3\n").unwrap();
+    // The shell's id is the runtime's, by exec.
+    let program = env!("CARGO_BIN_EXE_brig-runtime");
+    let run = |count: &str, pid: &str| {
+        let words = format!(
+            "LISTEN_FDS={count} LISTEN_PID={pid} exec {program} --root {} run {} 3<{}",
+            b.path().join("state").display(),
+            b.id,
+            passed.display()
+        );
+        b.command(&["features"]);
+        let output = std::process::Command::new("sh").args(["-c", &words]).current_dir(b.path()).output();
+        let output = output.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    };
+    assert_eq!(run("1", "$$"), (true, "1 1\nthrough 3\n".into()));
+    let (success, text) = run("2", "$$");
+    assert!(!success && text.contains("unable to stat preserved-fd"), "{text}");
+    // Meant for another process.
+    let (success, text) = run("1", "1");
+    assert!(!success && !text.contains("through"), "{text}");
+}
+
 #[test]
 fn descriptors_that_are_missing_are_not_passed_on() {
     let Some(mut b) = bundle("preserve") else { return };

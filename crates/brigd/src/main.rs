@@ -1,6 +1,7 @@
 //! `brigd`, the daemon. Reads flags and configuration, opens the engine, serves the API, and leaves when told to.
 //! Containers are not its children's children to keep: they belong to their shims and go on without it.
 
+mod cluster;
 mod listen;
 mod settings;
 mod tls;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
 
 fn run(settings: Settings) -> Result<(), errors::Report> {
     let level = if settings.debug { "debug" } else { "info" };
-    let filter = EnvFilter::new(format!("{level},hyper=info"));
+    let filter = EnvFilter::new(format!("{level},hyper=info,h2=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
@@ -50,7 +51,9 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let pidfile = listen::write_pidfile(&settings)?;
     let listeners = listen::open(&settings)?;
     let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
-    let api = Arc::new(Api { engine, version: env!("CARGO_PKG_VERSION") });
+    let version = env!("CARGO_PKG_VERSION");
+    let buildkit = buildkit::Server::new(engine.clone(), version);
+    let api = Arc::new(Api { engine, buildkit, version });
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {

@@ -63,6 +63,15 @@ pub(crate) struct Flags {
     /// MTU of the default bridge [default: 1500]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
+    /// Store of networks that several hosts share, etcd://HOST:PORT[,HOST:PORT…][/PREFIX]
+    #[arg(long, value_name = "URL")]
+    cluster_store: Option<String>,
+    /// Address of this host for the others, or the interface that has it
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_advertise: Option<String>,
+    /// How long what this host holds in the store outlives its daemon's last word [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    cluster_ttl: Option<u32>,
     /// Runtime for containers that name none [default: brig]
     #[arg(long, value_name = "NAME")]
     default_runtime: Option<String>,
@@ -127,6 +136,9 @@ struct File {
     cgroup_parent: Option<String>,
     bridge: Option<String>,
     mtu: Option<u32>,
+    cluster_store: Option<String>,
+    cluster_advertise: Option<String>,
+    cluster_ttl: Option<u32>,
     default_runtime: Option<String>,
     runtimes: BTreeMap<String, PathBuf>,
     log_driver: Option<String>,
@@ -238,6 +250,11 @@ impl Settings {
             certificate: flags.tlscert.or(file.tlscert).unwrap_or_else(|| "/etc/brig/cert.pem".into()),
             key: flags.tlskey.or(file.tlskey).unwrap_or_else(|| "/etc/brig/key.pem".into()),
         };
+        let cluster = crate::cluster::parse(
+            flags.cluster_store.or(file.cluster_store),
+            flags.cluster_advertise.or(file.cluster_advertise),
+            flags.cluster_ttl.or(file.cluster_ttl),
+        )?;
         Ok(Settings {
             tls,
             metrics_addr: flags.metrics_addr.or(file.metrics_addr),
@@ -254,6 +271,7 @@ impl Settings {
                 cgroup_parent,
                 bridge: flags.bridge.or(file.bridge).unwrap_or_else(|| "brig0".into()),
                 mtu: flags.mtu.or(file.mtu).unwrap_or(1500),
+                cluster,
                 shim: programs.join("brig-shim"),
                 name_server: programs.join("brig-dns"),
                 runtimes,

@@ -1,12 +1,14 @@
 //! A build context: a directory of files that a client sent, seen through its ignore file.
 
 use crate::error::{During, Error, IoDuring};
+use crate::kept::{Kept, Known};
 use dockerfile::Ignore;
 use engine::{Engine, Scratch};
 use rootdir::RootDir;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Largest Dockerfile or ignore file.
 const MAX_TEXT: usize = 8 << 20;
@@ -16,8 +18,18 @@ const MAX_TEXT: usize = 8 << 20;
 pub struct Context {
     pub(crate) root: RootDir,
     pub(crate) ignore: Ignore,
+    home: Home,
+    /// Digests of files that are known to be as they were.
+    pub(crate) known: Option<Arc<Known>>,
+}
+
+/// Where the files are.
+#[derive(Debug)]
+enum Home {
     /// Removed with the context.
-    scratch: Scratch,
+    Scratch(Scratch),
+    /// Stays for the next build.
+    Kept(#[expect(dead_code, reason = "keeps others away while it lives")] Kept),
 }
 
 impl Context {
@@ -48,7 +60,7 @@ impl Context {
         let doing = || format!("create {}", path.display());
         std::fs::DirBuilder::new().mode(0o755).create(&path).io_during(doing)?;
         let root = RootDir::open(&path).during(doing)?;
-        Ok(Context { root, ignore: Ignore::default(), scratch })
+        Ok(Context { root, ignore: Ignore::default(), home: Home::Scratch(scratch), known: None })
     }
 
     /// An empty context whose directory is `context` in the directory that comes back. What is beside it goes with it.
@@ -61,8 +73,16 @@ impl Context {
     /// A context for one file, which the caller writes to the path that comes back.
     pub(crate) fn for_file(engine: &Engine, name: &str) -> Result<(Context, std::path::PathBuf), Error> {
         let context = Context::empty(engine)?;
-        let path = context.scratch.path().join("context").join(name);
+        let Home::Scratch(scratch) = &context.home else { unreachable!("it was made so") };
+        let path = scratch.path().join("context").join(name);
         Ok((context, path))
+    }
+
+    /// The files that a client sends again and again, as they were received.
+    pub fn of_kept(kept: Kept) -> Result<Context, Error> {
+        let root = kept.root().try_clone().during(|| "open the build context".into())?;
+        let known = Some(kept.known().clone());
+        Ok(Context { root, ignore: Ignore::default(), home: Home::Kept(kept), known })
     }
 
     /// Reads the Dockerfile at `path` (empty for the usual names), and takes the ignore file that belongs to it. Returns
@@ -97,7 +117,11 @@ impl Context {
             .during(|| format!("write {name} to the context"))
     }
 
-    /// The text of a regular file of the context, if there is one.
+    /// The text of a regular file of the context, if there is one. Blocking.
+    pub fn text(&self, name: &str) -> Result<Option<String>, Error> {
+        self.read(name)
+    }
+
     fn read(&self, name: &str) -> Result<Option<String>, Error> {
         use errors::HasKind;
         match self.root.read_bounded(Path::new(name), MAX_TEXT) {

@@ -16,6 +16,8 @@ pub struct StepInfo {
     pub place: (usize, usize),
     /// Whether it is a RUN.
     pub is_run: bool,
+    /// First and last line.
+    pub lines: (u32, u32),
 }
 
 /// How a step ended.

@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -61,6 +62,8 @@ pub struct GitAccess {
     secrets: BTreeMap<String, crate::Secret>,
     /// The socket of an ssh agent.
     agent: Option<PathBuf>,
+    /// One that the client serves for as long as this lives.
+    served: Option<Arc<crate::Agent>>,
     /// `http_proxy` and the like.
     proxies: Vec<String>,
     /// The directory `.git` of a context stays.
@@ -90,9 +93,29 @@ impl GitAccess {
         GitAccess {
             secrets,
             agent,
+            served: None,
             proxies: crate::stage::proxies(build_args),
             keep_git_dir: matches!(keep, Some("1" | "true")),
         }
+    }
+
+    /// What the client has for `url` besides, asked now.
+    pub async fn asked(mut self, client: &dyn crate::Client, url: &str) -> Result<GitAccess, Error> {
+        let Ok(url) = GitUrl::parse(url) else { return Ok(self) };
+        for name in ["GIT_AUTH_HEADER", "GIT_AUTH_TOKEN"] {
+            for id in [format!("{name}.{}", url.host()), name.to_string()] {
+                if let Some(secret) = client.secret(&id).await.map_err(Error::invalid)? {
+                    self.secrets.insert(id, secret);
+                }
+            }
+        }
+        let is_ssh = url.remote.starts_with("ssh://") || !url.remote.contains("://");
+        if is_ssh && self.agent.is_none() {
+            let agent = client.agent("default").await.map_err(Error::invalid)?;
+            self.agent = agent.as_ref().map(|agent| agent.socket.clone());
+            self.served = agent.map(Arc::new);
+        }
+        Ok(self)
     }
 
     /// The line that says who asks, for one host.
@@ -121,6 +144,8 @@ pub(crate) struct Repository {
     home: PathBuf,
     env: Vec<(String, String)>,
     url: GitUrl,
+    /// Serves the agent's socket.
+    _agent: Option<Arc<crate::Agent>>,
 }
 
 /// A tree that was asked for, and by which name.
@@ -175,7 +200,7 @@ impl Repository {
         env.extend(
             access.proxies.iter().filter_map(|p| p.split_once('=')).map(|(n, v)| (n.into(), v.into())),
         );
-        let repository = Repository { context, home, env, url: url.clone() };
+        let repository = Repository { context, home, env, url: url.clone(), _agent: access.served.clone() };
         repository.git(&["init", "--quiet"]).await?;
         let origin = format!(
             "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",

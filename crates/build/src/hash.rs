@@ -1,6 +1,7 @@
 //! Digests of files: names, kinds, modes, owners, attributes and bytes; no times.
 
 use crate::error::{Error, IoDuring};
+use crate::kept::{Known, Stamp};
 use crate::select::{Entry, Filter, Pick, walk};
 use oci::Digest;
 use rustix::fs::{FileType, Stat};
@@ -13,8 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 const BUFFER: usize = 256 << 10;
 
 /// Digest of what a pick holds. Blocking.
-pub(crate) fn of_pick(pick: &Pick, filter: Filter<'_>) -> Result<Digest, Error> {
-    let mut hasher = Hasher { sha: sha2::Sha256::new(), buffer: vec![0; BUFFER] };
+pub(crate) fn of_pick(pick: &Pick, filter: Filter<'_>, known: Option<&Known>) -> Result<Digest, Error> {
+    let mut hasher = Hasher { sha: sha2::Sha256::new(), buffer: vec![0; BUFFER], known };
     hasher.stat(&pick.stat);
     if pick.is_dir() {
         walk(pick, filter, &mut |entry| hasher.entry(entry))?;
@@ -31,12 +32,13 @@ pub(crate) fn of_json(value: &serde_json::Value) -> Digest {
     Digest::of(value.to_string().as_bytes())
 }
 
-struct Hasher {
+struct Hasher<'a> {
     sha: sha2::Sha256,
     buffer: Vec<u8>,
+    known: Option<&'a Known>,
 }
 
-impl Hasher {
+impl Hasher<'_> {
     fn entry(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
         let doing = || format!("read {}", entry.relative.display());
         self.piece(entry.relative.as_os_str().as_bytes());
@@ -67,6 +69,16 @@ impl Hasher {
             self.piece(&name);
             self.piece(&value);
         }
+        let stamp = match self.known {
+            Some(_) => Some(Stamp::of(&rustix::fs::fstat(&file)?)),
+            None => None,
+        };
+        if let (Some(known), Some(stamp)) = (self.known, &stamp)
+            && let Some(digest) = known.get(stamp)
+        {
+            self.sha.update(digest);
+            return Ok(());
+        }
         let mut inner = sha2::Sha256::new();
         loop {
             match file.read(&mut self.buffer)? {
@@ -74,7 +86,11 @@ impl Hasher {
                 n => inner.update(&self.buffer[..n]),
             }
         }
-        self.sha.update(inner.finalize());
+        let digest: [u8; 32] = inner.finalize().into();
+        if let (Some(known), Some(stamp)) = (self.known, stamp) {
+            known.put(stamp, digest);
+        }
+        self.sha.update(digest);
         Ok(())
     }
 

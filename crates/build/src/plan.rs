@@ -7,6 +7,9 @@ use dockerfile::{Dockerfile, Expander, Instruction, Kind, Mount, Stage};
 use oci::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Before the name of a result of another build; no image is named so.
+pub(crate) const RESULT: char = '\0';
+
 /// Where a name leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
@@ -130,6 +133,9 @@ pub(crate) fn named(
     if request.contexts.contains_key(&lower) {
         return Source::Context(lower);
     }
+    if request.context_results.contains_key(&lower) {
+        return Source::Image { name: format!("{RESULT}{lower}"), platform };
+    }
     if let Some(image) = request.context_images.get(&lower) {
         return Source::Image { name: image.clone(), platform };
     }
@@ -170,6 +176,42 @@ pub(crate) fn needs(
     out
 }
 
+/// What the needed stages take from the context: nothing, these paths, or (empty) all of it.
+pub(crate) fn context_paths(plan: &Plan) -> Option<Vec<String>> {
+    let mut paths = BTreeSet::new();
+    let mut is_needed = false;
+    let mut is_whole = false;
+    // The value of a variable is not known before the stage is built.
+    let mut add = |path: &str| match crate::select::clean(path) {
+        path if path.is_empty() || path.contains('$') => is_whole = true,
+        path => drop(paths.insert(path)),
+    };
+    for stage in plan.stages.values() {
+        let own = stage.steps.iter().map(|(_, instruction)| instruction);
+        for instruction in stage.triggers.iter().chain(own) {
+            match &instruction.kind {
+                Kind::Copy(copy) | Kind::Add(copy) if copy.from.is_none() => {
+                    for source in copy.sources.iter().filter(|s| !crate::remote::is_remote(s)) {
+                        is_needed = true;
+                        add(source);
+                    }
+                }
+                Kind::Run(run) => {
+                    for text in &run.mounts {
+                        let Ok(mount) = Mount::parse(text, &|w| Ok(w.to_string())) else { continue };
+                        if mount.from.is_none() && mount.kind == dockerfile::MountKind::Bind {
+                            is_needed = true;
+                            add(mount.source.as_deref().unwrap_or_default());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    is_needed.then(|| if is_whole { Vec::new() } else { paths.into_iter().collect() })
+}
+
 /// Describes the steps of the needed stages, in the order of the file.
 pub(crate) fn describe(
     file: &Dockerfile,
@@ -183,6 +225,7 @@ pub(crate) fn describe(
         stage: stage.to_string(),
         place,
         is_run: matches!(instruction.kind, Kind::Run(_)),
+        lines: instruction.lines,
     };
     for instruction in &file.global {
         infos.push(info(instruction, "", (1, 1)));

@@ -1,6 +1,7 @@
 //! The cache as a list, and taking away from it.
 
 use crate::error::{During, Error, IoDuring};
+use crate::kept;
 use engine::Engine;
 use metadata::BuildCacheRow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 pub struct CacheEntry {
     pub id: String,
     pub parent: Option<String>,
-    /// `regular` or `exec.cachemount`.
+    /// `regular`, `exec.cachemount` or `source.local`.
     pub kind: String,
     pub description: String,
     /// An image has its layer too.
@@ -58,9 +59,10 @@ pub fn list_cache(engine: &Engine) -> Result<Vec<CacheEntry>, Error> {
     let home = engine.build_cache_dir();
     rows.into_iter()
         .map(|row| {
-            let size_bytes = match row.key.strip_prefix("mount:") {
-                Some(name) => size_of(&home.join(name)),
-                None => row.size_bytes,
+            let size_bytes = match (row.key.strip_prefix("mount:"), row.key.strip_prefix(kept::PREFIX)) {
+                (Some(name), _) => size_of(&home.join(name)),
+                (None, Some(_)) => size_of(&home.join(kept::directory(&row.key))),
+                (None, None) => row.size_bytes,
             };
             let is_shared = row.blob.is_some_and(|blob| of_images.contains(&blob));
             Ok(entry(row, is_shared, size_bytes))
@@ -69,8 +71,10 @@ pub fn list_cache(engine: &Engine) -> Result<Vec<CacheEntry>, Error> {
 }
 
 fn entry(row: BuildCacheRow, is_shared: bool, size_bytes: u64) -> CacheEntry {
-    let id =
-        |key: &str| key.strip_prefix("sha256:").or(key.strip_prefix("mount:")).unwrap_or(key).to_string();
+    let known = |key: &str| {
+        ["sha256:", "mount:", kept::PREFIX].iter().find_map(|p| Some(key.strip_prefix(p)?.to_string()))
+    };
+    let id = |key: &str| known(key).unwrap_or_else(|| key.to_string());
     CacheEntry {
         id: id(&row.key),
         parent: row.parent.as_deref().map(id),
@@ -125,6 +129,12 @@ pub fn prune(engine: &Arc<Engine>, how: &Prune) -> Result<Pruned, Error> {
     let home = engine.build_cache_dir();
     let mut freed: BTreeMap<String, u64> = BTreeMap::new();
     for entry in &going {
+        if entry.kind == kept::KIND {
+            if kept::remove(engine, &entry.id)? {
+                freed.insert(entry.id.clone(), entry.size_bytes);
+            }
+            continue;
+        }
         let is_mount = entry.kind == "exec.cachemount";
         let key = if is_mount { format!("mount:{}", entry.id) } else { format!("sha256:{}", entry.id) };
         engine.database().delete(|tx| tx.delete_build_cache(&key)).during(doing)?;

@@ -94,13 +94,22 @@ pub async fn fetch_context(
         return Ok((repository.check_out(&resolved, keep_git_dir).await?, None));
     }
     let downloaded = download(engine, url).await?;
-    let doing = || format!("read {url}");
-    let mut file = std::fs::File::open(&downloaded.path).io_during(doing)?;
-    if crate::copy::is_tar(&mut file, url)? {
+    read_context(engine, &downloaded.path, url)
+}
+
+/// A build context in a file: an archive, or a Dockerfile, whose text comes back. Blocking.
+pub fn read_context(
+    engine: &Engine,
+    path: &std::path::Path,
+    name: &str,
+) -> Result<(Context, Option<String>), Error> {
+    let doing = || format!("read {name}");
+    let mut file = std::fs::File::open(path).io_during(doing)?;
+    if crate::copy::is_tar(&mut file, name)? {
         let context = Context::from_tar(engine, file)?;
         return Ok((context, None));
     }
-    let text = std::fs::read_to_string(&downloaded.path).io_during(doing)?;
+    let text = std::fs::read_to_string(path).io_during(doing)?;
     Ok((Context::empty(engine)?, Some(text)))
 }
 

@@ -15,6 +15,8 @@ pub struct Request {
     pub contexts: BTreeMap<String, Arc<Context>>,
     /// Images that stand for a name.
     pub context_images: BTreeMap<String, String>,
+    /// Results of other builds that stand for a name.
+    pub context_results: BTreeMap<String, crate::Solved>,
     /// Path below the context; empty tries `Dockerfile` and `dockerfile`.
     pub dockerfile: String,
     /// The text itself, where it does not come from the context.
@@ -39,6 +41,34 @@ pub struct Request {
     pub entitlements: Entitlements,
     /// Credentials by registry host.
     pub auth: BTreeMap<String, Auth>,
+    /// Who is asked for secrets, agents and credentials that are not above.
+    pub client: Option<Arc<dyn Client>>,
+    /// The name that commands see as theirs; empty for the usual one.
+    pub hostname: String,
+}
+
+/// An answer that takes time.
+pub type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
+
+/// Somebody who is asked while the build goes on. A failure is a sentence for a person.
+pub trait Client: std::fmt::Debug + Send + Sync {
+    /// The secret `id`, where there is one.
+    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Secret>>;
+    /// A socket of the ssh agent `id`, where there is one. It is served for as long as the guard lives.
+    fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Agent>>;
+    /// The build context, of which only these paths are needed, or all of it where there are none. `None` keeps the
+    /// request's.
+    fn context<'a>(&'a self, paths: Vec<String>) -> Answer<'a, Option<Arc<Context>>>;
+    /// Credentials for a registry host.
+    fn credentials<'a>(&'a self, host: &'a str) -> Answer<'a, Auth>;
+}
+
+/// A socket of an ssh agent.
+#[derive(Debug)]
+pub struct Agent {
+    pub socket: std::path::PathBuf,
+    /// Serves the socket until it is dropped.
+    pub guard: Box<dyn std::any::Any + Send + Sync>,
 }
 
 /// What a RUN may ask for beyond the usual.
@@ -65,6 +95,7 @@ impl Request {
             context,
             contexts: BTreeMap::new(),
             context_images: BTreeMap::new(),
+            context_results: BTreeMap::new(),
             dockerfile: String::new(),
             dockerfile_text: None,
             references: Vec::new(),
@@ -81,6 +112,17 @@ impl Request {
             ssh: BTreeMap::new(),
             entitlements: Entitlements::default(),
             auth: BTreeMap::new(),
+            client: None,
+            hostname: String::new(),
+        }
+    }
+
+    /// Credentials for a registry host.
+    pub(crate) async fn credentials(&self, host: &str) -> Result<Auth, crate::Error> {
+        match (self.auth.get(host), &self.client) {
+            (Some(auth), _) => Ok(auth.clone()),
+            (None, Some(client)) => client.credentials(host).await.map_err(crate::Error::invalid),
+            (None, None) => Ok(Auth::default()),
         }
     }
 

@@ -99,6 +99,9 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
     key["network"] = json!(network);
     key["security"] = json!(security);
     key["hosts"] = json!(shared.request.host_config.extra_hosts);
+    if !shared.request.hostname.is_empty() {
+        key["hostname"] = json!(shared.request.hostname);
+    }
     key["mounts"] = json!(mounts.iter().map(mounts::Planned::key).collect::<Vec<_>>());
     let shown: Vec<String> =
         state.args.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?))).collect();
@@ -118,7 +121,10 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
             env: all_env,
             working_dir: state.working_dir().to_string(),
             user: state.run().user.clone(),
-            hostname: HOSTNAME.into(),
+            hostname: match shared.request.hostname.as_str() {
+                "" => HOSTNAME.into(),
+                own => own.into(),
+            },
             mounts: Vec::new(),
             is_privileged: security == "insecure",
             host_config: HostConfig { ..shared.request.host_config.clone() },

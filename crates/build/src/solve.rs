@@ -70,7 +70,63 @@ impl Shared {
     }
 }
 
-/// Builds. Dropping the future ends what runs; what was finished stays in the cache.
+/// What a build came to, before anything is made of it. Its layers stay for as long as it lives.
+#[derive(Debug, Clone)]
+pub struct Solved {
+    engine: Arc<Engine>,
+    lease: Arc<Lease>,
+    pub config: ImageConfig,
+    /// Bottom first.
+    pub layers: Vec<Descriptor>,
+    /// Topmost layer; none for no files at all.
+    pub chain_id: Option<Digest>,
+    /// The image that it was made from.
+    parent: Option<ImageId>,
+    pub warnings: Vec<dockerfile::Warning>,
+}
+
+impl Solved {
+    /// Makes an image of it, with these names; they may be none.
+    pub async fn image(&self, references: &[Reference]) -> Result<Built, Error> {
+        let (solved, references) = (self.clone(), references.to_vec());
+        let image = blocking(move || {
+            let Solved { engine, lease, config, layers, parent, .. } = &solved;
+            engine
+                .images()
+                .assemble(&Assemble {
+                    config,
+                    layers,
+                    references: &references,
+                    parent: *parent,
+                    lease,
+                    progress: &image::ignore,
+                })
+                .during(|| "make the image".into())
+        })
+        .await?;
+        Ok(Built { image_id: image.id, manifest: image.manifest, warnings: self.warnings.clone() })
+    }
+
+    /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
+    pub fn compose(&self, annotations: &BTreeMap<String, String>) -> Result<image::Composed, Error> {
+        let images = self.engine.images();
+        images
+            .compose(&self.config, &self.layers, annotations, &self.lease)
+            .during(|| "make the image".into())
+    }
+
+    /// The image that it was made from.
+    pub fn parent(&self) -> Option<ImageId> {
+        self.parent
+    }
+
+    /// Keeps from being collected what the result needs.
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+}
+
+/// Builds an image. Dropping the future ends what runs; what was finished stays in the cache.
 ///
 /// # Errors
 ///
@@ -81,6 +137,27 @@ pub async fn build(
     file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Built, Error> {
+    let references = request.references.clone();
+    solve(engine, request, file, events).await?.image(&references).await
+}
+
+/// Builds up to the files and the config of an image, and makes none.
+///
+/// # Errors
+///
+/// As [`build`].
+pub async fn solve(
+    engine: Arc<Engine>,
+    mut request: Request,
+    mut file: Dockerfile,
+    events: mpsc::Sender<Event>,
+) -> Result<Solved, Error> {
+    if let Some(text) = request.build_arg("BUILDKIT_DOCKERFILE_CHECK") {
+        let checks = dockerfile::Checks::parse(text).map_err(|m| {
+            Error::invalid(format!("failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {m}"))
+        })?;
+        file.directives.checks = file.directives.checks.merged(&checks);
+    }
     let lease = Arc::new(engine.images().lease());
     let warnings = dockerfile::check(&file);
     for warning in &warnings {
@@ -92,6 +169,11 @@ pub async fn build(
     let epoch = request.epoch()?;
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
     drop(events.send(Event::Planned(plan.infos.clone())).await);
+    if let (Some(client), Some(paths)) = (request.client.clone(), plan::context_paths(&plan))
+        && let Some(context) = client.context(paths).await.map_err(Error::invalid)?
+    {
+        request.context = context;
+    }
     for index in 0..plan.file.global.len() {
         drop(events.send(Event::Started { index }).await);
         let result = StepResult { image_id: String::new(), from_cache: false };
@@ -152,12 +234,16 @@ pub async fn build(
         return Err(e);
     }
     let state = shared.stage(target).await?;
-    let references = shared.request.references.clone();
     let labels = shared.request.labels.clone();
     drop(shared);
     keeper.finish().await?;
-    let image = blocking(move || finish(&engine, &lease, &state, &references, &labels)).await?;
-    Ok(Built { image_id: image.id, manifest: image.manifest, warnings })
+    let mut config = state.document();
+    if !labels.is_empty() {
+        let run = config.config.get_or_insert_default();
+        run.labels.get_or_insert_default().extend(labels);
+    }
+    let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
+    Ok(Solved { engine, lease, config, layers, chain_id, parent, warnings })
 }
 
 /// Names of the rules that were broken, each once.
@@ -168,31 +254,6 @@ fn rules(warnings: &[dockerfile::Warning]) -> String {
 
 pub(crate) fn timestamp(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "1970-01-01T00:00:00Z".into(), |t| t.to_string())
-}
-
-fn finish(
-    engine: &Arc<Engine>,
-    lease: &Lease,
-    state: &StageState,
-    references: &[Reference],
-    labels: &BTreeMap<String, String>,
-) -> Result<image::Image, Error> {
-    let mut config = state.document();
-    if !labels.is_empty() {
-        let run = config.config.get_or_insert_default();
-        run.labels.get_or_insert_default().extend(labels.clone());
-    }
-    engine
-        .images()
-        .assemble(&Assemble {
-            config: &config,
-            layers: &state.layers,
-            references,
-            parent: state.base_id,
-            lease,
-            progress: &image::ignore,
-        })
-        .during(|| "make the image".into())
 }
 
 /// Follows the target to all that it needs, pulling base images on the way because their triggers may need more.
@@ -289,6 +350,16 @@ async fn fetch(
         return Ok(base.clone());
     }
     let Source::Image { name, platform } = source else { return Err(Error::invalid("no image is named")) };
+    if let Some(result) = name.strip_prefix(plan::RESULT).and_then(|name| request.context_results.get(name)) {
+        let Solved { config, layers, chain_id, .. } = result.clone();
+        if let Some(chain_id) = &chain_id {
+            lease.keep_layer(chain_id);
+        }
+        layers.iter().for_each(|layer| lease.keep_blob(&layer.digest));
+        let base = Base { id: None, config, layers, chain_id };
+        bases.insert(source.clone(), base.clone());
+        return Ok(base);
+    }
     let wanted: Option<Platform> = match platform {
         Some(text) => {
             Some(text.parse().map_err(|e| Error::invalid(format!("failed to parse platform {text}: {e}")))?)
@@ -324,7 +395,7 @@ async fn pull(
     platform: Platform,
 ) -> Result<(), Error> {
     let (sender, mut receiver) = mpsc::channel(64);
-    let auth = request.auth.get(reference.host()).cloned().unwrap_or_default();
+    let auth = request.credentials(reference.host()).await?;
     let (events, name) = (events.clone(), reference.familiar());
     let forward = async move {
         while let Some(event) = receiver.recv().await {

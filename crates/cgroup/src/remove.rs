@@ -3,8 +3,10 @@
 use crate::directories::directory_error;
 use crate::file;
 use crate::{Cgroup, Error};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, unlinkat};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -69,7 +71,9 @@ fn remove_one(parent: BorrowedFd<'_>, path: &str, v2: bool, until: Instant) -> R
     }
 }
 
-/// Waits until the kernel says that the cgroup is empty (v2), or a moment (v1, which says nothing).
+/// Waits until the kernel says that the cgroup is empty (v2), or that one of its processes has ended (v1, which says
+/// nothing of the whole). Else a moment: a process that has
+/// ended is not listed, and holds the cgroup a little longer.
 fn wait_empty(directory: BorrowedFd<'_>, v2: bool, pause: Duration, until: Instant) -> Result<(), Errno> {
     if v2 {
         match file::open(directory, "cgroup.events", OFlags::RDONLY) {
@@ -78,6 +82,15 @@ fn wait_empty(directory: BorrowedFd<'_>, v2: bool, pause: Duration, until: Insta
                 Err(e) => return Err(e),
             },
             Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(e) => return Err(e),
+        }
+    } else if let Some(pid) = crate::kill::pids_below(directory)?.first().and_then(|&pid| Pid::from_raw(pid))
+        && let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+    {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => return Ok(()),
             Err(e) => return Err(e),
         }
     }

@@ -5,7 +5,9 @@ mod build;
 mod builder;
 mod commit;
 mod containers;
+mod context;
 mod copy;
+mod dial;
 mod exec;
 mod export;
 mod image_archives;
@@ -27,7 +29,7 @@ mod volumes;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host::{self, Environment};
+use crate::host::{self, Endpoint, Environment};
 use crate::http::{self, Client};
 use crate::run::options::Options;
 use crate::run::{self, RunFlags};
@@ -39,6 +41,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) config: Config,
+    /// Name of the context in use.
+    pub(crate) current: String,
+    /// What the context `default` connects to.
+    pub(crate) default_host: Endpoint,
+    pub(crate) default_socket: std::path::PathBuf,
 }
 
 impl Context {
@@ -58,9 +65,11 @@ impl Context {
     after_help = "Run 'brig COMMAND --help' for more information on a command."
 )]
 pub(crate) struct Line {
-    /// Daemon socket to connect to (unix://PATH or tcp://HOST:PORT)
-    #[arg(short = 'H', long, value_name = "list")]
-    host: Option<String>,
+    #[command(flatten)]
+    host: host::Flags,
+    /// Location of client config files
+    #[arg(long, value_name = "string")]
+    config: Option<std::path::PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,6 +91,9 @@ enum Command {
     /// Manage images
     #[command(name = "image", subcommand)]
     Images(ImageGroup),
+    /// Manage contexts: daemons by name
+    #[command(subcommand)]
+    Context(context::Contexts),
     /// Look at image manifests at a registry
     #[command(subcommand)]
     Manifest(registry::Manifest),
@@ -266,9 +278,25 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         crate::terminal::print(&String::from_utf8_lossy(&out))?;
         return Ok(0);
     }
-    let host = host::choose(line.host.as_deref(), &Environment::read())?;
+    let (config, environment) = (Config::read(line.config)?, Environment::read());
+    let chosen = host::choose(&line.host, &environment, &config);
+    let chosen = match (chosen, &line.command) {
+        // What is wrong with the context in use is put right by these commands.
+        (Err(Error::Usage(_)), Command::Context(_)) => host::Choice {
+            host: host::choose(&host::Flags::default(), &environment, &Config::default())?.host,
+            context: config.text("currentContext").unwrap_or_else(|| crate::contexts::DEFAULT.into()),
+            default: Endpoint::Unix(environment.default_socket.clone()),
+        },
+        (chosen, _) => chosen?,
+    };
     let pinned = http::pinned_version(std::env::var("DOCKER_API_VERSION").ok().as_deref())?;
-    let mut context = Context { client: Client::new(host, pinned), config: Config::read()? };
+    let mut context = Context {
+        client: Client::new(chosen.host, pinned),
+        config,
+        current: chosen.context,
+        default_host: chosen.default,
+        default_socket: environment.default_socket,
+    };
     match line.command {
         Command::Container(command) | Command::Containers(ContainerGroup::Command(command)) => {
             container(&context, &command).await
@@ -288,6 +316,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
         Command::Builder(command) => builder::builder(&context, &command).await,
+        Command::Context(command) => context::context(&mut context, command),
         Command::Manifest(command) => registry::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
         Command::Volume(command) => volumes::volume(&context, command).await,

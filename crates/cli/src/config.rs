@@ -30,10 +30,11 @@ pub(crate) struct Credentials {
 }
 
 impl Config {
-    /// Reads `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
-    pub(crate) fn read() -> Result<Config> {
-        let directory = match std::env::var_os("DOCKER_CONFIG").filter(|d| !d.is_empty()) {
-            Some(directory) => PathBuf::from(directory),
+    /// Reads `config.json` of `directory`, else of `$DOCKER_CONFIG`, else of `~/.docker`.
+    pub(crate) fn read(directory: Option<PathBuf>) -> Result<Config> {
+        let named = || std::env::var_os("DOCKER_CONFIG").filter(|d| !d.is_empty()).map(PathBuf::from);
+        let directory = match directory.or_else(named) {
+            Some(directory) => directory,
             None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker"),
         };
         let path = directory.join("config.json");
@@ -59,6 +60,15 @@ impl Config {
     /// A setting that is text.
     pub(crate) fn text(&self, key: &str) -> Option<String> {
         self.content.get(key).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_string)
+    }
+
+    /// Keeps a setting that is text; empty forgets it.
+    pub(crate) fn set_text(&mut self, key: &str, value: &str) -> Result<()> {
+        match value {
+            "" => drop(self.content.remove(key)),
+            text => drop(self.content.insert(key.to_string(), text.into())),
+        }
+        self.write()
     }
 
     /// The header for a request that makes the daemon talk to `host`; none without credentials.

@@ -7,6 +7,7 @@
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::host::{Endpoint, Host};
+use crate::{ssh, tls};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
@@ -303,6 +304,16 @@ impl Client {
                 stream.set_nodelay(true).map_err(failed)?;
                 Ok(Box::new(stream))
             }
+            Endpoint::Tls(address, files) => {
+                let shaking = async {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    tls::connect(stream, address, files).await
+                };
+                let shaken = tokio::time::timeout(CONNECT_TIMEOUT, shaking).await;
+                Ok(Box::new(shaken.map_err(io::Error::from).and_then(|r| r).map_err(failed)?))
+            }
+            Endpoint::Ssh(address) => Ok(Box::new(ssh::connect(address).map_err(failed)?)),
         }
     }
 

@@ -25,6 +25,11 @@ use tokio::sync::mpsc;
 /// Events kept for a slow client; then the build waits.
 const EVENTS: usize = 256;
 
+/// Whether a header and the begin of a body can be read; see [`crate::examine`].
+pub(crate) fn examine(header: &str, mut body: &[u8]) -> bool {
+    request::registry_config(header).is_ok() && Extra::read(&mut body).is_ok()
+}
+
 /// `POST /build`.
 pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let is_own = call.header("Content-Type") == OWN_TYPE;

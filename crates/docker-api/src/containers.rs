@@ -47,6 +47,7 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     };
     let (before, since) = (created("before")?, created("since")?);
     let ancestors = ancestors(api, &filters).await;
+    let links = api.engine.link_names();
     let mut out = Vec::new();
     for container in api.engine.list_containers() {
         let record = container.record();
@@ -62,7 +63,14 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
             continue;
         }
         let sizes = if with_size { sizes(api, &container).await } else { None };
-        out.push(render::summary(&record, sizes));
+        let mut summary = render::summary(&record, sizes);
+        if let Some(names) = links.get(record.id.as_str()) {
+            summary["Names"]
+                .as_array_mut()
+                .into_iter()
+                .for_each(|all| all.extend(names.iter().map(|n| n.clone().into())));
+        }
+        out.push(summary);
         if limit.is_some_and(|n| out.len() >= n) {
             break;
         }
@@ -160,7 +168,7 @@ async fn sizes(api: &Arc<Api>, container: &Container) -> Option<Sizes> {
 /// The body of a create request: `Config` with two more members.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct CreateBody {
+pub(crate) struct CreateBody {
     #[serde(flatten)]
     config: Config,
     #[serde(rename = "HostConfig")]
@@ -197,7 +205,12 @@ pub(crate) async fn inspect(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let container = api.engine.container(id)?;
     let sizes = if call.query.flag("size") { sizes(api, &container).await } else { None };
     let execs = api.engine.list_execs(container.id());
-    ok(&render::inspect(&api.engine, &container.record(), &execs, sizes))
+    let record = container.record();
+    let mut document = render::inspect(&api.engine, &record, &execs, sizes);
+    if !record.host_config.links.is_empty() {
+        document["HostConfig"]["Links"] = api.engine.shown_links(&record).into();
+    }
+    ok(&document)
 }
 
 /// `POST /containers/{id}/start`.
@@ -275,11 +288,24 @@ pub(crate) fn size(call: &Call) -> Result<(u16, u16), Failure> {
 /// `DELETE /containers/{id}`.
 pub(crate) async fn remove(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     if call.query.flag("link") {
-        return Err(Failure::not_here("removing links"));
+        return Err(Failure::new(
+            StatusCode::CONFLICT,
+            format!("Conflict, cannot remove the default link name of the container: {id}"),
+        ));
     }
     let (force, volumes) = (call.query.flag("force"), call.query.flag("v"));
     let (engine, id) = (api.engine.clone(), id.to_string());
     to_the_end(async move { engine.remove(&id, force, volumes).await }).await?;
+    no_content()
+}
+
+/// `DELETE /containers/{parent}/{alias}?link=1`.
+pub(crate) async fn remove_link(api: &Arc<Api>, parent: &str, alias: &str, call: &Call) -> Outcome {
+    if !call.query.flag("link") {
+        return Err(Failure::new(StatusCode::NOT_FOUND, format!("No such container: {parent}/{alias}")));
+    }
+    let (engine, parent, alias) = (api.engine.clone(), parent.to_string(), alias.to_string());
+    to_the_end(async move { engine.remove_link(&parent, &alias).await }).await?;
     no_content()
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         filters.any("id", |v| n.id.starts_with(v))
             && filters.any("name", |v| n.name.contains(v))
             && filters.any("driver", |v| n.driver == v)
-            && filters.any("scope", |v| v == "local")
+            && filters.any("scope", |v| v == n.scope())
             && filters.any("type", |v| v == kind)
             && filters.labels(&n.labels)
             && dangling.is_none_or(|d| d == (n.is_user_defined() && !api.engine.is_network_used(&n.id)))
@@ -40,8 +40,10 @@ pub(crate) fn list(api: &Arc<Api>, call: &Call) -> Outcome {
 
 /// `GET /networks/{name}`.
 pub(crate) fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let network = api.engine.network(name)?;
     match call.query.text("scope") {
-        "" | "local" => {}
+        "" => {}
+        scope if scope == network.scope() => {}
         other => {
             return Err(Failure::new(
                 StatusCode::NOT_FOUND,
@@ -49,7 +51,7 @@ pub(crate) fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
             ));
         }
     }
-    ok(&render::network(&api.engine, &api.engine.network(name)?, &records(api)))
+    ok(&render::network(&api.engine, &network, &records(api)))
 }
 
 /// `POST /networks/create`.
@@ -95,7 +97,7 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
 /// The body of connect and disconnect.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Connection {
+pub(crate) struct Connection {
     container: String,
     endpoint_config: Option<EndpointSettings>,
     force: Option<bool>,

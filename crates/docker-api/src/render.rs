@@ -79,7 +79,8 @@ fn mount(point: &MountPoint) -> Value {
     match point.kind {
         engine::MountKind::Volume => {
             out["Name"] = point.name.clone().into();
-            out["Driver"] = "local".into();
+            out["Driver"] =
+                if point.driver.is_empty() { "local".into() } else { point.driver.clone().into() };
         }
         engine::MountKind::Image => out["Name"] = point.name.clone().into(),
         engine::MountKind::Bind | engine::MountKind::Tmpfs => {}
@@ -359,6 +360,21 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
             );
         }
     }
+    for remote in if containers.is_empty() { Vec::new() } else { engine.remote_endpoints(network) } {
+        let prefix = |is_ipv6: bool| {
+            let pool = network.pools.iter().find(|p| p.subnet.contains(':') == is_ipv6);
+            pool.and_then(|p| p.subnet.split_once('/')?.1.parse().ok()).unwrap_or_default()
+        };
+        // As Docker shows endpoints of other hosts.
+        let shown = attached.entry(format!("ep-{}", remote.endpoint)).or_insert_with(|| {
+            json!({ "Name": remote.name, "EndpointID": remote.endpoint, "MacAddress": remote.mac,
+                "IPv4Address": "", "IPv6Address": "" })
+        });
+        for address in &remote.addresses {
+            let field = if address.is_ipv6() { "IPv6Address" } else { "IPv4Address" };
+            shown[field] = cidr(&address.to_string(), prefix(address.is_ipv6())).into();
+        }
+    }
     let mut options = network.options.clone();
     if let (false, Some(bridge)) = (network.is_user_defined(), engine.network_bridge(network)) {
         for (key, value) in [
@@ -376,7 +392,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         "Name": network.name,
         "Id": network.id,
         "Created": network.created,
-        "Scope": "local",
+        "Scope": network.scope(),
         "Driver": network.driver,
         "EnableIPv4": true,
         "EnableIPv6": network.ipv6,

@@ -4,15 +4,14 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, brig, build, commit, containers, execs, image_archives, images, networks, push, registry,
-    stats, system, update, volumes,
+    archives, brig, build, buildkit, commit, containers, execs, image_archives, images, networks, push,
+    registry, stats, system, update, volumes,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
 
 /// Endpoints of the API that this version does not have, by first path component.
-const NOT_HERE: &[(&str, &str)] =
-    &[("plugins", "plugins"), ("session", "build sessions"), ("grpc", "build sessions")];
+const NOT_HERE: &[(&str, &str)] = &[("plugins", "plugins")];
 
 /// What Docker answers about a swarm where there is none, as there never is here.
 const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
@@ -78,6 +77,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", "create"] if post => containers::create(api, call).await,
         ["containers", "prune"] if post => containers::prune(api, &call).await,
         ["containers", id] if delete => containers::remove(api, id, &call).await,
+        ["containers", parent, alias] if delete => containers::remove_link(api, parent, alias, &call).await,
         ["containers", id, "json"] if get => containers::inspect(api, id, &call).await,
         ["containers", id, "start"] if post => containers::start(api, id).await,
         ["containers", id, "stop"] if post => containers::stop(api, id, &call).await,
@@ -106,6 +106,8 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
 
         ["build"] if post => build::build(api, call).await,
         ["build", "prune"] if post => build::prune(api, &call).await,
+        ["session"] if post => buildkit::session(api, call),
+        ["grpc"] if post => buildkit::grpc(api, call),
 
         ["exec", id, "start"] if post => execs::start(api, id, call).await,
         ["exec", id, "resize"] if post => execs::resize(api, id, &call).await,

@@ -23,6 +23,8 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Api {
     pub engine: Arc<Engine>,
+    /// BuildKit's API, whose connections begin as requests here.
+    pub buildkit: Arc<buildkit::Server>,
     /// Version text of the program.
     pub version: &'static str,
 }

@@ -20,7 +20,7 @@ pub(crate) fn ping(call: &Call) -> Outcome {
     headers.insert("Cache-Control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert("Pragma", HeaderValue::from_static("no-cache"));
     headers.insert("Swarm", HeaderValue::from_static("inactive"));
-    headers.insert("Builder-Version", HeaderValue::from_static("1"));
+    headers.insert("Builder-Version", HeaderValue::from_static("2"));
     Ok(reply)
 }
 

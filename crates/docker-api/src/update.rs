@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Resource fields beside the restart policy.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Body {
+pub(crate) struct Body {
     #[serde(flatten)]
     resources: HostConfig,
 }

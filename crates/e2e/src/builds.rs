@@ -1,7 +1,8 @@
 //! A corpus of Dockerfiles, a case for each thing that the language can say, with what must come of it: what a script
 //! prints in the image, what its config says, or why it must fail.
 //!
-//! `cargo test -p e2e --test build` builds all by `brig`; `cargo xtask conform build` also by the docker CLI (classic).
+//! `cargo test -p e2e --test build` builds all by `brig`; `cargo xtask conform build` also by the docker CLI (classic), and
+//! by buildx where its program is.
 
 use crate::BUSYBOX;
 use serde_json::Value;
@@ -472,14 +473,26 @@ pub fn judge(daemon: &Daemon, case: &Case, client: &str) -> Result<(), String> {
     args.extend(case.flags);
     args.extend(case.own);
     args.push(context.path().to_str().unwrap());
-    let mut command =
-        if client == "brig" { daemon.brig_command(&args) } else { daemon.docker_command(&args) };
+    let mut command = match client {
+        "brig" => daemon.brig_command(&args),
+        "docker" => daemon.docker_command(&args),
+        "buildx" => {
+            let program = std::env::var_os("BRIG_TEST_BUILDX").expect("the client buildx is named so");
+            args.splice(1..1, ["--progress", "plain"]);
+            daemon.client(Path::new(&program), &args)
+        }
+        other => panic!("no client {other}"),
+    };
     command.env("DOCKER_BUILDKIT", "0").env("BRIG_TEST_SECRET", "sesame!");
     let built: Finished = testkit::daemon::finish(command, &[]);
     let said = format!("{}{}", built.stdout, built.stderr);
     for want in case.want {
         match want {
             Fails(text) => {
+                // BuildKit's clients are told of a failed command in BuildKit's words.
+                let theirs =
+                    text.replace("returned a non-zero code:", "did not complete successfully: exit code:");
+                let text = if client == "buildx" { theirs.as_str() } else { *text };
                 if built.code == Some(0) || !said.contains(text) {
                     return Err(format!("wanted a failure with {text:?}, got {:?}: {said}", built.code));
                 }

@@ -26,11 +26,13 @@ fn text(dir: &Path) -> &str {
 fn the_corpus() {
     let Some(daemon) = own() else { return };
     let mut wrong = Vec::new();
-    let clients: &[&str] =
-        if std::env::var_os("BRIG_CONFORM_BUILD").is_some() { &["brig", "docker"] } else { &["brig"] };
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let mut clients = vec!["brig"];
+    clients.extend(is_set("BRIG_CONFORM_BUILD").then_some("docker"));
+    clients.extend(is_set("BRIG_TEST_BUILDX").then_some("buildx"));
     let mut count = 0;
     for client in clients {
-        for case in CASES.iter().filter(|c| *client == "brig" || c.own.is_empty()) {
+        for case in CASES.iter().filter(|c| client == "brig" || c.own.is_empty()) {
             count += 1;
             if let Err(reason) = judge(&daemon, case, client) {
                 wrong.push(format!("{client}: {}: {reason}", case.name));

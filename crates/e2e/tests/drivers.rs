@@ -8,7 +8,11 @@ use std::process::Command;
 use testkit::daemon::{Daemon, Options};
 
 fn start(driver: &str, data_root: Option<PathBuf>) -> Daemon {
-    Daemon::start(Options { flags: vec!["--storage-driver".into(), driver.into()], data_root })
+    Daemon::start(Options {
+        flags: vec!["--storage-driver".into(), driver.into()],
+        data_root,
+        ..Options::default()
+    })
 }
 
 #[test]

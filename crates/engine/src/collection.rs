@@ -53,6 +53,11 @@ impl Collection {
         out.into_iter().map(|(_, c)| c).collect()
     }
 
+    /// All, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        self.maps.read().expect("no holder panics").by_id.values().cloned().collect()
+    }
+
     /// Takes `name` for `id`; an error says who has it.
     pub(crate) fn reserve(&self, name: &str, id: &ContainerId) -> Result<(), Error> {
         let mut maps = self.maps.write().expect("no holder panics");

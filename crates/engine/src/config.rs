@@ -18,6 +18,8 @@ pub struct Config {
     pub bridge: String,
     /// Interface MTU of bridge and containers.
     pub mtu: u32,
+    /// The store of networks that several hosts share.
+    pub cluster: Option<crate::ClusterConfig>,
     /// The shim program.
     pub shim: PathBuf,
     /// The program that answers containers for names.

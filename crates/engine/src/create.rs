@@ -74,6 +74,7 @@ impl Engine {
         warnings.extend(foreign(&image_config.platform(), platform.is_some()));
         modes::check(&config, &host_config)?;
         crate::rates::from_labels(&config.labels, &mut host_config)?;
+        self.tie_links(&mut host_config)?;
         let args = merge_image(&mut config, &run_config)?;
         validate(&config, &host_config, &self.config.runtimes)?;
         let capabilities = bundle::capabilities(&host_config, &self.capabilities)?;
@@ -398,10 +399,6 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
 fn unsupported(config: &Config, host: &HostConfig) -> Result<(), Error> {
     crate::storage::size_limit(&host.storage_opt)?;
     let what = [
-        (
-            !host.links.is_empty() && crate::networks::BUILT_IN.contains(&host.network_mode.as_str()),
-            "--link on the default bridge",
-        ),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (config.network_disabled && host.network_mode != "none", "NetworkDisabled without network none"),
     ];

@@ -14,7 +14,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
-use crate::{Engine, cdi, devices, log_drivers, shim_alive, shm, user};
+use crate::{Engine, cdi, devices, links, log_drivers, shim_alive, shm, user};
 use errors::{HasKind, Kind, Report};
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
@@ -109,7 +109,12 @@ impl Engine {
         let joined = self.joined(&record).during(doing)?;
         let shim_dir = self.config.shim_dir(id);
 
-        let endpoints = self.networks.allocate(&record)?;
+        let endpoints = if self.networks.has_shared(&record) {
+            let (engine, record) = (self.clone(), record.clone());
+            blocking(move || engine.networks.allocate(&record)).await?
+        } else {
+            self.networks.allocate(&record)?
+        };
         container.lock().networks.clone_from(&endpoints);
         let ports = crate::ports::reserve(container, self.networks.families(&endpoints))?;
         container.lock().ports.clone_from(&ports);
@@ -174,6 +179,7 @@ impl Engine {
         self.publish_networks(container, "connect");
         self.publish_mounts(&container.record(), "mount");
         self.publish(container, "start", &[]);
+        self.relink(container).await;
         self.watch_health(container);
         self.supervise(container.clone(), Some(connection));
         Ok(())
@@ -350,6 +356,7 @@ impl Engine {
         }
         self.stage_mounts(record)?;
         self.copy_up(record, &root)?;
+        let link_environment = self.link_environment(record)?;
         let etc_files = self.write_etc(record)?;
         make_places(record, &root, &etc_files);
         let edits = cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
@@ -361,7 +368,7 @@ impl Engine {
         let device_numbers = devices::numbers(&record.host_config);
         let rootfs_text = rootfs.to_string_lossy();
         let cgroups_path = self.cgroups_path(record);
-        let spec = bundle::spec(&bundle::Input {
+        let mut spec = bundle::spec(&bundle::Input {
             record,
             credentials: &credentials,
             rootfs: &rootfs_text,
@@ -380,6 +387,9 @@ impl Engine {
             init: init.then_some(&*shim),
             available_capabilities: &self.capabilities,
         })?;
+        if let Some(process) = spec.process.as_mut() {
+            links::add_environment(&mut process.env, link_environment);
+        }
         write_json(&shim_dir.join("config.json"), &spec)?;
         write_json(&shim_dir.join(shim_api::CONFIG_FILE), &self.shim_config(record, &shim_dir)?)
     }
@@ -421,7 +431,10 @@ impl Engine {
             Some(("container", other)) => self.config.container_dir(self.container(other)?.id().as_str()),
             _ => {
                 let dir = self.config.container_dir(record.id.as_str());
-                for (name, text) in self.networks.etc_files(record)? {
+                for (name, mut text) in self.networks.etc_files(record)? {
+                    if name == "hosts" {
+                        text += &self.link_hosts(record);
+                    }
                     let path = dir.join(name);
                     std::fs::write(&path, text).io_during(|| format!("write {}", path.display()))?;
                 }

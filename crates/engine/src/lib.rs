@@ -31,6 +31,7 @@ mod instructions;
 mod launch;
 mod life;
 mod limits;
+mod links;
 mod log_drivers;
 mod logs;
 pub mod model;
@@ -76,7 +77,10 @@ pub use images::PullEvent;
 pub use life::{Armed, Signal, WaitCondition};
 pub use log_drivers::{DRIVERS as LOG_DRIVERS, check_default as check_log_driver};
 pub use logs::{LogEntry, LogOptions, LogStream};
-pub use networks::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
+pub use networks::{
+    ClusterConfig, ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest,
+    RemoteEndpoint,
+};
 pub use ports::PublishedPort;
 pub use push::PushEvent;
 pub use record::{ContainerId, MountKind, MountPoint, NEVER, Record, State, Status};
@@ -142,6 +146,7 @@ impl Engine {
         let engine = Arc::new(engine);
         engine.recover().await?;
         engine.watch_rules();
+        engine.follow_cluster();
         Ok(engine)
     }
 

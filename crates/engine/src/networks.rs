@@ -5,6 +5,7 @@
 //! | `record` | the document in the database, and a client's request for one |
 //! | `addresses` | the pools of a network, and an endpoint's place in them |
 //! | `manage` | create, remove, prune |
+//! | `cluster` | networks that several hosts share |
 //! | `live` | connecting and disconnecting, also while the container runs |
 //! | `etc` | hosts, hostname and resolv.conf |
 //! | `dns` | what the containers' name server is told |
@@ -13,6 +14,7 @@
 //! of a running container that its record does not know. [`Networks::sweep`] removes both.
 
 mod addresses;
+mod cluster;
 mod dns;
 mod etc;
 mod live;
@@ -25,6 +27,8 @@ use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
 use crate::record::{Record, random_hex};
 use addresses::Entry;
 pub(crate) use addresses::{dns_names, parse_mac};
+use cluster::Cluster;
+pub use cluster::{ClusterConfig, RemoteEndpoint};
 use metadata::{Database, RecordKind};
 use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
 use record::BridgeOptions;
@@ -52,6 +56,8 @@ pub(crate) struct Networks {
     names: Arc<dns::NameServer>,
     bridge: String,
     mtu: u32,
+    /// The other hosts, if there are any.
+    cluster: Option<Arc<Cluster>>,
     /// A thread is about to delete retired bridges.
     doomed: Arc<AtomicBool>,
 }
@@ -61,10 +67,12 @@ impl Networks {
     pub(crate) fn open(config: &Config, db: &Database) -> Result<Networks, Error> {
         let doing = || "open networks".to_string();
         network::firewall::use_table_of(&config.bridge).during(doing)?;
+        let engine_id = crate::system::engine_id(&config.data_root)?;
         let networks = Networks {
             entries: RwLock::default(),
             making: Mutex::default(),
-            engine_id: crate::system::engine_id(&config.data_root)?,
+            cluster: Cluster::new(config, &engine_id)?.map(Arc::new),
+            engine_id,
             names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
@@ -74,7 +82,7 @@ impl Networks {
             let mut network: Network =
                 serde_json::from_str(&row.body).map_err(std::io::Error::from).io_during(doing)?;
             network.modernise();
-            networks.insert(Entry::new(network).during(doing)?);
+            networks.insert(networks.entry(network).during(doing)?);
         }
         for name in BUILT_IN.iter().filter(|name| networks.find(name).is_err()) {
             networks.make_built_in(name, db)?;
@@ -89,7 +97,7 @@ impl Networks {
         if name == "bridge" {
             self.choose_pools(&mut network)?;
         }
-        let entry = Entry::new(network).during(|| format!("make network {name}"))?;
+        let entry = self.entry(network).during(|| format!("make network {name}"))?;
         if let Err(e) = self.ensure(&entry) {
             // A daemon that may not make it serves all the same; the container that needs it hears why.
             tracing::warn!(network = name, error = %errors::chain(&e), "bridge not made");
@@ -104,6 +112,17 @@ impl Networks {
         let doing = || format!("save network {}", network.name);
         let body = serde_json::to_string(network).map_err(std::io::Error::from).io_during(doing)?;
         db.put_record(RecordKind::Network, &network.id, &network.name, &body).during(doing)
+    }
+
+    /// The network in memory; one that hosts share knows of the store.
+    fn entry(&self, network: Network) -> Result<Entry, Error> {
+        let shared = (network.driver == "overlay").then(|| self.cluster.clone()).flatten();
+        Entry::new(network, shared)
+    }
+
+    /// Whether the container has an endpoint on a network that hosts share: that takes a word with the store.
+    pub(crate) fn has_shared(&self, record: &Record) -> bool {
+        record.networks.keys().any(|name| self.find(name).is_ok_and(|e| e.record.driver == "overlay"))
     }
 
     fn insert(&self, entry: Entry) {
@@ -320,7 +339,7 @@ impl Networks {
             subnet,
             gateway,
             ipv6,
-            mtu: mtu.unwrap_or(self.mtu),
+            mtu: mtu.or(network.shared_mtu).unwrap_or(self.mtu),
             masquerade,
             internal: network.internal,
             icc,
@@ -342,6 +361,9 @@ impl Networks {
         if !*ready {
             let config = self.bridge_config(&entry.record)?;
             network::ensure_bridge(&config).during(|| format!("set up bridge {}", config.name))?;
+            if entry.record.driver == "overlay" {
+                self.ensure_overlay(entry)?;
+            }
             *ready = true;
         }
         Ok(())
@@ -372,7 +394,7 @@ impl Networks {
             let (name, settings) = endpoints.get_key_value(network.as_ref()?)?;
             let text = if is_ipv6 { &settings.global_ipv6_address } else { &settings.ip_address };
             let entry = self.find(name).ok()?;
-            if entry.record.driver != "bridge" {
+            if !entry.record.has_bridge() {
                 return None;
             }
             let bridge = self.bridge_config(&entry.record).ok()?.name;
@@ -415,7 +437,11 @@ impl Networks {
         self.sweep_endpoints(alive);
         self.sweep_bridges();
         for entry in self.entries() {
-            let needed = entry.record.is_user_defined() || !alive.is_empty();
+            // A shared one is made when the first container here joins it.
+            let needed = match entry.record.driver.as_str() {
+                "overlay" => entry.is_used(),
+                _ => entry.record.is_user_defined() || !alive.is_empty(),
+            };
             if needed && let Err(e) = self.ensure(&entry) {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
@@ -468,6 +494,7 @@ impl Networks {
                 tracing::warn!(interface = parent, error = %errors::chain(&e), "stray interface");
             }
         }
+        self.sweep_overlays(&known);
         let names = self.bridge_names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         if let Err(e) = network::firewall::retain(&names) {
@@ -477,7 +504,7 @@ impl Networks {
 
     fn bridge_names(&self) -> HashSet<String> {
         let entries = self.entries();
-        let bridges = entries.iter().filter(|e| e.record.driver == "bridge");
+        let bridges = entries.iter().filter(|e| e.record.has_bridge());
         bridges.filter_map(|e| Some(self.bridge_config(&e.record).ok()?.name)).collect()
     }
 
@@ -503,7 +530,7 @@ impl Networks {
 
     /// Makes every rule anew, after another program deleted the table. Blocking.
     pub(crate) fn restore_rules(&self, alive: &[Record]) {
-        for entry in self.entries() {
+        for entry in self.entries().into_iter().filter(|e| e.record.driver != "overlay" || e.is_used()) {
             *entry.ready.lock().expect("no holder panics") = false;
             if let Err(e) = self.ensure(&entry) {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
@@ -592,7 +619,7 @@ fn endpoint(
 
 /// Whether endpoints of the driver are pairs of interfaces, one end on the host.
 pub(crate) fn has_host_end(driver: &str) -> bool {
-    driver == "bridge"
+    matches!(driver, "bridge" | "overlay")
 }
 
 /// New for each task: the kernel takes the interface of the last one away on its own time. Linux allows 15 characters.

@@ -27,6 +27,7 @@
 
 mod check;
 mod commit;
+mod compose;
 mod document;
 mod error;
 mod import;
@@ -43,6 +44,7 @@ mod unpack;
 
 pub use check::{Checked, Fault, Object, Repair};
 pub use commit::{Assemble, NewLayer, layer_type, push_layer};
+pub use compose::{Composed, Root};
 pub use document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
 pub use error::Error;
 pub use import::Import;

@@ -130,7 +130,7 @@ fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain strings and numbers")
 }
 
-fn path(digest: &Digest) -> String {
+pub(crate) fn path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

@@ -11,8 +11,7 @@ use oci::image::{ImageConfig, MAX_CONFIG};
 use oci::{Digest, Platform, Reference};
 use snapshot::Snapshotter;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Configs kept in memory. A config is a few KiB; more images than this are rare on one machine.
@@ -21,9 +20,6 @@ const CACHED_CONFIGS: usize = 256;
 /// All images of one data root.
 #[derive(Debug)]
 pub struct Images {
-    /// For archives being loaded; empty at start.
-    pub(crate) tmp: PathBuf,
-    pub(crate) next_tmp: AtomicU64,
     pub(crate) db: Arc<Database>,
     pub(crate) content: ContentStore,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
@@ -44,8 +40,6 @@ impl Images {
         snapshot::remove_tree(&tmp)?;
         make_dir(&tmp)?;
         Ok(Images {
-            tmp,
-            next_tmp: AtomicU64::new(0),
             db,
             content,
             snapshotter,
@@ -265,9 +259,23 @@ pub(crate) fn find(tx: &ReadTx<'_>, name: &str) -> Result<Digest, Error> {
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let no_such = |name: &str| Err(Error::NoSuchImage { name: name.into() });
     if is_hex && digits.len() == 64 {
-        return match tx.image_ids_by_prefix(digits)?.first() {
-            Some(id) => Ok(*id),
-            None => no_such(name),
+        if let Some(id) = tx.image_ids_by_prefix(digits)?.first() {
+            return Ok(*id);
+        }
+        // Clients of builders know an image by its manifest or its index. What an index means here is what its names do.
+        let is_it = |digest: &Digest| digest.hex() == digits;
+        let rows = tx.list_images()?;
+        let mut found: Vec<_> =
+            rows.iter().filter(|row| is_it(&row.manifest.digest) || is_it(&row.target.digest)).collect();
+        found.sort_by_key(|row| !is_it(&row.manifest.digest));
+        return match found.as_slice() {
+            [] => no_such(name),
+            [only] => Ok(only.id),
+            several => {
+                let named =
+                    several.iter().find(|row| tx.references_of(&row.id).is_ok_and(|names| !names.is_empty()));
+                Ok(named.unwrap_or(&several[0]).id)
+            }
         };
     }
     let reference = name.parse::<Reference>().map(Reference::with_default_tag);

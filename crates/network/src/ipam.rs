@@ -120,6 +120,20 @@ pub fn choose_subnet(taken: &[Net]) -> Result<Net> {
     large.chain(small).find(|net| !taken.iter().any(|other| net.overlaps(*other))).ok_or(Error::NoSubnet)
 }
 
+/// The first of the subnets of networks over several hosts that overlaps none of `taken`: 10.0.0.0/24 to 10.0.255.0/24, then
+/// the rest of 10.0.0.0/8 by the same size.
+///
+/// # Errors
+///
+/// [`Error::NoSubnet`].
+pub fn choose_shared_subnet(taken: &[Net]) -> Result<Net> {
+    let all = (0..=u16::MAX).filter_map(|n| {
+        let [high, low] = n.to_be_bytes();
+        Net::new(Ipv4Addr::new(10, high, low, 0), 24)
+    });
+    all.into_iter().find(|net| !taken.iter().any(|other| net.overlaps(*other))).ok_or(Error::NoSubnet)
+}
+
 /// The first /64 of the site `prefix` (`fd` and 40 bits that are this host's own, RFC 4193) that overlaps none of
 /// `taken`.
 ///

@@ -35,6 +35,7 @@ mod name;
 mod net;
 mod netlink;
 mod nft;
+mod overlay;
 pub mod ports;
 mod rate;
 mod resolver;
@@ -57,6 +58,10 @@ pub use error::Error;
 pub use mac::mac_for;
 pub use macvlan::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
 pub use net::Net;
+pub use overlay::{
+    Neighbour, OverlayConfig, change_neighbours, ensure_overlay, interface_address, list_overlays,
+    overlay_mtu, remove_overlay,
+};
 pub use rate::{limit_incoming, limit_outgoing};
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};

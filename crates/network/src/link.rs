@@ -77,6 +77,7 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     pub(crate) alias: String,
     pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u32,
     /// The index of the bridge it is a port of.
     pub(crate) master: Option<u32>,
     /// `rtnl_link_stats64`, as far as we read it.
@@ -254,6 +255,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = read_text(value),
             IFLA_IFALIAS => link.alias = read_text(value),
             IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
+            IFLA_MTU => link.mtu = read_u32(value).unwrap_or_default(),
             IFLA_MASTER => link.master = read_u32(value),
             IFLA_LINKINFO => {
                 let kind = Attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);

@@ -64,12 +64,18 @@ impl Reference {
         format!("{}/{}", self.host, self.repository)
     }
 
-    /// The name as Docker shows it: without `docker.io/` and `library/`.
+    /// The name as Docker shows it: without `docker.io/` and `library/`, where it is read as the same without them.
     pub fn familiar_name(&self) -> String {
         if self.host != DEFAULT_HOST {
             return self.name();
         }
-        self.repository.strip_prefix("library/").unwrap_or(&self.repository).to_string()
+        let short = match self.repository.strip_prefix("library/") {
+            Some(name) if !name.contains('/') => name,
+            _ => &self.repository,
+        };
+        let is_same = split_name(short)
+            .is_ok_and(|(host, repository)| host == self.host && repository == self.repository);
+        if is_same { short.to_string() } else { self.name() }
     }
 
     /// The whole reference as Docker shows it.
@@ -126,28 +132,7 @@ impl FromStr for Reference {
         if let Some(tag) = tag {
             check_tag(tag)?;
         }
-        if name.is_empty() {
-            return Err(ParseReferenceError { reason: "empty repository name" });
-        }
-        if name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Err(ParseReferenceError { reason: "repository name cannot be 64 hexadecimal digits" });
-        }
-        let (host, repository) = match name.split_once('/') {
-            Some((first, rest))
-                if first == "localhost"
-                    || first.contains(['.', ':'])
-                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-            {
-                (first, rest.to_string())
-            }
-            _ => (DEFAULT_HOST, name.to_string()),
-        };
-        let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
-        let repository = if host == DEFAULT_HOST && !repository.contains('/') {
-            format!("library/{repository}")
-        } else {
-            repository
-        };
+        let (host, repository) = split_name(name)?;
         check_host(host)?;
         check_repository(&repository)?;
         if host.len() + 1 + repository.len() > MAX_NAME {
@@ -157,6 +142,33 @@ impl FromStr for Reference {
         }
         Ok(Reference { host: host.to_string(), repository, tag: tag.map(str::to_string), digest })
     }
+}
+
+/// Host and repository of a name as people write it, neither checked.
+fn split_name(name: &str) -> Result<(&str, String), ParseReferenceError> {
+    if name.is_empty() {
+        return Err(ParseReferenceError { reason: "empty repository name" });
+    }
+    if name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err(ParseReferenceError { reason: "repository name cannot be 64 hexadecimal digits" });
+    }
+    let (host, repository) = match name.split_once('/') {
+        Some((first, rest))
+            if first == "localhost"
+                || first.contains(['.', ':'])
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (first, rest.to_string())
+        }
+        _ => (DEFAULT_HOST, name.to_string()),
+    };
+    let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
+    let repository = if host == DEFAULT_HOST && !repository.contains('/') {
+        format!("library/{repository}")
+    } else {
+        repository
+    };
+    Ok((host, repository))
 }
 
 fn check_tag(tag: &str) -> Result<(), ParseReferenceError> {
@@ -251,6 +263,10 @@ mod tests {
         check("127.0.0.1:5000/a/b:t", "127.0.0.1:5000/a/b:t", "127.0.0.1:5000/a/b:t");
         check("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a");
         check("x--y/z__w.v", "docker.io/x--y/z__w.v", "x--y/z__w.v");
+        // What would be read as another is not shortened.
+        check("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b");
+        check("docker.io/localhost/x", "docker.io/localhost/x", "docker.io/localhost/x");
+        check("docker.io/quay.io/x", "docker.io/quay.io/x", "docker.io/quay.io/x");
     }
 
     #[test]

@@ -22,6 +22,16 @@ pub(crate) fn read_bundle(bundle: &Path, name: Option<&Path>) -> Result<(Spec, V
     Ok((spec, bytes, bundle))
 }
 
+/// Tells the program of the sockets that it gets. Only the process of the create gets them, so only it is told: the document
+/// that is kept for later verbs says nothing.
+///
+/// Docs: sd_listen_fds(3).
+pub(crate) fn pass_sockets(spec: &mut Spec, count: u32) {
+    if let Some(process) = spec.process.as_mut().filter(|_| count > 0) {
+        process.env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+    }
+}
+
 /// Refuses what cannot be or is not supported. What is left, the plan does.
 pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result<(), Error> {
     if !is_version_1(&spec.oci_version) {

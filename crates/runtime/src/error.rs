@@ -40,6 +40,9 @@ pub enum Error {
     /// An interface of the host could not be moved into the container.
     #[error("linux.netDevices[{name:?}]")]
     NetDevice { name: String, source: network::Error },
+    /// Said by criu.
+    #[error("criu {verb}: {status}: {text}")]
+    Criu { verb: &'static str, status: String, text: String },
     /// Limits.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
@@ -91,7 +94,7 @@ impl HasKind for Error {
             Error::WrongState { .. } | Error::StillRunning { .. } => Kind::WrongState,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Io { source, .. } => errors::io_kind(source),
-            Error::Child { .. } | Error::Hook { .. } => Kind::Internal,
+            Error::Child { .. } | Error::Hook { .. } | Error::Criu { .. } => Kind::Internal,
             Error::NetDevice { source, .. } => source.kind(),
             Error::Cgroup(e) => e.kind(),
             Error::Seccomp(e) => e.kind(),

@@ -1,9 +1,7 @@
 //! Documents changed at random: whatever is in them, reading, checking and planning end with an answer, never a panic.
 
-use crate::namespaces::Namespaces;
-use crate::plan::{Gate, Request, create};
+use crate::examine::plan_of as answer;
 use crate::procfs::Proc;
-use crate::{Error, config};
 use oci::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -131,28 +129,6 @@ fn change(value: &mut Value, random: &mut Random) {
         }
         _ => *value = any_value(random),
     }
-}
-
-fn answer(spec: &Spec, proc: &Proc) -> Result<usize, Error> {
-    let mut namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
-    config::check(spec, &namespaces, proc)?;
-    drop(config::resources(spec));
-    drop(config::cgroup_path(spec, "id"));
-    let request = Request {
-        spec,
-        rootfs: config::rootfs(spec, "/bundle".as_ref())?,
-        bundle: "/bundle".as_ref(),
-        cgroup: None,
-        proc,
-        gate: Gate::Parent,
-        console: None,
-        preserve_fds: 0,
-        no_pivot: false,
-        launcher: false,
-        keyring: None,
-        state: oci::runtime::State::default(),
-    };
-    Ok(create(request, &mut namespaces)?.steps.len())
 }
 
 #[test]

@@ -18,8 +18,10 @@ mod child;
 mod config;
 mod console;
 mod copy_up;
+mod criu;
 mod error;
 mod events;
+mod examine;
 mod features;
 mod hooks;
 #[cfg(test)]
@@ -44,8 +46,10 @@ mod steps;
 mod update;
 mod verbs;
 
+pub use criu::{Checkpoint, Criu, Restore, checkpoint, restore};
 pub use error::Error;
 pub use events::events;
+pub use examine::examine;
 pub use features::{default_spec, features, rootless_spec};
 pub use state::{ContainerId, Status, Store, timestamp};
 pub use update::update;

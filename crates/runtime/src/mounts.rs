@@ -134,14 +134,27 @@ pub(crate) fn mount_step(mount: &Mount, around: &mut Surroundings<'_>) -> Result
             }
         }
     };
+    // Below the host's /sys are its cgroups, writable for the user to whom they were given, and `ro` is for the top alone
+    // (CVE-2023-25809).
+    let shows_host = match &what {
+        What::New { fallback, .. } => *fallback == Some(SYS),
+        What::Bind { source, .. } | What::Tree { source, .. } => source == Path::new(SYS),
+        _ => false,
+    };
+    if around.user.is_some() && shows_host && options.attributes.set & attr::RDONLY != 0 {
+        options.recursive.set |= attr::RDONLY;
+    }
     Ok(MountStep { destination: clean(&mount.destination), what, options })
 }
+
+/// Where the host has its sysfs.
+const SYS: &str = "/sys";
 
 /// Where the host has what a user namespace may be denied.
 fn fallback(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "proc" => "/proc",
-        "sysfs" => "/sys",
+        "sysfs" => SYS,
         "mqueue" => "/dev/mqueue",
         _ => return None,
     })

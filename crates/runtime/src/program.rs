@@ -14,7 +14,9 @@ use std::os::fd::OwnedFd;
 /// What the kernel looks at of a file's begin.
 const HEAD: usize = 256;
 /// Program headers looked at; real programs have about ten.
-const MAX_HEADERS: u16 = 64;
+const MAX_HEADERS: usize = 64;
+/// Bytes of one.
+const HEADER: usize = 56;
 const PT_INTERP: u32 = 3;
 
 /// Machines whose programs a kernel of this one runs: itself, and its 32-bit elder.
@@ -97,12 +99,13 @@ fn elf(file: &OwnedFd, head: &[u8], has_other_formats: bool) -> Option<(Errno, S
     }
     let headers = u64::from_le_bytes(head.get(32..40)?.try_into().ok()?);
     let (size, count) = (half(54)?, half(56)?);
-    for number in 0..count.min(MAX_HEADERS) {
-        let mut header = [0; 56];
-        let at = headers.checked_add(u64::from(number) * u64::from(size))?;
-        if rustix::io::pread(file, &mut header, at).ok()? < header.len() {
-            return None;
-        }
+    // All at once: they stand side by side, and a program has a dozen.
+    let mut bytes = [0; MAX_HEADERS * HEADER];
+    let wanted = usize::from(count).min(MAX_HEADERS) * usize::from(size);
+    let length = rustix::io::pread(file, bytes.get_mut(..wanted)?, headers).ok()?;
+    for number in 0..usize::from(count).min(MAX_HEADERS) {
+        let at = number * usize::from(size);
+        let header: &[u8; HEADER] = bytes[..length].get(at..at + HEADER)?.try_into().ok()?;
         if u32::from_le_bytes(header[..4].try_into().ok()?) != PT_INTERP {
             continue;
         }

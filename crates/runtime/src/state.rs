@@ -338,15 +338,36 @@ impl Container {
     /// Removes the directory and everything we put there.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let at = |e| Error::io(format!("remove {}", self.path.display()), e);
-        for name in [FIFO, CONFIG, NEW_CONFIG, "state.json.new", STATE] {
-            match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(at(e)),
-            }
+        let unlink = |names: &[&str]| {
+            names.iter().try_for_each(|name| {
+                match rustix::fs::unlinkat(&self.directory, *name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(()),
+                    Err(e) => Err(at(e)),
+                }
+            })
+        };
+        unlink(&[CONFIG, STATE])?;
+        let mut removed = rustix::fs::rmdir(&self.path);
+        // What a container never started has, and what a killed runtime leaves.
+        if removed == Err(Errno::NOTEMPTY) {
+            unlink(&[FIFO, NEW_CONFIG, "state.json.new", crate::criu::PID_FILE])?;
+            removed = rustix::fs::rmdir(&self.path);
         }
-        match rustix::fs::rmdir(&self.path) {
+        match removed {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(at(e)),
+        }
+    }
+
+    /// Where a file of the directory is, for programs that are given a path.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn remove_file(&self, name: &str) -> Result<(), Error> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(Error::io(format!("remove {}", self.path_of(name).display()), e)),
         }
     }
 

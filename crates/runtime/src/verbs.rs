@@ -32,6 +32,8 @@ pub struct Create {
     /// Hears of the process by its descriptor.
     pub pidfd_socket: Option<PathBuf>,
     pub preserve_fds: u32,
+    /// How many of those, the first, are sockets that systemd opened for the container: it is told as systemd tells.
+    pub listen_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
     /// Asks the systemd on this bus, by its socket, for the cgroup; `linux.cgroupsPath` is `SLICE:PREFIX:NAME` then.
@@ -128,7 +130,7 @@ pub fn run(
     let Made { started, container, .. } = made;
     // Other verbs must be able to work on it while it runs.
     drop(container);
-    let code = wait_in_foreground(&started)?;
+    let code = wait_in_foreground(started.terminal.as_ref(), &started.pidfd)?;
     if !keep {
         match delete(store, id, true) {
             Ok(more) => warnings.extend(more),
@@ -260,7 +262,7 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<Vec<String
 }
 
 /// Ends what is left of a container and removes everything that was made for it.
-fn dispose(
+pub(crate) fn dispose(
     container: &Container,
     state: &State,
     status: Status,
@@ -367,7 +369,8 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     started.go(cgroup.as_ref())?;
     started.keep();
     let warnings = std::mem::take(&mut started.warnings);
-    let code = if options.detach { 0 } else { wait_in_foreground(&started)? };
+    let code =
+        if options.detach { 0 } else { wait_in_foreground(started.terminal.as_ref(), &started.pidfd)? };
     Ok(Exit { code, warnings })
 }
 
@@ -404,7 +407,8 @@ struct Made {
 
 fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: bool) -> Result<Made, Error> {
     check_preserved(options.preserve_fds)?;
-    let (spec, bytes, bundle) = config::read_bundle(&options.bundle, options.config.as_deref())?;
+    let (mut spec, bytes, bundle) = config::read_bundle(&options.bundle, options.config.as_deref())?;
+    config::pass_sockets(&mut spec, options.listen_fds);
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
@@ -539,7 +543,7 @@ fn populate(
 
 /// Makes the cgroup. A user who may not is left without one if the document asks for none, neither by its path nor by a
 /// limit; as with runc.
-fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
+pub(crate) fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
     let Some(path) = state.cgroup.as_deref() else { return Ok(None) };
     match Cgroup::create(path) {
         Err(e) if rootless && errors::HasKind::kind(&e) == errors::Kind::Denied => {
@@ -564,7 +568,7 @@ fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<
 }
 
 /// Takes back what was made. What cannot be taken back `delete --force` finds later.
-fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State) {
+pub(crate) fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State) {
     // Mostly it is not there yet; and the first error is the one to tell.
     drop(state.unit().map(|unit| unit.stop()));
     if let Ok(state) = container.read() {
@@ -581,7 +585,7 @@ fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State) {
     }
 }
 
-fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
+pub(crate) fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
     match &spec.hooks {
         Some(list) => hooks::run("poststart", &list.poststart, &oci_state(state, "running"), None),
         None => Ok(()),
@@ -777,7 +781,7 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>), Error> {
 }
 
 /// Written beside and renamed, so that a reader never sees a part.
-fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<(), Error> {
+pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<(), Error> {
     let Some(path) = path else { return Ok(()) };
     let at = |e: std::io::Error| Error::io(format!("write pid file {}", path.display()), e);
     let name = path.file_name().ok_or_else(|| at(Errno::ISDIR.into()))?;
@@ -808,18 +812,18 @@ fn wait_for_end(pidfd: &OwnedFd, state: &State) -> Result<(), Error> {
     }
 }
 
-fn wait_in_foreground(started: &Started) -> Result<i32, Error> {
+pub(crate) fn wait_in_foreground(terminal: Option<&OwnedFd>, pidfd: &OwnedFd) -> Result<i32, Error> {
     let signals = sys::signal::block_forwarded().map_err(|e| Error::io("take signals", e))?;
     let forward = || {
         while let Some(number) = sys::signal::next(&signals) {
             if number != sys::signal::WINCH {
-                drop(sys::process::send_signal(&started.pidfd, number));
+                drop(sys::process::send_signal(pidfd, number));
             }
         }
     };
-    console::relay(started.terminal.as_ref(), started.pidfd.as_fd(), Some(signals.as_fd()), forward)
+    console::relay(terminal, pidfd.as_fd(), Some(signals.as_fd()), forward)
         .map_err(|e| Error::io("relay the terminal", e))?;
-    reap(&started.pidfd).map_err(|e| Error::io("wait for the container", e))
+    reap(pidfd).map_err(|e| Error::io("wait for the container", e))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 pub mod bpf;
 pub mod btrfs;
+#[cfg(feature = "coverage")]
+pub mod coverage;
 pub mod footprint;
 pub mod keyring;
 pub mod launcher;

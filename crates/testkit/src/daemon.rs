@@ -34,6 +34,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// In place of a directory of the test's own, for example on a small file system. Not removed.
     pub data_root: Option<PathBuf>,
+    /// The network namespace that it is to run in, in place of the test's: a host of its own, as far as networks go.
+    pub netns: Option<PathBuf>,
 }
 
 /// A running brigd, or one that was just killed.
@@ -46,6 +48,7 @@ pub struct Daemon {
     pub cgroup_parent: String,
     pub bridge: String,
     flags: Vec<String>,
+    netns: Option<PathBuf>,
     process: Option<Child>,
     root: tempfile::TempDir,
 }
@@ -67,6 +70,7 @@ impl Daemon {
             // At most 15 characters: process ids have up to 7 digits.
             bridge: format!("bt{pid}n{number}"),
             flags: options.flags,
+            netns: options.netns,
             process: None,
             root,
         };
@@ -94,7 +98,15 @@ impl Daemon {
         assert!(self.process.is_none(), "brigd runs already");
         let program = program("brigd");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(&program);
+        let mut command = match &self.netns {
+            None => Command::new(&program),
+            // It becomes the program: the process id is brigd's.
+            Some(netns) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", netns.display())).arg("--").arg(&program);
+                command
+            }
+        };
         command
             .arg("--data-root")
             .arg(&self.data_root)
@@ -196,7 +208,8 @@ impl Daemon {
         self.client(Path::new("docker"), args)
     }
 
-    fn client<S: AsRef<OsStr>>(&self, program: &Path, args: &[S]) -> Command {
+    /// Another client, ready to run; not started.
+    pub fn client<S: AsRef<OsStr>>(&self, program: &Path, args: &[S]) -> Command {
         let mut command = Command::new(program);
         // Its configuration is nobody's: no context, no credentials, no aliases.
         command

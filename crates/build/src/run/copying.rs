@@ -83,7 +83,10 @@ async fn open_repository(
         (flag, query) => flag.or(query).unwrap_or(false),
     };
     let checksum = checksum.map(git_url::checksum).transpose().map_err(|m| place.wrong("--checksum", m))?;
-    let access = GitAccess::of(&place.shared.request);
+    let mut access = GitAccess::of(&place.shared.request);
+    if let Some(client) = &place.shared.request.client {
+        access = access.asked(client.as_ref(), text).await?;
+    }
     let repository = Repository::open(&place.shared.engine, &url, &access).await?;
     let resolved = repository.resolve(checksum.as_deref()).await.map_err(|e| in_words(place, e))?;
     Ok(Tree { repository, resolved, url, keep_git_dir })
@@ -240,7 +243,11 @@ async fn sources_key(place: &Place, job: &Arc<Job>) -> Result<Value, Error> {
                     for one in pick_all(&context.root, &context.ignore, &job_, source)? {
                         let name =
                             if one.is_dir() && !job_.parents { String::new() } else { one.path.clone() };
-                        out.push(json!([source, name, crate::hash::of_pick(&one, filter)?.to_string()]));
+                        out.push(json!([
+                            source,
+                            name,
+                            crate::hash::of_pick(&one, filter, context.known.as_deref())?.to_string()
+                        ]));
                     }
                 }
                 Ok::<_, Error>(json!(out))

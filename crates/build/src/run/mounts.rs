@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::copy::Target;
 use crate::error::{During, Error, IoDuring};
 use crate::plan::{self, Source};
+use crate::request::Agent;
 use crate::select::{Filter, Pick, clean, pick};
 use crate::stage::{Place, StageState};
 use dockerfile::{Ignore, Mount, MountKind, Run, Sharing};
@@ -98,7 +99,11 @@ async fn plan_one(place: &Place, state: &StageState, mount: Mount, text: &str) -
             let digest = blocking(move || {
                 let one = pick_one(&context.root, &context.ignore, &path)?;
                 let exclude = Ignore::default();
-                crate::hash::of_pick(&one, Filter { ignore: &context.ignore, exclude: &exclude })
+                crate::hash::of_pick(
+                    &one,
+                    Filter { ignore: &context.ignore, exclude: &exclude },
+                    context.known.as_deref(),
+                )
             })
             .await
             .map_err(|e| {
@@ -134,6 +139,7 @@ pub(crate) struct Prepared {
     workspaces: Vec<Workspace>,
     scratches: Vec<Scratch>,
     locks: Vec<CacheLock>,
+    agents: Vec<Agent>,
 }
 
 impl Prepared {
@@ -151,8 +157,8 @@ impl Prepared {
                     target: planned.target.clone(),
                     size: planned.mount.size.unwrap_or(0),
                 }),
-                MountKind::Secret => secret(place, planned, workspace, step)?,
-                MountKind::Ssh => ssh(place, planned, step)?,
+                MountKind::Secret => secret(place, planned, workspace, step).await?,
+                MountKind::Ssh => prepared.ssh(place, planned, step).await?,
                 MountKind::Bind => prepared.bind(place, planned, workspace, step).await?,
                 MountKind::Cache => prepared.cache(place, planned, workspace, step).await?,
             }
@@ -194,6 +200,48 @@ impl Prepared {
         };
         let source = workspace.pin(&fd).during(doing)?;
         step.mounts.push(StepMount::Bind { source, target: planned.target.clone(), read_write: writable });
+        Ok(())
+    }
+
+    async fn ssh(&mut self, place: &Place, planned: &Planned, step: &mut Step) -> Result<(), Error> {
+        let id = planned.mount.id.clone().unwrap_or_else(|| "default".into());
+        let request = &place.shared.request;
+        let socket = match (request.ssh.get(&id), &request.client) {
+            (Some(socket), _) => Some(socket.clone()),
+            (None, Some(client)) => {
+                let agent = client.agent(&id).await.map_err(|m| place.wrong(&id, m))?;
+                match agent {
+                    Some(agent) => {
+                        let (socket, mount) = (agent.socket.clone(), &planned.mount);
+                        let doing = || format!("set up the agent's socket {id}");
+                        std::os::unix::fs::chown(
+                            &socket,
+                            Some(mount.uid.unwrap_or(0)),
+                            Some(mount.gid.unwrap_or(0)),
+                        )
+                        .io_during(doing)?;
+                        let mode = std::fs::Permissions::from_mode(mount.mode.unwrap_or(0o600));
+                        std::fs::set_permissions(&socket, mode).io_during(doing)?;
+                        self.agents.push(agent);
+                        Some(socket)
+                    }
+                    None => None,
+                }
+            }
+            (None, None) => None,
+        };
+        let Some(socket) = socket else {
+            if planned.mount.required {
+                return Err(place.wrong(&id, format!("no SSH key \"{id}\" forwarded from the client")));
+            }
+            return Ok(());
+        };
+        step.env.push(format!("SSH_AUTH_SOCK={}", planned.target));
+        step.mounts.push(StepMount::Bind {
+            source: socket,
+            target: planned.target.clone(),
+            read_write: true,
+        });
         Ok(())
     }
 
@@ -303,10 +351,21 @@ fn copy_out(context: &Context, path: &str, to: &Path) -> Result<std::os::fd::Own
     root.open_file(Path::new("copy"), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).during(doing)
 }
 
-fn secret(place: &Place, planned: &Planned, workspace: &mut Workspace, step: &mut Step) -> Result<(), Error> {
+async fn secret(
+    place: &Place,
+    planned: &Planned,
+    workspace: &mut Workspace,
+    step: &mut Step,
+) -> Result<(), Error> {
     let mount = &planned.mount;
     let id = mount.id.clone().unwrap_or_default();
-    let Some(secret) = place.shared.request.secrets.get(&id) else {
+    let request = &place.shared.request;
+    let found = match (request.secrets.get(&id), &request.client) {
+        (Some(secret), _) => Some(secret.clone()),
+        (None, Some(client)) => client.secret(&id).await.map_err(|m| place.wrong(&id, m))?,
+        (None, None) => None,
+    };
+    let Some(secret) = found else {
         if mount.required {
             return Err(place.wrong(&id, format!("secret {id}: not found")));
         }
@@ -323,23 +382,6 @@ fn secret(place: &Place, planned: &Planned, workspace: &mut Workspace, step: &mu
         let source = workspace.put_file(&secret.0, mode, uid, gid).during(|| format!("mount secret {id}"))?;
         step.mounts.push(StepMount::Bind { source, target: planned.target.clone(), read_write: false });
     }
-    Ok(())
-}
-
-fn ssh(place: &Place, planned: &Planned, step: &mut Step) -> Result<(), Error> {
-    let id = planned.mount.id.clone().unwrap_or_else(|| "default".into());
-    let Some(socket) = place.shared.request.ssh.get(&id) else {
-        if planned.mount.required {
-            return Err(place.wrong(&id, format!("no SSH key \"{id}\" forwarded from the client")));
-        }
-        return Ok(());
-    };
-    step.env.push(format!("SSH_AUTH_SOCK={}", planned.target));
-    step.mounts.push(StepMount::Bind {
-        source: socket.clone(),
-        target: planned.target.clone(),
-        read_write: true,
-    });
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `version`, `info`, `events`, `system df`.
 
-use super::{Context, login, storage};
+use super::{Context, dial, login, storage};
 use crate::error::{Error, Result};
 use crate::http::{self, Extra, Path};
 use crate::listing;
@@ -43,6 +43,9 @@ pub(crate) enum Group {
     Info(Info),
     /// Get real time events from the server
     Events(Events),
+    /// Be a connection to the daemon: for clients that come by ssh
+    #[command(name = "dial-stdio", hide = true)]
+    DialStdio,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -105,6 +108,7 @@ pub(crate) async fn group(context: &Context, command: Group) -> Result<u8> {
         Group::Prune(flags) => storage::prune(context, &flags).await,
         Group::Info(flags) => info(context, &flags).await,
         Group::Events(flags) => events(context, &flags).await,
+        Group::DialStdio => dial::dial_stdio(context).await,
     }
 }
 

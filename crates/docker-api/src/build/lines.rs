@@ -235,7 +235,14 @@ mod tests {
     use build::StepResult;
 
     fn info(index: usize) -> StepInfo {
-        StepInfo { index, text: format!("RUN {index}"), stage: "s".into(), place: (1, 1), is_run: true }
+        StepInfo {
+            index,
+            text: format!("RUN {index}"),
+            stage: "s".into(),
+            place: (1, 1),
+            is_run: true,
+            lines: (1, 1),
+        }
     }
 
     fn show(values: Vec<Value>) -> String {

@@ -235,7 +235,7 @@ fn hosts(call: &Call) -> Result<Vec<String>, Failure> {
 }
 
 /// `X-Registry-Config`: base64 of a JSON map from registry to credentials.
-fn registry_config(header: &str) -> Result<BTreeMap<String, Auth>, Failure> {
+pub(crate) fn registry_config(header: &str) -> Result<BTreeMap<String, Auth>, Failure> {
     if header.is_empty() {
         return Ok(BTreeMap::new());
     }

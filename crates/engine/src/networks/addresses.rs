@@ -1,13 +1,14 @@
 //! One network in memory: its pools, and who is on it.
 
 use super::Network;
+use super::cluster::{Cluster, RemoteEndpoint};
 use crate::error::{During, Error};
 use crate::model::EndpointSettings;
 use crate::record::Record;
 use network::ipam::Pool;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A network and what is given out of it.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Entry {
     state: Mutex<State>,
     /// The kernel has bridge and rules. Held while they are made or removed.
     pub(super) ready: Mutex<bool>,
+    /// The store of a network that hosts share.
+    cluster: Option<Arc<Cluster>>,
 }
 
 #[derive(Debug)]
@@ -24,18 +27,21 @@ struct State {
     ipv6: Option<Pool>,
     /// Containers with an endpoint, by id.
     held: BTreeMap<String, Held>,
+    /// Who is on it on other hosts, by address.
+    remote: BTreeMap<IpAddr, RemoteEndpoint>,
     /// Being removed: nobody joins any more.
     closed: bool,
 }
 
 /// One container on the network.
-#[derive(Debug)]
-struct Held {
-    name: String,
-    endpoint_id: String,
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) name: String,
+    pub(super) endpoint_id: String,
+    pub(super) mac: String,
     /// Under which others find it.
-    names: Vec<String>,
-    addresses: Vec<IpAddr>,
+    pub(super) names: Vec<String>,
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 impl Held {
@@ -44,6 +50,7 @@ impl Held {
         Held {
             name: record.name.clone(),
             endpoint_id: settings.endpoint_id.clone(),
+            mac: settings.mac_address.clone(),
             names: dns_names(record, settings),
             addresses: texts.iter().filter_map(|t| t.parse().ok()).collect(),
         }
@@ -51,19 +58,15 @@ impl Held {
 }
 
 impl Entry {
-    pub(super) fn new(record: Network) -> Result<Entry, Error> {
-        let pool = |is_ipv6: bool| -> Result<Option<Pool>, Error> {
-            let Some(pool) = record.pool(is_ipv6) else { return Ok(None) };
-            let reserved: Vec<IpAddr> = pool.gateway.into_iter().chain(pool.aux.values().copied()).collect();
-            let addresses = Pool::new(pool.net()?, &reserved);
-            let doing = || format!("read the record of network {}", record.name);
-            Ok(Some(match &pool.ip_range {
-                Some(range) => addresses.with_range(range.parse().during(doing)?).during(doing)?,
-                None => addresses,
-            }))
+    pub(super) fn new(record: Network, cluster: Option<Arc<Cluster>>) -> Result<Entry, Error> {
+        let state = State {
+            ipv4: pool_of(&record, false)?,
+            ipv6: pool_of(&record, true)?,
+            held: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            closed: false,
         };
-        let state = State { ipv4: pool(false)?, ipv6: pool(true)?, held: BTreeMap::new(), closed: false };
-        Ok(Entry { record, state: Mutex::new(state), ready: Mutex::new(false) })
+        Ok(Entry { record, state: Mutex::new(state), ready: Mutex::new(false), cluster })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -72,6 +75,19 @@ impl Entry {
 
     /// Gives the container an endpoint: id, addresses, gateways, names.
     pub(super) fn allocate(&self, record: &Record, settings: &mut EndpointSettings) -> Result<(), Error> {
+        match &self.cluster {
+            Some(cluster) => cluster.allocate(self, record, settings),
+            None if self.record.driver == "overlay" => Err(super::cluster::no_store()),
+            None => self.allocate_here(record, settings),
+        }
+    }
+
+    /// As [`Entry::allocate`], as far as this host knows.
+    pub(super) fn allocate_here(
+        &self,
+        record: &Record,
+        settings: &mut EndpointSettings,
+    ) -> Result<(), Error> {
         let network = &self.record;
         let wanted = |text: fn(&crate::model::EndpointIpam) -> &String| {
             let text = settings.ipam_config.as_ref().map(text).filter(|t| !t.is_empty());
@@ -129,6 +145,12 @@ impl Entry {
             let full = format!("{}.{}", held.name, self.record.name);
             table.pointers.extend(held.addresses.iter().map(|a| (*a, full.clone())));
         }
+        for (address, endpoint) in &state.remote {
+            for name in &endpoint.names {
+                table.names.entry(name.to_ascii_lowercase()).or_default().push(*address);
+            }
+            table.pointers.insert(*address, format!("{}.{}", endpoint.name, self.record.name));
+        }
         work(&table)
     }
 
@@ -136,6 +158,9 @@ impl Entry {
     pub(super) fn rename(&self, record: &Record, settings: &EndpointSettings) {
         if let Some(held) = self.lock().held.get_mut(record.id.as_str()) {
             *held = Held::new(record, settings);
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.republish(self, record);
         }
     }
 
@@ -154,6 +179,14 @@ impl Entry {
 
     /// Takes the endpoint's addresses back. Harmless if it has none, or if the container has another one by now.
     pub(super) fn release(&self, record: &Record, settings: &EndpointSettings) {
+        if let Some(cluster) = &self.cluster {
+            cluster.withdraw(self, record, settings);
+        }
+        self.release_here(record, settings);
+    }
+
+    /// As [`Entry::release`], as far as this host knows.
+    pub(super) fn release_here(&self, record: &Record, settings: &EndpointSettings) {
         let mut state = self.lock();
         let id = record.id.as_str();
         if settings.endpoint_id.is_empty()
@@ -168,6 +201,77 @@ impl Entry {
                 pool.release(address);
             }
         }
+    }
+
+    /// Forgets an endpoint whose addresses are another host's, as it turned out: nobody here gets them either.
+    pub(super) fn abandon(&self, record: &Record, settings: &mut EndpointSettings) {
+        self.lock().held.remove(record.id.as_str());
+        super::clear_one(settings);
+    }
+
+    /// What is known of the container's endpoint, which it has.
+    pub(super) fn with_held<T>(&self, record: &Record, work: impl FnOnce(&Held) -> T) -> T {
+        let held = self.lock().held.get(record.id.as_str()).cloned();
+        work(&held.unwrap_or_else(|| Held::new(record, &EndpointSettings::default())))
+    }
+
+    /// What is known of the container's endpoint, if it is the one of `settings`.
+    pub(super) fn with_held_if<T>(
+        &self,
+        record: &Record,
+        settings: &EndpointSettings,
+        work: impl FnOnce(&Held) -> T,
+    ) -> Option<T> {
+        let held = self.lock().held.get(record.id.as_str()).cloned();
+        held.filter(|h| !settings.endpoint_id.is_empty() && h.endpoint_id == settings.endpoint_id)
+            .map(|h| work(&h))
+    }
+
+    /// Whether there is nobody to say who is on it elsewhere, since this daemon began.
+    pub(super) fn is_behind(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|c| !c.has_caught_up())
+    }
+
+    /// Everybody on it here, by container.
+    pub(super) fn all_held(&self) -> Vec<(String, Held)> {
+        self.lock().held.iter().map(|(id, held)| (id.clone(), held.clone())).collect()
+    }
+
+    /// Everybody on it on other hosts, by address.
+    pub(super) fn remote(&self) -> Vec<RemoteEndpoint> {
+        self.lock().remote.values().cloned().collect()
+    }
+
+    /// Somebody on another host has this address.
+    pub(super) fn add_remote(&self, address: IpAddr, endpoint: RemoteEndpoint) {
+        let mut state = self.lock();
+        state.take(address);
+        state.remote.insert(address, endpoint);
+    }
+
+    /// Nobody on another host has this address any more. Who had it.
+    pub(super) fn remove_remote(&self, address: IpAddr) -> Option<RemoteEndpoint> {
+        let mut state = self.lock();
+        if !state.held.values().any(|h| h.addresses.contains(&address))
+            && let Some(pool) = state.pool_mut(address)
+        {
+            pool.release(address);
+        }
+        state.remote.remove(&address)
+    }
+
+    /// Takes note of everybody on other hosts.
+    pub(super) fn set_remote(&self, remote: BTreeMap<IpAddr, RemoteEndpoint>) {
+        let mut state = self.lock();
+        // From nothing: what was taken for another's may be free.
+        if let (Ok(ipv4), Ok(ipv6)) = (pool_of(&self.record, false), pool_of(&self.record, true)) {
+            (state.ipv4, state.ipv6) = (ipv4, ipv6);
+        }
+        let held: Vec<IpAddr> = state.held.values().flat_map(|h| h.addresses.clone()).collect();
+        for address in held.into_iter().chain(remote.keys().copied()) {
+            state.take(address);
+        }
+        state.remote = remote;
     }
 
     /// Lets nobody join any more.
@@ -202,6 +306,31 @@ impl Entry {
     pub(super) fn is_used(&self) -> bool {
         !self.lock().held.is_empty()
     }
+}
+
+impl State {
+    fn pool_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
+        if address.is_ipv6() { self.ipv6.as_mut() } else { self.ipv4.as_mut() }
+    }
+
+    /// Has nobody else be given the address. Harmless if it is given.
+    fn take(&mut self, address: IpAddr) {
+        if let Some(pool) = self.pool_mut(address) {
+            drop(pool.allocate(Some(address)));
+        }
+    }
+}
+
+/// The addresses of one family of a network, none of them given out.
+fn pool_of(record: &Network, is_ipv6: bool) -> Result<Option<Pool>, Error> {
+    let Some(pool) = record.pool(is_ipv6) else { return Ok(None) };
+    let reserved: Vec<IpAddr> = pool.gateway.into_iter().chain(pool.aux.values().copied()).collect();
+    let addresses = Pool::new(pool.net()?, &reserved);
+    let doing = || format!("read the record of network {}", record.name);
+    Ok(Some(match &pool.ip_range {
+        Some(range) => addresses.with_range(range.parse().during(doing)?).during(doing)?,
+        None => addresses,
+    }))
 }
 
 /// Takes an address, with Docker's words for what can go wrong.

@@ -246,11 +246,27 @@ impl Networks {
         for name in endpoints.keys().filter(|n| !BUILT_IN.contains(&n.as_str())) {
             // Gone while a container ended: so are its names.
             let Ok(entry) = self.find(name) else { continue };
+            // What the last daemon wrote has the names of other hosts, which this one does not know yet.
+            let path = self.names.directory.join("networks").join(&entry.record.id);
+            if entry.is_behind() && path.exists() {
+                continue;
+            }
             entry
                 .with_table(|table| self.names.write("networks", &entry.record.id, Some(&table.render())))?;
             changes.push(format!("network {}", entry.record.id));
         }
         Ok(changes)
+    }
+
+    /// Tells of the names on those of these networks that are in use here. Blocking.
+    pub(super) fn tell_entries(&self, entries: &[Arc<Entry>]) -> Result<(), Error> {
+        let mut changes = Vec::new();
+        for entry in entries.iter().filter(|e| e.is_used()) {
+            entry
+                .with_table(|table| self.names.write("networks", &entry.record.id, Some(&table.render())))?;
+            changes.push(format!("network {}", entry.record.id));
+        }
+        if changes.is_empty() { Ok(()) } else { self.names.tell(&changes) }
     }
 
     /// What the container's server does; None for one without networks of the user's own.

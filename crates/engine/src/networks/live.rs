@@ -333,7 +333,7 @@ impl Networks {
     ) -> Result<(), Error> {
         let doing = || format!("disconnect from network {}", entry.record.name);
         let mut result = Ok(());
-        if entry.record.driver == "bridge" {
+        if entry.record.has_bridge() {
             result = network::detach(&host_interface(gone)).during(doing);
         } else if let Ok(mac) = addresses::parse_mac(&gone.mac_address) {
             let path = engine.config.netns(after.id.as_str());
@@ -374,9 +374,8 @@ impl Networks {
     /// Which families the container's published ports can lead to.
     pub(crate) fn families(&self, endpoints: &BTreeMap<String, EndpointSettings>) -> crate::ports::Families {
         let gateways = self.gateways(endpoints);
-        let entry = |network: &Option<String>| {
-            self.find(network.as_deref()?).ok().filter(|e| e.record.driver == "bridge")
-        };
+        let entry =
+            |network: &Option<String>| self.find(network.as_deref()?).ok().filter(|e| e.record.has_bridge());
         let ipv4 = entry(&gateways.ipv4);
         let binding = ipv4.as_ref().and_then(|e| e.record.bridge_options().ok()?.host_binding);
         crate::ports::Families { ipv4: ipv4.is_some(), ipv6: entry(&gateways.ipv6).is_some(), binding }

@@ -85,6 +85,17 @@ impl Engine {
         self.networks.find(name).is_ok_and(|e| e.is_used())
     }
 
+    /// Who is on a network that hosts share, on other hosts.
+    pub fn remote_endpoints(&self, network: &Network) -> Vec<super::RemoteEndpoint> {
+        self.networks.find(&network.id).map(|e| e.remote()).unwrap_or_default()
+    }
+
+    /// The hosts that share networks: name and address.
+    pub fn network_peers(&self) -> Vec<(String, IpAddr)> {
+        let cluster = self.networks.cluster.as_ref();
+        cluster.map(|c| c.nodes().into_values().map(|n| (n.name, n.host)).collect()).unwrap_or_default()
+    }
+
     /// The name of the network's bridge on the host; none for other drivers.
     pub fn network_bridge(&self, network: &Network) -> Option<String> {
         (network.driver == "bridge").then(|| self.networks.bridge_config(network).ok().map(|c| c.name))?
@@ -100,13 +111,16 @@ impl Engine {
 impl Networks {
     fn create(&self, db: &metadata::Database, request: NetworkRequest) -> Result<Network, Error> {
         let mut network = request.check()?;
+        if network.driver == "overlay" {
+            return self.create_shared(db, network);
+        }
         let _making = self.making.lock().expect("no holder panics");
         if self.entries().iter().any(|e| e.record.name == network.name) {
             return Err(Error::conflict(format!("network with name {} already exists", network.name)));
         }
         let host = lock_host();
         self.choose_pools(&mut network)?;
-        let entry = Entry::new(network)?;
+        let entry = self.entry(network)?;
         self.check_bridge_name(&entry.record)?;
         self.ensure(&entry)?;
         drop(host);
@@ -119,6 +133,40 @@ impl Networks {
         Ok(network)
     }
 
+    /// Makes a network that several hosts share.
+    fn create_shared(&self, db: &metadata::Database, network: Network) -> Result<Network, Error> {
+        let cluster = self.cluster.as_ref().ok_or_else(super::cluster::no_store)?;
+        if self.find(&network.name).is_ok_and(|e| e.record.name == network.name) {
+            return Err(Error::conflict(format!("network with name {} already exists", network.name)));
+        }
+        let network = cluster.create_network(network, |network, others| {
+            let shared = others.iter().flat_map(|n| &n.pools).filter_map(|p| p.subnet.parse().ok());
+            let own = self.subnets().into_iter().chain(shared).collect::<Vec<_>>();
+            self.choose_pools_beside(network, &own, network::ipam::choose_shared_subnet)
+        })?;
+        self.add_shared(db, network.clone())?;
+        Ok(network)
+    }
+
+    /// Has a network that some host made. Harmless if it is here.
+    pub(super) fn add_shared(&self, db: &metadata::Database, network: Network) -> Result<(), Error> {
+        let _making = self.making.lock().expect("no holder panics");
+        match self.entries().iter().find(|e| e.record.id == network.id || e.record.name == network.name) {
+            Some(known) if known.record.id == network.id => return Ok(()),
+            Some(_) => {
+                return Err(Error::conflict(format!(
+                    "network with name {} already exists here",
+                    network.name
+                )));
+            }
+            None => {}
+        }
+        let entry = self.entry(network)?;
+        self.put(db, &entry.record)?;
+        self.insert(entry);
+        Ok(())
+    }
+
     fn remove(&self, db: &metadata::Database, entry: &Arc<Entry>) -> Result<Network, Error> {
         let network = &entry.record;
         if BUILT_IN.contains(&network.name.as_str()) {
@@ -128,9 +176,42 @@ impl Networks {
             )));
         }
         entry.close()?;
+        if network.driver == "overlay"
+            && let Err(e) = self.remove_shared(entry)
+        {
+            entry.reopen();
+            return Err(e);
+        }
+        self.forget(db, entry)?;
+        Ok(network.clone())
+    }
+
+    /// Takes a network that hosts share from the store.
+    fn remove_shared(&self, entry: &Entry) -> Result<(), Error> {
+        let network = &entry.record;
+        let cluster = self.cluster.as_ref().ok_or_else(super::cluster::no_store)?;
+        if cluster.remove_network(network)? {
+            return Ok(());
+        }
+        let name = |e: &super::RemoteEndpoint| {
+            format!("name:\"{}\" id:\"{}\" host:{}", e.name, &e.endpoint[..e.endpoint.len().min(12)], e.host)
+        };
+        let others: Vec<String> = entry.remote().iter().map(name).collect();
+        Err(Error::denied(format!(
+            "error while removing network: network {} has active endpoints ({})",
+            network.name,
+            others.join(", ")
+        )))
+    }
+
+    /// Removes what this host has of a network that nobody joins any more.
+    pub(super) fn forget(&self, db: &metadata::Database, entry: &Arc<Entry>) -> Result<(), Error> {
+        let network = &entry.record;
         let doing = || format!("remove network {}", network.name);
         match db.delete_record(RecordKind::Network, &network.id).during(doing) {
             Ok(true) => {}
+            // The store told of it before whoever removed it came to this.
+            Ok(false) if network.driver == "overlay" => {}
             Ok(false) => return Err(Error::NoSuchNetwork { name: network.name.clone() }),
             Err(e) => {
                 entry.reopen();
@@ -142,7 +223,7 @@ impl Networks {
         self.remove_bridge(network);
         self.forget_network(entry);
         self.entries.write().expect("no holder panics").remove(&network.name);
-        Ok(network.clone())
+        Ok(())
     }
 
     fn remove_bridge(&self, network: &Network) {
@@ -155,8 +236,11 @@ impl Networks {
                 tracing::warn!(network = network.name, error = %errors::chain(&e), "parent not removed");
             }
         }
-        if network.driver != "bridge" {
+        if !network.has_bridge() {
             return;
+        }
+        if network.driver == "overlay" {
+            self.remove_overlay(network);
         }
         let removed = self
             .bridge_config(network)
@@ -205,9 +289,21 @@ impl Networks {
 
     /// Fills in the subnets and gateways that nobody named, and refuses those that overlap another network's.
     pub(super) fn choose_pools(&self, network: &mut Network) -> Result<(), Error> {
+        self.choose_pools_beside(network, &self.subnets(), choose_subnet)
+    }
+
+    /// The subnets of all networks.
+    fn subnets(&self) -> Vec<Subnet> {
         let entries = self.entries();
-        let own: Vec<Subnet> =
-            entries.iter().flat_map(|e| &e.record.pools).filter_map(|p| p.subnet.parse().ok()).collect();
+        entries.iter().flat_map(|e| &e.record.pools).filter_map(|p| p.subnet.parse().ok()).collect()
+    }
+
+    fn choose_pools_beside(
+        &self,
+        network: &mut Network,
+        own: &[Subnet],
+        choose_subnet: fn(&[network::Net]) -> network::Result<network::Net>,
+    ) -> Result<(), Error> {
         for pool in &network.pools {
             if own.iter().any(|other| pool.net().is_ok_and(|net| net.overlaps(*other))) {
                 return Err(Error::denied(
@@ -223,7 +319,7 @@ impl Networks {
             network.pools.insert(0, pool_of(subnet.to_string()));
         }
         if network.ipv6 && network.pool(true).is_none() {
-            let subnet = choose_ula(self.site(), &own)
+            let subnet = choose_ula(self.site(), own)
                 .map_err(|_| Error::invalid("all predefined address pools have been fully subnetted"))?;
             network.pools.push(pool_of(subnet.to_string()));
         }

@@ -20,6 +20,8 @@ const MACVLAN_MODE: &str = "macvlan_mode";
 const MTU: &str = "com.docker.network.driver.mtu";
 const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
 const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
+const VXLAN_ID: &str = "com.docker.network.driver.overlay.vxlanid_list";
+const ENCRYPTED: &str = "encrypted";
 const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 /// Options of networks that belong to the engine; others are a user's own and only kept.
 const ENGINE_OPTIONS: &str = "com.docker.network.";
@@ -57,6 +59,12 @@ pub struct Network {
     pub options: BTreeMap<String, String>,
     #[serde(default)]
     pub ipam_options: BTreeMap<String, String>,
+    /// The number of a network that hosts share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Its MTU, where no option names one: what fits into the packets of the host that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_mtu: Option<u32>,
 }
 
 /// The addresses of one family in a network.
@@ -199,7 +207,39 @@ impl Network {
 
     /// Whether containers have an interface on it.
     pub(crate) fn has_interfaces(&self) -> bool {
-        matches!(self.driver.as_str(), "bridge" | "macvlan")
+        self.has_bridge() || self.driver == "macvlan"
+    }
+
+    /// Whether it has a bridge on this host.
+    pub fn has_bridge(&self) -> bool {
+        super::has_host_end(&self.driver)
+    }
+
+    /// `global` for one that several hosts share.
+    pub fn scope(&self) -> &'static str {
+        if self.driver == "overlay" { "global" } else { "local" }
+    }
+
+    /// The number that a user wants for a network that hosts share.
+    pub(crate) fn wanted_vni(&self) -> Result<Option<u32>, Error> {
+        let Some(text) = self.options.get(VXLAN_ID) else { return Ok(None) };
+        match text.parse() {
+            Ok(vni @ 1..=super::cluster::MAX_VNI) => Ok(Some(vni)),
+            _ => Err(Error::invalid(format!("invalid vxlan id value {text:?} passed"))),
+        }
+    }
+
+    /// Refuses options that the driver overlay does not have.
+    fn check_overlay(&self) -> Result<(), Error> {
+        let known = [VXLAN_ID, MTU, INTERFACE_PREFIX];
+        if self.options.get(ENCRYPTED).is_some_and(|v| v != "false") {
+            return Err(Error::unsupported("an encrypted overlay network"));
+        }
+        let ours = |k: &&String| k.starts_with(ENGINE_OPTIONS) && !known.contains(&k.as_str());
+        if let Some(key) = self.options.keys().find(ours) {
+            return Err(Error::unsupported(format!("the option {key} of an overlay network")));
+        }
+        self.wanted_vni().map(drop)
     }
 
     fn mtu(&self) -> Result<Option<u32>, Error> {
@@ -287,11 +327,13 @@ impl NetworkRequest {
         let said = |flag: Option<bool>| flag == Some(true);
         let config_from = self.config_from.is_some_and(|c| !c.network.is_empty());
         let scope = self.scope.unwrap_or_default();
+        let is_shared = self.driver.as_deref() == Some("overlay");
+        let is_scope = matches!(scope.as_str(), "") || scope == if is_shared { "global" } else { "local" };
         let unsupported = [
             (said(self.ingress), "an ingress network"),
             (said(self.config_only), "a network that is only a configuration"),
             (config_from, "a network with the configuration of another"),
-            (!matches!(scope.as_str(), "" | "local"), "a network of another scope than local"),
+            (!is_scope, "a network of this scope"),
         ];
         if let Some((_, what)) = unsupported.iter().find(|(asked, _)| *asked) {
             return Err(Error::unsupported(*what));
@@ -331,14 +373,14 @@ impl NetworkRequest {
             return Err(Error::unsupported("an option of the address management"));
         }
         match network.driver.as_str() {
-            "bridge" | "macvlan" => {}
+            "bridge" | "macvlan" | "overlay" => {}
             "host" | "null" => {
                 return Err(Error::denied(format!(
                     "only one instance of \"{}\" network is allowed",
                     network.driver
                 )));
             }
-            "ipvlan" | "overlay" => {
+            "ipvlan" => {
                 return Err(Error::unsupported(format!("the network driver {}", network.driver)));
             }
             other => return Err(Error::NoSuchDriver { name: other.into() }),
@@ -348,6 +390,9 @@ impl NetworkRequest {
         network.ipv6 |= network.pool(true).is_some();
         network.check_option_names()?;
         network.bridge_options()?;
+        if network.driver == "overlay" {
+            network.check_overlay()?;
+        }
         if network.driver == "macvlan" {
             network.macvlan_options()?;
         }
@@ -369,6 +414,7 @@ impl Network {
             INHIBIT_IPV4,
             MTU,
             INTERFACE_PREFIX,
+            VXLAN_ID,
         ];
         match self.options.keys().find(|k| k.starts_with(ENGINE_OPTIONS) && !known.contains(&k.as_str())) {
             Some(key) => Err(Error::unsupported(format!("the network option {key}"))),

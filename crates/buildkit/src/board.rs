@@ -1,0 +1,258 @@
+//! What a client that watches a build is told, kept until it is read.
+//!
+//! A build may begin before its client asks how it goes; so everything is kept for the first who asks. Afterwards a piece
+//! goes once it is read, and a build waits for a slow reader. Without a reader the oldest output is dropped.
+
+use crate::wire::{StatusResponse, Timestamp, Vertex, VertexLog, VertexStatus, VertexWarning};
+use prost::Message;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// Bytes that are kept for a reader.
+const MAX_KEPT: usize = 4 << 20;
+
+#[derive(Debug, Default)]
+struct State {
+    pieces: VecDeque<StatusResponse>,
+    bytes: usize,
+    readers: usize,
+    is_closed: bool,
+}
+
+/// The news of one build.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    news: Notify,
+    room: Notify,
+}
+
+impl Board {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells news; waits while a reader has much to read.
+    pub(crate) async fn tell(&self, piece: StatusResponse) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.readers == 0 || state.bytes < MAX_KEPT {
+                    break;
+                }
+            }
+            room.await;
+        }
+        self.put(piece);
+    }
+
+    /// Tells news at once.
+    pub(crate) fn put(&self, piece: StatusResponse) {
+        let mut state = self.lock();
+        state.bytes += piece.encoded_len();
+        state.pieces.push_back(piece);
+        while state.readers == 0 && state.bytes > MAX_KEPT {
+            let Some(oldest) = state.pieces.iter_mut().find(|p| !p.logs.is_empty()) else { break };
+            let before = oldest.encoded_len();
+            oldest.logs.clear();
+            let after = oldest.encoded_len();
+            state.bytes = state.bytes - before + after;
+        }
+        drop(state);
+        self.news.notify_waiters();
+    }
+
+    pub(crate) fn vertex(&self, vertex: Vertex) {
+        self.put(StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() });
+    }
+
+    pub(crate) fn status(&self, status: VertexStatus) {
+        self.put(StatusResponse { statuses: vec![status], ..StatusResponse::default() });
+    }
+
+    pub(crate) fn warning(&self, warning: VertexWarning) {
+        self.put(StatusResponse { warnings: vec![warning], ..StatusResponse::default() });
+    }
+
+    pub(crate) async fn log(&self, vertex: &str, is_stderr: bool, msg: Vec<u8>) {
+        let stream = if is_stderr { 2 } else { 1 };
+        let log = VertexLog { vertex: vertex.into(), timestamp: Some(Timestamp::now()), stream, msg };
+        self.tell(StatusResponse { logs: vec![log], ..StatusResponse::default() }).await;
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
+        self.news.notify_waiters();
+    }
+
+    /// Begins to read.
+    pub(crate) fn reader(self: &std::sync::Arc<Self>) -> Reader {
+        self.lock().readers += 1;
+        Reader(self.clone())
+    }
+}
+
+/// Somebody who reads the news.
+#[derive(Debug)]
+pub(crate) struct Reader(std::sync::Arc<Board>);
+
+impl Reader {
+    /// All that is new, in one; nothing once the build has ended.
+    pub(crate) async fn next(&self) -> Option<StatusResponse> {
+        loop {
+            let news = self.0.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            {
+                let mut state = self.0.lock();
+                if let Some(mut all) = state.pieces.pop_front() {
+                    let mut bytes = all.encoded_len();
+                    while let Some(next) = state.pieces.front() {
+                        let more = next.encoded_len();
+                        if bytes + more > MAX_PIECE {
+                            break;
+                        }
+                        bytes += more;
+                        let next = state.pieces.pop_front().expect("looked at above");
+                        all.vertexes.extend(next.vertexes);
+                        all.statuses.extend(next.statuses);
+                        all.logs.extend(next.logs);
+                        all.warnings.extend(next.warnings);
+                    }
+                    state.bytes = state.pieces.iter().map(Message::encoded_len).sum();
+                    drop(state);
+                    self.0.room.notify_waiters();
+                    return Some(all);
+                }
+                if state.is_closed {
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+}
+
+/// Bytes of one message to a client.
+const MAX_PIECE: usize = 512 << 10;
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.lock().readers -= 1;
+        self.0.room.notify_waiters();
+    }
+}
+
+/// A piece of work that a client sees; it ends when it is told to, or with a failure when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Task {
+    board: std::sync::Arc<Board>,
+    vertex: Vertex,
+    is_done: bool,
+}
+
+impl Task {
+    /// Begins one, and tells so.
+    pub(crate) fn begin(board: &std::sync::Arc<Board>, digest: String, name: impl Into<String>) -> Task {
+        let vertex =
+            Vertex { digest, name: name.into(), started: Some(Timestamp::now()), ..Vertex::default() };
+        board.vertex(vertex.clone());
+        Task { board: board.clone(), vertex, is_done: false }
+    }
+
+    /// A line below the work: how much of what is done.
+    pub(crate) fn progress(&self, id: &str, current: u64, total: u64, is_done: bool) {
+        let now = Timestamp::now();
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.board.status(VertexStatus {
+            id: id.into(),
+            vertex: self.vertex.digest.clone(),
+            name: String::new(),
+            current: number(current),
+            total: number(total),
+            timestamp: Some(now),
+            started: self.vertex.started,
+            completed: is_done.then_some(now),
+        });
+    }
+
+    /// It is done.
+    pub(crate) fn done(mut self) {
+        self.end(String::new());
+    }
+
+    /// It failed.
+    pub(crate) fn failed(mut self, error: &str) {
+        self.end(error.to_string());
+    }
+
+    /// Ends as `outcome` says.
+    pub(crate) fn of<T, E: std::fmt::Display>(self, outcome: Result<T, E>) -> Result<T, E> {
+        match &outcome {
+            Ok(_) => self.done(),
+            Err(e) => self.failed(&e.to_string()),
+        }
+        outcome
+    }
+
+    fn end(&mut self, error: String) {
+        self.is_done = true;
+        self.vertex.completed = Some(Timestamp::now());
+        self.vertex.error = error;
+        self.board.vertex(self.vertex.clone());
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.end("context canceled".into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn news_wait_for_the_first_reader_and_then_for_slow_ones() {
+        let board = Arc::new(Board::default());
+        board.log("v", false, vec![1; 10]).await;
+        board.close();
+        let reader = board.reader();
+        assert_eq!(reader.next().await.map(|n| n.logs.len()), Some(1));
+        assert!(reader.next().await.is_none());
+
+        // Nobody reads: the oldest output goes, and the build goes on.
+        let board = Arc::new(Board::default());
+        for _ in 0..100 {
+            board.log("v", false, vec![0; 100 << 10]).await;
+        }
+        assert!(board.lock().bytes <= MAX_KEPT);
+
+        // Somebody reads slowly: the build waits for him, and nothing is lost.
+        let board = Arc::new(Board::default());
+        let reader = board.reader();
+        let writer = board.clone();
+        let writing = tokio::spawn(async move {
+            for _ in 0..100 {
+                writer.log("v", false, vec![0; 100 << 10]).await;
+            }
+            writer.close();
+        });
+        let mut bytes = 0;
+        while let Some(news) = reader.next().await {
+            bytes += news.logs.iter().map(|l| l.msg.len()).sum::<usize>();
+            assert!(board.lock().bytes <= MAX_KEPT + (200 << 10));
+        }
+        writing.await.expect("no panic");
+        assert_eq!(bytes, 100 * (100 << 10));
+    }
+}

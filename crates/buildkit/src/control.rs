@@ -1,0 +1,108 @@
+//! `Control`: a build from request to export, and its news.
+
+use crate::export::{self, Exported, Wanted};
+use crate::frontend;
+use crate::job::{Job, Output};
+use crate::options::CacheEntry;
+use crate::rpc::{Outgoing, Reply};
+use crate::server::Server;
+use crate::wire::{FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tonic::{Code, Status};
+
+/// `Solve`: builds by the frontend it names, or waits for what the client makes through the gateway; then exports.
+pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<SolveResponse> {
+    if asked.definition.as_ref().is_some_and(|d| !d.def.is_empty()) {
+        return Err(Status::unimplemented(
+            "building an LLB definition is not supported by this version of brig, only the frontend dockerfile.v0 is",
+        ));
+    }
+    if asked.source_policy.as_ref().is_some_and(|policy| !policy.is_empty())
+        || !asked.source_policy_session.is_empty()
+    {
+        return Err(Status::unimplemented(
+            "source policies are not supported by this version of brig; buildx sends none with --policy disabled=true",
+        ));
+    }
+    let session = server.sessions.get(&asked.session).await?;
+    let wanted = Wanted::of(&asked)?;
+    let cache = asked.cache.unwrap_or_default();
+    if let Some(entry) = cache.exports.first() {
+        return Err(Status::unimplemented(format!(
+            "exporting a cache (type={}) is not supported by this version of brig",
+            entry.kind
+        )));
+    }
+    let imports = cache.imports.into_iter().map(|e| CacheEntry { kind: e.kind, attrs: e.attrs }).collect();
+    let (registered, returned) =
+        server.jobs.begin(asked.reference.clone(), session, asked.entitlements.clone(), imports)?;
+    let job = registered.job.clone();
+    let result = match asked.frontend.as_str() {
+        "" => {
+            let returned = returned.await.map_err(|_| Status::aborted("the build has ended"))?;
+            if let Some(error) = returned.error {
+                return Err(passed_on(error));
+            }
+            returned.result.unwrap_or_default()
+        }
+        "dockerfile.v0" | "gateway.v0" => {
+            check_frontend(&asked.frontend, &asked.frontend_attrs)?;
+            frontend::solve(&server, &job, &asked.frontend_attrs, &asked.frontend_inputs).await?
+        }
+        other => return Err(Status::not_found(format!("frontend {other} not found"))),
+    };
+    if !result.attestations.is_empty() {
+        return Err(Status::unimplemented(
+            "attestations that a client makes are not supported by this version of brig",
+        ));
+    }
+    let outputs = outputs(&job, &result)?;
+    let mut response = BTreeMap::new();
+    if !outputs.is_empty() {
+        for (index, wanted) in wanted.iter().enumerate() {
+            let Exported { answer } = export::export(&server, &job, index, wanted, &outputs).await?;
+            response.extend(answer);
+        }
+    }
+    drop(registered);
+    Ok(SolveResponse { exporter_response: response })
+}
+
+/// Other frontends than the Dockerfile's are images that cannot be run here.
+pub(crate) fn check_frontend(frontend: &str, options: &BTreeMap<String, String>) -> Reply<()> {
+    let source = options.get("source").map(String::as_str).unwrap_or_default();
+    let name = source.split(['@']).next().unwrap_or(source);
+    let name = name.trim_start_matches("docker.io/");
+    let is_ours = ["docker/dockerfile", "docker/dockerfile-upstream"]
+        .iter()
+        .any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')));
+    if frontend == "gateway.v0" && !is_ours {
+        return Err(Status::unimplemented(format!(
+            "the frontend {source:?} is not supported by this version of brig, only docker/dockerfile is"
+        )));
+    }
+    Ok(())
+}
+
+/// What the client says went wrong, with its details.
+fn passed_on(error: crate::wire::RpcStatus) -> Status {
+    use prost::Message;
+    let details = error.encode_to_vec();
+    Status::with_details(Code::from_i32(error.code), error.message, details.into())
+}
+
+/// What a result's references stand for; a reference without a name stands for nothing.
+fn outputs(job: &Job, result: &FrontendResult) -> Reply<Vec<Arc<Output>>> {
+    let refs = result.refs.as_ref().map(frontend::each).unwrap_or_default();
+    refs.into_iter().filter(|(_, r)| !r.id.is_empty()).map(|(_, r)| job.output(&r.id)).collect()
+}
+
+/// `Status`: the news of a build until its end.
+pub(crate) async fn status(server: Arc<Server>, asked: StatusRequest) -> Reply<Outgoing<StatusResponse>> {
+    let reader = server.jobs.board(&asked.reference).await?.reader();
+    let stream = futures_util::stream::unfold(reader, |reader| async move {
+        reader.next().await.map(|news| (Ok(news), reader))
+    });
+    Ok(Box::pin(stream))
+}

@@ -1,0 +1,147 @@
+//! Transfers without a client: what it would tell, and what is on disk afterwards.
+
+use super::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+struct Client {
+    dir: tempfile::TempDir,
+    receiver: Receiver,
+    asked: mpsc::UnboundedReceiver<Packet>,
+}
+
+impl Client {
+    fn again(dir: tempfile::TempDir) -> Client {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir.path(), flags, Mode::empty()).expect("a directory");
+        let (sender, asked) = mpsc::unbounded_channel();
+        Client { dir, receiver: Receiver::new(root, sender), asked }
+    }
+
+    fn new() -> Client {
+        Client::again(tempfile::tempdir().expect("temporary directory"))
+    }
+
+    fn tell(&mut self, path: &str, mode: u32, content: &str) -> Reply<()> {
+        let dir = self.dir.path().metadata().expect("it is there");
+        let size = i64::try_from(content.len()).expect("small");
+        let (uid, gid) = (dir.uid(), dir.gid());
+        self.receiver.told(Stat {
+            path: path.into(),
+            mode,
+            uid,
+            gid,
+            size,
+            modified_ns: 7_000_000_001,
+            ..Stat::default()
+        })
+    }
+
+    fn link(&mut self, path: &str, mode: u32, link: &str) -> Reply<()> {
+        self.receiver.told(Stat { path: path.into(), mode, link: link.into(), ..Stat::default() })
+    }
+
+    /// Ends the list, and answers what was asked for with `content` by its place. What was asked.
+    fn send(&mut self, content: &[(u32, &str)]) -> Vec<u32> {
+        self.receiver.told_all().expect("once");
+        let mut ids = Vec::new();
+        while let Ok(packet) = self.asked.try_recv() {
+            if packet.kind == Packet::REQUEST {
+                ids.push(packet.id);
+                let text = content.iter().find(|(id, _)| *id == packet.id).map_or("", |(_, text)| text);
+                if !text.is_empty() {
+                    self.receiver.data(packet.id, text.as_bytes()).expect("asked for");
+                }
+                self.receiver.data(packet.id, b"").expect("asked for");
+            }
+        }
+        assert!(self.receiver.is_finished);
+        self.receiver.clean();
+        ids
+    }
+
+    fn text(&self, path: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(path)).expect("a file")
+    }
+}
+
+fn first() -> tempfile::TempDir {
+    let mut client = Client::new();
+    client.tell("a", GO_DIR | 0o750, "").expect("good");
+    client.tell("a/x", 0o640, "one").expect("good");
+    client.link("a/y", GO_SYMLINK | 0o777, "../../etc/passwd").expect("good");
+    client.tell("b", 0o755 | GO_SETUID, "two").expect("good");
+    client.link("c", 0o755 | GO_SETUID, "b").expect("good");
+    assert_eq!(client.send(&[(1, "one"), (3, "two")]), [1, 3]);
+    client.dir
+}
+
+#[test]
+fn files_come_with_kind_mode_and_time() {
+    let dir = first();
+    let meta = |path: &str| dir.path().join(path).symlink_metadata().expect("it is there");
+    assert_eq!(meta("a").permissions().mode() & 0o7777, 0o750);
+    assert_eq!(
+        (meta("a/x").permissions().mode() & 0o7777, meta("a/x").mtime(), meta("a/x").mtime_nsec()),
+        (0o640, 7, 1)
+    );
+    assert_eq!(
+        std::fs::read_link(dir.path().join("a/y")).expect("a symlink").to_str(),
+        Some("../../etc/passwd")
+    );
+    assert_eq!(meta("b").permissions().mode() & 0o7777, 0o4755);
+    assert_eq!(meta("b").ino(), meta("c").ino());
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 3);
+}
+
+#[test]
+fn only_what_changed_is_asked_for_and_what_is_gone_goes() {
+    let dir = first();
+    let inode = dir.path().join("a/x").metadata().expect("it is there").ino();
+    std::fs::write(dir.path().join(".brig-partial-9"), "left by a killed daemon").expect("write");
+    std::fs::create_dir(dir.path().join("old")).expect("create");
+    std::fs::write(dir.path().join("old/file"), "gone").expect("write");
+    let mut client = Client::again(dir);
+    client.tell("a", GO_DIR | 0o750, "").expect("good");
+    client.tell("a/x", 0o640, "one").expect("good");
+    // A file takes a symlink's place, a directory a file's.
+    client.tell("a/y", 0o644, "three").expect("good");
+    client.tell("b", GO_DIR | 0o755, "").expect("good");
+    client.tell("b/z", 0o600, "").expect("good");
+    assert_eq!(client.send(&[(2, "three")]), [2, 4]);
+    assert_eq!(
+        (client.text("a/x"), client.text("a/y"), client.text("b/z")),
+        ("one".into(), "three".into(), String::new())
+    );
+    assert_eq!(client.dir.path().join("a/x").metadata().expect("it is there").ino(), inode);
+    assert_eq!(std::fs::read_dir(client.dir.path()).expect("a directory").count(), 2);
+}
+
+#[test]
+fn what_is_hostile_ends_the_transfer() {
+    for path in ["", "/etc/x", "..", "../x", "a/../../x", "a//b", "./a", "a/.", "\0", ".brig-partial-1"] {
+        assert!(Client::new().tell(path, 0o644, "x").is_err(), "{path:?}");
+    }
+    // Below what is no directory, also where a symlink stands.
+    let outside = tempfile::tempdir().expect("temporary directory");
+    let mut client = Client::new();
+    client
+        .link("a", GO_SYMLINK | 0o777, outside.path().to_str().expect("text"))
+        .expect("a symlink may lead anywhere");
+    assert!(client.tell("a/x", 0o644, "x").is_err());
+    // The same when the symlink came last time.
+    let dir = Client::new().dir;
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("a")).expect("symlink");
+    let mut client = Client::again(dir);
+    client.tell("a", GO_DIR | 0o755, "").expect("good");
+    client.tell("a/x", 0o644, "x").expect("good");
+    client.send(&[(1, "x")]);
+    assert_eq!(client.text("a/x"), "x");
+    assert_eq!(std::fs::read_dir(outside.path()).expect("a directory").count(), 0);
+    // Out of order, twice, a device, a link to nothing that was told, data that nobody asked for.
+    let mut client = Client::new();
+    client.tell("b", 0o644, "x").expect("good");
+    assert!(client.tell("a", 0o644, "x").is_err() && client.tell("b", 0o644, "x").is_err());
+    assert!(client.tell("c", 1 << 26 | 0o600, "").is_err());
+    assert!(client.link("d", 0o644, "/etc/shadow").is_err());
+    assert!(client.receiver.data(7, b"x").is_err());
+}

@@ -1,0 +1,182 @@
+//! Documents of images that are no records yet: manifests and indexes in the content store, and archives of them.
+
+use crate::commit::manifest_of;
+use crate::save::path;
+use crate::{Error, Images, Lease};
+use archive::Files;
+use oci::image::{ImageConfig, Index, Manifest, media_type};
+use oci::{Descriptor, Digest, Platform, Reference};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// A manifest in the content store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Composed {
+    pub manifest: Descriptor,
+    /// Digest of the config: the id of the image that it would be.
+    pub config: Digest,
+}
+
+/// What an archive of the OCI layout begins with.
+#[derive(Debug, Clone)]
+pub struct Root {
+    pub target: Descriptor,
+    pub references: Vec<Reference>,
+    /// Written also in the form that `docker load` of any age reads; for a manifest only.
+    pub is_docker: bool,
+}
+
+impl Images {
+    /// Puts config and manifest into the content store, where the lease keeps them.
+    pub fn compose(
+        &self,
+        config: &ImageConfig,
+        layers: &[Descriptor],
+        annotations: &BTreeMap<String, String>,
+        lease: &Lease,
+    ) -> Result<Composed, Error> {
+        for layer in layers {
+            lease.keep_blob(&layer.digest);
+        }
+        let bytes = serde_json::to_vec(config).expect("a config is plain strings and numbers");
+        let digest = self.keep(&bytes, lease)?;
+        let plain = manifest_of(digest, bytes.len() as u64, layers.to_vec());
+        let manifest = if annotations.is_empty() {
+            plain
+        } else {
+            let mut manifest: Manifest = serde_json::from_slice(&plain).expect("it was written above");
+            manifest.annotations.clone_from(annotations);
+            serde_json::to_vec(&manifest).expect("a manifest is plain strings and numbers")
+        };
+        let mut descriptor =
+            Descriptor::new(media_type::OCI_MANIFEST, self.keep(&manifest, lease)?, manifest.len() as u64);
+        descriptor.platform = Some(config.platform());
+        Ok(Composed { manifest: descriptor, config: digest })
+    }
+
+    /// Puts an index of manifests into the content store, where the lease keeps it.
+    pub fn compose_index(
+        &self,
+        manifests: Vec<Descriptor>,
+        annotations: BTreeMap<String, String>,
+        lease: &Lease,
+    ) -> Result<Descriptor, Error> {
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.into()),
+            manifests,
+            annotations,
+        };
+        let bytes = serde_json::to_vec(&index).expect("an index is plain strings and numbers");
+        Ok(Descriptor::new(media_type::OCI_INDEX, self.keep(&bytes, lease)?, bytes.len() as u64))
+    }
+
+    /// Puts a manifest of documents that are no image beside the image `subject`: statements about it. Each has a media
+    /// type, annotations and bytes.
+    pub fn compose_attestation(
+        &self,
+        subject: &Digest,
+        statements: &[(&str, BTreeMap<String, String>, Vec<u8>)],
+        lease: &Lease,
+    ) -> Result<Descriptor, Error> {
+        let mut layers = Vec::new();
+        let mut diff_ids = Vec::new();
+        for (kind, annotations, bytes) in statements {
+            let mut layer = Descriptor::new(kind, self.keep(bytes, lease)?, bytes.len() as u64);
+            layer.annotations.clone_from(annotations);
+            diff_ids.push(layer.digest.to_string());
+            layers.push(layer);
+        }
+        let config = json!({
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = serde_json::to_vec(&config).expect("plain strings");
+        let config_digest = self.keep(&config, lease)?;
+        let manifest = manifest_of(config_digest, config.len() as u64, layers);
+        let mut descriptor =
+            Descriptor::new(media_type::OCI_MANIFEST, self.keep(&manifest, lease)?, manifest.len() as u64);
+        descriptor.platform = Some(Platform {
+            architecture: "unknown".into(),
+            os: "unknown".into(),
+            os_version: None,
+            variant: None,
+        });
+        descriptor.annotations.insert("vnd.docker.reference.digest".into(), subject.to_string());
+        descriptor.annotations.insert("vnd.docker.reference.type".into(), "attestation-manifest".into());
+        Ok(descriptor)
+    }
+
+    fn keep(&self, bytes: &[u8], lease: &Lease) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes);
+        lease.keep_blob(&digest);
+        self.content.put(bytes)?;
+        Ok(digest)
+    }
+
+    /// Writes an archive of the OCI layout with all that `root` consists of. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WriteArchive`] when `out` refuses bytes; [`Error::Content`] for a blob that is missing.
+    pub fn write_layout<W: Write>(&self, root: &Root, lease: &Lease, out: W) -> Result<(), Error> {
+        let failed = |source| Error::WriteArchive { source };
+        let outgoing = self.outgoing(&root.target, lease)?;
+        if let Some(missing) = outgoing.absent.first() {
+            return Err(content::Error::NotFound { digest: missing.digest }.into());
+        }
+        let mut files = Files::new(out);
+        files.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
+        files.bytes("index.json", &json_bytes(&index_of(root))).map_err(failed)?;
+        if root.is_docker {
+            let bytes = self.content.read_bounded(&root.target.digest, oci::image::MAX_MANIFEST as u64)?;
+            let manifest = crate::parse_manifest(&bytes, &root.target.digest, &root.target.media_type)?;
+            let tags: Vec<String> = root.references.iter().map(Reference::familiar).collect();
+            let layers: Vec<String> = manifest.layers.iter().map(|layer| path(&layer.digest)).collect();
+            let entry = json!([{
+                "Config": path(&manifest.config.digest),
+                "RepoTags": if tags.is_empty() { serde_json::Value::Null } else { json!(tags) },
+                "Layers": layers,
+            }]);
+            files.bytes("manifest.json", &json_bytes(&entry)).map_err(failed)?;
+        }
+        files.directory("blobs").map_err(failed)?;
+        files.directory("blobs/sha256").map_err(failed)?;
+        for (descriptor, bytes) in &outgoing.documents {
+            files.bytes(&path(&descriptor.digest), bytes).map_err(failed)?;
+        }
+        for blob in &outgoing.blobs {
+            let mut file = self.content.open_blob(&blob.descriptor.digest)?;
+            files.file(&path(&blob.descriptor.digest), blob.descriptor.size, &mut file).map_err(failed)?;
+        }
+        files.finish().map(drop).map_err(failed)
+    }
+}
+
+fn json_bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain strings and numbers")
+}
+
+/// The target once for each of its names.
+fn index_of(root: &Root) -> Index {
+    let mut manifests = Vec::new();
+    for reference in &root.references {
+        let mut named = root.target.clone();
+        named.annotations.insert("io.containerd.image.name".into(), reference.to_string());
+        let tag = reference.tag().unwrap_or_default();
+        named.annotations.insert("org.opencontainers.image.ref.name".into(), tag.into());
+        manifests.push(named);
+    }
+    if manifests.is_empty() {
+        manifests.push(root.target.clone());
+    }
+    Index {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_INDEX.into()),
+        manifests,
+        annotations: BTreeMap::new(),
+    }
+}
