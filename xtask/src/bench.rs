@@ -15,6 +15,7 @@ mod engines;
 mod image;
 mod images;
 mod memory;
+mod network;
 mod report;
 mod runtimes;
 mod sections;
@@ -76,6 +77,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     match args.split_first() {
         Some((first, rest)) if first == "runtime" => return runtimes::command(rest),
         Some((first, rest)) if first == "images" => return images::command(rest),
+        Some((first, rest)) if first == "network" => return network::command(rest),
         _ => {}
     }
     let mut args = args.to_vec();

@@ -12,7 +12,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -23,10 +23,20 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "docker-py" => docker_py::command(rest),
         "build" => build::command(rest),
         "engines" => engines::command(rest),
+        "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
         "vm-inside" => vm::inside::command(),
         other => Err(Error::new(format!("no suite {other:?}; there are: {SUITES}"))),
     }
+}
+
+/// kill -9 at every step of what changes networks, 200 networks, 1,000 endpoints, 500 ports (`crates/e2e/tests/network_crash.rs`).
+fn network_stress(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform network-stress takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "e2e", "--test", "network_crash"].map(str::to_string);
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
 }

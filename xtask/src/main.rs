@@ -43,6 +43,10 @@ usage: cargo xtask COMMAND
   bench images [--runs 5] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd, containerd, podman, skopeo and the floor in turn: pull, push, save, load,
                           commit, diff, rmi; writes its part of bench/RESULTS.md
+  conform network-stress  kill -9 at every step of what changes networks; many of everything
+  bench network [--runs 5] [--seconds 5] [--without PEER] [--no-build] [--smoke]
+                          brig, dockerd, podman and a bare veth pair in turn: throughput, ports, names, networks;
+                          writes its part of bench/RESULTS.md
   conform compose         a project of Compose's, up, asked, scaled and down
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
                           others' test suites against brig, or against its peers

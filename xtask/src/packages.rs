@@ -113,6 +113,9 @@ pub(crate) const BENCH: &[Package] = &[
     program("util-linux", "unshare"),
 ];
 
+/// What the bench of networks uses beside [`BENCH`].
+pub(crate) const BENCH_NETWORK: &[Package] = &[program("iperf3", "iperf3")];
+
 /// What the bench of images uses beside [`BENCH`].
 pub(crate) const BENCH_IMAGES: &[Package] = &[
     program("debootstrap", "debootstrap"),

@@ -9,6 +9,10 @@ pub enum Compression {
     None,
     Gzip,
     Zstd,
+    /// Read, never written.
+    Xz,
+    /// Read, never written.
+    Bzip2,
 }
 
 /// The longest signature that [`Compression::of`] looks at.
@@ -21,12 +25,15 @@ const INPUT_BUFFER: usize = 128 * 1024;
 /// support and the zstd programs default to. More would let a few bytes allocate gigabytes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// What an xz stream may make its reader allocate. The highest preset needs 65 MiB.
+const XZ_MEMORY_MAX: u64 = 128 << 20;
+
 impl Compression {
     /// Tells the compression of a stream that starts with `head`. Bytes without a known signature are taken as plain.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for xz, bzip2 and lz4, which would otherwise look like a broken tar.
+    /// [`Error::Unsupported`] for lz4, which would otherwise look like a broken tar.
     pub fn of(head: &[u8]) -> Result<Compression, Error> {
         let unsupported = |name: &str| Err(Error::Unsupported { what: format!("{name} compression") });
         match head {
@@ -34,8 +41,9 @@ impl Compression {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
             // A skippable frame may stand before the first zstd frame (RFC 8878, 3.1.2).
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),
-            [b'B', b'Z', b'h', ..] => unsupported("bzip2"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Compression::Xz),
+            // A digit for the size of blocks, then the mark of a block or of the end.
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, ..] => Ok(Compression::Bzip2),
             [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4"),
             _ => Ok(Compression::None),
         }
@@ -55,11 +63,13 @@ enum Inner<R: Read> {
     None(Sniffed<R>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<Sniffed<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Sniffed<R>>>),
+    Xz(Box<liblzma::bufread::XzDecoder<Sniffed<R>>>),
+    Bzip2(Box<bzip2::bufread::MultiBzDecoder<Sniffed<R>>>),
 }
 
 /// Looks at the first bytes of `input` and returns a reader of what is inside.
 ///
-/// Several gzip members and several zstd frames are read as one stream, as their formats ask. Broken or cut compressed
+/// Several gzip members, zstd frames, xz or bzip2 streams are read as one stream, as their formats ask. Broken or cut compressed
 /// bytes come out of `read` as `InvalidData` or `UnexpectedEof`.
 ///
 /// # Errors
@@ -80,6 +90,13 @@ pub fn decompress<R: Read + Send>(mut input: R) -> Result<Decompressor<R>, Error
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|source| Error::Read { source })?;
             Inner::Zstd(Box::new(decoder))
         }
+        Compression::Xz => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, flags)
+                .map_err(|e| Error::Read { source: e.into() })?;
+            Inner::Xz(Box::new(liblzma::bufread::XzDecoder::new_stream(whole, stream)))
+        }
+        Compression::Bzip2 => Inner::Bzip2(Box::new(bzip2::bufread::MultiBzDecoder::new(whole))),
     };
     Ok(Decompressor { compression, inner })
 }
@@ -98,6 +115,8 @@ impl<R: Read> Decompressor<R> {
             Inner::None(reader) => reader,
             Inner::Gzip(decoder) => decoder.into_inner(),
             Inner::Zstd(decoder) => decoder.finish(),
+            Inner::Xz(decoder) => decoder.into_inner(),
+            Inner::Bzip2(decoder) => decoder.into_inner(),
         };
         sniffed.into_inner().into_inner().1
     }
@@ -109,6 +128,8 @@ impl<R: Read> Read for Decompressor<R> {
             Inner::None(reader) => reader.read(buf),
             Inner::Gzip(decoder) => decoder.read(buf),
             Inner::Zstd(decoder) => decoder.read(buf),
+            Inner::Xz(decoder) => decoder.read(buf),
+            Inner::Bzip2(decoder) => decoder.read(buf),
         }
     }
 }
@@ -134,7 +155,7 @@ enum Outer<W: Write> {
 ///
 /// # Errors
 ///
-/// [`Error::Write`] when zstd cannot start.
+/// [`Error::Write`] when zstd cannot start; [`Error::Unsupported`] for what is only read.
 pub fn compress<W: Write>(out: W, compression: Compression) -> Result<Compressor<W>, Error> {
     let inner = match compression {
         Compression::None => Outer::None(out),
@@ -143,6 +164,9 @@ pub fn compress<W: Write>(out: W, compression: Compression) -> Result<Compressor
             zstd::stream::write::Encoder::new(out, zstd::DEFAULT_COMPRESSION_LEVEL)
                 .map_err(|source| Error::Write { source })?,
         ),
+        Compression::Xz | Compression::Bzip2 => {
+            return Err(Error::Unsupported { what: "writing xz or bzip2".into() });
+        }
     };
     Ok(Compressor { inner })
 }

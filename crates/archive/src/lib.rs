@@ -11,6 +11,7 @@ mod hashing;
 #[cfg(test)]
 mod hello_world;
 mod image;
+mod members;
 mod pack;
 mod read_ahead;
 mod tar;
@@ -24,6 +25,7 @@ pub use error::Error;
 pub use files::Files;
 pub use hashing::Hashing;
 pub use image::write_image;
+pub use members::{Member, clean_name, members};
 pub use pack::{PackOptions, Packed, diff, pack, pack_kept};
 pub use read_ahead::{Ahead, read_ahead};
 pub use verify::verify;

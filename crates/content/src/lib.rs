@@ -5,6 +5,7 @@
 //!   blobs/sha256/<hex>      committed: whole, synced, and hashing to its name
 //!   ingest/<number>         being written; removed when the store is opened
 //!   partial/<hex>           being written by who can go on later; removed when nobody has for a day
+//!   trash/<number>          removed, to be deleted; emptied when the store is opened
 //! ```
 //!
 //! A blob arrives through an [`Ingest`], which hashes what is written to it. [`Ingest::commit`] compares the hash with

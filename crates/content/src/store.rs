@@ -28,6 +28,7 @@ struct Inner {
     blobs: PathBuf,
     ingests: PathBuf,
     partials: PathBuf,
+    trash: PathBuf,
     /// Partial blobs that someone writes now.
     resumed: Mutex<HashSet<Digest>>,
     /// Open on `blobs`, for syncing it.
@@ -41,16 +42,17 @@ impl ContentStore {
     /// One process at a time; the lock of the data root (crate `metadata`) sees to it.
     pub fn open(dir: &Path) -> Result<ContentStore, Error> {
         let (blobs, ingests, partials) = (dir.join("blobs/sha256"), dir.join("ingest"), dir.join("partial"));
-        for path in [&blobs, &ingests, &partials] {
+        let trash = dir.join("trash");
+        for path in [&blobs, &ingests, &partials, &trash] {
             make_dir(path)?;
         }
-        for path in list_dir(&ingests)? {
+        for path in list_dir(&ingests)?.into_iter().chain(list_dir(&trash)?) {
             std::fs::remove_file(&path).map_err(|source| Error::File { what: "remove", path, source })?;
         }
         let directory =
             File::open(&blobs).map_err(|source| Error::File { what: "open", path: blobs.clone(), source })?;
         let resumed = Mutex::default();
-        let inner = Inner { blobs, ingests, partials, resumed, directory, next: AtomicU64::new(0) };
+        let inner = Inner { blobs, ingests, partials, trash, resumed, directory, next: AtomicU64::new(0) };
         let store = ContentStore { inner: Arc::new(inner) };
         store.remove_partials(PARTIAL_LIFE)?;
         Ok(store)
@@ -165,6 +167,30 @@ impl ContentStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(self.failed("remove", digest, source)),
         }
+    }
+
+    /// Takes a blob away at once and leaves the work of deleting it, which grows with its size, to
+    /// [`ContentStore::empty_trash`] or the next start. Says whether there was one.
+    pub fn discard(&self, digest: &Digest) -> Result<bool, Error> {
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        match std::fs::rename(self.blob_path(digest), self.inner.trash.join(number.to_string())) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            // A full disk may have no room for the name.
+            Err(_) => self.remove(digest),
+        }
+    }
+
+    /// Deletes what was discarded.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        for path in list_dir(&self.inner.trash)? {
+            match std::fs::remove_file(&path) {
+                // Someone else empties it too.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|source| Error::File { what: "remove", path, source })?,
+            }
+        }
+        Ok(())
     }
 
     /// The digests of all blobs, sorted. Files that are not named by a digest are not ours and are left out.

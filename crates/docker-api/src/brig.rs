@@ -17,6 +17,7 @@ pub(crate) async fn check(api: &Arc<Api>, call: &Call) -> Outcome {
         "Images": checked.images,
         "Blobs": checked.blobs,
         "BlobBytes": checked.blob_bytes,
+        "PartialBytes": checked.partial_bytes,
         "Layers": checked.layers,
         "LayersNotCompared": checked.layers_not_compared,
         "Snapshots": checked.snapshots,

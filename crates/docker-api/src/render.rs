@@ -79,7 +79,8 @@ fn mount(point: &MountPoint) -> Value {
     match point.kind {
         engine::MountKind::Volume => {
             out["Name"] = point.name.clone().into();
-            out["Driver"] = "local".into();
+            out["Driver"] =
+                if point.driver.is_empty() { "local".into() } else { point.driver.clone().into() };
         }
         engine::MountKind::Image => out["Name"] = point.name.clone().into(),
         engine::MountKind::Bind | engine::MountKind::Tmpfs => {}

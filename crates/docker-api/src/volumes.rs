@@ -58,7 +58,7 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let volumes = api.engine.list_volumes().await?;
     let shown = volumes.into_iter().filter(|v| {
         filters.any("name", |f| v.name.contains(f))
-            && filters.any("driver", |f| f == "local")
+            && filters.any("driver", |f| v.driver == f)
             && filters.labels(&v.labels)
             && dangling.is_none_or(|d| d != used.contains(&v.name))
     });
@@ -133,7 +133,7 @@ fn document(engine: &Engine, volume: &Volume) -> Value {
     let or_null = |map: &Pairs| if map.is_empty() { Value::Null } else { json!(map) };
     json!({
         "CreatedAt": volume.created,
-        "Driver": "local",
+        "Driver": volume.driver,
         "Labels": or_null(&volume.labels),
         "Mountpoint": engine.volume_path(&volume.name),
         "Name": volume.name,

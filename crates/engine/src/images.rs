@@ -142,6 +142,7 @@ impl Engine {
             let name = one.references.first().map_or_else(|| one.image.id.to_string(), Reference::familiar);
             self.image_event("load", &name, &one.image.id);
         }
+        self.tidy_later();
         Ok(loaded)
     }
 
@@ -170,6 +171,16 @@ impl Engine {
         })
         .await
         .during(|| "remove image".into())?;
+        if self.db.is_reserve_spent() {
+            // The disk was full: what this frees must first of all pay for the next deletion.
+            let engine = self.clone();
+            blocking(move || {
+                engine.empty_trash();
+                engine.db.restore_reserve();
+            })
+            .await;
+        }
+        self.tidy_later();
         for one in &removed {
             let (action, what) = match one {
                 Removed::Untagged(name) => ("untag", name),
@@ -216,9 +227,7 @@ impl Drop for CollectOnDrop {
             let engine = self.engine.clone();
             std::thread::spawn(move || {
                 std::thread::sleep(LEASE_LINGERS);
-                if let Err(e) = engine.images.collect_garbage() {
-                    tracing::warn!(error = %errors::chain(&e), "garbage not collected");
-                }
+                engine.images.clear_leftovers();
             });
         }
     }

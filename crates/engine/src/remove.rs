@@ -120,13 +120,16 @@ impl Engine {
         // Trees are deleted where nobody waits.
         if self.db.is_reserve_spent() {
             // The disk was full: what this frees must first of all pay for the next deletion, before others take it.
-            if let Err(e) = self.snapshots.empty_trash() {
-                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
-            }
+            self.empty_trash();
             self.db.restore_reserve();
         }
         self.tidy_later();
         Ok(())
+    }
+
+    /// Deletes what was removed.
+    pub(crate) fn empty_trash(&self) {
+        empty_trash(&*self.snapshots, &self.content);
     }
 
     /// Removes the log and all that was written in a container that is about to be erased; its directories stay.
@@ -150,14 +153,13 @@ impl Engine {
             return;
         }
         let (snapshots, db, tidying) = (self.snapshots.clone(), self.db.clone(), self.tidying.clone());
+        let content = self.content.clone();
         let last_checkpoint = self.last_checkpoint.clone();
         std::thread::spawn(move || {
             // A short wait gathers the leavings of many removals in one round.
             std::thread::sleep(TIDY_PAUSE);
             tidying.store(false, Ordering::SeqCst);
-            if let Err(e) = snapshots.empty_trash() {
-                tracing::warn!(error = %errors::chain(&e), "trash not emptied");
-            }
+            empty_trash(&*snapshots, &content);
             db.restore_reserve();
             // A new log begins with a sync, so not after each removal: a container made next would wait for it.
             let mut last = last_checkpoint.lock().expect("no holder panics");
@@ -168,5 +170,14 @@ impl Engine {
                 *last = Some(Instant::now());
             }
         });
+    }
+}
+
+fn empty_trash(snapshots: &dyn snapshot::Snapshotter, content: &content::ContentStore) {
+    if let Err(e) = snapshots.empty_trash() {
+        tracing::warn!(error = %errors::chain(&e), "trash not emptied");
+    }
+    if let Err(e) = content.empty_trash() {
+        tracing::warn!(error = %errors::chain(&e), "removed blobs not deleted");
     }
 }

@@ -10,6 +10,7 @@
 
 mod fill;
 mod local;
+mod plugin;
 mod points;
 mod staged;
 
@@ -21,6 +22,7 @@ use crate::model::{Config, HostConfig};
 use crate::record::{ContainerId, MountKind, MountPoint, now, random_hex};
 use crate::{Engine, Record, names};
 use metadata::RecordKind;
+use plugin::Plugin;
 use points::Planned;
 use rootdir::RootDir;
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,8 @@ const REMOVING: &str = ".removing-";
 pub struct Volume {
     pub name: String,
     pub created: String,
+    #[serde(default = "local", skip_serializing_if = "is_local")]
+    pub driver: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Options of the driver, as given.
@@ -50,6 +54,21 @@ pub struct Volume {
     /// The container that an anonymous volume goes with. None when its container left it behind, or it has a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+fn local() -> String {
+    LOCAL.into()
+}
+
+fn is_local(driver: &str) -> bool {
+    driver == LOCAL
+}
+
+impl Volume {
+    /// Whether something is mounted on its directory while it is used.
+    fn is_mounted_when_used(&self) -> bool {
+        !self.options.is_empty() || !is_local(&self.driver)
+    }
 }
 
 /// A volume that a client wants.
@@ -110,17 +129,20 @@ impl Engine {
 
     /// Makes a volume, or finds the one that has this name already, as Docker does.
     pub async fn create_volume(self: &Arc<Self>, new: NewVolume) -> Result<Volume, Error> {
-        check_driver(&new.driver)?;
         let anonymous = new.name.is_empty();
         if !anonymous {
             check_name(&new.name)?;
         }
-        local::check(&new.options)?;
+        let driver = if new.driver.is_empty() { local() } else { new.driver };
+        if is_local(&driver) {
+            local::check(&new.options)?;
+        }
         let name = if anonymous { random_hex() } else { new.name };
-        let volume =
-            Volume { name, created: now(), labels: new.labels, options: new.options, anonymous, owner: None };
+        let (labels, options) = (new.labels, new.options);
+        let volume = Volume { name, created: now(), driver, labels, options, anonymous, owner: None };
         let engine = self.clone();
         blocking(move || {
+            engine.make_with_driver(&volume)?;
             let _claims = engine.volumes.claims();
             Ok(engine.ensure_volume(volume)?.0)
         })
@@ -131,6 +153,18 @@ impl Engine {
     pub async fn remove_volume(self: &Arc<Self>, name: &str, force: bool) -> Result<(), Error> {
         let (engine, name) = (self.clone(), name.to_string());
         blocking(move || {
+            if let Ok(volume) = engine.volume_record(&name) {
+                let users = engine.volume_users(&engine.volumes.claims(), &name);
+                if users.is_empty() {
+                    // Before it is forgotten here, so that a driver that refuses is heard; with nothing held.
+                    match remove_with_driver(&volume) {
+                        Err(e) if force => {
+                            tracing::warn!(volume = name, error = %errors::chain(&e), "its driver keeps it");
+                        }
+                        other => other?,
+                    }
+                }
+            }
             let claims = engine.volumes.claims();
             match engine.volume_record(&name) {
                 Err(Error::NoSuchVolume { .. }) if force => return Ok(()),
@@ -155,6 +189,10 @@ impl Engine {
         blocking(move || {
             let mut pruned = PrunedVolumes::default();
             for volume in engine.volume_records()?.into_iter().filter(|v| wanted(v)) {
+                if !is_local(&volume.driver) {
+                    // As Docker: what others keep is not pruned.
+                    continue;
+                }
                 let bytes = size_below(&engine.volume_path(&volume.name)).unwrap_or(0);
                 let claims = engine.volumes.claims();
                 if !engine.volume_users(&claims, &volume.name).is_empty() {
@@ -327,9 +365,12 @@ impl Engine {
                 }
             }
             MountKind::Volume => {
-                check_driver(&point.driver).map_err(|e| Error::invalid(e.to_string()))?;
-                local::check(&options)?;
-                point.driver = LOCAL.into();
+                if point.driver.is_empty() {
+                    point.driver = local();
+                }
+                if is_local(&point.driver) {
+                    local::check(&options)?;
+                }
                 // Taken over from another container, it has its name and stays as anonymous as it is.
                 if point.name.is_empty() {
                     point.anonymous = true;
@@ -338,15 +379,25 @@ impl Engine {
                 let volume = Volume {
                     name: point.name.clone(),
                     created: now(),
+                    driver: point.driver.clone(),
                     labels,
                     options,
                     anonymous: point.anonymous,
                     owner: point.anonymous.then(|| owner.to_string()),
                 };
+                if self.volume_record(&volume.name).is_err() {
+                    // Not found would make clients pull the image.
+                    self.make_with_driver(&volume).map_err(|e| match e {
+                        Error::NoSuchPlugin { .. } => Error::invalid(e.to_string()),
+                        other => other,
+                    })?;
+                }
                 let mut claims = self.volumes.claims();
                 claims.entry(owner.clone()).or_default().push(point.name.clone());
-                let (_, is_empty) = self.ensure_volume(volume)?;
+                let (found, is_empty) = self.ensure_volume(volume)?;
                 drop(claims);
+                // A volume that is there has its driver, whatever was asked for.
+                point.driver = found.driver;
                 let wanted = !point.mode.split(',').any(|m| m == "nocopy") && point.subpath.is_empty();
                 point.copy_up = is_empty && wanted;
                 let whole = point.subpath.is_empty();
@@ -365,13 +416,14 @@ impl Engine {
     /// Makes a volume that does not exist. The volume as it is, and whether it is (or may be) empty. The caller holds
     /// the claims.
     fn ensure_volume(&self, volume: Volume) -> Result<(Volume, bool), Error> {
+        // Volumes of plugins were made by these before.
         let doing = || format!("create volume {}", volume.name);
         let data = self.volume_path(&volume.name);
         match self.volume_record(&volume.name) {
             Ok(found) => {
                 // What a driver mounts is seen only once it is mounted.
-                let is_empty =
-                    !found.options.is_empty() || std::fs::read_dir(&data).io_during(doing)?.next().is_none();
+                let is_empty = found.is_mounted_when_used()
+                    || std::fs::read_dir(&data).io_during(doing)?.next().is_none();
                 return Ok((found, is_empty));
             }
             Err(Error::NoSuchVolume { .. }) => {}
@@ -386,7 +438,7 @@ impl Engine {
             volume.labels.insert(ANONYMOUS_LABEL.into(), String::new());
         }
         self.put_volume(&volume)?;
-        self.volume_event("create", &volume.name, &[]);
+        self.volume_event("create", &volume.name, &volume.driver, &[]);
         Ok((volume, true))
     }
 
@@ -396,8 +448,8 @@ impl Engine {
         self.db.put_record(RecordKind::Volume, &volume.name, &volume.name, &body).during(doing)
     }
 
-    fn volume_event(&self, action: &str, name: &str, more: &[(&str, String)]) {
-        let mut attributes = BTreeMap::from([("driver".to_string(), LOCAL.to_string())]);
+    fn volume_event(&self, action: &str, name: &str, driver: &str, more: &[(&str, String)]) {
+        let mut attributes = BTreeMap::from([("driver".to_string(), driver.to_string())]);
         attributes.extend(more.iter().map(|(k, v)| (k.to_string(), v.clone())));
         self.events.publish("volume", action, name, attributes);
     }
@@ -411,7 +463,12 @@ impl Engine {
                 ("propagation", point.propagation.clone()),
                 ("read/write", point.read_write.to_string()),
             ];
-            self.volume_event(action, &point.name, if action == "mount" { &more } else { &more[..1] });
+            self.volume_event(
+                action,
+                &point.name,
+                &point.driver,
+                if action == "mount" { &more } else { &more[..1] },
+            );
         }
     }
 
@@ -421,6 +478,7 @@ impl Engine {
             if volume.owner.as_deref().is_some_and(&is_gone) {
                 tracing::info!(volume = volume.name, "removing a volume whose container never came to be");
                 self.erase_volume(&volume.name)?;
+                remove_with_driver_behind(volume);
             }
         }
         Ok(())
@@ -448,8 +506,11 @@ impl Engine {
             if users.iter().any(|id| id != record.id.as_str()) {
                 continue;
             }
+            let volume = self.volume_record(&point.name);
             if let Err(e) = self.erase_volume(&point.name) {
                 tracing::warn!(volume = point.name, error = %errors::chain(&e), "volume not removed");
+            } else if let Ok(volume) = volume {
+                remove_with_driver_behind(volume);
             }
         }
     }
@@ -457,6 +518,7 @@ impl Engine {
     /// Removes a volume whatever it holds, but never what is mounted in it.
     fn erase_volume(&self, name: &str) -> Result<(), Error> {
         let doing = || format!("remove volume {name}");
+        let driver = self.volume_record(name).map_or_else(|_| local(), |v| v.driver);
         let directory = self.config.data_root.join("volumes").join(name);
         local::release(&directory).during(doing)?;
         if !self.db.delete_record(RecordKind::Volume, name).during(doing)? {
@@ -467,7 +529,7 @@ impl Engine {
         let doomed = directory.with_file_name(format!("{REMOVING}{}", random_hex()));
         std::fs::rename(&directory, &doomed).io_during(doing)?;
         remove_behind(doomed);
-        self.volume_event("destroy", name, &[]);
+        self.volume_event("destroy", name, &driver, &[]);
         Ok(())
     }
 
@@ -478,12 +540,12 @@ impl Engine {
         for name in crate::recover::names_in(&self.config.data_root.join("volumes")) {
             let directory = self.config.data_root.join("volumes").join(&name);
             match known.get(&name) {
-                Some(volume) if volume.options.is_empty() => {}
-                Some(_) => {
+                Some(volume) if !volume.is_mounted_when_used() => {}
+                Some(volume) => {
                     let users = self.volumes.users(&name);
                     let users = users.lock().expect("no holder panics");
                     if users.is_empty()
-                        && let Err(e) = local::release(&directory)
+                        && let Err(e) = self.release_volume(volume, &directory)
                     {
                         tracing::warn!(volume = name, error = %errors::chain(&e), "volume not unmounted");
                     }
@@ -498,6 +560,30 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// Has the volume's driver remove it, where that is a plugin. To be called with nothing held.
+fn remove_with_driver(volume: &Volume) -> Result<(), Error> {
+    if is_local(&volume.driver) {
+        return Ok(());
+    }
+    Plugin::find(&volume.driver)?.remove(&volume.name).during(|| format!("remove {}", volume.name))
+}
+
+/// As [`remove_with_driver`] for a volume that is forgotten here, on a thread of its own.
+fn remove_with_driver_behind(volume: Volume) {
+    if is_local(&volume.driver) {
+        return;
+    }
+    let name = volume.name.clone();
+    let remove = move || {
+        if let Err(e) = remove_with_driver(&volume) {
+            tracing::warn!(volume = volume.name, error = %errors::chain(&e), "its driver keeps it");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("remove-volume".into()).spawn(remove) {
+        tracing::warn!(volume = name, %error, "its driver keeps it");
     }
 }
 
@@ -528,13 +614,6 @@ fn check_name(name: &str) -> Result<(), Error> {
         "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
          \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
     )))
-}
-
-fn check_driver(driver: &str) -> Result<(), Error> {
-    match driver {
-        "" | LOCAL => Ok(()),
-        other => Err(Error::NoSuchPlugin { name: other.into() }),
-    }
 }
 
 fn size_below(dir: &Path) -> std::io::Result<u64> {

@@ -51,6 +51,8 @@ pub struct Checked {
     pub images: usize,
     pub blobs: usize,
     pub blob_bytes: u64,
+    /// Bytes of blobs that are arriving, or whose beginnings wait for who goes on with them.
+    pub partial_bytes: u64,
     pub layers: usize,
     /// Layers that no blob tells the content of, or that the driver keeps in another form: not compared.
     pub layers_not_compared: usize,
@@ -65,7 +67,7 @@ impl Images {
     ///
     /// When records or directories cannot be read at all; what is wrong with single things is in the result.
     pub fn check(&self, repair: bool) -> Result<Checked, Error> {
-        let mut checked = Checked::default();
+        let mut checked = Checked { partial_bytes: self.content.partial_bytes()?, ..Checked::default() };
         self.check_blobs(repair, &mut checked)?;
         self.check_images(&mut checked)?;
         self.check_disk(repair, &mut checked)?;

@@ -144,6 +144,9 @@ pub fn layer_type(compression: Compression) -> &'static str {
         Compression::None => media_type::OCI_LAYER,
         Compression::Gzip => media_type::OCI_LAYER_GZIP,
         Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+        // In nobody's specification, but whoever reads it knows what it is.
+        Compression::Xz => "application/vnd.oci.image.layer.v1.tar+xz",
+        Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
     }
 }
 

@@ -2,10 +2,13 @@
 
 use crate::commit::{Assemble, NewLayer, layer_type, push_layer};
 use crate::{Error, Image, Images, Lease, OnProgress};
-use archive::{Hashing, Packed};
+use archive::{Compression, Hashing, Packed};
 use oci::image::{History, ImageConfig, RootFs, RunConfig};
 use oci::{Descriptor, Platform, Reference};
 use std::io::{self, Read, Write};
+
+/// Bytes that tell how a stream is compressed.
+const HEAD: u64 = 8;
 
 /// An image to make of a tar.
 #[expect(missing_debug_implementations, reason = "holds a callback")]
@@ -32,13 +35,8 @@ impl Images {
         let lease = self.lease();
         let made = self.import_root_leased(tar, import, &lease);
         drop(lease);
-        if made.is_err()
-            && let Err(e) = self.collect_garbage()
-        {
-            tracing::warn!(
-                error = errors::chain(&e),
-                "leftovers of a failed import stay until the next collection"
-            );
+        if made.is_err() {
+            self.clear_leftovers();
         }
         made
     }
@@ -50,16 +48,32 @@ impl Images {
         lease: &Lease,
     ) -> Result<Image, Error> {
         let read = |source| Error::ReadArchive { source };
-        let mut ingest = self.content.ingest(None, None)?;
-        let copying = Copying { from: tar, to: &mut ingest };
-        let mut plain = archive::decompress(copying).map_err(read)?;
-        let compression = plain.compression();
-        let mut hashing = Hashing::new(&mut plain);
         let io = |source| read(archive::Error::Read { source });
-        io::copy(&mut hashing, &mut io::sink()).map_err(io)?;
-        let (diff_id, tar_bytes) = hashing.finish();
-        // What comes behind the compressed stream belongs to the blob too.
-        io::copy(&mut plain.into_inner(), &mut io::sink()).map_err(io)?;
+        let mut head = Vec::new();
+        let mut tar = tar;
+        tar.by_ref().take(HEAD).read_to_end(&mut head).map_err(io)?;
+        let compression = Compression::of(&head).map_err(read)?;
+        let tar = io::Cursor::new(head).chain(tar);
+        let mut ingest = self.content.ingest(None, None)?;
+        let (compression, diff_id, tar_bytes) = match compression {
+            // No registry's clients read these in a layer: it is kept as a plain one.
+            Compression::Xz | Compression::Bzip2 => {
+                let mut hashing = Hashing::new(archive::decompress(tar).map_err(read)?);
+                io::copy(&mut hashing, &mut ingest).map_err(io)?;
+                let (diff_id, tar_bytes) = hashing.finish();
+                (Compression::None, diff_id, tar_bytes)
+            }
+            compression => {
+                let copying = Copying { from: tar, to: &mut ingest };
+                let mut plain = archive::decompress(copying).map_err(read)?;
+                let mut hashing = Hashing::new(&mut plain);
+                io::copy(&mut hashing, &mut io::sink()).map_err(io)?;
+                let (diff_id, tar_bytes) = hashing.finish();
+                // What comes behind the compressed stream belongs to the blob too.
+                io::copy(&mut plain.into_inner(), &mut io::sink()).map_err(io)?;
+                (compression, diff_id, tar_bytes)
+            }
+        };
         let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
         let layer = NewLayer {
             descriptor: Descriptor::new(layer_type(compression), digest, size),

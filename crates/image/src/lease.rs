@@ -1,6 +1,7 @@
 //! What keeps blobs and layers alive while someone works.
 
 use oci::Digest;
+use snapshot::LayerDir;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Lease {
     table: Arc<Leases>,
     number: u64,
+    /// Layers unpacked before anyone knew what lies below them, by blob and diff ID, with the size of their files.
+    unpacked: Mutex<HashMap<(Digest, Digest), (LayerDir, u64)>>,
 }
 
 impl Lease {
@@ -22,6 +25,19 @@ impl Lease {
     /// Keeps the layer `chain_id`, present or yet to come, and those below it that are present.
     pub fn keep_layer(&self, chain_id: &Digest) {
         self.table.lock().held(self.number).layers.insert(*chain_id);
+    }
+}
+
+impl Lease {
+    /// Keeps what the blob `blob` was unpacked to, for who makes a layer of it. What nobody asks for goes with the lease.
+    pub(crate) fn keep_unpacked(&self, blob: Digest, diff_id: Digest, dir: LayerDir, size_bytes: u64) {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(unpacked.insert((blob, diff_id), (dir, size_bytes)));
+    }
+
+    /// Gives what [`Lease::keep_unpacked`] got.
+    pub(crate) fn take_unpacked(&self, blob: &Digest, diff_id: &Digest) -> Option<(LayerDir, u64)> {
+        self.unpacked.lock().unwrap_or_else(PoisonError::into_inner).remove(&(*blob, *diff_id))
     }
 }
 
@@ -55,7 +71,7 @@ impl Leases {
         let number = state.next;
         state.next += 1;
         state.leases.insert(number, Held::default());
-        Lease { table: Arc::clone(self), number }
+        Lease { table: Arc::clone(self), number, unpacked: Mutex::default() }
     }
 
     /// While the guard lives nobody can begin to rely on a blob or layer. The collector holds it.

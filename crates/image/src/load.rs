@@ -1,26 +1,24 @@
 //! Images from an archive: an OCI layout, or what `docker save` writes, in a tar or in a directory.
 //!
-//! A tar is applied by the strict reader below a directory of ours, as ordinary files; then all names that the
-//! documents give are resolved below that directory, where no symlink leads out. What is taken is copied into the
-//! content store, and becomes an image by the same [`Images::import`] as anything that was pulled.
+//! A tar is read once, by the strict reader; `source.rs` says where its files go. Names that the documents give are looked
+//! up among the names that came, or resolved below the directory, where no symlink leads out. What is taken becomes an
+//! image by the same [`Images::import`] as anything that was pulled.
 //!
 //! Spec: image-spec, image-layout.md; Docker image specification v1.2 for `manifest.json`.
 
+mod source;
+
 use crate::document::{parse_config, parse_index};
-use crate::store::make_dir;
 use crate::{Error, Image, Images, Import, Lease, OnProgress};
-use archive::{Compression, Whiteouts};
 use errors::HasKind as _;
 use oci::image::{Index, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, Manifest, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
 use rootdir::RootDir;
-use rustix::fs::{FileType, Mode, OFlags};
 use serde::Deserialize;
+use source::Source;
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 /// The name that Docker gives an image in the annotations of an OCI layout.
 const DOCKER_NAME: &str = "io.containerd.image.name";
@@ -63,18 +61,10 @@ impl Images {
         platform: &Platform,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Loaded>, Error> {
-        let unpacked = Temporary::new(self)?;
-        let root = unpacked.root()?;
-        let options = archive::Options {
-            whiteouts: Whiteouts::Keep,
-            forbid_devices: true,
-            keep_owner: false,
-            ..archive::Options::default()
-        };
-        archive::decompress(tar)
-            .and_then(|tar| archive::apply(tar, &root, &options))
-            .map_err(|source| Error::ReadArchive { source })?;
-        self.load_root(&root, platform, progress)
+        let lease = self.lease();
+        let loaded = source::receive(self, &lease, tar)
+            .and_then(|source| self.load_source(&source, &lease, platform, progress));
+        self.loaded(lease, loaded)
     }
 
     /// Loads the images in an OCI layout directory or an unpacked archive of `docker save`.
@@ -90,27 +80,32 @@ impl Images {
             path: dir.into(),
             source: io::Error::other(e),
         })?;
-        self.load_root(&root, platform, progress)
+        let lease = self.lease();
+        let loaded = self.load_source(&Source::Directory(&root), &lease, platform, progress);
+        self.loaded(lease, loaded)
     }
 
-    fn load_root(
+    fn load_source(
         &self,
-        root: &RootDir,
+        source: &Source<'_>,
+        lease: &Lease,
         platform: &Platform,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Loaded>, Error> {
-        let lease = self.lease();
-        let loading = Loading { images: self, root, platform, progress, lease: &lease };
-        let loaded = loading.run();
+        Loading { images: self, source, platform, progress, lease }.run()
+    }
+
+    /// Removes what came and is of no image: all of an image that failed, and what the archive had besides.
+    fn loaded(&self, lease: Lease, loaded: Result<Vec<Loaded>, Error>) -> Result<Vec<Loaded>, Error> {
         drop(lease);
-        if loaded.is_err() {
-            // What the failed image brought in. The failure matters more than one of the clean-up.
-            if let Err(e) = self.collect_garbage() {
-                tracing::warn!(
-                    error = errors::chain(&e),
-                    "leftovers of a failed load stay until the next collection"
-                );
+        match &loaded {
+            Ok(_) => {
+                if let Err(e) = self.collect_garbage() {
+                    let error = errors::chain(&e);
+                    tracing::warn!(error, "leftovers of a load stay until the next collection");
+                }
             }
+            Err(_) => self.clear_leftovers(),
         }
         loaded
     }
@@ -119,7 +114,7 @@ impl Images {
 /// An archive being loaded.
 struct Loading<'a> {
     images: &'a Images,
-    root: &'a RootDir,
+    source: &'a Source<'a>,
     platform: &'a Platform,
     progress: OnProgress<'a>,
     lease: &'a Lease,
@@ -267,34 +262,14 @@ impl Loading<'_> {
             return Ok(());
         }
         let path = blob_path(&descriptor.digest);
-        let mut file = self.open(&path)?;
-        self.ingest(&path, &mut file, Some(descriptor.digest), Some(descriptor.size)).map(|_| ())
+        let expected = Some((descriptor.digest, descriptor.size));
+        self.source.take(self.images, self.lease, &path, expected).map(drop)
     }
 
     /// Copies a layer of a docker archive and describes it.
     fn copy_layer(&self, path: &Path) -> Result<Descriptor, Error> {
-        let mut file = self.open(path)?;
-        let mut head = Vec::new();
-        let failed = |source| Error::ArchiveFile { path: path.into(), source };
-        file.by_ref().take(8).read_to_end(&mut head).map_err(failed)?;
-        let compression =
-            Compression::of(&head).map_err(|source| Error::Unpack { layer: Digest::of(&head), source })?;
-        let media_type = crate::layer_type(compression);
-        let (digest, size) = self.ingest(path, &mut io::Cursor::new(head).chain(file), None, None)?;
-        Ok(Descriptor::new(media_type, digest, size))
-    }
-
-    fn ingest(
-        &self,
-        path: &Path,
-        from: &mut dyn Read,
-        expected: Option<Digest>,
-        size: Option<u64>,
-    ) -> Result<(Digest, u64), Error> {
-        let mut ingest = self.images.content.ingest(expected, size)?;
-        io::copy(from, &mut ingest).map_err(|source| Error::ArchiveFile { path: path.into(), source })?;
-        let (digest, size) = ingest.commit_kept(|digest| self.lease.keep_blob(digest))?;
-        Ok((digest, size))
+        let (digest, size, compression) = self.source.take(self.images, self.lease, path, None)?;
+        Ok(Descriptor::new(crate::layer_type(compression), digest, size))
     }
 
     fn read_if_there(&self, path: &Path, max: usize) -> Result<Option<Vec<u8>>, Error> {
@@ -306,28 +281,7 @@ impl Loading<'_> {
     }
 
     fn read(&self, path: &Path, max: usize) -> Result<Vec<u8>, Error> {
-        let failed = |source| Error::ArchiveFile { path: path.into(), source };
-        let mut bytes = Vec::new();
-        self.open(path)?.take(max as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() > max {
-            return Err(Error::Archive { reason: format!("{path:?} has more than {max} bytes") });
-        }
-        Ok(bytes)
-    }
-
-    /// Opens a regular file of the archive. Reading anything else could wait for ever.
-    fn open(&self, path: &Path) -> Result<File, Error> {
-        let failed = |source| Error::ArchiveFile { path: path.into(), source };
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = self.root.open_file(path, flags, Mode::empty()).map_err(|e| match e {
-            rootdir::Error::Open { source, .. } => failed(source),
-            other => failed(io::Error::other(other)),
-        })?;
-        let stat = rustix::fs::fstat(&fd).map_err(|e| failed(e.into()))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Error::Archive { reason: format!("{path:?} is not a regular file") });
-        }
-        Ok(fd.into())
+        self.source.read(self.images, path, max)
     }
 }
 
@@ -367,30 +321,4 @@ fn layout_name(entry: &Descriptor) -> Option<Reference> {
 
 fn blob_path(digest: &Digest) -> PathBuf {
     Path::new("blobs/sha256").join(digest.hex())
-}
-
-/// A directory for an archive, removed when dropped.
-struct Temporary {
-    path: PathBuf,
-}
-
-impl Temporary {
-    fn new(images: &Images) -> Result<Temporary, Error> {
-        let number = images.next_tmp.fetch_add(1, Ordering::Relaxed);
-        let path = images.tmp.join(format!("load-{number}"));
-        make_dir(&path)?;
-        Ok(Temporary { path })
-    }
-
-    fn root(&self) -> Result<RootDir, Error> {
-        RootDir::open(&self.path).map_err(|e| Error::Snapshot(e.into()))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(e) = snapshot::remove_tree(&self.path) {
-            tracing::warn!(path = ?self.path, error = errors::chain(&e), "unpacked archive stays until the next start");
-        }
-    }
 }

@@ -11,8 +11,7 @@ use oci::image::{ImageConfig, MAX_CONFIG};
 use oci::{Digest, Platform, Reference};
 use snapshot::Snapshotter;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Configs kept in memory. A config is a few KiB; more images than this are rare on one machine.
@@ -21,9 +20,6 @@ const CACHED_CONFIGS: usize = 256;
 /// All images of one data root.
 #[derive(Debug)]
 pub struct Images {
-    /// For archives being loaded; empty at start.
-    pub(crate) tmp: PathBuf,
-    pub(crate) next_tmp: AtomicU64,
     pub(crate) db: Arc<Database>,
     pub(crate) content: ContentStore,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
@@ -44,8 +40,6 @@ impl Images {
         snapshot::remove_tree(&tmp)?;
         make_dir(&tmp)?;
         Ok(Images {
-            tmp,
-            next_tmp: AtomicU64::new(0),
             db,
             content,
             snapshotter,

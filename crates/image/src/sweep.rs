@@ -8,7 +8,7 @@ use std::collections::HashSet;
 impl Images {
     /// Removes blobs and layers that no image, no writable snapshot and no lease needs. Works on a full disk.
     ///
-    /// The files of layers go when the snapshotter's trash is emptied.
+    /// The files of layers go when the snapshotter's trash is emptied, those of blobs when the content store's is.
     pub fn collect_garbage(&self) -> Result<Collected, Error> {
         // While this is held no lease can begin to keep something that was found unneeded.
         let leases = self.leases.lock();
@@ -32,7 +32,7 @@ impl Images {
                 continue;
             }
             let size = self.content.size(&digest).unwrap_or(0);
-            if self.content.remove(&digest)? {
+            if self.content.discard(&digest)? {
                 collected.blobs.push(digest);
                 collected.bytes += size;
             }
@@ -40,6 +40,17 @@ impl Images {
         collected.bytes += self.content.remove_partials(content::PARTIAL_LIFE)?;
         drop(leases);
         Ok(collected)
+    }
+
+    /// Removes and deletes what work that failed has brought: it may have failed because the disk is full. The failure of the
+    /// work matters more than one of this.
+    pub fn clear_leftovers(&self) {
+        let done = self.collect_garbage().map(drop);
+        let done = done.and(self.snapshotter.empty_trash().map(drop).map_err(Error::from));
+        let done = done.and(self.content.empty_trash().map_err(Error::from));
+        if let Err(e) = done {
+            tracing::warn!(error = errors::chain(&e), "leftovers stay until the next collection");
+        }
     }
 
     /// Brings disk and record together. For start-up, before anything else: work in progress is taken for leftovers.

@@ -39,8 +39,15 @@ impl Images {
             progress(&Progress { layer: layer.digest, state: State::Exists });
             return Ok(chain_id);
         }
-        let dir = self.snapshotter.prepare_layer(parent)?;
-        let size_bytes = apply(&dir, self.content.open_blob(&layer.digest)?, layer, diff_id, progress)?;
+        let (dir, size_bytes) = match lease.take_unpacked(&layer.digest, diff_id) {
+            Some(unpacked) => unpacked,
+            None => {
+                let dir = self.snapshotter.prepare_layer(parent)?;
+                let blob = self.content.open_blob(&layer.digest)?;
+                let size_bytes = apply(&dir, blob, layer, diff_id, progress)?;
+                (dir, size_bytes)
+            }
+        };
         self.commit_layer(dir, layer, diff_id, parent, size_bytes, progress)?;
         Ok(chain_id)
     }
@@ -101,18 +108,22 @@ fn apply<R: Read + Send>(
     diff_id: &Digest,
     progress: OnProgress<'_>,
 ) -> Result<u64, Error> {
-    let failed = |source| Error::Unpack { layer: layer.digest, source };
-    let plain = archive::decompress(Reporting::new(blob, layer, progress)).map_err(failed)?;
-    // Decompressing takes longest; hashing and applying go on beside it.
-    let (applied, actual) = archive::read_ahead(plain, |plain| {
-        let mut tar = Hashing::new(plain);
-        dir.apply(&mut tar).map(|applied| (applied, tar.finish().0))
-    })
-    .map_err(failed)?;
+    let applied = apply_plain(dir, Reporting::new(blob, layer, progress));
+    let (size_bytes, actual) = applied.map_err(|source| Error::Unpack { layer: layer.digest, source })?;
     if actual != *diff_id {
         return Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual });
     }
-    Ok(applied.bytes)
+    Ok(size_bytes)
+}
+
+/// Applies what may be a layer. Returns the size of its files and its diff ID.
+pub(crate) fn apply_plain<R: Read + Send>(dir: &LayerDir, blob: R) -> Result<(u64, Digest), archive::Error> {
+    let plain = archive::decompress(blob)?;
+    // Decompressing takes longest; hashing and applying go on beside it.
+    archive::read_ahead(plain, |plain| {
+        let mut tar = Hashing::new(plain);
+        dir.apply(&mut tar).map(|applied| (applied.bytes, tar.finish().0))
+    })
 }
 
 /// Lets one thread at a time unpack a layer.

@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// File name of the database in its directory.
 const FILE: &str = "brig.db";
+/// SQLite's way to files for a database that one process has open: its index of the log is in memory, not in a mapped file
+/// `brig.db-shm`. A store to a mapped file ends the process with SIGBUS where the file system finds no room for the page:
+/// blocks smaller than pages, and file systems that copy on write, when the disk is full.
+const VFS: &str = "unix-excl";
 /// Idle readers kept. More may exist while more threads read at once.
 const IDLE_READERS: usize = 4;
 /// Pages of log after which a commit also checkpoints: 16 MiB. [`Database::checkpoint`] normally comes first.
@@ -225,7 +229,7 @@ fn open_writer(path: &Path) -> Result<Connection, Error> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let mut db = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let mut db = Connection::open_with_flags_and_vfs(path, flags, VFS).map_err(failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     db.pragma_update(None, "foreign_keys", true).map_err(failed)?;
@@ -239,7 +243,7 @@ fn open_reader(path: &Path) -> Result<Connection, Error> {
     let failed = |source| Error::Open { path: path.into(), source };
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let db = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let db = Connection::open_with_flags_and_vfs(path, flags, VFS).map_err(failed)?;
     db.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     db.pragma_update(None, "query_only", true).map_err(failed)?;
     db.set_prepared_statement_cache_capacity(64);

@@ -19,5 +19,5 @@ pub use filesystem::{FileSystem, mount_file_system};
 pub use image::mount_erofs;
 pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
-pub use place::{bind, bind_open, bind_root, detach, is_mounted, unmount};
+pub use place::{bind, bind_open, bind_root, detach, is_mounted, unmount, unmount_unused};
 pub use view::{Attach, attach_at, private_view};

@@ -6,6 +6,11 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a mount that nobody should use may seem in use, and how often one looks.
+const BUSY_FOR: Duration = Duration::from_millis(500);
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Binds the file or directory `source` on `target`, which is of the same sort. Mounts below `source` do not come
 /// along. Neither path is followed where its last part is a symlink.
@@ -79,6 +84,19 @@ pub fn bind_root(source: &Path, target: &Path, read_only: bool) -> Result<(), Er
 pub fn unmount(target: &Path) -> Result<(), Error> {
     rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)
         .map_err(|e| Error::Unmount { target: target.into(), source: e.into() })
+}
+
+/// As [`unmount`], for a mount whose users are gone. A program that another thread is just starting holds, until its
+/// `execve`, whatever descriptors this process had open; so one that seems in use is tried for a short while.
+pub fn unmount_unused(target: &Path) -> Result<(), Error> {
+    let begin = Instant::now();
+    loop {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::BUSY) if begin.elapsed() < BUSY_FOR => std::thread::sleep(BUSY_PAUSE),
+            Err(e) => return Err(Error::Unmount { target: target.into(), source: e.into() }),
+        }
+    }
 }
 
 /// Takes `target` out of the tree at once, with all mounts below it; the kernel unmounts them when the last user is

@@ -121,7 +121,7 @@ impl Overlay {
             .and_then(|_| {
                 mount::mount_erofs(&image, &target).map_err(|source| Error::MountLayer { number: 0, source })
             })
-            .and_then(|()| mount::unmount(&target).map_err(|source| Error::Unmount { source }));
+            .and_then(|()| mount::unmount_unused(&target).map_err(|source| Error::Unmount { source }));
         tree::remove_tree(&scratch)?;
         tried
     }
@@ -227,7 +227,7 @@ impl Snapshotter for Overlay {
     }
 
     fn unmount(&self, target: &Path) -> Result<(), Error> {
-        let unmounted = mount::unmount(target).map_err(|source| Error::Unmount { source });
+        let unmounted = mount::unmount_unused(target).map_err(|source| Error::Unmount { source });
         Inner::sweep_later(&self.inner);
         unmounted
     }

@@ -184,7 +184,7 @@ impl Snapshotter for Trees {
     }
 
     fn unmount(&self, target: &Path) -> Result<(), Error> {
-        mount::unmount(target).map_err(|source| Error::Unmount { source })
+        mount::unmount_unused(target).map_err(|source| Error::Unmount { source })
     }
 
     fn remove(&self, key: &str) -> Result<bool, Error> {

@@ -117,6 +117,22 @@ impl<R: Read> Reader<R> {
         Ok(Some(&self.buffer[start..start + n]))
     }
 
+    /// As [`Reader::content`], into `buffer`; 0 when all of it has been given.
+    pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if self.content == 0 || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.unread.is_empty() && !self.receive()? {
+            return Err(truncated("inside the content of a file", self.offset));
+        }
+        let room = self.unread.len().min(buffer.len());
+        let n = usize::try_from(self.content).map_or(room, |content| content.min(room));
+        let start = self.consume(n);
+        self.content -= len(n);
+        buffer[..n].copy_from_slice(&self.buffer[start..start + n]);
+        Ok(n)
+    }
+
     /// Joins a header and what extends it.
     fn entry(
         &mut self,

@@ -73,10 +73,11 @@ pub(crate) async fn check(context: &Context, flags: &Check) -> Result<u8> {
             let number = |name| report.get(name).map_or(0, Value::int);
             let _ = writeln!(
                 out,
-                "checked {} images, {} blobs ({}), {} layers ({} not compared), {} snapshots: {}",
+                "checked {} images, {} blobs ({}), {} of blobs on their way, {} layers ({} not compared), {} snapshots: {}",
                 number("Images"),
                 number("Blobs"),
                 units::human_size(number("BlobBytes") as f64, 4),
+                units::human_size(number("PartialBytes") as f64, 4),
                 number("Layers"),
                 number("LayersNotCompared"),
                 number("Snapshots"),

@@ -1,6 +1,7 @@
 //! Options of the local driver: `type`, `device` and `o` as of mount(8), mounted on the volume's directory while a
 //! container uses it.
 
+use super::plugin::Plugin;
 use crate::error::{During, Error, IoDuring};
 use crate::record::{ContainerId, MountKind, Record};
 use crate::{Engine, Volume};
@@ -45,7 +46,7 @@ impl Engine {
 
     /// Mounts a volume with options for `user`, unless it is mounted already.
     pub(super) fn mount_volume(&self, volume: &Volume, user: &ContainerId) -> Result<(), Error> {
-        if volume.options.is_empty() {
+        if !volume.is_mounted_when_used() {
             return Ok(());
         }
         let users = self.volumes.users(&volume.name);
@@ -54,7 +55,11 @@ impl Engine {
         let doing =
             || format!("error while mounting volume '{}': failed to mount local volume", target.display());
         if !mount::is_mounted(&target).during(doing)? {
-            mount_on(volume, &target).during(doing)?;
+            if super::is_local(&volume.driver) {
+                mount_on(volume, &target).during(doing)?;
+            } else {
+                self.mount_by_plugin(volume, &target).during(doing)?;
+            }
         }
         users.insert(user.clone());
         Ok(())
@@ -69,7 +74,8 @@ impl Engine {
 
     /// `user` needs the volume no more; after the last one it is unmounted.
     pub(super) fn unmount_volume(&self, name: &str, user: &ContainerId) {
-        if !self.volume_record(name).is_ok_and(|v| !v.options.is_empty()) {
+        let Ok(volume) = self.volume_record(name) else { return };
+        if !volume.is_mounted_when_used() {
             return;
         }
         let users = self.volumes.users(name);
@@ -77,10 +83,39 @@ impl Engine {
         users.remove(user);
         let directory = self.config.data_root.join("volumes").join(name);
         if users.is_empty()
-            && let Err(e) = release(&directory)
+            && let Err(e) = self.release_volume(&volume, &directory)
         {
             tracing::warn!(volume = name, error = %errors::chain(&e), "volume not unmounted");
         }
+    }
+
+    /// Has a plugin mount its volume, and binds that on `target`.
+    fn mount_by_plugin(&self, volume: &Volume, target: &Path) -> Result<(), Error> {
+        let plugin = Plugin::find(&volume.driver)?;
+        let source = plugin.mount(&volume.name, &self.id)?;
+        let doing = || format!("bind {}", source.display());
+        mount::bind(&source, target).during(doing).inspect_err(|_| {
+            drop(plugin.unmount(&volume.name, &self.id));
+        })
+    }
+
+    /// As [`release`]; a plugin is told that its volume is not used any more, if it was.
+    pub(super) fn release_volume(&self, volume: &Volume, directory: &Path) -> Result<(), Error> {
+        let was_mounted = mount::is_mounted(&directory.join("_data")).unwrap_or(false);
+        release(directory)?;
+        if super::is_local(&volume.driver) || !was_mounted {
+            return Ok(());
+        }
+        Plugin::find(&volume.driver)?.unmount(&volume.name, &self.id)
+    }
+
+    /// Has the volume's driver make it, where that is a plugin. To be called with nothing held.
+    pub(super) fn make_with_driver(&self, volume: &Volume) -> Result<(), Error> {
+        if super::is_local(&volume.driver) || self.volume_record(&volume.name).is_ok() {
+            return Ok(());
+        }
+        let doing = || format!("create {}", volume.name);
+        Plugin::find(&volume.driver)?.create(&volume.name, &volume.options).during(doing)
     }
 
     /// Remembers which volumes a task uses that an earlier daemon started.

@@ -143,3 +143,48 @@ fn the_hello_world_of_the_repository_is_loaded() {
     store.with_mount(&loaded[0].image, |root| assert!(std::fs::read_dir(root).unwrap().count() > 0));
     store.check();
 }
+
+#[test]
+fn an_archive_by_xz_and_layers_by_links_are_loaded() {
+    if !is_root() {
+        return;
+    }
+    // Docker once wrote a layer that two images share a second time as a link.
+    let tars = [
+        Tar::new().file("etc/large", &vec![3; 200_000]).finish(),
+        Tar::new().file("etc/small", b"1").finish(),
+    ];
+    let forged = Forged::new(&tars);
+    let config = format!("{}.json", forged.id().0.hex());
+    let list = json!([{"Config": config, "RepoTags": ["x:1"], "Layers": ["b/layer.tar", "c/layer.tar"]}])
+        .to_string();
+    let tar = Tar::new()
+        .file(&config, &forged.config_bytes())
+        .file("a/layer.tar", &tars[0])
+        .symlink("b/layer.tar", "../a/layer.tar")
+        .file("c/layer.tar", &tars[1])
+        .file("manifest.json", list.as_bytes())
+        .finish();
+    let store = Store::new();
+    let loaded = load(&store, &tar).unwrap();
+    store.with_mount(&loaded[0].image, |root| {
+        assert_eq!(std::fs::metadata(root.join("etc/large")).unwrap().len(), 200_000);
+        assert!(root.join("etc/small").exists());
+    });
+    store.check();
+    // What was unpacked while it came is what an unpacking afterwards makes.
+    let again = Store::new();
+    assert_eq!(load(&again, &tar).unwrap()[0].image.id, loaded[0].image.id);
+    drop(again);
+    let mut xz = std::process::Command::new("xz");
+    let child = xz.arg("-c").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn();
+    let Ok(mut child) = child else { return println!("skipped: no program xz") };
+    let mut input = child.stdin.take().unwrap();
+    let bytes = tar.clone();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, &bytes));
+    let packed = child.wait_with_output().unwrap().stdout;
+    writer.join().unwrap().unwrap();
+    let store = Store::new();
+    assert_eq!(load(&store, &packed).unwrap()[0].image.id, forged.id());
+    store.check();
+}

@@ -1,0 +1,179 @@
+//! Volume drivers of others: a scripted plugin, and one that never answers.
+#![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use testkit::daemon::Daemon;
+use testkit::wait_until;
+
+/// A plugin with volumes that are directories.
+struct Plugin {
+    name: String,
+    socket: PathBuf,
+    root: tempfile::TempDir,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Plugin {
+    fn start(kind: &str) -> Plugin {
+        let name = format!("brigtest{kind}{}", std::process::id());
+        std::fs::create_dir_all("/run/docker/plugins").unwrap();
+        let socket = PathBuf::from(format!("/run/docker/plugins/{name}.sock"));
+        drop(std::fs::remove_file(&socket));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let plugin = Plugin { name, socket, root: tempfile::tempdir().unwrap(), calls: Arc::default() };
+        let (root, calls) = (plugin.root.path().to_path_buf(), plugin.calls.clone());
+        std::thread::spawn(move || {
+            let mut volumes = BTreeSet::new();
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let Some((method, body)) = read(&stream) else { continue };
+                let volume = body["Name"].as_str().unwrap_or_default().to_string();
+                calls.lock().unwrap().push(format!("{method} {volume}").trim().to_string());
+                let path = root.join(&volume);
+                let known = volumes.contains(&volume);
+                let answer = match method.as_str() {
+                    "Plugin.Activate" => json!({ "Implements": ["VolumeDriver"] }),
+                    "VolumeDriver.Create" if body["Opts"]["refuse"].is_string() => {
+                        json!({ "Err": "no room" })
+                    }
+                    "VolumeDriver.Create" => {
+                        std::fs::create_dir_all(&path).unwrap();
+                        volumes.insert(volume);
+                        json!({ "Err": "" })
+                    }
+                    "VolumeDriver.Mount" if known => json!({ "Mountpoint": path, "Err": "" }),
+                    "VolumeDriver.Unmount" if known => json!({ "Err": "" }),
+                    "VolumeDriver.Remove" if known => {
+                        volumes.remove(&volume);
+                        json!({ "Err": "" })
+                    }
+                    _ => json!({ "Err": "no such volume" }),
+                };
+                reply(&stream, &answer);
+            }
+        });
+        plugin
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|c| !c.starts_with("Plugin.")).cloned().collect()
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.socket));
+    }
+}
+
+fn read(stream: &UnixStream) -> Option<(String, Value)> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let method = line.split(' ').nth(1)?.trim_start_matches('/').to_string();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        match header.trim().to_ascii_lowercase().split_once(':') {
+            Some(("content-length", value)) => length = value.trim().parse().ok()?,
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some((method, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+fn reply(mut stream: &UnixStream, answer: &Value) {
+    let text = answer.to_string();
+    drop(write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
+}
+
+fn stage() -> Option<Daemon> {
+    if !testkit::is_root() {
+        return None;
+    }
+    let daemon = Daemon::start(Default::default());
+    daemon.load_busybox("busybox");
+    Some(daemon)
+}
+
+#[test]
+fn a_plugin_makes_mounts_and_removes_volumes() {
+    let Some(mut daemon) = stage() else { return };
+    let plugin = Plugin::start("a");
+    daemon.docker(&["volume", "create", "-d", &plugin.name, "-o", "k=v", "vol"]).success();
+    let seen = daemon.get("/volumes/vol");
+    assert_eq!((&seen["Driver"], &seen["Options"]), (&json!(plugin.name), &json!({"k": "v"})));
+    daemon.docker(&["run", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", "echo hi > /v/f"]).success();
+    assert_eq!(std::fs::read_to_string(plugin.root.path().join("vol/f")).unwrap().trim(), "hi");
+    wait_until("it is given back", || plugin.calls().last().is_some_and(|c| c == "VolumeDriver.Unmount vol"));
+    assert_eq!(
+        plugin.calls(),
+        ["VolumeDriver.Create vol", "VolumeDriver.Mount vol", "VolumeDriver.Unmount vol"]
+    );
+
+    // Two users, one mount; given back by the daemon that sees the last one go.
+    for name in ["one", "two"] {
+        daemon.docker(&["run", "-d", "--name", name, "-v", "vol:/v", "busybox", "sleep", "600"]).success();
+    }
+    daemon.kill9();
+    daemon.spawn();
+    let mounts =
+        |plugin: &Plugin| plugin.calls().iter().filter(|c| c.starts_with("VolumeDriver.Mount")).count();
+    assert_eq!(mounts(&plugin), 2);
+    let refused = daemon.docker(&["volume", "rm", "vol"]).expect(1);
+    assert!(refused.stderr.contains("volume is in use"), "{}", refused.stderr);
+    daemon.remove_all();
+    wait_until("it is given back", || plugin.calls().last().is_some_and(|c| c == "VolumeDriver.Unmount vol"));
+
+    // At create, with a driver that `run` names.
+    daemon
+        .docker(&["run", "--rm", "--volume-driver", &plugin.name, "-v", "other:/v", "busybox", "true"])
+        .success();
+    assert_eq!(daemon.get("/volumes/other")["Driver"], json!(plugin.name));
+    for name in ["vol", "other"] {
+        daemon.docker(&["volume", "rm", name]).success();
+    }
+    assert_eq!(plugin.calls().last().unwrap(), "VolumeDriver.Remove other");
+    assert_eq!(daemon.get("/volumes")["Volumes"], json!([]));
+
+    let refused =
+        daemon.docker(&["volume", "create", "-d", &plugin.name, "-o", "refuse=1", "full"]).expect(1);
+    assert!(refused.stderr.contains("VolumeDriver.Create: no room"), "{}", refused.stderr);
+    let missing = daemon.docker(&["volume", "create", "-d", "brigtestnowhere", "xx"]).expect(1);
+    assert!(missing.stderr.contains("plugin \"brigtestnowhere\" not found"), "{}", missing.stderr);
+    daemon.assert_no_leaks();
+}
+
+#[test]
+fn a_plugin_that_does_not_answer_holds_up_nobody_else() {
+    let Some(daemon) = stage() else { return };
+    std::fs::create_dir_all("/run/docker/plugins").unwrap();
+    let name = format!("brigtestdead{}", std::process::id());
+    let socket = PathBuf::from(format!("/run/docker/plugins/{name}.sock"));
+    drop(std::fs::remove_file(&socket));
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| daemon.docker(&["volume", "create", "-d", &name, "never"]));
+        // It has asked, and waits.
+        let (stream, _) = listener.accept().unwrap();
+        daemon.docker(&["volume", "create", "mine"]).success();
+        daemon.docker(&["run", "--rm", "-v", "mine:/v", "-v", "/anonymous", "busybox", "true"]).success();
+        daemon.docker(&["volume", "rm", "mine"]).success();
+        assert!(!waiting.is_finished(), "it still waits");
+        drop(stream);
+        let done = waiting.join().unwrap();
+        assert!(done.code == Some(1) && done.stderr.contains(&format!("volume plugin {name}")), "{done:?}");
+    });
+    std::fs::remove_file(&socket).unwrap();
+    assert_eq!(daemon.get("/volumes")["Volumes"], json!([]));
+}

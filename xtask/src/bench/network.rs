@@ -1,0 +1,522 @@
+//! `bench network`: what containers' packets, ports, names and networks cost, brig, dockerd and podman in turn, and a bare
+//! veth pair through a bridge as the floor.
+//!
+//! The programs that send are not in the containers but in their network namespaces (`nsenter`), so that the image does
+//! not matter. It runs in namespaces of its own, as the bench of engines does.
+
+use super::engines::{self, Engine};
+use super::report::machine;
+use super::times::median;
+use super::{image, init, own_namespace};
+use crate::build::{Profile, build};
+use crate::packages;
+use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
+use crate::workspace::target;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where this part begins in the page of results.
+const HEADING: &str = "# Networks: measured by `cargo xtask bench network`";
+const RUNS: usize = 5;
+/// The port that iperf3 listens on.
+const IPERF: u16 = 5201;
+/// Published ports of the engines begin here, one after the other.
+const PUBLISHED: u16 = 5300;
+/// Address of the bench's host for the client in another namespace.
+const HOST: &str = "192.0.2.1";
+const MANY_PORTS: u16 = 500;
+const MANY_NETWORKS: u32 = 200;
+/// Questions under way at once.
+const WINDOW: u16 = 64;
+
+pub(super) fn command(args: &[String]) -> Result<()> {
+    let mut args = args.to_vec();
+    let stage = take_value(&mut args, "--stage")?;
+    let work = take_value(&mut args, "--work")?.map(PathBuf::from);
+    let no_build = take_flag(&mut args, "--no-build");
+    let smoke = take_flag(&mut args, "--smoke");
+    let runs = match take_value(&mut args, "--runs")? {
+        None => RUNS,
+        Some(text) => text.parse().doing(|| format!("--runs {text}"))?,
+    };
+    let seconds = match take_value(&mut args, "--seconds")? {
+        None => 5,
+        Some(text) => text.parse().doing(|| format!("--seconds {text}"))?,
+    };
+    let mut without = Vec::new();
+    while let Some(name) = take_value(&mut args, "--without")? {
+        without.push(name);
+    }
+    no_more(&args)?;
+    let (runs, seconds) = if smoke { (1, 1) } else { (runs, seconds) };
+    let own = std::env::current_exe().doing(|| "find our own program".into())?;
+    let words = |name: &str, work: &Path| {
+        let mut words = vec![own.to_string_lossy().into_owned(), "bench".into(), "network".into()];
+        words.extend([format!("--stage={name}"), format!("--work={}", work.display())]);
+        words.extend([format!("--runs={runs}"), format!("--seconds={seconds}")]);
+        words.extend(without.iter().map(|name| format!("--without={name}")));
+        words.extend(smoke.then(|| "--smoke".to_string()));
+        words
+    };
+    match (stage.as_deref(), work) {
+        (Some("init"), Some(work)) => init(&words("inside", &work)),
+        (Some("inside"), Some(work)) => inside(&work, runs, seconds, &without, smoke),
+        (Some("ask"), _) => ask(Duration::from_secs(seconds)),
+        _ => outside(no_build, words),
+    }
+}
+
+fn outside(no_build: bool, words: impl Fn(&str, &Path) -> Vec<String>) -> Result<()> {
+    packages::ensure(packages::BUILD)?;
+    packages::ensure(packages::BENCH)?;
+    packages::ensure(packages::BENCH_NETWORK)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new("the bench starts container engines: run it as root"));
+    }
+    if no_build {
+        eprintln!("warning: measuring the programs of the last build, which may not be those of this commit");
+    } else {
+        build(Profile::Release)?;
+    }
+    let work = target().join(format!("bn-{}", std::process::id()));
+    std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
+    let measured = image::make(&work).and_then(|()| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+        run(command.arg("--mount-proc").args(words("init", &work)))
+    });
+    engines::remove_cgroups();
+    let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
+    measured.and(removed)
+}
+
+fn inside(work: &Path, runs: usize, seconds: u64, without: &[String], smoke: bool) -> Result<()> {
+    own_namespace()?;
+    let mut all = engines::all(&target().join("brig/release"), work);
+    all.retain(|e| !without.iter().any(|name| name == e.name()));
+    let result = (|| {
+        for engine in &mut all {
+            engine.start()?;
+            engine.check(&["load", "-i", &image::archive(work).to_string_lossy()])?;
+        }
+        let mut bench = Bench { engines: &all, runs, seconds, rows: Vec::new() };
+        bench.measure()?;
+        bench.page()
+    })();
+    all.iter_mut().for_each(Engine::stop);
+    let text = result?;
+    println!("\n{text}");
+    if smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
+}
+
+/// A line of the table.
+struct Row {
+    name: String,
+    values: Vec<Option<f64>>,
+    floor: Option<f64>,
+    unit: &'static str,
+}
+
+struct Bench<'a> {
+    engines: &'a [Engine],
+    runs: usize,
+    seconds: u64,
+    rows: Vec<Row>,
+}
+
+/// A process that ends with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A program in the network namespace of a process.
+fn at(pid: &str, words: &[&str]) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--target", pid, "--net", "--"]).args(words).stdin(Stdio::null());
+    command
+}
+
+fn ip(line: &str) -> Result<()> {
+    output(Command::new("ip").args(line.split(' '))).map(drop)
+}
+
+/// A process whose network namespace is empty.
+fn empty_namespace() -> Result<Server> {
+    let mut command = Command::new("unshare");
+    let child = command.args(["--net", "sleep", "1000000"]).spawn().doing(|| "start unshare".into())?;
+    // It is in its namespace once it is `sleep`.
+    let name = format!("/proc/{}/comm", child.id());
+    let begin = Instant::now();
+    while std::fs::read_to_string(&name).unwrap_or_default().trim() != "sleep" {
+        if begin.elapsed() > Duration::from_secs(10) {
+            return Err(Error::new("unshare does not start"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(Server(child))
+}
+
+/// Begins to serve iperf3 in a namespace.
+fn serve(pid: &str) -> Result<Server> {
+    let mut command = at(pid, &["iperf3", "--server"]);
+    let child = command.stdout(Stdio::null()).spawn().doing(|| "start iperf3".into())?;
+    let begin = Instant::now();
+    let listens = || {
+        let tables = ["tcp", "tcp6"]
+            .map(|t| std::fs::read_to_string(format!("/proc/{pid}/net/{t}")).unwrap_or_default());
+        tables.iter().any(|t| t.contains(&format!(":{IPERF:04X} ")))
+    };
+    while !listens() {
+        if begin.elapsed() > Duration::from_secs(10) {
+            return Err(Error::new("iperf3 does not listen"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(Server(child))
+}
+
+impl Bench<'_> {
+    fn measure(&mut self) -> Result<()> {
+        let client = empty_namespace()?;
+        let client_pid = client.0.id().to_string();
+        ip(&format!("link add bench0 type veth peer name eth0 netns {client_pid}"))?;
+        ip(&format!("addr add {HOST}/24 dev bench0"))?;
+        ip("link set bench0 up")?;
+        for line in ["addr add 192.0.2.2/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"]
+        {
+            output(&mut at(&client_pid, &[&["ip"][..], &line.split(' ').collect::<Vec<_>>()].concat()))?;
+        }
+        self.throughput(&client_pid)?;
+        self.names()?;
+        self.starts()?;
+        self.many_ports()?;
+        self.many_networks()
+    }
+
+    fn pid(&self, engine: &Engine, container: &str) -> Result<String> {
+        output(&mut engine.command(&["inspect", "--format", "{{.State.Pid}}", container]))
+    }
+
+    fn address(&self, pid: &str) -> Result<String> {
+        let text = output(&mut at(pid, &["ip", "-4", "-o", "addr", "show", "dev", "eth0"]))?;
+        let address =
+            text.split_whitespace().skip_while(|w| *w != "inet").nth(1).and_then(|a| a.split('/').next());
+        address.map(str::to_string).ok_or_else(|| Error::new(format!("no address in {text:?}")))
+    }
+
+    /// Gigabits a second from a client in `from` (None: here) to an iperf3 at `address`.
+    fn transfer(&self, from: Option<&str>, address: &str, port: u16) -> Result<f64> {
+        let (port, seconds) = (port.to_string(), self.seconds.to_string());
+        let words = ["iperf3", "--client", address, "--port", &port, "--time", &seconds, "--json"];
+        let mut command = match from {
+            Some(pid) => at(pid, &words),
+            None => {
+                let mut command = Command::new(words[0]);
+                command.args(&words[1..]);
+                command
+            }
+        };
+        let text = output(&mut command)?;
+        let end = text.split("\"sum_received\"").nth(1).unwrap_or_default();
+        let bits = end.split("\"bits_per_second\":").nth(1).and_then(|t| t.split([',', '}']).next());
+        let bits = bits.and_then(|t| t.trim().parse::<f64>().ok());
+        bits.map(|b| b / 1e9).ok_or_else(|| Error::new(format!("iperf3 said no rate: {text}")))
+    }
+
+    /// The median of `one` for each engine and the floor, in turn.
+    fn in_turn(
+        &self,
+        what: &str,
+        mut one: impl FnMut(Option<usize>) -> Result<Option<f64>>,
+    ) -> Result<(Vec<Option<f64>>, Option<f64>)> {
+        eprintln!("{what}: {} runs each", self.runs);
+        let mut all: Vec<Vec<f64>> = vec![Vec::new(); self.engines.len() + 1];
+        for _ in 0..self.runs {
+            for (n, list) in all.iter_mut().enumerate() {
+                let engine = (n < self.engines.len()).then_some(n);
+                list.extend(one(engine)?);
+            }
+        }
+        let mut medians: Vec<Option<f64>> = all.into_iter().map(middle).collect();
+        let floor = medians.pop().flatten();
+        Ok((medians, floor))
+    }
+
+    fn row(&mut self, name: &str, unit: &'static str, (values, floor): (Vec<Option<f64>>, Option<f64>)) {
+        self.rows.push(Row { name: name.into(), values, floor, unit });
+    }
+
+    fn throughput(&mut self, client: &str) -> Result<()> {
+        // The floor: two namespaces on a bridge.
+        ip("link add benchbr type bridge")?;
+        ip("addr add 198.18.0.1/24 dev benchbr")?;
+        ip("link set benchbr up")?;
+        let ends = [empty_namespace()?, empty_namespace()?];
+        for (n, end) in ends.iter().enumerate() {
+            let (pid, address) = (end.0.id().to_string(), format!("198.18.0.{}/24", n + 2));
+            ip(&format!("link add floor{n} type veth peer name eth0 netns {pid}"))?;
+            ip(&format!("link set floor{n} master benchbr up"))?;
+            output(&mut at(&pid, &["ip", "addr", "add", &address, "dev", "eth0"]))?;
+            output(&mut at(&pid, &["ip", "link", "set", "eth0", "up"]))?;
+        }
+        let pids = ends.each_ref().map(|e| e.0.id().to_string());
+        let mut servers = vec![serve(&pids[1])?];
+        let mut sides = Vec::new();
+        for (n, engine) in (0u16..).zip(self.engines) {
+            engine.check(&["network", "create", "bench"])?;
+            let published = format!("{}:{IPERF}", PUBLISHED + n);
+            for (name, flags) in [("one", &[][..]), ("two", &["-p", &published][..])] {
+                let mut words = vec!["run", "-d", "--name", name, "--network", "bench"];
+                words.extend(flags);
+                words.extend([image::NAME, "sleep", "1000000"]);
+                engine.check(&words)?;
+            }
+            let (one, two) = (self.pid(engine, "one")?, self.pid(engine, "two")?);
+            servers.push(serve(&two)?);
+            sides.push((one, self.address(&two)?, PUBLISHED + n));
+        }
+        let measured = self.in_turn("container to container", |n| match n {
+            Some(n) => self.transfer(Some(&sides[n].0), &sides[n].1, IPERF).map(Some),
+            None => self.transfer(Some(&pids[0]), "198.18.0.3", IPERF).map(Some),
+        })?;
+        self.row("container to container", "Gbit/s", measured);
+        let measured = self.in_turn("host to container", |n| match n {
+            Some(n) => self.transfer(None, &sides[n].1, IPERF).map(Some),
+            None => self.transfer(None, "198.18.0.3", IPERF).map(Some),
+        })?;
+        self.row("host to container", "Gbit/s", measured);
+        let measured = self.in_turn("published port, from another namespace", |n| match n {
+            Some(n) => self.transfer(Some(client), HOST, sides[n].2).map(Some),
+            None => self.transfer(Some(&pids[0]), "198.18.0.3", IPERF).map(Some),
+        })?;
+        self.row("published port, from another namespace", "Gbit/s", measured);
+        let measured = self.in_turn("published port over loopback", |n| match n {
+            Some(n) => self.transfer(None, "127.0.0.1", sides[n].2).map(Some),
+            None => Ok(None),
+        })?;
+        self.row("published port over loopback", "Gbit/s", measured);
+        drop(servers);
+        Ok(())
+    }
+
+    fn names(&mut self) -> Result<()> {
+        let own = std::env::current_exe().doing(|| "find our own program".into())?;
+        let own = own.to_string_lossy().into_owned();
+        let seconds = format!("--seconds={}", self.seconds);
+        let measured = self.in_turn("names", |n| {
+            let Some(engine) = n.map(|n| &self.engines[n]) else { return Ok(None) };
+            // podman's server is at the gateway, not at 127.0.0.11.
+            if engine.name() == "podman" {
+                return Ok(None);
+            }
+            let pid = self.pid(engine, "one")?;
+            let text = output(&mut at(&pid, &[&own, "bench", "network", "--stage=ask", &seconds]))?;
+            text.trim().parse::<f64>().map(Some).doing(|| format!("read {text:?}"))
+        })?;
+        self.row("names of containers resolved", "1/s", measured);
+        for engine in self.engines {
+            engine.check(&["rm", "-f", "one", "two"])?;
+            engine.check(&["network", "rm", "bench"])?;
+        }
+        Ok(())
+    }
+
+    fn starts(&mut self) -> Result<()> {
+        for (name, network) in [("`run -d`, bridge", "bridge"), ("`run -d`, no network", "none")] {
+            let measured = self.in_turn(name, |n| {
+                let Some(engine) = n.map(|n| &self.engines[n]) else { return Ok(None) };
+                let words =
+                    ["run", "-d", "--name", "start", "--network", network, image::NAME, "sleep", "1000"];
+                let time = timed(|| engine.check(&words))?;
+                engine.check(&["rm", "-f", "start"])?;
+                Ok(Some(time))
+            })?;
+            self.row(name, "ms", measured);
+        }
+        for (name, network) in [("`rm -f`, bridge", "bridge"), ("`rm -f`, no network", "none")] {
+            let measured = self.in_turn(name, |n| {
+                let Some(engine) = n.map(|n| &self.engines[n]) else { return Ok(None) };
+                engine.check(&[
+                    "run",
+                    "-d",
+                    "--name",
+                    "start",
+                    "--network",
+                    network,
+                    image::NAME,
+                    "sleep",
+                    "1000",
+                ])?;
+                timed(|| engine.check(&["rm", "-f", "start"])).map(Some)
+            })?;
+            self.row(name, "ms", measured);
+        }
+        Ok(())
+    }
+
+    fn many_ports(&mut self) -> Result<()> {
+        let last = MANY_PORTS - 1;
+        let ports = format!("20000-{}:20000-{}", 20_000 + last, 20_000 + last);
+        let mut helpers = Vec::new();
+        let measured = self.in_turn("500 published ports", |n| {
+            let Some(engine) = n.map(|n| &self.engines[n]) else { return Ok(None) };
+            let words = ["run", "-d", "--name", "ports", "-p", &ports, image::NAME, "sleep", "1000"];
+            let before = processes();
+            let time = timed(|| engine.check(&words))?;
+            // The container's own process and its supervisor are not meant.
+            helpers.push((engine.name(), processes().saturating_sub(before + 2)));
+            engine.check(&["rm", "-f", "ports"])?;
+            Ok(Some(time))
+        })?;
+        self.row("`run -d` with 500 published ports", "ms", measured);
+        #[expect(clippy::cast_precision_loss, reason = "printed without decimals")]
+        let most = |name: &str| {
+            helpers.iter().filter(|(n, _)| *n == name).map(|(_, count)| *count as f64).reduce(f64::max)
+        };
+        let values = self.engines.iter().map(|e| most(e.name())).collect();
+        self.row("processes more with 500 published ports", "", (values, None));
+        Ok(())
+    }
+
+    fn many_networks(&mut self) -> Result<()> {
+        let measured = self.in_turn("200 networks", |n| {
+            let Some(engine) = n.map(|n| &self.engines[n]) else { return Ok(None) };
+            if engine.name() == "podman" {
+                return Ok(None);
+            }
+            let socket = engine.socket();
+            timed(|| {
+                for n in 0..MANY_NETWORKS {
+                    let body = format!(
+                        r#"{{"Name":"many{n}","Driver":"bridge","IPAM":{{"Config":[{{"Subnet":"10.{}.{}.0/24"}}]}}}}"#,
+                        200 + n / 256,
+                        n % 256
+                    );
+                    request(&socket, "POST", "/v1.41/networks/create", &body, 201)?;
+                }
+                (0..MANY_NETWORKS).try_for_each(|n| {
+                    request(&socket, "DELETE", &format!("/v1.41/networks/many{n}"), "", 204)
+                })
+            })
+            .map(Some)
+        })?;
+        self.row("200 networks created and removed", "ms", measured);
+        Ok(())
+    }
+
+    fn page(&self) -> Result<String> {
+        let mut out = format!("{HEADING}\n\n");
+        for fact in machine()?
+            .into_iter()
+            .chain(self.engines.iter().map(Engine::versions).collect::<Result<Vec<_>>>()?)
+        {
+            writeln!(out, "- {fact}").expect("writing to a String");
+        }
+        writeln!(
+            out,
+            "\nIn turn, medians of {} runs of {} s; iperf3 with one TCP stream. The floor is a bare veth pair through a \
+             bridge.\n",
+            self.runs, self.seconds
+        )
+        .expect("writing to a String");
+        let mut head = vec!["what".to_string(), "unit".into()];
+        head.extend(self.engines.iter().map(|e| e.name().to_string()));
+        head.push("floor".into());
+        head.extend(self.engines.iter().skip(1).map(|e| format!("brig / {}", e.name())));
+        head.push("brig / floor".into());
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        out += &line(&head);
+        out += &line(&vec!["---".to_string(); head.len()]);
+        for row in &self.rows {
+            let text = |v: &Option<f64>| v.map_or("".into(), |v| format!("{v:.1}"));
+            let ratio = |of: &Option<f64>| match (row.values.first().copied().flatten(), of) {
+                (Some(own), Some(of)) if *of > 0.0 => format!("{:.2}", own / of),
+                _ => String::new(),
+            };
+            let mut cells = vec![row.name.clone(), row.unit.to_string()];
+            cells.extend(row.values.iter().map(text));
+            cells.push(text(&row.floor));
+            cells.extend(row.values.iter().skip(1).map(ratio));
+            cells.push(ratio(&row.floor));
+            out += &line(&cells);
+        }
+        Ok(out)
+    }
+}
+
+fn middle(list: Vec<f64>) -> Option<f64> {
+    let mut list = list;
+    list.sort_by(f64::total_cmp);
+    list.get(list.len() / 2).copied()
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let begin = Instant::now();
+    work()?;
+    Ok(median(vec![begin.elapsed()]).as_secs_f64() * 1000.0)
+}
+
+/// How many processes there are in the bench's namespace.
+fn processes() -> usize {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit())).count()
+}
+
+/// One request to a daemon.
+fn request(socket: &Path, method: &str, path: &str, body: &str, expected: u16) -> Result<()> {
+    let doing = || format!("{method} {path}");
+    let mut stream = UnixStream::connect(socket).doing(doing)?;
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(text.as_bytes()).doing(doing)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).doing(doing)?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    if status == expected.to_string() { Ok(()) } else { Err(Error::new(format!("{}: {answer}", doing()))) }
+}
+
+/// Asks the name server of the namespace this runs in for a container's name, with many questions under way, and prints
+/// answers a second.
+fn ask(time: Duration) -> Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0").doing(|| "open a socket".into())?;
+    socket.connect("127.0.0.11:53").doing(|| "connect to 127.0.0.11".into())?;
+    socket.set_read_timeout(Some(Duration::from_millis(200))).doing(|| "set a timeout".into())?;
+    let question = |id: u16| {
+        let mut out = id.to_be_bytes().to_vec();
+        out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(b"\x03two\x00\x00\x01\x00\x01");
+        out
+    };
+    let mut id = 0u16;
+    let mut send = || {
+        id = id.wrapping_add(1);
+        socket.send(&question(id)).map(drop).doing(|| "ask".into())
+    };
+    for _ in 0..WINDOW {
+        send()?;
+    }
+    let (begin, mut answers, mut buffer) = (Instant::now(), 0u32, [0; 512]);
+    while begin.elapsed() < time {
+        match socket.recv(&mut buffer) {
+            Ok(length) if length > 12 && buffer[3] & 0x0f == 0 && buffer[7] > 0 => answers += 1,
+            Ok(length) => return Err(Error::new(format!("not an answer: {:?}", &buffer[..length]))),
+            // Lost: another is asked.
+            Err(_) => {}
+        }
+        send()?;
+    }
+    println!("{:.0}", f64::from(answers) / begin.elapsed().as_secs_f64());
+    Ok(())
+}
