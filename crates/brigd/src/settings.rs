@@ -66,6 +66,9 @@ pub(crate) struct Flags {
     /// Store of networks that several hosts share, etcd://HOST:PORT[,HOST:PORT…][/PREFIX]
     #[arg(long, value_name = "URL")]
     cluster_store: Option<String>,
+    /// Files for a store that speaks TLS: kv.cacertfile=PATH, kv.certfile=PATH, kv.keyfile=PATH
+    #[arg(long = "cluster-store-opt", value_name = "KEY=VALUE")]
+    cluster_store_opts: Vec<String>,
     /// Address of this host for the others, or the interface that has it
     #[arg(long, value_name = "ADDRESS")]
     cluster_advertise: Option<String>,
@@ -137,6 +140,7 @@ struct File {
     bridge: Option<String>,
     mtu: Option<u32>,
     cluster_store: Option<String>,
+    cluster_store_opts: BTreeMap<String, String>,
     cluster_advertise: Option<String>,
     cluster_ttl: Option<u32>,
     default_runtime: Option<String>,
@@ -208,12 +212,7 @@ impl Settings {
         if !runtimes.contains_key(&default_runtime) {
             return Err(invalid(format!("--default-runtime {default_runtime}: no runtime has this name")));
         }
-        let mut log_opts = file.log_opts;
-        for text in &flags.log_opts {
-            let (key, value) =
-                text.split_once('=').ok_or_else(|| invalid(format!("--log-opt {text}: want KEY=VALUE")))?;
-            log_opts.insert(key.into(), value.into());
-        }
+        let log_opts = pairs("--log-opt", file.log_opts, &flags.log_opts)?;
         let log_driver = flags.log_driver.or(file.log_driver).unwrap_or_else(|| "json-file".into());
         engine::check_log_driver(&log_driver, &log_opts)
             .map_err(|e| errors::Report::new(Kind::InvalidArgument, errors::chain(&e)))?;
@@ -252,6 +251,7 @@ impl Settings {
         };
         let cluster = crate::cluster::parse(
             flags.cluster_store.or(file.cluster_store),
+            &pairs("--cluster-store-opt", file.cluster_store_opts, &flags.cluster_store_opts)?,
             flags.cluster_advertise.or(file.cluster_advertise),
             flags.cluster_ttl.or(file.cluster_ttl),
         )?;
@@ -320,6 +320,21 @@ fn own_directory() -> Result<PathBuf, Report> {
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file())
+}
+
+/// What the file says, and then each `KEY=VALUE` of the flags.
+fn pairs(
+    flag: &str,
+    mut pairs: BTreeMap<String, String>,
+    flags: &[String],
+) -> Result<BTreeMap<String, String>, errors::Report> {
+    for text in flags {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            errors::Report::new(Kind::InvalidArgument, format!("{flag} {text}: want KEY=VALUE"))
+        })?;
+        pairs.insert(key.into(), value.into());
+    }
+    Ok(pairs)
 }
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ impl Wanted {
                 }
             }
             "compression" if value == "gzip" => {}
+            // Compose says so of an image that is to be here, which it is.
+            "load" if flag()? => {}
             // How clients show an image's id: theirs to do.
             "prefer-image-digest" => {}
             // An archive is one file, which the client has agreed to by giving one.
@@ -238,7 +240,7 @@ async fn image(server: &Server, job: &Arc<Job>, wanted: &Wanted, outputs: &[Arc<
         }
         for reference in &wanted.references {
             let task = Task::begin(&job.board, fresh(), format!("pushing {}", reference.familiar()));
-            task.of(push(server, job, reference, &task_of(&job.board)).await)?;
+            task.of(push(server, job, reference).await)?;
         }
     }
     Ok(Exported { answer: documents.answer(&wanted.references) })
@@ -277,16 +279,7 @@ async fn store(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) -> Rep
     .await
 }
 
-fn task_of(board: &Arc<crate::board::Board>) -> Arc<crate::board::Board> {
-    board.clone()
-}
-
-async fn push(
-    server: &Server,
-    job: &Arc<Job>,
-    reference: &Reference,
-    _board: &Arc<crate::board::Board>,
-) -> Reply<()> {
+async fn push(server: &Server, job: &Arc<Job>, reference: &Reference) -> Reply<()> {
     let auth = credentials(&job.session, reference.host()).await?;
     let (sender, mut receiver) = mpsc::channel(64);
     let drain = async { while receiver.recv().await.is_some() {} };

@@ -432,7 +432,7 @@ fn time(call: &Call, key: &str) -> Result<Option<u64>, Failure> {
 }
 
 /// The log as bytes of the wire.
-fn log_stream(
+pub(crate) fn log_stream(
     api: &Arc<Api>,
     id: &str,
     options: LogOptions,

@@ -202,7 +202,7 @@ where
 
 /// Takes what the client still sends until it has closed its end. A socket that is closed with something unread resets the
 /// connection, and the client loses the last output with it.
-async fn linger(client: &mut ReadHalf<Wire>) {
+pub(crate) async fn linger(client: &mut ReadHalf<Wire>) {
     let mut buffer = [0; 1024];
     let rest = async { while client.read(&mut buffer).await.is_ok_and(|n| n > 0) {} };
     // One that stays has had its time.

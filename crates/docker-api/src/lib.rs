@@ -40,6 +40,7 @@ mod system;
 mod units;
 mod update;
 mod volumes;
+mod websocket;
 mod wire;
 
 pub use examine::examine;

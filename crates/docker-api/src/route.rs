@@ -5,7 +5,7 @@ use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
     archives, brig, build, buildkit, commit, containers, execs, image_archives, images, networks, push,
-    registry, stats, system, update, volumes,
+    registry, stats, system, update, volumes, websocket,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -91,6 +91,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "wait"] if post => containers::wait(api, id, &call),
         ["containers", id, "logs"] if get => containers::logs(api, id, &call),
         ["containers", id, "attach"] if post => containers::attach(api, id, call).await,
+        ["containers", id, "attach", "ws"] if get => websocket::attach(api, id, call).await,
         ["containers", id, "changes"] if get => archives::changes(api, id).await,
         ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
         ["containers", id, "update"] if post => update::update(api, id, call).await,

@@ -92,7 +92,7 @@ impl Underlay {
                 let kind = rustix::thread::LinkNameSpaceType::Network;
                 rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind))
                     .unwrap();
-                work(&etcd::Client::new(&[STORE]).unwrap())
+                work(&etcd::Client::new(&[STORE], etcd::Tls::default()).unwrap())
             });
             thread.join().unwrap()
         })

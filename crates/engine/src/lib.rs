@@ -69,6 +69,7 @@ pub use copy::{Extract, Packing, PathStat};
 pub use create::{CreateRequest, Created};
 pub use disk_report::{DiskPart, DiskReport};
 pub use error::{Error, blocking};
+pub use etcd::Tls as StoreTls;
 pub use events::{Event, Events};
 pub use exec::{Exec, ExecConfig, ExecStatus};
 pub use health::{ACTION_LABEL, Counts, Health, HealthStatus, Probe};
@@ -92,7 +93,9 @@ pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::{NewVolume, PrunedVolumes, Volume};
-pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
+pub use workspace::{
+    Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace, device_request,
+};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;
@@ -192,7 +195,7 @@ impl Engine {
             id: system::engine_id(&config.data_root)?,
             capabilities: system::own_capabilities()?,
             containers: Collection::default(),
-            events: Events::default(),
+            events: Events::open(&config.exec_root),
             probes: Default::default(),
             recovered: tokio::sync::watch::Sender::new(false),
             tidying: Arc::default(),

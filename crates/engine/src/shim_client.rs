@@ -35,6 +35,8 @@ impl ShimConnection {
                 writer: ShimWriter { stream: write },
             };
             match connection.request(&Request::Hello { version: shim_api::VERSION }).await? {
+                // Of an older one everything is known; what a newer one wants to hear is not.
+                Response::Hello { version, .. } if version > shim_api::VERSION => Err(too_new(version)),
                 Response::Hello { .. } => Ok(connection),
                 other => Err(unexpected(&other)),
             }
@@ -241,6 +243,15 @@ fn parse(payload: &[u8]) -> Result<Response, Error> {
 
 fn protocol(message: String) -> Error {
     let report = Report::new(Kind::Internal, message);
+    Error::Failed { doing: "talk to shim".into(), kind: report.kind(), source: Box::new(report) }
+}
+
+fn too_new(version: u32) -> Error {
+    let known = shim_api::VERSION;
+    let message = format!(
+        "the container's shim speaks version {version} of the protocol, this daemon {known}: a newer brigd made it"
+    );
+    let report = Report::new(Kind::Unsupported, message);
     Error::Failed { doing: "talk to shim".into(), kind: report.kind(), source: Box::new(report) }
 }
 

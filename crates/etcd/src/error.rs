@@ -6,8 +6,8 @@ use std::io;
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not `host:port`.
-    #[error("{address:?} is not the address of an etcd server, HOST:PORT")]
+    /// Not `host:port`, with or without `http://` or `https://`.
+    #[error("{address:?} is not the address of an etcd server, [http[s]://]HOST:PORT")]
     Address { address: String },
     /// It could not be reached, or did not answer in time.
     #[error("ask etcd at {address}")]

@@ -1,9 +1,21 @@
-//! As much HTTP as the gateway needs: a POST on a connection of its own, and an answer whole, in chunks, or to the end.
+//! One request on a connection of its own, for callers that block.
 
+use crate::tls::Trust;
 use crate::{Error, Result};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use bytes::{Buf as _, Bytes};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
 
 /// How long a server may take to take the connection.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -11,116 +23,103 @@ const CONNECT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Largest answer: 100,000 endpoints of some hundred bytes.
 const MAX_ANSWER: u64 = 64 << 20;
-/// Longest line of a head, and most of them.
-const MAX_LINE: u64 = 16 << 10;
-const MAX_HEADERS: usize = 100;
 
 /// A server.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
+    /// `host:port`.
     address: String,
+    host: String,
+    tls: Option<Arc<Trust>>,
 }
 
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) address: String,
-    stream: BufReader<TcpStream>,
-    framing: Framing,
-}
-
-#[derive(Debug)]
-enum Framing {
-    Length(u64),
-    /// What is left of the chunk that is being read; None between two.
-    Chunks(u64),
-    ToTheEnd,
-    Over,
+    /// Drives the connection while somebody reads.
+    runtime: Runtime,
+    incoming: Incoming,
+    /// What came and was not read yet.
+    piece: Bytes,
+    patience: Duration,
 }
 
 impl Endpoint {
-    pub(crate) fn parse(text: &str) -> Result<Endpoint> {
+    /// `host:port`, `http://host:port`, or `https://host:port`, for which `tls` says whom to trust.
+    pub(crate) fn parse(text: &str, tls: &Arc<Trust>) -> Result<Endpoint> {
         let bad = || Error::Address { address: text.into() };
-        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        if host.is_empty() || port.parse::<u16>().is_err() || text.contains(['/', ' ', '\r', '\n']) {
+        let (address, is_tls) = match text.split_once("://") {
+            None => (text, false),
+            Some(("http", address)) => (address, false),
+            Some(("https", address)) => (address, true),
+            Some(_) => return Err(bad()),
+        };
+        let address = address.strip_suffix('/').unwrap_or(address);
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() || port.parse::<u16>().is_err() || address.contains(['/', ' ', '@', '\r', '\n']) {
             return Err(bad());
         }
-        Ok(Endpoint { address: text.into() })
+        Ok(Endpoint { address: address.into(), host: host.into(), tls: is_tls.then(|| tls.clone()) })
     }
 
     /// Sends a request and reads the head of the answer.
     pub(crate) fn post(&self, path: &str, body: &str) -> Result<Body> {
         let address = &self.address;
         let unavailable = |source| Error::Unavailable { address: address.clone(), source };
-        let mut stream = self.connect().map_err(unavailable)?;
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
-        );
-        // In one piece: two would wait for each other.
-        stream.write_all(format!("{head}{body}").as_bytes()).map_err(unavailable)?;
-        let mut stream = BufReader::new(stream);
-        let (status, framing) = read_head(&mut stream).map_err(unavailable)?;
-        let mut body = Body { address: address.clone(), stream, framing };
-        if status == 200 {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unavailable)?;
+        let (status, incoming) = runtime.block_on(self.send(path, body)).map_err(unavailable)?;
+        let mut body =
+            Body { address: address.clone(), runtime, incoming, piece: Bytes::new(), patience: SILENCE };
+        if status == StatusCode::OK {
             return Ok(body);
         }
         let text = String::from_utf8_lossy(&body.read_to_end()?).into_owned();
         let message = serde_json::from_str::<serde_json::Value>(&text).ok();
         let message = message.and_then(|v| v["message"].as_str().map(str::to_string)).unwrap_or(text);
-        if status >= 500 {
+        if status.is_server_error() {
             // No leader, or none that answered it: another server may know better.
             return Err(unavailable(io::Error::other(message)));
         }
         Err(Error::Refused { address: address.clone(), message })
     }
 
-    fn connect(&self) -> io::Result<TcpStream> {
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in self.address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(stream) => {
-                    stream.set_read_timeout(Some(SILENCE))?;
-                    stream.set_write_timeout(Some(SILENCE))?;
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
-                }
-                Err(e) => last = e,
+    async fn send(&self, path: &str, body: &str) -> io::Result<(StatusCode, Incoming)> {
+        let stream = in_time(CONNECT, TcpStream::connect(&self.address)).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.exchange(stream, path, body).await,
+            Some(tls) => {
+                let (config, name) = tls.for_host(&self.host)?;
+                let stream = in_time(CONNECT, TlsConnector::from(config).connect(name, stream)).await?;
+                self.exchange(stream, path, body).await
             }
         }
-        Err(last)
+    }
+
+    async fn exchange<S>(&self, stream: S, path: &str, body: &str) -> io::Result<(StatusCode, Incoming)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // Errors of the connection reach whoever waits for the answer.
+        tokio::spawn(async move { drop(connection.await) });
+        let request = Request::post(path)
+            .header(HOST, &self.address)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
+            .map_err(io::Error::other)?;
+        let send = async { sender.send_request(request).await.map_err(io::Error::other) };
+        let answer = in_time(SILENCE, send).await?;
+        Ok((answer.status(), answer.into_body()))
     }
 }
 
-/// Status and framing of an answer.
-fn read_head(stream: &mut impl BufRead) -> io::Result<(u16, Framing)> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let first = read_line(stream)?;
-    let status = first.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(invalid)?;
-    let mut framing = Framing::ToTheEnd;
-    for _ in 0..MAX_HEADERS {
-        let line = read_line(stream)?;
-        let Some((name, value)) = line.split_once(':') else {
-            return if line.is_empty() { Ok((status, framing)) } else { Err(invalid()) };
-        };
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("content-length") {
-            framing = Framing::Length(value.parse().map_err(|_| invalid())?);
-        } else if name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked") {
-            framing = Framing::Chunks(0);
-        }
-    }
-    Err(invalid())
-}
-
-fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
-    let mut line = String::new();
-    stream.by_ref().take(MAX_LINE).read_line(&mut line)?;
-    match line.strip_suffix('\n') {
-        Some(text) => Ok(text.trim_end_matches('\r').into()),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
+async fn in_time<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl Body {
@@ -128,59 +127,46 @@ impl Body {
     pub(crate) fn read_to_end(&mut self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let address = self.address.clone();
-        self.take(MAX_ANSWER)
+        Read::take(self, MAX_ANSWER)
             .read_to_end(&mut out)
             .map_err(|source| Error::Unavailable { address, source })?;
         Ok(out)
     }
 
-    /// How long [`Read::read`] may wait.
-    pub(crate) fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        self.stream.get_ref().set_read_timeout(Some(patience))
-    }
-
-    fn take(&mut self, limit: u64) -> io::Take<&mut Body> {
-        Read::take(self, limit)
+    /// How long [`Read::read`] may wait; then it fails with `TimedOut`.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 }
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Framing::Chunks(0) = self.framing {
-            let mut line = read_line(&mut self.stream)?;
-            if line.is_empty() {
-                // The end of the chunk before.
-                line = read_line(&mut self.stream)?;
-            }
-            let size = line.split(';').next().unwrap_or_default().trim();
-            let size = u64::from_str_radix(size, 16).map_err(|_| io::ErrorKind::InvalidData)?;
-            self.framing = if size == 0 { Framing::Over } else { Framing::Chunks(size) };
+        while self.piece.is_empty() {
+            let (incoming, patience) = (&mut self.incoming, self.patience);
+            let frame = self.runtime.block_on(in_time(patience, async {
+                incoming.frame().await.transpose().map_err(io::Error::other)
+            }))?;
+            let Some(frame) = frame else { return Ok(0) };
+            // Trailers say nothing that anybody wants.
+            self.piece = frame.into_data().unwrap_or_default();
         }
-        let left = match self.framing {
-            Framing::Over | Framing::Length(0) => return Ok(0),
-            Framing::ToTheEnd => u64::MAX,
-            Framing::Length(left) | Framing::Chunks(left) => left,
-        };
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let got = self.stream.read(&mut buffer[..most])?;
-        if let Framing::Length(left) | Framing::Chunks(left) = &mut self.framing {
-            if got == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            *left -= u64::try_from(got).unwrap_or(*left);
-        }
-        Ok(got)
+        let count = self.piece.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.piece[..count]);
+        self.piece.advance(count);
+        Ok(count)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
 
     /// A server that sends `answer` to whoever comes.
     fn ask(answer: &'static str) -> Result<String> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = Endpoint::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let endpoint = Endpoint::parse(&address, &Arc::default()).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut buffer = [0; 1024];
@@ -198,7 +184,7 @@ mod tests {
 
     #[test]
     fn three_ways_to_end() {
-        assert_eq!(ask("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore").unwrap(), "ok");
+        assert_eq!(ask("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap(), "ok");
         assert_eq!(
             ask("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n3;x=y\r\nay!\r\n0\r\n\r\n")
                 .unwrap(),
@@ -220,5 +206,20 @@ mod tests {
             ask("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
             Err(Error::Unavailable { .. })
         ));
+    }
+
+    #[test]
+    fn addresses() {
+        let check = |text: &str, want: Option<(&str, &str, bool)>| {
+            let got = Endpoint::parse(text, &Arc::default()).ok();
+            let got = got.as_ref().map(|e| (e.address.as_str(), e.host.as_str(), e.tls.is_some()));
+            assert_eq!(got, want, "{text}");
+        };
+        check("a:1", Some(("a:1", "a", false)));
+        check("http://a:1/", Some(("a:1", "a", false)));
+        check("https://[::1]:2", Some(("[::1]:2", "::1", true)));
+        for bad in ["", "a", ":1", "a:x", "ftp://a:1", "a:1/x", "u@a:1", "http://a b:1"] {
+            check(bad, None);
+        }
     }
 }

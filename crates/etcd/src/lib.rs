@@ -2,23 +2,27 @@
 //! leases and watches, which is what hosts that share networks need. Blocking; every call has a deadline.
 //!
 //! The gateway is part of every etcd server and listens where gRPC does. Keys and values are bytes in base64, numbers are
-//! text. Plain HTTP only: TLS is not there.
+//! text.
 //!
 //! A revision counts all changes of the store. A range is read at one revision, and a watch from the next on misses
 //! nothing. A lease is a time to live that keys share: they go when nobody renewed it.
 
 mod error;
 mod http;
+mod tls;
 mod watch;
 
 pub use error::Error;
+pub use tls::Tls;
 pub use watch::{Event, Watch};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Endpoint;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tls::Trust;
 
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -68,13 +72,15 @@ pub enum Op {
 }
 
 impl Client {
-    /// A client of the servers at these addresses, each `host:port`.
+    /// A client of the servers at these addresses, each `host:port`, `http://host:port` or `https://host:port`; `tls` is
+    /// for the last. Its calls block, and so must not be made where tasks run.
     ///
     /// # Errors
     ///
     /// [`Error::Address`] for one that is not, or none at all.
-    pub fn new(addresses: &[&str]) -> Result<Client> {
-        let endpoints = addresses.iter().map(|a| Endpoint::parse(a)).collect::<Result<Vec<_>>>()?;
+    pub fn new(addresses: &[&str], tls: Tls) -> Result<Client> {
+        let trust = Arc::new(Trust::new(tls));
+        let endpoints = addresses.iter().map(|a| Endpoint::parse(a, &trust)).collect::<Result<Vec<_>>>()?;
         if endpoints.is_empty() {
             return Err(Error::Address { address: String::new() });
         }
@@ -149,7 +155,7 @@ impl Client {
         create["start_revision"] = revision.to_string().into();
         self.each(|endpoint| {
             let stream = endpoint.post("/v3/watch", &json!({ "create_request": create }).to_string())?;
-            Watch::begin(stream)
+            Ok(Watch::begin(stream))
         })
     }
 
@@ -253,8 +259,10 @@ mod tests {
     fn prefixes_and_numbers() {
         assert_eq!(below("/a/"), json!({ "key": "L2Ev", "range_end": "L2Ew" }));
         assert_eq!((number(&json!("7")), number(&json!(7)), number(&Value::Null)), (7, 7, 0));
-        assert!(Client::new(&[]).is_err() && Client::new(&["nowhere"]).is_err());
-        assert!(Client::new(&["a:1", "[::1]:2"]).is_ok());
+        assert!(
+            Client::new(&[], Tls::default()).is_err() && Client::new(&["nowhere"], Tls::default()).is_err()
+        );
+        assert!(Client::new(&["a:1", "[::1]:2"], Tls::default()).is_ok());
     }
 
     #[test]
@@ -263,7 +271,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let client = Client::new(&[&address]).unwrap();
+        let client = Client::new(&[&address], Tls::default()).unwrap();
         assert!(matches!(client.range("/"), Err(Error::Unavailable { .. })));
     }
 }

@@ -27,11 +27,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn begin(body: Body) -> Result<Watch> {
-        let address = body.address.clone();
-        body.set_patience(PATIENCE)
-            .map_err(|source| Error::Unavailable { address: address.clone(), source })?;
-        Ok(Watch { address, stream: BufReader::new(body) })
+    pub(crate) fn begin(mut body: Body) -> Watch {
+        body.set_patience(PATIENCE);
+        Watch { address: body.address.clone(), stream: BufReader::new(body) }
     }
 
     /// The next changes, all of one transaction together. Blocks; empty when nothing happened for a while.
@@ -45,10 +43,7 @@ impl Watch {
             Ok(0) => return Err(self.unavailable(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => {}
             // Half a line would be lost: only silence between two is harmless.
-            Err(e)
-                if line.is_empty()
-                    && matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-            {
+            Err(e) if line.is_empty() && e.kind() == io::ErrorKind::TimedOut => {
                 return Ok(Vec::new());
             }
             Err(e) => return Err(self.unavailable(e)),

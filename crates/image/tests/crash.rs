@@ -8,5 +8,7 @@
 mod crash;
 #[path = "images/forge.rs"]
 mod forge;
+#[path = "images/powerloss.rs"]
+mod powerloss;
 #[path = "images/store.rs"]
 mod store;

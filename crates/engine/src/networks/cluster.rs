@@ -48,8 +48,10 @@ pub(super) const MAX_VNI: u32 = (1 << 24) - 1;
 /// What the daemon's flags say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// Servers of the store, `HOST:PORT`.
+    /// Servers of the store, as [`etcd::Client::new`] wants them.
     pub store: Vec<String>,
+    /// For servers with an `https` address.
+    pub tls: etcd::Tls,
     /// What all keys begin with, without a slash at the end.
     pub prefix: String,
     /// The address by which the other hosts reach this one.
@@ -110,7 +112,8 @@ impl Cluster {
         let Some(cluster) = config.cluster.clone() else { return Ok(None) };
         let addresses: Vec<&str> = cluster.store.iter().map(String::as_str).collect();
         Ok(Some(Cluster {
-            client: etcd::Client::new(&addresses).during(|| "read --cluster-store".into())?,
+            client: etcd::Client::new(&addresses, cluster.tls.clone())
+                .during(|| "read --cluster-store".into())?,
             config: cluster,
             node: node.into(),
             lease_file: config.exec_root.join("cluster-lease"),

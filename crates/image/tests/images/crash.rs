@@ -12,7 +12,7 @@ use std::time::Duration;
 const ROUNDS: u64 = 40;
 
 /// Images share their lowest layer, so removal has to be careful.
-fn forged(n: u64) -> Forged {
+pub(crate) fn forged(n: u64) -> Forged {
     let shared = crate::forge::Tar::new().file("shared", &[1; 5000]).finish();
     let own = |part: u64| {
         crate::forge::Tar::new().file(&format!("own{part}"), &n.to_le_bytes().repeat(500)).finish()
@@ -24,6 +24,8 @@ fn forged(n: u64) -> Forged {
 #[test]
 fn child_that_works_until_killed() {
     let Some(dir) = std::env::var_os("BRIG_TEST_CRASH_DIR") else { return };
+    let images = std::env::var_os("BRIG_TEST_CRASH_IMAGES").is_some_and(|value| !value.is_empty());
+    crate::store::IMAGES.store(images, std::sync::atomic::Ordering::SeqCst);
     let store = Store::open(Path::new(&dir));
     let mut say = {
         let mut out = std::io::stdout();

@@ -4,9 +4,13 @@ use content::ContentStore;
 use image::{Image, Images, Import, OnProgress, ignore};
 use metadata::Database;
 use oci::{Descriptor, Platform, Reference};
-use snapshot::{MountOptions, Overlay, Snapshotter};
+use snapshot::{LayerForm, MountOptions, Overlay, Snapshotter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the layers of stores that are opened from now on are EROFS images.
+pub(crate) static IMAGES: AtomicBool = AtomicBool::new(false);
 
 /// Whether the test may go on; says so when not.
 pub(crate) fn is_root() -> bool {
@@ -45,7 +49,9 @@ impl Store {
     pub(crate) fn open_unreconciled(root: &Path) -> Store {
         let db = Arc::new(Database::open(root).unwrap());
         let content = ContentStore::open(&root.join("content")).unwrap();
-        let overlay = Arc::new(Overlay::open(&root.join("overlay"), Arc::clone(&db)).unwrap());
+        let form = if IMAGES.load(Ordering::SeqCst) { LayerForm::Image } else { LayerForm::Directory };
+        let (dir, mounts) = (root.join("overlay"), root.join("mounts"));
+        let overlay = Arc::new(Overlay::open_with(&dir, &mounts, form, Arc::clone(&db)).unwrap());
         let snapshotter: Arc<dyn Snapshotter> = Arc::clone(&overlay) as _;
         let images = Images::open(root, Arc::clone(&db), content.clone(), snapshotter).unwrap();
         Store { root: root.into(), db, content, overlay, images, dir: None }
