@@ -14,6 +14,7 @@
 mod engines;
 mod image;
 mod images;
+mod loads;
 mod memory;
 mod network;
 mod report;
@@ -80,6 +81,8 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         Some((first, rest)) if first == "network" => return network::command(rest),
         _ => {}
     }
+    // `containers` is what is measured where nothing is said.
+    let args = args.strip_prefix(&["containers".to_string()]).unwrap_or(args);
     let mut args = args.to_vec();
     let stage = take_value(&mut args, "--stage")?;
     let work = take_value(&mut args, "--work")?.map(PathBuf::from);
@@ -196,7 +199,7 @@ fn measure(engines: &mut [Engine], work: &Path, wishes: &Wishes, report: &mut Re
     for row in times::ROWS {
         eprintln!("{}: {} runs each", row.name, wishes.runs);
         let medians = times::in_turn(engines, row, wishes.runs)?;
-        report.rows.push(Row::Time { name: row.name, medians });
+        report.rows.push(Row::Time { name: row.name.to_string(), medians });
     }
 
     start_containers(engines, 0..1)?;
@@ -210,12 +213,14 @@ fn measure(engines: &mut [Engine], work: &Path, wishes: &Wishes, report: &mut Re
         memory::of(e.daemons().iter().chain(e.supervisors()).copied().collect::<Vec<_>>().as_slice())
     };
     report.memory_of_many(wishes.containers, engines.iter().map(everything).collect());
+    let sizes = loads::Sizes::of(wishes.containers, wishes.smoke);
+    loads::of_running(engines, sizes, report)?;
     for engine in engines.iter() {
         for n in 0..wishes.containers {
             engine.check(&["rm", "-f", &format!("many{n}")])?;
         }
     }
-    Ok(())
+    loads::of_own(engines, sizes, work, report)
 }
 
 fn start_containers(engines: &[Engine], numbers: std::ops::Range<usize>) -> Result<()> {

@@ -109,6 +109,14 @@ impl Context {
         Ok(())
     }
 
+    /// The build checks of a Dockerfile for this context, in the order of its lines.
+    pub fn check(&self, file: &dockerfile::Dockerfile) -> Vec<dockerfile::Warning> {
+        let mut warnings = dockerfile::check(file);
+        warnings.extend(dockerfile::check_ignored(file, &self.ignore));
+        warnings.sort_by_key(|w| w.lines);
+        warnings
+    }
+
     /// Puts a file at the top of the context. Blocking.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let mode = rustix::fs::Mode::from_raw_mode(0o644);

@@ -41,6 +41,6 @@ pub use event::{Event, StepInfo, StepResult};
 pub use git::GitAccess;
 pub use kept::Kept;
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
-pub use remote::{fetch_context, read_context};
+pub use remote::{fetch_context, file_name, read_context};
 pub use request::{Agent, Answer, Client, Entitlements, Request, Secret};
 pub use solve::{Built, Solved, build, solve};

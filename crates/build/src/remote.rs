@@ -33,7 +33,7 @@ pub(crate) fn is_remote(source: &str) -> bool {
 }
 
 /// The last part of a URL's path; empty where there is none.
-pub(crate) fn file_name(url: &str) -> &str {
+pub fn file_name(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['#', '?']).next().unwrap_or(rest);
     match rest.split_once('/') {

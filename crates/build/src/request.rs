@@ -39,6 +39,8 @@ pub struct Request {
     /// Sockets of ssh agents, by id.
     pub ssh: BTreeMap<String, std::path::PathBuf>,
     pub entitlements: Entitlements,
+    /// CDI devices that `RUN --device` may name; `*` is any.
+    pub allowed_devices: Vec<String>,
     /// Credentials by registry host.
     pub auth: BTreeMap<String, Auth>,
     /// Who is asked for secrets, agents and credentials that are not above.
@@ -111,6 +113,7 @@ impl Request {
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             entitlements: Entitlements::default(),
+            allowed_devices: Vec::new(),
             auth: BTreeMap::new(),
             client: None,
             hostname: String::new(),

@@ -85,9 +85,7 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
         }
         Some(other) => other.to_string(),
     };
-    if let Some(device) = run.devices.first() {
-        return Err(Error::unsupported(format!("RUN --device={device}")));
-    }
+    let devices = devices(place, run).await?;
     let mounts = mounts::plan(place, state, run).await?;
     let env = state.environment();
     let mut key = base_key(place, state, "run");
@@ -99,6 +97,9 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
     key["network"] = json!(network);
     key["security"] = json!(security);
     key["hosts"] = json!(shared.request.host_config.extra_hosts);
+    if !devices.is_empty() {
+        key["devices"] = json!(devices);
+    }
     if !shared.request.hostname.is_empty() {
         key["hostname"] = json!(shared.request.hostname);
     }
@@ -127,7 +128,10 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
             },
             mounts: Vec::new(),
             is_privileged: security == "insecure",
-            host_config: HostConfig { ..shared.request.host_config.clone() },
+            host_config: HostConfig {
+                device_requests: Some(devices.iter().map(|name| engine::device_request(name)).collect()),
+                ..shared.request.host_config.clone()
+            },
         },
         script: line.script,
         mounts,
@@ -136,6 +140,39 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
     };
     let work = move || -> Work { Box::pin(request.run()) };
     step(place, state, &key, created_by, work).await
+}
+
+/// `--device=NAME[,required]`: the CDI devices that this machine has, as far as the client allows them.
+async fn devices(place: &Place, run: &Run) -> Result<Vec<String>, Error> {
+    let mut out = Vec::new();
+    for text in &run.devices {
+        let (mut name, mut required) = (String::new(), false);
+        for (at, field) in text.split(',').enumerate() {
+            match field.split_once('=') {
+                None if field == "required" => required = true,
+                Some(("required", value)) => required = value == "true",
+                Some(("name", value)) => name = value.to_string(),
+                _ if at == 0 && field.contains('/') => name = field.to_string(),
+                _ => return Err(place.wrong(text, format!("unexpected key '{field}' in 'device'"))),
+            }
+        }
+        let allowed = &place.shared.request.allowed_devices;
+        if !allowed.iter().any(|a| a == "*" || *a == name) {
+            let message =
+                format!("device {name} is not allowed: it needs --allow device or --allow device={name}");
+            return Err(place.wrong(text, message));
+        }
+        let (engine, wanted) = (place.shared.engine.clone(), name.clone());
+        match blocking(move || engine.find_device(&wanted)).await {
+            Ok(()) => out.push(name),
+            Err(e) if required => return Err(place.wrong(text, errors::chain(&e))),
+            Err(_) => {
+                let text = format!("device {name} is not here and not required");
+                place.shared.tell(Event::Note { index: place.step, text }).await;
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// All that the work of a RUN needs.

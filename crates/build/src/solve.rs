@@ -159,7 +159,7 @@ pub async fn solve(
         file.directives.checks = file.directives.checks.merged(&checks);
     }
     let lease = Arc::new(engine.images().lease());
-    let warnings = dockerfile::check(&file);
+    let mut warnings = request.context.check(&file);
     for warning in &warnings {
         drop(events.send(Event::Warning(warning.clone())).await);
     }
@@ -168,6 +168,10 @@ pub async fn solve(
     }
     let epoch = request.epoch()?;
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
+    for warning in base_platforms(&plan, &bases) {
+        drop(events.send(Event::Warning(warning.clone())).await);
+        warnings.push(warning);
+    }
     drop(events.send(Event::Planned(plan.infos.clone())).await);
     if let (Some(client), Some(paths)) = (request.client.clone(), plan::context_paths(&plan))
         && let Some(context) = client.context(paths).await.map_err(Error::invalid)?
@@ -244,6 +248,28 @@ pub async fn solve(
     }
     let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
     Ok(Solved { engine, lease, config, layers, chain_id, parent, warnings })
+}
+
+/// Base images that are for another platform than their stage.
+fn base_platforms(plan: &Plan, bases: &BTreeMap<Source, Base>) -> Vec<dockerfile::Warning> {
+    let mut out = Vec::new();
+    for (index, stage) in &plan.stages {
+        let (Source::Image { name, .. }, Some(base)) = (&stage.base, bases.get(&stage.base)) else {
+            continue;
+        };
+        let found = Platform {
+            os: base.config.os.clone(),
+            architecture: base.config.architecture.clone(),
+            variant: base.config.variant.clone(),
+            ..stage.platform.clone()
+        };
+        if (&found.os, &found.architecture) != (&stage.platform.os, &stage.platform.architecture) {
+            let (found, expected) = (found.to_string(), stage.platform.to_string());
+            let stage = &plan.file.stages[*index];
+            out.extend(dockerfile::check_base_platform(&plan.file, stage, name, &found, &expected));
+        }
+    }
+    out
 }
 
 /// Names of the rules that were broken, each once.
@@ -420,6 +446,8 @@ async fn load(engine: &Arc<Engine>, lease: &Arc<Lease>, name: &str) -> Result<Op
         if let Some(chain_id) = &image.chain_id {
             lease.keep_layer(chain_id);
         }
+        // Another storage driver may have had it before.
+        images.ensure_unpacked(&image.id).during(doing)?;
         let config = ImageConfig::clone(&*images.config(&image.id).during(doing)?);
         let layers = images.manifest(&image.id).during(doing)?.layers;
         for layer in &layers {

@@ -204,6 +204,16 @@ pub(crate) async fn run_stage(shared: &Arc<Shared>, index: usize) -> Result<Stag
     let uses_cache = !request.no_cache && !request.no_cache_stages.iter().any(named);
     shared.tell(Event::Started { index: plan.head }).await;
     let mut state = begin(shared, plan).await?;
+    if let Source::Context(name) = &plan.base {
+        let place = Place {
+            shared: shared.clone(),
+            stage: index,
+            step: plan.head,
+            instruction: stage.head.clone(),
+            uses_cache,
+        };
+        crate::run::copy(&place, &mut state, &everything(name), false).await?;
+    }
     if !plan.triggers.is_empty() {
         let count = plan.triggers.len();
         let text = format!("# Executing {count} build trigger{}", if count == 1 { "" } else { "s" });
@@ -236,6 +246,16 @@ async fn finished(shared: &Shared, index: usize, state: &StageState, from_cache:
     shared.tell(Event::Finished { index, result }).await;
 }
 
+/// What FROM a directory means: all of it.
+fn everything(context: &str) -> dockerfile::Copy {
+    dockerfile::Copy {
+        sources: vec![".".into()],
+        destination: "/".into(),
+        from: Some(context.into()),
+        ..dockerfile::Copy::default()
+    }
+}
+
 /// The state behind FROM.
 async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Error> {
     let escape = shared.plan.file.directives.escape;
@@ -261,11 +281,8 @@ async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Err
                 .or(base.config.created.clone());
             state
         }
-        Source::Context(name) => {
-            return Err(Error::unsupported(format!(
-                "FROM the named context {name:?}, which is a directory,"
-            )));
-        }
+        // Its files are put in as soon as the platform is known.
+        Source::Context(_) => StageState::scratch(escape),
     };
     state.config.created = None;
     state.has_cmd = false;
@@ -295,27 +312,50 @@ async fn apply(place: &Place, state: &mut StageState) -> Result<bool, Error> {
             for arg in args {
                 declare(place, state, arg)?;
             }
-            Ok(false)
+            recall(place, state).await
         }
         Kind::Maintainer(name) => {
             state.config.author = Some(name.clone());
             state.note(&shared, format!("MAINTAINER {name}"));
-            Ok(false)
+            recall(place, state).await
         }
         Kind::From { .. } => Err(place.wrong("FROM", "FROM isn't allowed here")),
         _ => {
-            let lookup = |name: &str| state.value(name);
-            let expander = Expander::new(state.escape, &lookup);
-            let change = Change::of(&place.instruction, state.run(), &expander);
+            let change = {
+                let lookup = |name: &str| state.value(name);
+                let expander = Expander::new(state.escape, &lookup);
+                Change::of(&place.instruction, state.run(), &expander)
+            };
             let change = change.map_err(|wrong| place.wrong(&wrong.token, wrong.message))?;
             let change = change.ok_or_else(|| place.wrong("", "this instruction cannot stand here"))?;
             state.note(&shared, change.to_string());
             let mut has_cmd = state.has_cmd;
             change.apply(state.run_mut(), &mut has_cmd);
             state.has_cmd = has_cmd;
-            Ok(false)
+            recall(place, state).await
         }
     }
+}
+
+/// Whether a build has been at this very point before, of a step that changes the config alone. Remembered for the next.
+async fn recall(place: &Place, state: &mut StageState) -> Result<bool, Error> {
+    let shared = &place.shared;
+    let last = state.config.history.last().and_then(|h| h.created_by.as_deref());
+    let mut key = base_key(place, state, "config");
+    key["config"] = json!(state.config.config);
+    key["before"] = json!(state.key.map(|d| d.to_string()));
+    key["text"] = json!(last);
+    let key = crate::hash::of_json(&key);
+    if place.uses_cache {
+        let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
+        if blocking(move || cache::look_up(&engine, &lease, &key)).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    let outcome = Outcome { chain_id: state.chain_id, layer: None, created: layer_time(shared) };
+    let text = crate::git_url::redact(&place.instruction.text);
+    drop(shared.keeper.send(cache::row(&key, state.key.as_ref(), &outcome, 0, &text)));
+    Ok(false)
 }
 
 /// Looks the step's key up, or does its work and remembers what it came to.

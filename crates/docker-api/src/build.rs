@@ -18,6 +18,7 @@ use hyper::StatusCode;
 use lines::{Lines, Mode};
 use request::{Asked, Extra, OWN_TYPE};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -36,19 +37,24 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let asked = Asked::parse(&call)?;
     let engine = api.engine.clone();
     let (tar_engine, dockerfile) = (engine.clone(), asked.dockerfile.clone());
-    let received = if !asked.remote.is_empty() {
-        let extra = if is_own {
+    let mut received = if !asked.remote.is_empty() {
+        let (extra, contexts) = if is_own {
             body::read_by(call, |mut reader| async move {
-                let read = tokio::task::spawn_blocking(move || Extra::read(&mut reader));
+                let read = tokio::task::spawn_blocking(move || {
+                    let extra = Extra::read(&mut reader)?;
+                    let contexts = extra.named(&tar_engine, &mut reader)?;
+                    Ok((extra, contexts))
+                });
                 read.await
                     .unwrap_or_else(|e| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
             })
             .await?
         } else {
-            Extra::default()
+            (Extra::default(), Named::new())
         };
         let access = asked.git_access(&extra)?;
-        fetched(&engine, &asked.remote, &access, &asked.dockerfile, extra).await?
+        let received = fetched(&engine, &asked.remote, &access, &asked.dockerfile, extra).await?;
+        Received { contexts, ..received }
     } else {
         body::read_by(call, |reader| async move {
             let read = tokio::task::spawn_blocking(move || receive(&tar_engine, reader, is_own, &dockerfile));
@@ -56,13 +62,22 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         })
         .await?
     };
-    let Received { context, extra, name, text } = received;
+    for (name, url) in &received.extra.context_urls {
+        let access = asked.git_access(&received.extra)?;
+        let (context, text) = build::fetch_context(&engine, url, &access).await.map_err(failure)?;
+        if let Some(text) = text {
+            context.put(build::file_name(url), text.as_bytes()).map_err(failure)?;
+        }
+        received.contexts.insert(name.to_lowercase(), Arc::new(context));
+    }
+    let Received { context, contexts, extra, name, text } = received;
     let file = dockerfile::Dockerfile::parse(&name, &text)
         .map_err(|e| Failure::bad_request(if is_own { e.report(&name, &text) } else { e.to_string() }))?;
     if extra.check {
-        return ok(&checked(&file, &name));
+        return ok(&checked(&file, &name, &context));
     }
-    let request = asked.request(Arc::new(context), &extra, &name)?;
+    let mut request = asked.request(Arc::new(context), &extra, &name)?;
+    request.contexts = contexts;
     let mode = match (is_own, asked.quiet) {
         (true, _) => Mode::Events,
         (false, true) => Mode::Quiet,
@@ -71,9 +86,13 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     Ok(follow(api, request, file, mode, asked.notes()))
 }
 
+/// Further contexts by name.
+type Named = BTreeMap<String, Arc<Context>>;
+
 /// What came with the body.
 struct Received {
     context: Context,
+    contexts: Named,
     extra: Extra,
     /// The Dockerfile's name and text.
     name: String,
@@ -97,7 +116,7 @@ async fn fetched(
         }
         None => context.take_dockerfile(dockerfile).map_err(failure)?,
     };
-    Ok(Received { context, extra, name, text })
+    Ok(Received { context, contexts: Named::new(), extra, name, text })
 }
 
 fn receive(
@@ -107,6 +126,7 @@ fn receive(
     dockerfile: &str,
 ) -> Result<Received, Failure> {
     let extra = if is_own { Extra::read(&mut reader)? } else { Extra::default() };
+    let contexts = extra.named(engine, &mut reader)?;
     let mut context = Context::from_tar(engine, &mut reader).map_err(failure)?;
     // What is behind the end of the archive belongs to the request too.
     drop(std::io::copy(&mut reader.by_ref().take(request::MAX_TAIL), &mut std::io::sink()));
@@ -117,7 +137,7 @@ fn receive(
         }
         None => context.take_dockerfile(dockerfile).map_err(failure)?,
     };
-    Ok(Received { context, extra, name, text })
+    Ok(Received { context, contexts, extra, name, text })
 }
 
 fn failure(error: build::Error) -> Failure {
@@ -140,8 +160,9 @@ fn failure(error: build::Error) -> Failure {
 }
 
 /// The findings of the build checks, as a document.
-fn checked(file: &dockerfile::Dockerfile, name: &str) -> Value {
-    let warnings: Vec<Value> = dockerfile::check(file)
+fn checked(file: &dockerfile::Dockerfile, name: &str, context: &Context) -> Value {
+    let warnings: Vec<Value> = context
+        .check(file)
         .into_iter()
         .map(|w| {
             json!({

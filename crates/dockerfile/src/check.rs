@@ -2,6 +2,7 @@
 
 use crate::expand::Expander;
 use crate::file::{Dockerfile, Stage};
+use crate::ignore::{Ignore, Verdict};
 use crate::instruction::{Command, Instruction, Kind};
 use crate::suggest::suggest;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -166,6 +167,50 @@ pub fn check(file: &Dockerfile) -> Vec<Warning> {
     out.retain(|w| is_wanted(file, w.rule));
     out.sort_by_key(|w| w.lines);
     out
+}
+
+/// Checks what needs the context's ignore patterns too: files that are named and not sent.
+pub fn check_ignored(file: &Dockerfile, ignore: &Ignore) -> Vec<Warning> {
+    let mut out = Vec::new();
+    if ignore.is_empty() || !is_wanted(file, Rule::CopyIgnoredFile) {
+        return out;
+    }
+    for instruction in file.stages.iter().flat_map(|s| &s.instructions) {
+        let (copy, word) = match &instruction.kind {
+            Kind::Copy(copy) => (copy, "Copy"),
+            Kind::Add(copy) => (copy, "Add"),
+            _ => continue,
+        };
+        // What a variable or a pattern comes to is not known here, and what is elsewhere is nobody's to ignore.
+        let is_plain = |s: &&String| !s.contains(['$', '*', '?', '[', ':']);
+        for source in copy.sources.iter().filter(is_plain).filter(|_| copy.from.is_none()) {
+            let path = source.trim_start_matches("./").trim_matches('/');
+            if !path.is_empty() && ignore.judge(path, false) == Verdict::Ignored {
+                let detail =
+                    format!("Attempting to {word} file {source:?} that is excluded by .dockerignore");
+                out.push(Warning { rule: Rule::CopyIgnoredFile, detail, lines: instruction.lines });
+            }
+        }
+    }
+    out
+}
+
+/// Checks one stage's base image against the platform that is built for.
+pub fn check_base_platform(
+    file: &Dockerfile,
+    stage: &Stage,
+    image: &str,
+    found: &str,
+    expected: &str,
+) -> Option<Warning> {
+    let detail = format!(
+        "Base image {image} was pulled with platform {found:?}, expected {expected:?} for current build"
+    );
+    is_wanted(file, Rule::InvalidBaseImagePlatform).then_some(Warning {
+        rule: Rule::InvalidBaseImagePlatform,
+        detail,
+        lines: stage.head.lines,
+    })
 }
 
 /// Whether the file's directives want a rule.

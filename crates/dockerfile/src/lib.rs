@@ -32,7 +32,7 @@ mod suggest;
 mod words;
 
 pub use change::{Change, Wrong, command_words, parse_changes, shell};
-pub use check::{Rule, Warning, check};
+pub use check::{Rule, Warning, check, check_base_platform, check_ignored};
 pub use error::Error;
 pub use expand::{Expanded, Expander};
 pub use file::{Dockerfile, From, Stage, TargetError};

@@ -228,7 +228,7 @@ pub const CASES: &[Case] = &[
         "FROM BASE\nRUN --security=insecure true\n",
         &[Fails("security.insecure is not allowed")],
     ),
-    case("device is refused", "FROM BASE\nRUN --device=x/y=z true\n", &[Fails("not supported")]),
+    case("device is refused", "FROM BASE\nRUN --device=x/y=z true\n", &[Fails("is not allowed")]),
     // RUN --mount.
     case(
         "bind mount",

@@ -50,6 +50,25 @@ fn images_stay_when_the_driver_changes() {
     daemon.assert_no_leaks();
 }
 
+#[test]
+fn a_base_that_another_driver_unpacked_is_built_on() {
+    if !testkit::is_root() {
+        return;
+    }
+    let mut daemon = start("overlay", None);
+    daemon.load_busybox(BUSYBOX);
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("Dockerfile"), format!("FROM {BUSYBOX}\nRUN echo built > /f\n"))
+        .unwrap();
+    for driver in ["vfs", "erofs", "overlay"] {
+        daemon.stop();
+        daemon.spawn_with(&["--storage-driver", driver]);
+        daemon.brig(&["build", "-t", "app", context.path().to_str().unwrap()]).success();
+        assert_eq!(daemon.brig(&["run", "--rm", "app", "cat", "/f"]).success(), "built", "{driver}");
+    }
+    daemon.assert_no_leaks();
+}
+
 /// A Btrfs in a file, mounted for as long as this lives.
 struct Btrfs {
     dir: tempfile::TempDir,

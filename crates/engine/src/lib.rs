@@ -93,7 +93,9 @@ pub use system::{DiskUsage, Info};
 pub use top::Processes;
 pub use update::UpdateRequest;
 pub use volumes::{NewVolume, PrunedVolumes, Volume};
-pub use workspace::{Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace};
+pub use workspace::{
+    Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace, device_request,
+};
 
 use crate::error::{During, IoDuring};
 use collection::Collection;

@@ -117,14 +117,18 @@ impl Engine {
         if volumes {
             self.remove_anonymous_volumes(record);
         }
-        // Trees are deleted where nobody waits.
+        self.tidy_behind();
+        Ok(())
+    }
+
+    /// Sees to it that the trees of what was removed are deleted, where nobody waits.
+    pub(crate) fn tidy_behind(&self) {
         if self.db.is_reserve_spent() {
             // The disk was full: what this frees must first of all pay for the next deletion, before others take it.
             self.empty_trash();
             self.db.restore_reserve();
         }
         self.tidy_later();
-        Ok(())
     }
 
     /// Deletes what was removed.

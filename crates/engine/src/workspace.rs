@@ -71,7 +71,7 @@ pub struct Step {
     pub mounts: Vec<StepMount>,
     /// All capabilities and devices.
     pub is_privileged: bool,
-    /// Limits, hosts and cgroup parent; the rest of it is not looked at.
+    /// Limits, hosts, cgroup parent and devices by CDI; the rest of it is not looked at.
     pub host_config: HostConfig,
 }
 
@@ -196,6 +196,13 @@ impl Engine {
         Ok(Scratch { path })
     }
 
+    /// Whether a device spec of this machine has the CDI device `name`; why not. Blocking.
+    pub fn find_device(&self, name: &str) -> Result<(), Error> {
+        let host_config =
+            HostConfig { device_requests: Some(vec![device_request(name)]), ..HostConfig::default() };
+        crate::cdi::resolve(&host_config, &self.config.cdi_spec_dirs).map(drop)
+    }
+
     /// Where cache mounts of builds are kept.
     pub fn build_cache_dir(&self) -> PathBuf {
         self.config.data_root.join("build-cache")
@@ -215,6 +222,11 @@ impl Engine {
     pub fn snapshots(&self) -> &Arc<dyn snapshot::Snapshotter> {
         &self.snapshots
     }
+}
+
+/// The request for one CDI device as a container's has it.
+pub fn device_request(name: &str) -> serde_json::Value {
+    serde_json::json!({ "Driver": "cdi", "DeviceIDs": [name] })
 }
 
 /// A directory for work in progress.
@@ -492,10 +504,15 @@ impl Drop for Workspace {
         self.root = None;
         self.take_down_step();
         task::unmount(&self.engine, self.id.as_str());
-        if self.has_snapshot
-            && let Err(e) = self.engine.snapshots.remove(self.id.as_str())
-        {
-            tracing::warn!(step = self.id.as_str(), error = %errors::chain(&e), "snapshot of a build step not removed");
+        if !self.has_snapshot {
+            return;
+        }
+        match self.engine.snapshots.remove(self.id.as_str()) {
+            Ok(true) => self.engine.tidy_behind(),
+            Ok(false) => {}
+            Err(e) => {
+                tracing::warn!(step = self.id.as_str(), error = %errors::chain(&e), "snapshot of a build step not removed");
+            }
         }
     }
 }
@@ -515,9 +532,12 @@ impl Engine {
             std::fs::write(&path, text).io_during(|| format!("write {}", path.display()))?;
             etc_files.push((path.to_string_lossy().into_owned(), etc_place(name)));
         }
-        let made = Made::look(root, &record.mounts)?;
+        let edits = crate::cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
+        let mounts = record.mounts.iter().map(|m| m.destination.as_str());
+        let made = Made::look(root, mounts.chain(edits.mounts.iter().map(|m| m.destination.as_str())))?;
         launch::make_places(record, root, &etc_files);
-        let devices = crate::devices::collect(&record.host_config)?;
+        let mut devices = crate::devices::collect(&record.host_config)?;
+        devices.extend(edits.devices.iter().cloned());
         let rootfs = self.config.rootfs(id);
         let spec = bundle::spec(&bundle::Input {
             record,
@@ -533,7 +553,7 @@ impl Engine {
             shared_shm: None,
             etc_files: &etc_files,
             devices: &devices,
-            edits: &crate::cdi::Edits::default(),
+            edits: &edits,
             init: None,
             device_numbers: &BTreeMap::new(),
             available_capabilities: &self.capabilities,
@@ -552,10 +572,10 @@ struct Made {
 }
 
 impl Made {
-    fn look(root: &RootDir, mounts: &[MountPoint]) -> Result<Made, Error> {
+    fn look<'a>(root: &RootDir, mounts: impl Iterator<Item = &'a str>) -> Result<Made, Error> {
         let mut made = Made { missing: Vec::new(), times: Vec::new() };
         let own = PLACES.iter().map(|(place, _)| PathBuf::from(place));
-        let targets = mounts.iter().map(|m| PathBuf::from(m.destination.trim_start_matches('/')));
+        let targets = mounts.map(|target| PathBuf::from(target.trim_start_matches('/')));
         for place in own.chain(targets) {
             let mut path = PathBuf::new();
             let mut above = PathBuf::from(".");

@@ -23,8 +23,9 @@ pub(super) struct Report {
 /// A line of the table; values in the engines' order.
 #[derive(Debug)]
 pub(super) enum Row {
-    Time { name: &'static str, medians: Vec<Duration> },
+    Time { name: String, medians: Vec<Duration> },
     Memory { name: String, sums: Vec<Memory> },
+    Count { name: String, counts: Vec<u64> },
 }
 
 impl Report {
@@ -74,6 +75,14 @@ impl Report {
                 let values: Vec<f64> = sums.iter().map(|m| m.columns()[n] as f64).collect();
                 self.line(&mut out, &format!("{name}: {kind}"), &values, 0);
             }
+        }
+        out += "\n## Idle\n\n";
+        self.header(&mut out, "what");
+        for row in &self.rows {
+            let Row::Count { name, counts } = row else { continue };
+            #[expect(clippy::cast_precision_loss, reason = "printed without decimals")]
+            let values: Vec<f64> = counts.iter().map(|n| *n as f64).collect();
+            self.line(&mut out, name, &values, 0);
         }
         out
     }
@@ -134,7 +143,7 @@ mod tests {
             machine: vec!["cores: 2".into()],
             runs: 20,
             rows: vec![
-                Row::Time { name: "run", medians: [10, 200, 45].map(Duration::from_millis).to_vec() },
+                Row::Time { name: "run".into(), medians: [10, 200, 45].map(Duration::from_millis).to_vec() },
                 Row::Memory {
                     name: "idle".into(),
                     sums: vec![Memory::new(100, 200, 50), Memory::new(1000, 2000, 500), Memory::default()],

@@ -1,5 +1,6 @@
 //! `build`: packs the context, sends it with what the build needs besides, and shows what happens.
 
+mod named;
 mod outcome;
 mod show;
 
@@ -12,6 +13,7 @@ use crate::progress::JsonLines;
 use crate::terminal;
 use base64::Engine as _;
 use dockerfile::{Ignore, Verdict};
+use named::Named;
 use outcome::Output;
 use rootdir::RootDir;
 use serde_json::{Map, Value, json};
@@ -30,13 +32,13 @@ pub(crate) struct Build {
     /// Add a custom host-to-IP mapping (format: "host:ip")
     #[arg(long, value_name = "strings")]
     add_host: Vec<String>,
-    /// Allow extra privileged entitlement (network.host, security.insecure)
+    /// Allow extra privileged entitlement (network.host, security.insecure, device)
     #[arg(long, value_name = "stringArray")]
     allow: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "stringArray")]
     build_arg: Vec<String>,
-    /// Additional build contexts (name=docker-image://image)
+    /// Additional build contexts (name=path, name=URL, name=docker-image://image)
     #[arg(long, value_name = "stringArray")]
     build_context: Vec<String>,
     /// Set the parent cgroup for the RUN instructions during build
@@ -121,7 +123,14 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
     let auth = context.config.registry_config().await?;
     let (name, ignore) = (dockerfile.clone(), ignore_of(&source, &dockerfile)?);
     let bytes = document.to_string().into_bytes();
-    let body = body::streamed(upload(move |out| send(out, &bytes, source, &ignore, &name)));
+    let named = Named::read(&flags.build_context)?;
+    let body = body::streamed(upload(move |out| {
+        out.write_all(&(bytes.len() as u64).to_be_bytes())
+            .and_then(|()| out.write_all(&bytes))
+            .map_err(|e| e.to_string())?;
+        named.send(out)?;
+        send(out, source, &ignore, &name)
+    }));
     let response = context.client.request_build(&path, OWN_TYPE, auth.as_deref(), body).await?;
     if flags.check {
         let answer: Value = context.client.json(&path, response).await?;
@@ -230,22 +239,15 @@ fn document(flags: &Build) -> Result<Value> {
         }
         ssh.insert(id.to_string(), socket);
     }
-    let mut images = BTreeMap::new();
-    for text in &flags.build_context {
-        let (name, value) = text
-            .split_once('=')
-            .ok_or_else(|| Error::Usage(format!("invalid context value: {text}, expected key=value")))?;
-        let image = value.strip_prefix("docker-image://").ok_or_else(|| {
-            Error::Unsupported(format!("--build-context {name}: only docker-image://IMAGE is supported"))
-        })?;
-        images.insert(name.to_string(), image.to_string());
-    }
+    let named = Named::read(&flags.build_context)?;
     Ok(json!({
         "check": flags.check,
         "secrets": secrets,
         "ssh": ssh,
         "allow": flags.allow,
-        "context_images": images,
+        "context_images": named.images,
+        "context_urls": named.urls,
+        "contexts": named.directories.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "no_cache_stages": flags.no_cache_filter,
     }))
 }
@@ -389,14 +391,11 @@ fn ignore_of(source: &Source, dockerfile: &str) -> Result<Ignore> {
 
 fn send(
     out: &mut dyn Write,
-    document: &[u8],
     source: Source,
     ignore: &Ignore,
     dockerfile: &str,
 ) -> std::result::Result<(), String> {
     let failed = |e: std::io::Error| e.to_string();
-    out.write_all(&(document.len() as u64).to_be_bytes()).map_err(failed)?;
-    out.write_all(document).map_err(failed)?;
     match source {
         Source::Empty => out.write_all(&[0; 1024]).map_err(failed),
         Source::Stream(head) => {

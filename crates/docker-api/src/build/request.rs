@@ -32,15 +32,66 @@ pub(crate) struct Extra {
     pub(crate) secrets: BTreeMap<String, String>,
     /// Sockets of ssh agents on this machine, by id.
     pub(crate) ssh: BTreeMap<String, PathBuf>,
-    /// `network.host`, `security.insecure`.
+    /// `network.host`, `security.insecure`, `device`, `device=NAME`.
     pub(crate) allow: Vec<String>,
     /// Images that stand for a name.
     pub(crate) context_images: BTreeMap<String, String>,
+    /// Named contexts whose archives stand before the tar, in this order, each in pieces (see [`Pieces`]).
+    pub(crate) contexts: Vec<String>,
+    /// URLs of named contexts, which the daemon reads.
+    pub(crate) context_urls: BTreeMap<String, String>,
     /// Stages that take nothing from the cache.
     pub(crate) no_cache_stages: Vec<String>,
 }
 
+/// An archive in pieces: four bytes (big-endian) with a length, so many bytes, and so on; a length of 0 is the end.
+#[derive(Debug)]
+pub(crate) struct Pieces<'a, R> {
+    reader: &'a mut R,
+    left: u32,
+    is_done: bool,
+}
+
+impl<R: Read> Read for Pieces<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 && !self.is_done {
+            let mut length = [0; 4];
+            self.reader.read_exact(&mut length)?;
+            self.left = u32::from_be_bytes(length);
+            self.is_done = self.left == 0;
+        }
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = self.reader.read(&mut buffer[..most])?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= u32::try_from(read).unwrap_or(self.left);
+        Ok(read)
+    }
+}
+
 impl Extra {
+    /// Reads the archives of the named contexts. Blocking.
+    pub(crate) fn named(
+        &self,
+        engine: &engine::Engine,
+        reader: &mut (impl Read + Send),
+    ) -> Result<BTreeMap<String, Arc<Context>>, Failure> {
+        let mut out = BTreeMap::new();
+        for name in &self.contexts {
+            let mut pieces = Pieces { reader: &mut *reader, left: 0, is_done: false };
+            let context = Context::from_tar(engine, &mut pieces).map_err(super::failure)?;
+            // Behind the end of the archive there may be padding.
+            std::io::copy(&mut pieces, &mut std::io::sink())
+                .map_err(|e| Failure::bad_request(format!("reading the context {name}: {e}")))?;
+            out.insert(name.to_lowercase(), Arc::new(context));
+        }
+        Ok(out)
+    }
+
     fn decoded(&self) -> Result<BTreeMap<String, Secret>, Failure> {
         let decode = |(id, text): (&String, &String)| {
             let bytes = crate::request::from_base64(text)
@@ -173,6 +224,10 @@ impl Asked {
             match name.as_str() {
                 "network.host" => request.entitlements.network_host = true,
                 "security.insecure" => request.entitlements.security_insecure = true,
+                "device" => request.allowed_devices.push("*".into()),
+                device if device.starts_with("device=") => {
+                    request.allowed_devices.push(device["device=".len()..].to_string());
+                }
                 other => return Err(Failure::bad_request(format!("unknown entitlement {other:?}"))),
             }
         }
@@ -279,5 +334,16 @@ mod tests {
         assert!(Extra::read(&mut &with(br#"{"unknown":1}"#)[..]).is_err());
         assert!(Extra::read(&mut &u64::MAX.to_be_bytes()[..]).is_err());
         assert!(Extra::read(&mut &b"abc"[..]).is_err());
+    }
+
+    #[test]
+    fn archives_come_in_pieces() {
+        let bytes = b"\0\0\0\x02ab\0\0\0\x01c\0\0\0\0rest";
+        let mut reader = &bytes[..];
+        let mut out = String::new();
+        Pieces { reader: &mut reader, left: 0, is_done: false }.read_to_string(&mut out).expect("whole");
+        assert_eq!((out.as_str(), reader), ("abc", &b"rest"[..]));
+        let mut cut = &bytes[..5];
+        assert!(Pieces { reader: &mut cut, left: 0, is_done: false }.read_to_end(&mut Vec::new()).is_err());
     }
 }
