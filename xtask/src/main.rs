@@ -38,7 +38,7 @@ usage: cargo xtask COMMAND
   tidy                    only the project's own rules
   bench [--runs 20] [--containers 100] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd and podman in turn; writes bench/RESULTS.md
-  bench runtime [--runs 40] [--no-build] [--smoke]
+  bench runtime [--runs 40] [--crun PROGRAM] [--no-build] [--smoke]
                           brig-runtime, crun and runc in turn, and the floor; writes its part of bench/RESULTS.md
   bench images [--runs 5] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd, containerd, podman, skopeo and the floor in turn: pull, push, save, load,

@@ -39,6 +39,7 @@ pub(crate) const TEST: &[Package] = &[
     program("dbus-daemon", "dbus-daemon"),
     program("debootstrap", "debootstrap"),
     program("btrfs-progs", "mkfs.btrfs"),
+    program("bzip2", "bzip2"),
     program("e2fsprogs", "mkfs.ext4"),
     program("erofs-utils", "fsck.erofs"),
     program("etcd-server", "etcd"),

@@ -13,9 +13,9 @@ pub(crate) const HELP: &str = "\
 brig-runtime: OCI runtime
 
 usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup]
-                    [--rootless true|false|auto] [--criu PROGRAM] COMMAND
+                    [--cgroup-manager systemd|cgroupfs] [--rootless true|false|auto] [--criu PROGRAM] COMMAND
 
-  create   [-b BUNDLE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
+  create   [-b BUNDLE] [--config FILE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
            [--pidfd-socket PATH] ID
   run      as create, and [-d] [--keep]
   start    ID
@@ -138,6 +138,14 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
             }
             Long("debug") => {}
             Long("systemd-cgroup") => global.systemd_cgroup = true,
+            // crun's way to say it.
+            Long("cgroup-manager") => {
+                global.systemd_cgroup = match parser.value()?.string()?.as_str() {
+                    "systemd" => true,
+                    "cgroupfs" => false,
+                    other => return Err(format!("unknown cgroup manager {other:?}").into()),
+                }
+            }
             Long("rootless") => {
                 global.rootless = match parser.value()?.string()?.as_str() {
                     "auto" => None,
@@ -148,8 +156,12 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
             Short('v') | Long("version") => return Ok((global, Command::Version)),
             Short('h') | Long("help") => return Ok((global, Command::Help)),
             Value(name) => {
-                let command = command(&name.string()?, parser)?;
-                return Ok((global, command));
+                return match command(&name.string()?, parser) {
+                    Err(lexopt::Error::UnexpectedOption(help)) if help == "--help" || help == "-h" => {
+                        Ok((global, Command::Help))
+                    }
+                    other => Ok((global, other?)),
+                };
             }
             other => return Err(other.unexpected()),
         }
@@ -203,6 +215,8 @@ fn create(run: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
     while let Some(argument) = parser.next()? {
         match argument {
             Short('b') | Long("bundle") => options.bundle = parser.value()?.into(),
+            // crun's.
+            Short('f') | Long("config") => options.config = path(parser)?,
             Long("console-socket") => options.console_socket = path(parser)?,
             Long("pid-file") => options.pid_file = path(parser)?,
             Long("pidfd-socket") => options.pidfd_socket = path(parser)?,

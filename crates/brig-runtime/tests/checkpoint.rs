@@ -8,7 +8,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use support::{Bundle, bundle};
+use support::{Bundle, bundle, copy_program};
 
 /// Notes its arguments, one a line. `restore` leaves a process behind as criu would.
 const CRIU: &str = r#"#!/bin/sh
@@ -24,7 +24,9 @@ echo $! > "$2"
 
 fn script(bundle: &Bundle, text: &str) -> PathBuf {
     let path = bundle.path().join("criu");
-    std::fs::write(&path, text).unwrap();
+    let text_path = bundle.path().join("criu.sh");
+    std::fs::write(&text_path, text).unwrap();
+    copy_program(&text_path, &path);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
 }

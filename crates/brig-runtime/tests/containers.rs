@@ -341,7 +341,7 @@ fn sysctls_rlimits_and_hooks() {
     b.spec["hooks"] = serde_json::json!({"poststop": [{"path": "/bin/false"}]});
     let (code, text) = b.run("true");
     assert!(
-        code == 0 && text.contains("warning: error running poststop hook #1: /bin/false: exit status 1"),
+        code == 0 && text.contains("warning: error running poststop hook #0: /bin/false: exit status 1"),
         "{text}"
     );
 }

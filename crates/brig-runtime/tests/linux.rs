@@ -112,7 +112,7 @@ fn scheduler_affinity_and_memory_policy() {
     b.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND"});
     b.refused("set linux.memoryPolicy");
     b.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_X"});
-    b.refused("unknown mode");
+    b.refused("invalid memory policy mode");
 }
 
 #[test]

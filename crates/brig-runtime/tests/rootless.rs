@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use support::{Bundle, bundle};
+use support::{Bundle, bundle, copy_program};
 
 const NOBODY: u32 = 65_534;
 
@@ -22,7 +22,7 @@ struct Theirs {
 fn theirs(name: &str) -> Option<Theirs> {
     let mut bundle = bundle(name)?;
     let program = bundle.path().join("runtime");
-    std::fs::copy(env!("CARGO_BIN_EXE_brig-runtime"), &program).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_brig-runtime")), &program);
     std::fs::remove_file(bundle.path().join("config.json")).unwrap();
     std::fs::create_dir(bundle.path().join("state")).unwrap();
     give(bundle.path());

@@ -215,7 +215,7 @@ fn start_tells_of_a_program_that_cannot_be_executed() {
     b.spec["hooks"] = serde_json::json!({"startContainer": [{"path": "/bin/true"}]});
     start(&b, "exec /bin/program: exec format error");
     b.spec["hooks"] = serde_json::json!({"startContainer": [{"path": "/bin/hook"}]});
-    start(&b, "error running startContainer hook #1: /bin/hook");
+    start(&b, "error running startContainer hook #0: /bin/hook");
     // One that dies before it was let go.
     b.spec["hooks"] = serde_json::json!({});
     b.args(&["true"]);

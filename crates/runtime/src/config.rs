@@ -10,10 +10,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The document of a bundle, its bytes, and the absolute bundle.
-pub(crate) fn read_bundle(bundle: &Path) -> Result<(Spec, Vec<u8>, PathBuf), Error> {
+pub(crate) fn read_bundle(bundle: &Path, name: Option<&Path>) -> Result<(Spec, Vec<u8>, PathBuf), Error> {
     let bundle =
         std::path::absolute(bundle).map_err(|e| Error::io(format!("find bundle {}", bundle.display()), e))?;
-    let path = bundle.join("config.json");
+    let path = bundle.join(name.unwrap_or(Path::new("config.json")));
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(&path, flags, Mode::empty())
         .map_err(|e| Error::io(format!("open {}", path.display()), e))?;

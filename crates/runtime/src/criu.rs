@@ -149,7 +149,7 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
 
 /// Makes a container of images and lets it run from where it was. Without `detach` waits for its end and removes it.
 pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exit, Error> {
-    let (spec, bytes, bundle) = config::read_bundle(&options.bundle)?;
+    let (spec, bytes, bundle) = config::read_bundle(&options.bundle, None)?;
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;

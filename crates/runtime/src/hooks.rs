@@ -57,7 +57,7 @@ pub(crate) fn run(
     }
     let document =
         serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
-    hooks.iter().zip(1..).try_for_each(|(hook, number)| {
+    hooks.iter().enumerate().try_for_each(|(number, hook)| {
         one(hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
             stage,
             number,
@@ -167,8 +167,8 @@ mod tests {
         )
         .unwrap();
         let error = run("prestart", &[shell(":"), shell("echo why >&2; exit 3")], &state, None).unwrap_err();
-        assert_eq!(error.to_string(), "error running prestart hook #2: /bin/sh: exit status 3, output: why");
+        assert_eq!(error.to_string(), "error running prestart hook #1: /bin/sh: exit status 3, output: why");
         let error = run("poststop", &[shell("exec sleep 60")], &state, None).unwrap_err();
-        assert_eq!(error.to_string(), "error running poststop hook #1: /bin/sh: timed out after 1 s");
+        assert_eq!(error.to_string(), "error running poststop hook #0: /bin/sh: timed out after 1 s");
     }
 }

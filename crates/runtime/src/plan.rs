@@ -532,8 +532,10 @@ impl Builder {
             for path in &linux.readonly_paths {
                 self.add(Step::ReadOnly(clean(path)));
             }
-            for path in &linux.masked_paths {
-                self.add(Step::Mask(clean(path)));
+            for (number, path) in linux.masked_paths.iter().enumerate() {
+                if !linux.masked_paths[..number].contains(path) {
+                    self.add(Step::Mask(clean(path)));
+                }
             }
         }
         let cwd = clean(cwd);

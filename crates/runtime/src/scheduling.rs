@@ -88,10 +88,10 @@ pub(crate) fn scheduler(wanted: &Scheduler) -> Result<SchedulingAttributes, Erro
 pub(crate) fn memory_policy(wanted: &MemoryPolicy) -> Result<(u32, Vec<u64>), Error> {
     let refuse = |field: &str, reason: String| Error::invalid(format!("linux.memoryPolicy.{field}"), reason);
     let mode = number(MODES, &wanted.mode)
-        .ok_or_else(|| refuse("mode", format!("unknown mode {:?}", wanted.mode)))?;
+        .ok_or_else(|| refuse("mode", format!("invalid memory policy mode {:?}", wanted.mode)))?;
     let mode = wanted.flags.iter().try_fold(mode, |mode, name| {
-        let flag =
-            number(MODE_FLAGS, name).ok_or_else(|| refuse("flags", format!("unknown flag {name:?}")))?;
+        let flag = number(MODE_FLAGS, name)
+            .ok_or_else(|| refuse("flags", format!("invalid memory policy flag {name:?}")))?;
         Ok::<_, Error>(mode | flag)
     })?;
     let mut words = Vec::new();

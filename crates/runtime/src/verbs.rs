@@ -25,6 +25,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub struct Create {
     pub bundle: PathBuf,
+    /// In place of `config.json` there.
+    pub config: Option<PathBuf>,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     /// Hears of the process by its descriptor.
@@ -405,7 +407,7 @@ struct Made {
 
 fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: bool) -> Result<Made, Error> {
     check_preserved(options.preserve_fds)?;
-    let (mut spec, bytes, bundle) = config::read_bundle(&options.bundle)?;
+    let (mut spec, bytes, bundle) = config::read_bundle(&options.bundle, options.config.as_deref())?;
     config::pass_sockets(&mut spec, options.listen_fds);
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let proc = Proc::open()?;

@@ -144,7 +144,9 @@ pub(crate) fn parse(profile: &Seccomp) -> Result<Profile<'_>, Error> {
 fn parse_rule(rule: &SyscallRule) -> Result<Rule<'_>, Error> {
     let action = Action::parse(&rule.action, rule.errno_ret)?;
     if action == Action::NOTIFY && rule.names.iter().any(|n| n == "write") {
-        return Err(Error::Notify("for write: the listener could never be handed over"));
+        return Err(Error::Notify(
+            "for write: SCMP_ACT_NOTIFY cannot be used for the write syscall, with which its listener is handed over",
+        ));
     }
     let conditions = rule.args.iter().map(parse_condition).collect::<Result<Vec<_>, _>>()?;
     let mut seen = 0u8;

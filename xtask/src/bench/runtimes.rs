@@ -33,11 +33,18 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         None => RUNS,
         Some(text) => text.parse().doing(|| format!("--runs {text}"))?,
     };
+    // Another crun than Debian's, such as one that was built by hand.
+    let crun = take_value(&mut args, "--crun")?.unwrap_or_else(|| "crun".into());
+    // It runs in the bundle.
+    let crun = match std::path::absolute(&crun) {
+        Ok(path) if crun.contains('/') => path.display().to_string(),
+        _ => crun,
+    };
     let no_build = take_flag(&mut args, "--no-build");
     let smoke = take_flag(&mut args, "--smoke");
     no_more(&args)?;
     if let Some(work) = inside {
-        return measure(&work, runs, smoke);
+        return measure(&work, runs, smoke, &crun);
     }
     packages::ensure(packages::RUNTIMES)?;
     if !rustix::process::geteuid().is_root() {
@@ -52,6 +59,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private"]).arg(own).args(["bench", "runtime"]);
         command.arg(format!("--inside={}", work.display())).arg(format!("--runs={runs}"));
+        command.arg(format!("--crun={crun}"));
         run(command.args(smoke.then_some("--smoke")))
     });
     let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
@@ -112,13 +120,13 @@ fn time(command: &mut Command, what: impl Fn() -> String) -> Result<Duration> {
     if status.success() { Ok(time) } else { Err(Error::new(format!("{}: {status}", what()))) }
 }
 
-fn measure(work: &Path, runs: usize, smoke: bool) -> Result<()> {
+fn measure(work: &Path, runs: usize, smoke: bool, crun: &str) -> Result<()> {
     let unified = Path::new("/sys/fs/cgroup/unified");
     if std::fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
         run(Command::new("umount").arg(unified))?;
     }
     run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]))?;
-    let measured = measure_all(work, runs);
+    let measured = measure_all(work, runs, crun);
     // The parent of the containers' cgroups is nobody's.
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         drop(std::fs::remove_dir(hierarchy.path().join("brig-bench-runtime")));
@@ -128,11 +136,11 @@ fn measure(work: &Path, runs: usize, smoke: bool) -> Result<()> {
     if smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
 }
 
-fn measure_all(work: &Path, runs: usize) -> Result<String> {
+fn measure_all(work: &Path, runs: usize, crun: &str) -> Result<String> {
     let runtime = |name, program: PathBuf| Runtime { name, program, state: work.join(name) };
     let runtimes = [
         runtime("brig", target().join("brig/release/brig-runtime")),
-        runtime("crun", "crun".into()),
+        runtime("crun", crun.into()),
         runtime("runc", "runc".into()),
     ];
     let mut rows: Vec<(String, Vec<Option<f64>>)> = Vec::new();

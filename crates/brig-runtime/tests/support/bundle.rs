@@ -47,6 +47,12 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
     Some(Bundle { directory, id, spec })
 }
 
+/// Copies a program by another process: a child that another test forks meanwhile would hold our own descriptor for
+/// writing, and the kernel executes no file that is open so ("text file busy").
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 impl Bundle {
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
