@@ -77,12 +77,9 @@ fn zstd_windows_have_a_limit() {
 
 #[test]
 fn unknown_compressions_are_named() {
-    for (head, name) in [(&b"\xfd7zXZ\0\0"[..], "xz"), (b"BZh91AY", "bzip2"), (b"\x04\x22\x4d\x18xx", "lz4")]
-    {
-        let error = decompress(head).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.to_string().contains(name), "{error}");
-    }
+    let error = decompress(&b"\x04\x22\x4d\x18xx"[..]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.to_string().contains("lz4"), "{error}");
 }
 
 #[test]
