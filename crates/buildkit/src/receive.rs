@@ -553,24 +553,5 @@ fn told_attributes(all: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (&st
         .filter(|(name, _)| *name == "security.capability" || name.starts_with("user."))
 }
 
-/// A file's mode as Go has it.
-pub(crate) fn go_mode(mode: u32) -> u32 {
-    const GO_DEVICE: u32 = 1 << 26;
-    const GO_CHAR_DEVICE: u32 = 1 << 21;
-    const GO_SOCKET: u32 = 1 << 24;
-    let kind = match FileType::from_raw_mode(mode) {
-        FileType::Directory => GO_DIR,
-        FileType::Symlink => GO_SYMLINK,
-        FileType::Fifo => GO_PIPE,
-        FileType::Socket => GO_SOCKET,
-        FileType::CharacterDevice => GO_DEVICE | GO_CHAR_DEVICE,
-        FileType::BlockDevice => GO_DEVICE,
-        _ => 0,
-    };
-    let special = [(GO_SETUID, 0o4000), (GO_SETGID, 0o2000), (GO_STICKY, 0o1000)];
-    let bits = special.iter().filter(|(_, bit)| mode & bit != 0).map(|(go, _)| go).sum::<u32>();
-    kind | bits | mode & 0o777
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! The files of a result, as clients get them: one by one, or as a directory that is sent.
 
-use crate::receive::go_mode;
 use crate::rpc::{Reply, stream_of};
 use crate::session::Session;
 use crate::status;
@@ -40,7 +39,7 @@ fn stat_of(found: &rustix::fs::Stat, shown: &str, link: String) -> Stat {
     let number = |n: u32| if is_device { i64::from(n) } else { 0 };
     Stat {
         path: shown.to_string(),
-        mode: go_mode(found.st_mode),
+        mode: engine::go_mode(found.st_mode),
         uid: found.st_uid,
         gid: found.st_gid,
         size: if kind.is_file() { found.st_size } else { 0 },

@@ -65,7 +65,7 @@ pub use cdi::DIRECTORIES as CDI_SPEC_DIRS;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
-pub use copy::{Extract, Packing, PathStat};
+pub use copy::{Extract, Packing, PathStat, go_mode};
 pub use create::{CreateRequest, Created};
 pub use disk_report::{DiskPart, DiskReport};
 pub use error::{Error, blocking};

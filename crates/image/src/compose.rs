@@ -5,7 +5,7 @@ use crate::save::path;
 use crate::{Error, Images, Lease};
 use archive::Files;
 use oci::image::{ImageConfig, Index, Manifest, media_type};
-use oci::{Descriptor, Digest, Platform, Reference};
+use oci::{Descriptor, Digest, Reference};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -70,44 +70,6 @@ impl Images {
         };
         let bytes = serde_json::to_vec(&index).expect("an index is plain strings and numbers");
         Ok(Descriptor::new(media_type::OCI_INDEX, self.keep(&bytes, lease)?, bytes.len() as u64))
-    }
-
-    /// Puts a manifest of documents that are no image beside the image `subject`: statements about it. Each has a media
-    /// type, annotations and bytes.
-    pub fn compose_attestation(
-        &self,
-        subject: &Digest,
-        statements: &[(&str, BTreeMap<String, String>, Vec<u8>)],
-        lease: &Lease,
-    ) -> Result<Descriptor, Error> {
-        let mut layers = Vec::new();
-        let mut diff_ids = Vec::new();
-        for (kind, annotations, bytes) in statements {
-            let mut layer = Descriptor::new(kind, self.keep(bytes, lease)?, bytes.len() as u64);
-            layer.annotations.clone_from(annotations);
-            diff_ids.push(layer.digest.to_string());
-            layers.push(layer);
-        }
-        let config = json!({
-            "architecture": "unknown",
-            "os": "unknown",
-            "config": {},
-            "rootfs": { "type": "layers", "diff_ids": diff_ids },
-        });
-        let config = serde_json::to_vec(&config).expect("plain strings");
-        let config_digest = self.keep(&config, lease)?;
-        let manifest = manifest_of(config_digest, config.len() as u64, layers);
-        let mut descriptor =
-            Descriptor::new(media_type::OCI_MANIFEST, self.keep(&manifest, lease)?, manifest.len() as u64);
-        descriptor.platform = Some(Platform {
-            architecture: "unknown".into(),
-            os: "unknown".into(),
-            os_version: None,
-            variant: None,
-        });
-        descriptor.annotations.insert("vnd.docker.reference.digest".into(), subject.to_string());
-        descriptor.annotations.insert("vnd.docker.reference.type".into(), "attestation-manifest".into());
-        Ok(descriptor)
     }
 
     fn keep(&self, bytes: &[u8], lease: &Lease) -> Result<Digest, Error> {
