@@ -37,6 +37,6 @@ fn network_stress(args: &[String]) -> Result<()> {
     if let Some(other) = args.first() {
         return Err(Error::new(format!("conform network-stress takes no arguments, not {other:?}")));
     }
-    let line = ["-p", "e2e", "--test", "network_crash"].map(str::to_string);
+    let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
 }

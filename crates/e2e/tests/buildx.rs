@@ -52,6 +52,7 @@ impl Buildx {
 }
 
 #[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
 fn results_go_where_they_are_wanted() {
     let Some(buildx) = Buildx::new(Options::default()) else { return };
     buildx.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY a /$TARGETARCH/\nCOPY dir /dir\n");
@@ -90,6 +91,7 @@ fn results_go_where_they_are_wanted() {
 }
 
 #[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
 fn only_what_changed_is_sent() {
     let Some(buildx) = Buildx::new(Options::default()) else { return };
     buildx.write("Dockerfile", "FROM BASE\nCOPY dir /dir\nRUN cat /dir/1 /dir/2\n");
@@ -118,6 +120,7 @@ fn only_what_changed_is_sent() {
 }
 
 #[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
 fn secrets_checks_targets_and_failures() {
     let Some(buildx) = Buildx::new(Options::default()) else { return };
     buildx.write("key", "sesame");
@@ -138,6 +141,7 @@ fn secrets_checks_targets_and_failures() {
 }
 
 #[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
 fn what_is_pushed_is_at_the_registry() {
     if !testkit::is_root() || std::env::var_os("BRIG_TEST_BUILDX").is_none() {
         return;

@@ -181,10 +181,8 @@ fn killed_at_every_step() {
 
 /// 200 networks, 1,000 endpoints, 500 published ports; all of it survives the daemon, and all of it goes.
 #[test]
+#[ignore = "minutes: cargo xtask conform network-stress"]
 fn many_of_everything() {
-    if !is_long() {
-        return;
-    }
     let Some(mut daemon) = stage() else { return };
     let name = |n: u32| format!("many{n}");
     for n in 0..200 {

@@ -28,7 +28,8 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         None if fetches => Some(fetch()?),
         None => None,
     };
-    let line = ["-p", "e2e", "--test", "build", "--test", "buildx"].map(str::to_string);
+    let line =
+        ["-p", "e2e", "--test", "build", "--test", "buildx", "--", "--include-ignored"].map(str::to_string);
     let mut variables = vec![("BRIG_CONFORM_BUILD", "1")];
     let path = buildx.as_ref().map(|p| p.to_string_lossy().into_owned());
     match &path {
