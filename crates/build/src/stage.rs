@@ -1,8 +1,9 @@
 //! One stage: instruction after instruction, each sees the state that the one before left.
 
-use crate::cache::{self, Outcome};
+use crate::cache::{self, News, Outcome};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
+use crate::flight::{self, Turn};
 use crate::plan::{self, Source, StagePlan};
 use crate::solve::Shared;
 use dockerfile::{Arg, Change, Expander, Heredoc, Instruction, Kind};
@@ -354,7 +355,8 @@ async fn recall(place: &Place, state: &mut StageState) -> Result<bool, Error> {
     }
     let outcome = Outcome { chain_id: state.chain_id, layer: None, created: layer_time(shared) };
     let text = crate::git_url::redact(&place.instruction.text);
-    drop(shared.keeper.send(cache::row(&key, state.key.as_ref(), &outcome, 0, &text)));
+    let row = cache::row(&key, state.key.as_ref(), &outcome, 0, &text);
+    drop(shared.keeper.send(News { row, flight: None }));
     Ok(false)
 }
 
@@ -368,18 +370,32 @@ pub(crate) async fn step(
 ) -> Result<bool, Error> {
     let shared = &place.shared;
     let key = crate::hash::of_json(key);
-    if place.uses_cache {
-        let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
-        let found = blocking(move || cache::look_up(&engine, &lease, &key)).await?;
+    let mut flight = None;
+    while place.uses_cache && flight.is_none() {
+        let turn = flight::begin(&shared.engine, &key);
+        let found = match turn {
+            Turn::Mine(own) => {
+                flight = Some(own);
+                let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
+                blocking(move || cache::look_up(&engine, &lease, &key)).await?
+            }
+            Turn::Others(other) => flight::wait(other).await.map(|(outcome, _kept)| {
+                cache::hold(&shared.lease, &outcome);
+                outcome
+            }),
+        };
         if let Some(outcome) = found {
             state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
             return Ok(true);
         }
     }
     let (outcome, size) = work().await?;
+    if let Some(flight) = &flight {
+        flight.came_to(&outcome, &shared.lease);
+    }
     let text = crate::git_url::redact(&place.instruction.text);
     let row = cache::row(&key, state.key.as_ref(), &outcome, size, &text);
-    drop(shared.keeper.send(row));
+    drop(shared.keeper.send(News { row, flight }));
     state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
     Ok(false)
 }

@@ -72,7 +72,7 @@ pub(crate) async fn solve(
         other => return Err(Status::unimplemented(format!("unsupported request {other}"))),
     }
     let origin = Arc::new(Origin { options: options.clone(), is_multi: asked.is_multi });
-    let mut request = request(server, job, &asked, inputs, &loaded).await?;
+    let request = request(server, job, &asked, inputs, &loaded).await?;
     let platforms: Vec<Option<Platform>> = if asked.platforms.is_empty() {
         vec![None]
     } else {
@@ -80,10 +80,14 @@ pub(crate) async fn solve(
     };
     let mut refs = BTreeMap::new();
     let mut known = Vec::new();
-    for platform in platforms {
-        request.platform.clone_from(&platform);
+    // Side by side; a step that several of them have is done once.
+    let solving = platforms.into_iter().map(|platform| {
+        let request = Request { platform: platform.clone(), ..request.clone() };
         let shown = platform.as_ref().filter(|_| asked.is_multi).map(ToString::to_string);
-        let solved = run(server, job, &request, &file, &loaded.source, shown).await?;
+        let (file, source) = (&file, &loaded.source);
+        async move { Ok::<_, Status>((platform, run(server, job, &request, file, source, shown).await?)) }
+    });
+    for (platform, solved) in futures_util::future::try_join_all(solving).await? {
         let platform = platform.unwrap_or_else(Platform::host);
         let key = platform.to_string();
         known.push(json!({ "ID": key, "Platform": {
