@@ -1,6 +1,6 @@
 //! From a request to an image: bases, stages side by side, the image.
 
-use crate::cache::Keeper;
+use crate::cache::{Keeper, News};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) lease: Arc<Lease>,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) keeper: mpsc::UnboundedSender<metadata::BuildCacheRow>,
+    pub(crate) keeper: mpsc::UnboundedSender<News>,
     /// Images by name and platform.
     pub(crate) bases: BTreeMap<Source, Base>,
     /// Finished stages.
@@ -80,6 +80,8 @@ pub struct Solved {
     pub layers: Vec<Descriptor>,
     /// Topmost layer; none for no files at all.
     pub chain_id: Option<Digest>,
+    /// Seconds since 1970 that no time of it passes.
+    pub epoch: Option<i64>,
     /// The image that it was made from.
     parent: Option<ImageId>,
     pub warnings: Vec<dockerfile::Warning>,
@@ -158,6 +160,11 @@ pub async fn solve(
         })?;
         file.directives.checks = file.directives.checks.merged(&checks);
     }
+    if request.hostname.is_empty()
+        && let Some(name) = request.build_arg("BUILDKIT_SANDBOX_HOSTNAME")
+    {
+        request.hostname = name.to_string();
+    }
     let lease = Arc::new(engine.images().lease());
     let mut warnings = request.context.check(&file);
     for warning in &warnings {
@@ -166,8 +173,8 @@ pub async fn solve(
     if file.directives.checks.error && !warnings.is_empty() {
         return Err(Error::invalid("lint violation found for rules: ".to_string() + &rules(&warnings)));
     }
-    let epoch = request.epoch()?;
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
+    let epoch = request.epoch(plan.global.get("SOURCE_DATE_EPOCH"))?;
     for warning in base_platforms(&plan, &bases) {
         drop(events.send(Event::Warning(warning.clone())).await);
         warnings.push(warning);
@@ -247,7 +254,7 @@ pub async fn solve(
         run.labels.get_or_insert_default().extend(labels);
     }
     let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
-    Ok(Solved { engine, lease, config, layers, chain_id, parent, warnings })
+    Ok(Solved { engine, lease, config, layers, chain_id, epoch, parent, warnings })
 }
 
 /// Base images that are for another platform than their stage.
