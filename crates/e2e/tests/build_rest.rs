@@ -103,7 +103,7 @@ fn history_says_what_was_done() {
             "VOLUME [/v]",
             "WORKDIR /w",
             "USER 5",
-            "EXPOSE [80/tcp]",
+            "EXPOSE map[80/tcp:{}]",
             "LABEL c=d",
             "ENV a=b",
             "ADD f /g # buildkit",

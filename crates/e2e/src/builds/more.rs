@@ -53,7 +53,7 @@ pub const MORE: &[Case] = &[
     // Here-documents.
     case(
         "heredoc on another descriptor",
-        "FROM BASE\nRUN cat <&3 3<<E > /f\nthree\nE\n",
+        "FROM BASE\nRUN cat 3<<E <&3 > /f\nthree\nE\n",
         &[Prints("cat /f", "three")],
     ),
     case(

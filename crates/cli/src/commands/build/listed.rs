@@ -182,7 +182,10 @@ fn walk(fd: BorrowedFd<'_>, path: &str, depth: usize, keep: &Keep, visit: &mut V
 /// Whether there is so little that it is sent whole.
 fn is_small(fd: BorrowedFd<'_>, keep: &Keep) -> bool {
     let (mut files, mut bytes) = (0, 0);
-    let looked = walk(fd, "", 0, keep, &mut |_, stat, _| {
+    // Opened anew: a descriptor knows how far it was read, and this one is read again.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(own) = rustix::fs::openat(fd, ".", flags, Mode::empty()) else { return true };
+    let looked = walk(own.as_fd(), "", 0, keep, &mut |_, stat, _| {
         files += 1;
         bytes += stat.st_size;
         if files > SMALL_FILES || bytes > SMALL_BYTES { Err("enough".into()) } else { Ok(()) }
@@ -284,6 +287,15 @@ mod tests {
             std::fs::write(dir.path().join(format!("many/{n}")), "").unwrap();
         }
         assert!(!small(dir.path(), &|_, _| true));
+        let fd = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        is_small(fd.as_fd(), &|_, _| true);
+        let mut seen = 0;
+        let mut count = |_: Option<&str>, _: &Stat, _: (BorrowedFd<'_>, &std::ffi::OsStr)| {
+            seen += 1;
+            Ok(())
+        };
+        walk(fd.as_fd(), "", 0, &|_, _| true, &mut count).unwrap();
+        assert_eq!(seen, SMALL_FILES + 2, "looking does not use it up");
         assert!(small(dir.path(), &|path, _| path != FilePath::new("many")));
         std::fs::File::create(dir.path().join("large")).unwrap().set_len(2 << 20).unwrap();
         assert!(!small(dir.path(), &|path, _| path != FilePath::new("many")));
