@@ -155,14 +155,13 @@ fn commit(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
     })
 }
 
-/// Makes the table of interfaces' own chains and does `change`, all in one batch.
+/// Makes the table of interfaces' own chains and does `change`, all in one batch. Whether it can be owned is known by now:
+/// a network has its rules before anybody is on it.
 pub(crate) fn commit_devices(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
-    owned(|| {
-        let mut batch = Batch::of_devices(table());
-        batch.table();
-        change(&mut batch);
-        batch.commit(operation)
-    })
+    let mut batch = Batch::of_devices(table());
+    batch.table();
+    change(&mut batch);
+    batch.commit(operation)
 }
 
 /// Tries again without ownership where the kernel does not know it.

@@ -47,18 +47,31 @@ const ARP_SENDER: u32 = 14;
 const ICMPV6_TYPE: u32 = 0;
 const ICMPV6_TARGET: u32 = 8;
 
-/// Lets the endpoint, whose pair exists, claim no address but its own. Repeating it is harmless.
+/// Lets the endpoint, whose pair exists, claim no address but its own. Repeating it is harmless. A kernel without chains of
+/// interfaces (`CONFIG_NF_TABLES_NETDEV`) lets it claim any.
 ///
 /// # Errors
 ///
 /// [`Error::Firewall`].
 pub fn guard(endpoint: &EndpointConfig) -> Result<()> {
     let chain = endpoint.host_interface.as_str();
-    firewall::commit_devices(&format!("guard {chain}"), |batch| {
+    let done = firewall::commit_devices(&format!("guard {chain}"), |batch| {
         batch.device_chain(chain, chain);
         batch.flush_chain(chain);
         fill(batch, chain, endpoint);
-    })
+    });
+    match done {
+        Err(e) if is_without(&e) => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether the kernel says that it has no chains of interfaces.
+fn is_without(error: &Error) -> bool {
+    use rustix::io::Errno;
+    let Error::Firewall { source, .. } = error else { return false };
+    let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::OPNOTSUPP | Errno::AFNOSUPPORT))
 }
 
 /// Takes the rules of the endpoint whose host end is or was `host_interface` away. Harmless if there are none.
@@ -73,6 +86,7 @@ pub fn unguard(host_interface: &str) -> Result<()> {
     batch.delete_chain(host_interface);
     match batch.commit(&format!("take the guard of {host_interface} away")) {
         Err(Error::Firewall { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if is_without(&e) => Ok(()),
         done => done,
     }
 }
