@@ -770,7 +770,7 @@ fn interface_of<'a>(settings: &EndpointSettings, interfaces: &'a [Interface]) ->
 }
 
 /// An endpoint's addresses on its network.
-fn addresses_of(settings: &EndpointSettings) -> Vec<IpAddr> {
+pub(crate) fn addresses_of(settings: &EndpointSettings) -> Vec<IpAddr> {
     [&settings.ip_address, &settings.global_ipv6_address].iter().filter_map(|t| t.parse().ok()).collect()
 }
 
