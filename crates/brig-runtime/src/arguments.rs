@@ -108,7 +108,7 @@ impl Command {
 
 /// Parses the process's arguments.
 pub(crate) fn parse() -> Result<(Global, Command), String> {
-    let mut parser = lexopt::Parser::from_env();
+    let mut parser = lexopt::Parser::from_iter(sys::program::arguments());
     parse_with(&mut parser).map_err(|e| format!("{e}; see brig-runtime --help"))
 }
 

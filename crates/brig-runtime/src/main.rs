@@ -19,7 +19,12 @@ const EXEC_FAILURE: u8 = 255;
 #[cfg(not(test))]
 sys::program!(program);
 
+#[cfg(not(test))]
+#[global_allocator]
+static HEAP: sys::heap::Heap = sys::heap::Heap::new();
+
 fn program() -> u8 {
+    sys::spent::keep();
     let (global, command) = match arguments::parse() {
         Ok(parsed) => parsed,
         Err(text) => {
@@ -124,7 +129,7 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
 /// Sockets that systemd opened for this process go to the container, before other descriptors.
 fn take_sockets(options: &mut runtime::Create) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-    if number("LISTEN_PID") == Some(std::process::id()) {
+    if number("LISTEN_PID").is_some_and(|pid| pid == std::process::id()) {
         options.listen_fds = number("LISTEN_FDS").unwrap_or(0).min(arguments::MAX_DESCRIPTORS);
         options.preserve_fds = options.preserve_fds.saturating_add(options.listen_fds);
     }

@@ -60,5 +60,5 @@ pub use verbs::{
 
 /// Whether the caller is root, here or in its user namespace.
 pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    sys::process::user_at_start() == 0
 }
