@@ -57,16 +57,14 @@ unsafe impl Send for Heap {}
 
 /// The class of blocks that hold `size` bytes and how many they hold; `None` for those mapped alone.
 fn class(size: usize) -> Option<(usize, usize)> {
-    match size {
-        0..=SMALL => {
-            let steps = size.max(1).div_ceil(STEP);
-            Some((steps - 1, steps * STEP))
-        }
-        ..=LARGEST => {
-            let bytes = size.next_power_of_two();
-            Some((SMALL / STEP - 1 + (bytes / SMALL).ilog2() as usize, bytes))
-        }
-        _ => None,
+    if size <= SMALL {
+        let steps = size.max(1).div_ceil(STEP);
+        Some((steps - 1, steps * STEP))
+    } else if size <= LARGEST {
+        let bytes = size.next_power_of_two();
+        Some((SMALL / STEP - 1 + (bytes / SMALL).ilog2() as usize, bytes))
+    } else {
+        None
     }
 }
 

@@ -36,7 +36,9 @@ pub fn arguments() -> Vec<OsString> {
     let first = ARGUMENTS.1.load(Ordering::Relaxed);
     let one = |number| {
         // SAFETY: `enter` was given this many pointers there.
-        let argument = unsafe { first.add(number).read() };
+        let argument = unsafe { first.add(number) };
+        // SAFETY: the same.
+        let argument = unsafe { argument.read() };
         // SAFETY: each leads to a C string; the kernel put them on the stack and nobody changes them.
         OsString::from_vec(unsafe { CStr::from_ptr(argument) }.to_bytes().to_vec())
     };
