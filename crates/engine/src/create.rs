@@ -64,6 +64,7 @@ impl Engine {
                 Some(platform) => images.get_for(&image_name, platform)?,
                 None => images.get(&image_name)?,
             };
+            image.check_is_image()?;
             let config = images.config(&image.id)?;
             Ok::<_, image::Error>((image, config))
         })

@@ -80,6 +80,14 @@ impl Source<'_> {
         Ok(bytes)
     }
 
+    /// Whether there is such a file.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        match self {
+            Source::Directory(root) => open_file(root, path).is_ok(),
+            Source::Stream(members) => matches!(find(members, path), Ok(Kept::Small(_) | Kept::Blob { .. })),
+        }
+    }
+
     /// Sees to it that the file is a blob in the content store. Returns what that is called, its size and its compression.
     pub(super) fn take(
         &self,
