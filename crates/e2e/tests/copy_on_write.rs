@@ -20,6 +20,20 @@ fn cached(daemon: &Daemon, name: &str) -> u64 {
     stats["total_cache"].as_u64().or(stats["cache"].as_u64()).or(stats["file"].as_u64()).unwrap()
 }
 
+/// Has the kernel drop what it holds of the large files below `directory`, which are on disk.
+fn forget_pages(directory: &std::path::Path) {
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            forget_pages(&entry.path());
+        } else if metadata.is_file() && metadata.len() >= BIG {
+            let file = std::fs::File::open(entry.path()).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+    }
+}
+
 fn share(driver: &str) {
     if !testkit::is_root() {
         return;
@@ -34,6 +48,7 @@ fn share(driver: &str) {
     let archive =
         images::docker_archive("shared:1", &[images::busybox_layer(), &layer], &images::busybox_config());
     daemon.load(&archive).expect(200);
+    forget_pages(&daemon.data_root.join("snapshots"));
     let before = daemon.get("/images/shared:1/json");
     let names = ["first", "second", "third"];
     for name in names {

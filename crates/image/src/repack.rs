@@ -81,7 +81,10 @@ impl Images {
             Ok(_) | Err(content::Error::NotFound { .. }) => return Ok(false),
             Err(e) => return Err(e.into()),
         };
-        let config: ImageConfig = crate::parse_config(&config, &manifest.config.digest)?;
+        // What is said about an image has a config that is none.
+        let Ok(config): Result<ImageConfig, _> = crate::parse_config(&config, &manifest.config.digest) else {
+            return Ok(false);
+        };
         let Some(chain_id) = crate::chain_ids(&config).get(at).copied() else { return Ok(false) };
         lease.keep_layer(&chain_id);
         if self.snapshotter.layer(&chain_id)?.is_none() {

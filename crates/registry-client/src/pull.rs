@@ -220,11 +220,11 @@ impl Pull<'_> {
         let reference = self.reference.familiar();
         let what = format!("manifest {reference}");
         let config = &manifest.config;
-        if config.size > MAX_CONFIG as u64 {
+        if manifest.is_image() && config.size > MAX_CONFIG as u64 {
             let what = format!("config {} of {reference}", config.digest);
             return Err(Error::TooLarge { what, limit: MAX_CONFIG as u64 });
         }
-        if manifest.layers.len() > MAX_LAYERS {
+        if manifest.is_image() && manifest.layers.len() > MAX_LAYERS {
             let reason = format!("{} layers; at most {MAX_LAYERS} can be used", manifest.layers.len());
             return Err(Error::Malformed { what, reason });
         }
