@@ -7,8 +7,8 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use testkit::daemon::{Daemon, Options};
-use testkit::tar::{self, Entry};
 use testkit::images;
+use testkit::tar::{self, Entry};
 
 /// T-LABEL-2 (CVE-2026-53488): a label of an image was obeyed as if a client had set it.
 #[test]
@@ -67,7 +67,8 @@ fn documents_of_archives_have_a_maximum() {
         })
         .to_string();
         let own = oci::Digest::of(manifest.as_bytes());
-        let entry = json!({"mediaType": oci::image::media_type::OCI_MANIFEST, "digest": own, "size": manifest.len()});
+        let entry =
+            json!({"mediaType": oci::image::media_type::OCI_MANIFEST, "digest": own, "size": manifest.len()});
         let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
         tar::archive(&[
             layout(),
@@ -107,7 +108,9 @@ fn others_of_the_host_cannot_enter_the_store() {
         images::docker_archive(BUSYBOX, &[images::busybox_layer(), &setuid], &images::busybox_config());
     daemon.load(&archive).expect(200);
     daemon.brig(&["volume", "create", "kept"]).success();
-    daemon.brig(&["run", "-d", "--name", "one", "-v", "kept:/v", "--network", "none", BUSYBOX, "sleep", "1000"]).success();
+    daemon
+        .brig(&["run", "-d", "--name", "one", "-v", "kept:/v", "--network", "none", BUSYBOX, "sleep", "1000"])
+        .success();
     let find = |path: &std::path::Path| {
         let output = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "find"])
@@ -117,12 +120,20 @@ fn others_of_the_host_cannot_enter_the_store() {
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_string).collect::<Vec<_>>()
     };
     let seen = find(above.path());
-    assert_eq!(seen, [above.path().display().to_string(), daemon.data_root.display().to_string()], "nobody looks in");
+    assert_eq!(
+        seen,
+        [above.path().display().to_string(), daemon.data_root.display().to_string()],
+        "nobody looks in"
+    );
     // Not for the top alone: each part keeps others out by itself.
     std::fs::set_permissions(&daemon.data_root, PermissionsExt::from_mode(0o755)).unwrap();
     let seen = find(&daemon.data_root);
-    let inside: Vec<&String> =
-        seen.iter().filter(|path| path.contains("/snapshots/") || path.contains("/content/") || path.contains("/volumes/")).collect();
+    let inside: Vec<&String> = seen
+        .iter()
+        .filter(|path| {
+            path.contains("/snapshots/") || path.contains("/content/") || path.contains("/volumes/")
+        })
+        .collect();
     assert!(inside.is_empty(), "{inside:?}");
     daemon.assert_empties();
 }
