@@ -32,6 +32,7 @@ mod remote;
 mod request;
 mod run;
 mod select;
+mod share;
 mod solve;
 mod stage;
 
@@ -43,4 +44,8 @@ pub use kept::Kept;
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
 pub use remote::{fetch_context, file_name, read_context};
 pub use request::{Agent, Answer, Client, Entitlements, Request, Secret};
+pub use share::{
+    Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
+    receive_blob,
+};
 pub use solve::{Built, Solved, build, solve};

@@ -47,6 +47,12 @@ pub struct Request {
     pub client: Option<Arc<dyn Client>>,
     /// The name that commands see as theirs; empty for the usual one.
     pub hostname: String,
+    /// Shared caches to use, those that go before others first.
+    pub cache_from: Vec<crate::CacheFrom>,
+    /// Shared caches to make. [`crate::build`] does; who only solves sees to it.
+    pub cache_to: Vec<crate::CacheTo>,
+    /// The build's own cache goes into the config of its image.
+    pub inline_cache: bool,
 }
 
 /// An answer that takes time.
@@ -117,6 +123,9 @@ impl Request {
             auth: BTreeMap::new(),
             client: None,
             hostname: String::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+            inline_cache: false,
         }
     }
 

@@ -5,10 +5,12 @@ use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
 use crate::request::Request;
+use crate::share::{self, Lent, Trail};
 use crate::stage::{StageState, run_stage};
 use dockerfile::{Dockerfile, Instruction};
 use engine::Engine;
 use engine::blocking;
+use base64::Engine as _;
 use image::{Assemble, ImageId, Lease};
 use oci::image::ImageConfig;
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -34,7 +36,7 @@ pub(crate) struct Base {
 }
 
 /// What all stages share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) request: Request,
@@ -50,7 +52,11 @@ pub(crate) struct Shared {
     /// When the build began: RFC 3339.
     pub(crate) began: String,
     /// Networks that no step uses at the moment, by mode.
-    pub(crate) networks: Mutex<Vec<(String, engine::StepNetwork)>>,
+    pub(crate) networks: Arc<Mutex<Vec<(String, engine::StepNetwork)>>>,
+    /// What shared caches offer.
+    pub(crate) lent: Arc<Lent>,
+    /// The steps that were gone through.
+    pub(crate) trail: Arc<Trail>,
 }
 
 impl Shared {
@@ -73,8 +79,8 @@ impl Shared {
 /// What a build came to, before anything is made of it. Its layers stay for as long as it lives.
 #[derive(Debug, Clone)]
 pub struct Solved {
-    engine: Arc<Engine>,
-    lease: Arc<Lease>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) lease: Arc<Lease>,
     pub config: ImageConfig,
     /// Bottom first.
     pub layers: Vec<Descriptor>,
@@ -82,6 +88,9 @@ pub struct Solved {
     pub chain_id: Option<Digest>,
     /// The image that it was made from.
     parent: Option<ImageId>,
+    /// For who shares the cache.
+    pub(crate) trail: Arc<Vec<share::format::Record>>,
+    pub(crate) lent: Arc<Lent>,
     pub warnings: Vec<dockerfile::Warning>,
 }
 
@@ -137,8 +146,23 @@ pub async fn build(
     file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Built, Error> {
-    let references = request.references.clone();
-    solve(engine, request, file, events).await?.image(&references).await
+    let (references, caches) = (request.references.clone(), request.cache_to.clone());
+    let asked = request.clone();
+    let solved = solve(engine, request, file, events.clone()).await?;
+    let built = solved.image(&references).await?;
+    for to in caches {
+        let given = share::give(&[&solved], &to, &asked).await;
+        let (text, error) = match &given {
+            Ok(text) => (text.clone(), None),
+            Err(e) => (to.doing().into(), Some(e.text())),
+        };
+        drop(events.send(Event::CacheExport { text, error }).await);
+        match given {
+            Err(e) if !to.ignore_error => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(built)
 }
 
 /// Builds up to the files and the config of an image, and makes none.
@@ -183,16 +207,9 @@ pub async fn solve(
         let result = StepResult { image_id: String::new(), from_cache: false };
         drop(events.send(Event::Finished { index, result }).await);
     }
+    let lent = Arc::new(Lent::new(share::import(&engine, &request, &lease, &events).await));
     let keeper = Keeper::start(engine.clone(), lease.clone());
-    let mut done = BTreeMap::new();
-    let mut senders = BTreeMap::new();
-    for index in plan.stages.keys() {
-        let (sender, receiver) = watch::channel(None);
-        done.insert(*index, receiver);
-        senders.insert(*index, sender);
-    }
-    let target = plan.target;
-    let shared = Arc::new(Shared {
+    let mut shared = Shared {
         engine: engine.clone(),
         keeper: keeper.sender(),
         request,
@@ -200,14 +217,72 @@ pub async fn solve(
         lease: lease.clone(),
         events,
         bases,
-        done,
+        done: BTreeMap::new(),
         epoch,
         began: match epoch {
             Some(seconds) => timestamp(seconds),
             None => jiff::Timestamp::now().to_string(),
         },
-        networks: Mutex::default(),
-    });
+        networks: Arc::default(),
+        lent: lent.clone(),
+        trail: Arc::default(),
+    };
+    let state = loop {
+        match run_stages(&mut shared).await {
+            // What was done is remembered; what was relied on in vain is not relied on again.
+            Err(Error::Lost { message }) if !lent.is_empty() => {
+                shared.tell(Event::CacheLost { why: message }).await;
+            }
+            result => break result?,
+        }
+    };
+    let labels = shared.request.labels.clone();
+    let wants_inline = shared.wants_inline()?;
+    let trail = shared.trail.take();
+    for row in lent.rows() {
+        drop(shared.keeper.send(row));
+    }
+    drop(shared);
+    keeper.finish().await?;
+    let mut config = state.document();
+    if !labels.is_empty() {
+        let run = config.config.get_or_insert_default();
+        run.labels.get_or_insert_default().extend(labels);
+    }
+    let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
+    if wants_inline {
+        let diff_ids = config.rootfs.diff_ids.iter();
+        let own: Vec<(Digest, Digest)> = layers.iter().map(|l| l.digest).zip(diff_ids.copied()).collect();
+        let records = share::format::inline(&trail, &own);
+        config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
+    }
+    let trail = Arc::new(trail);
+    Ok(Solved { engine, lease, config, layers, chain_id, parent, trail, lent, warnings })
+}
+
+impl Shared {
+    /// Whether the image's config is to have the cache.
+    fn wants_inline(&self) -> Result<bool, Error> {
+        match self.request.build_arg("BUILDKIT_INLINE_CACHE") {
+            None | Some("" | "0" | "false") => Ok(self.request.inline_cache),
+            Some("1" | "true") => Ok(true),
+            Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
+        }
+    }
+}
+
+/// Runs all stages, side by side. Nothing of it runs any more when it returns.
+async fn run_stages(shared: &mut Shared) -> Result<Arc<StageState>, Error> {
+    let mut senders = BTreeMap::new();
+    shared.done.clear();
+    for index in shared.plan.stages.keys() {
+        let (sender, receiver) = watch::channel(None);
+        shared.done.insert(*index, receiver);
+        senders.insert(*index, sender);
+    }
+    shared.trail = Arc::default();
+    let target = shared.plan.target;
+    let shared = Arc::new(shared.clone());
     let mut tasks = tokio::task::JoinSet::new();
     for (index, sender) in senders {
         let shared = shared.clone();
@@ -238,16 +313,9 @@ pub async fn solve(
         return Err(e);
     }
     let state = shared.stage(target).await?;
-    let labels = shared.request.labels.clone();
-    drop(shared);
-    keeper.finish().await?;
-    let mut config = state.document();
-    if !labels.is_empty() {
-        let run = config.config.get_or_insert_default();
-        run.labels.get_or_insert_default().extend(labels);
-    }
-    let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
-    Ok(Solved { engine, lease, config, layers, chain_id, parent, warnings })
+    // An image has its layers, wherever they were.
+    shared.lent.fetch(&shared.engine, &shared.lease, state.chain_id).await?;
+    Ok(state)
 }
 
 /// Base images that are for another platform than their stage.

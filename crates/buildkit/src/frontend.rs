@@ -3,7 +3,7 @@
 use crate::board::Task;
 use crate::client::{BuildClient, Local, fresh, load};
 use crate::job::{Job, Origin, Output, named_by};
-use crate::options::Options;
+use crate::options::{CacheEntry, Options};
 use crate::progress::{Drawing, Source};
 use crate::rpc::Reply;
 use crate::server::Server;
@@ -38,8 +38,10 @@ pub(crate) async fn solve(
     job: &Arc<Job>,
     options: &BTreeMap<String, String>,
     inputs: &BTreeMap<String, Definition>,
+    cache_imports: Vec<CacheEntry>,
 ) -> Reply<FrontendResult> {
-    let asked = Options::parse(options)?;
+    let mut asked = Options::parse(options)?;
+    asked.cache_imports.extend(cache_imports);
     if asked.request == "frontend.subrequests.describe" {
         return Ok(requests::describe());
     }
@@ -47,11 +49,6 @@ pub(crate) async fn solve(
         return Err(Status::unimplemented(format!(
             "{kind} attestations are not supported by this version of brig"
         )));
-    }
-    for entry in job.cache_imports.iter().chain(&asked.cache_imports) {
-        let name = entry.attrs.get("ref").or(entry.attrs.get("src")).unwrap_or(&entry.kind);
-        Task::begin(&job.board, fresh(), format!("importing cache manifest from {name}"))
-            .failed("importing a cache is not supported by this version of brig; the local cache is used");
     }
     let loaded = load_dockerfile(server, job, &asked).await?;
     let (name, text) = (loaded.source.name.clone(), loaded.source.text.clone());
@@ -179,6 +176,8 @@ async fn request(
     request.network_mode.clone_from(&asked.network);
     request.host_config = asked.host_config.clone();
     request.hostname.clone_from(&asked.hostname);
+    request.cache_from = crate::caches::imports(job, &asked.cache_imports)?;
+    request.inline_cache = job.cache_exports.iter().any(|to| to.place.is_none());
     request.entitlements = entitlements(&job.entitlements)?;
     if asked.network == "host" && !request.entitlements.network_host {
         return Err(Status::permission_denied("network.host is not allowed"));

@@ -46,6 +46,7 @@ pub(crate) struct Job {
     pub(crate) board: Arc<Board>,
     pub(crate) entitlements: Vec<String>,
     pub(crate) cache_imports: Vec<crate::options::CacheEntry>,
+    pub(crate) cache_exports: Vec<build::CacheTo>,
     refs: Mutex<HashMap<String, Arc<Output>>>,
     next: AtomicU64,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
@@ -142,6 +143,7 @@ impl Jobs {
         session: Arc<Session>,
         entitlements: Vec<String>,
         cache_imports: Vec<crate::options::CacheEntry>,
+        cache_exports: Vec<build::CacheTo>,
     ) -> Reply<(Registered<'_>, oneshot::Receiver<ReturnRequest>)> {
         let (sender, receiver) = oneshot::channel();
         let job = Arc::new(Job {
@@ -150,6 +152,7 @@ impl Jobs {
             board: Arc::default(),
             entitlements,
             cache_imports,
+            cache_exports,
             refs: Mutex::default(),
             next: AtomicU64::new(0),
             returned: Mutex::new(Some(sender)),

@@ -124,6 +124,7 @@ impl Images {
             if media_type::is_index(&next.media_type) {
                 let index = parse_index(&bytes, &next.digest, &next.media_type)?;
                 next = choose(&index, platform)?.clone();
+                documents.extend(self.attestations(&index, &next.digest, lease));
                 continue;
             }
             if !media_type::is_manifest(&next.media_type) {

@@ -25,6 +25,7 @@
 //! survives a power loss. (M3) After [`Images::reconcile`] no blob and no layer is without an owner. (M4) A second
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
+mod attestations;
 mod check;
 mod commit;
 mod compose;
@@ -42,6 +43,7 @@ mod store;
 mod sweep;
 mod unpack;
 
+pub use attestations::Statement;
 pub use check::{Checked, Fault, Object, Repair};
 pub use commit::{Assemble, NewLayer, layer_type, push_layer};
 pub use compose::{Composed, Root};

@@ -121,6 +121,10 @@ pub(crate) async fn copy(
     let (place_, parent) = (place.clone(), state.chain_id);
     let work = move || -> Work {
         Box::pin(async move {
+            if let From::Layers(chain_id) = &job.from {
+                let shared = &place_.shared;
+                shared.lent.fetch(&shared.engine, &shared.lease, *chain_id).await?;
+            }
             let trees = std::mem::take(&mut *job.git.lock().unwrap_or_else(PoisonError::into_inner));
             let mut fetched = Vec::new();
             for tree in trees {

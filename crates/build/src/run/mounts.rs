@@ -152,6 +152,9 @@ impl Prepared {
     ) -> Result<Prepared, Error> {
         let mut prepared = Prepared::default();
         for planned in mounts {
+            if let From::Layers(chain_id) = &planned.source {
+                place.shared.lent.fetch(&place.shared.engine, &place.shared.lease, *chain_id).await?;
+            }
             match planned.mount.kind {
                 MountKind::Tmpfs => step.mounts.push(StepMount::Tmpfs {
                     target: planned.target.clone(),

@@ -1,5 +1,6 @@
 //! `build`: packs the context, sends it with what the build needs besides, and shows what happens.
 
+mod caches;
 mod named;
 mod outcome;
 mod show;
@@ -12,6 +13,7 @@ use crate::http::Path;
 use crate::progress::JsonLines;
 use crate::terminal;
 use base64::Engine as _;
+use caches::Caches;
 use dockerfile::{Ignore, Verdict};
 use named::Named;
 use outcome::Output;
@@ -41,6 +43,12 @@ pub(crate) struct Build {
     /// Additional build contexts (name=path, name=URL, name=docker-image://image)
     #[arg(long, value_name = "stringArray")]
     build_context: Vec<String>,
+    /// External cache sources (e.g., "user/app:cache", "type=local,src=path/to/dir")
+    #[arg(long, value_name = "stringArray")]
+    cache_from: Vec<String>,
+    /// Cache export destinations (e.g., "user/app:cache", "type=local,dest=path/to/dir")
+    #[arg(long, value_name = "stringArray")]
+    cache_to: Vec<String>,
     /// Set the parent cgroup for the RUN instructions during build
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     cgroup_parent: String,
@@ -117,7 +125,8 @@ enum Source {
 
 pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
     let outputs = flags.output.iter().map(|o| Output::parse(o)).collect::<Result<Vec<_>>>()?;
-    let mut document = document(flags)?;
+    let caches = Caches::read(&flags.cache_from, &flags.cache_to)?;
+    let mut document = document(flags, &caches)?;
     let (source, dockerfile) = source(flags, &mut document)?;
     let path = query(flags, &dockerfile)?;
     let auth = context.config.registry_config().await?;
@@ -151,6 +160,9 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
                 message.lines().map(crate::text::printable).collect::<Vec<_>>().join("\n")
             );
             return Err(Error::Exit { code: code.max(1), message: Some(text) });
+        }
+        if caches.answer(context, &line["brig"]).await? {
+            continue;
         }
         if line["brig"]["event"] == "built" {
             built = Some(line["brig"].clone());
@@ -214,7 +226,7 @@ fn query(flags: &Build, dockerfile: &str) -> Result<Path> {
 }
 
 /// The document that goes before the tar.
-fn document(flags: &Build) -> Result<Value> {
+fn document(flags: &Build, caches: &Caches) -> Result<Value> {
     let mut secrets = BTreeMap::new();
     for text in &flags.secret {
         let (id, bytes) = secret(text)?;
@@ -249,6 +261,8 @@ fn document(flags: &Build) -> Result<Value> {
         "context_urls": named.urls,
         "contexts": named.directories.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "no_cache_stages": flags.no_cache_filter,
+        "cache_from": caches.from,
+        "cache_to": caches.to,
     }))
 }
 
