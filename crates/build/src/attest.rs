@@ -10,19 +10,58 @@ mod predicate;
 mod sbom;
 mod settings;
 
-pub use capture::Material;
-pub use settings::{Attests, ProvenanceAsked, SbomAsked, Version};
+pub use settings::Attests;
 
-pub(crate) use capture::Capture;
+pub(crate) use capture::{Capture, Captured, Material};
+use settings::SbomAsked;
 
-use crate::error::{During, Error};
+use crate::error::{During, Error, IoDuring};
+use crate::request::Request;
 use crate::solve::Solved;
 use image::Statement;
 use oci::{Digest, Platform, Reference};
+use rootdir::RootDir;
+use rustix::fs::FileType;
 use serde_json::{Value, json};
+use sha2::Digest as _;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// What statements say in their first line.
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v0.1";
+
+/// What a build was asked for, and what went into it.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// Its name, which no other build has.
+    invocation: String,
+    /// RFC 3339.
+    started: String,
+    /// Options of the frontend.
+    args: BTreeMap<String, String>,
+    /// Directories of the client's.
+    locals: Vec<String>,
+    captured: Captured,
+    dockerfile: String,
+    dockerfile_name: String,
+}
+
+impl Origin {
+    /// Of a build that began at `started`.
+    pub(crate) fn of(request: &Request, captured: Captured, started: &str, dockerfile: &str) -> Origin {
+        let name = &request.dockerfile;
+        Origin {
+            invocation: engine::ContainerId::random().to_string().chars().take(25).collect(),
+            started: started.into(),
+            args: request.frontend_args(),
+            locals: request.locals.clone(),
+            captured,
+            dockerfile: dockerfile.into(),
+            dockerfile_name: if name.is_empty() { "Dockerfile".into() } else { name.clone() },
+        }
+    }
+}
 
 /// Something that a statement is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,18 +100,18 @@ impl Predicate {
 }
 
 impl Solved {
-    /// What was asked to be said of this result, for `platform`. Blocking.
+    /// What was asked to be said of this result. Blocking.
     ///
     /// # Errors
     ///
     /// When the files cannot be read; [`Error::Invalid`] when what was asked cannot be said.
-    pub fn predicates(&self, asked: &Attests, platform: &Platform) -> Result<Vec<Predicate>, Error> {
+    pub fn predicates(&self, asked: &Attests) -> Result<Vec<Predicate>, Error> {
         let mut out = Vec::new();
         if let Some(SbomAsked {}) = &asked.sbom {
             out.push(sbom::predicate(self)?);
         }
         if let Some(provenance) = &asked.provenance {
-            out.push(predicate::provenance(self, provenance, platform)?);
+            out.push(predicate::provenance(self, provenance)?);
         }
         Ok(out)
     }
@@ -90,13 +129,16 @@ impl Solved {
         subject: &Digest,
         references: &[Reference],
     ) -> Result<Option<oci::Descriptor>, Error> {
-        let predicates = self.predicates(asked, platform)?;
+        let predicates = self.predicates(asked)?;
         if predicates.is_empty() {
             return Ok(None);
         }
         let subjects: Vec<Subject> = match references {
             [] => vec![Subject { name: "_".into(), digest: *subject }],
-            all => all.iter().map(|r| Subject { name: image_url("docker", r, platform), digest: *subject }).collect(),
+            all => all
+                .iter()
+                .map(|r| Subject { name: image_url("docker", r, platform), digest: *subject })
+                .collect(),
         };
         let statements: Vec<Statement> = predicates.iter().map(|p| p.statement(&subjects)).collect();
         self.engine
@@ -105,6 +147,61 @@ impl Solved {
             .map(Some)
             .during(|| "keep what is said of the image".into())
     }
+}
+
+/// Puts what is to be said of the files below `root` beside them. Blocking.
+///
+/// # Errors
+///
+/// When a file cannot be read, or one of that name is there.
+pub fn attest_files(root: &RootDir, predicates: &[Predicate]) -> Result<(), Error> {
+    let wanted: Vec<&Predicate> = predicates.iter().filter(|p| !p.inline_only).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let subjects = subjects(root)?;
+    for predicate in wanted {
+        let path = Path::new(&predicate.file_name);
+        if root.exists(path).during(|| "look for a file".into())? {
+            let message = format!("duplicate attestation path name {}", predicate.file_name);
+            return Err(Error::invalid(message));
+        }
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        root.write_file_atomic(path, &predicate.statement(&subjects).bytes, mode)
+            .during(|| format!("write {}", predicate.file_name))?;
+    }
+    Ok(())
+}
+
+/// All regular files below `root`, by name and digest.
+fn subjects(root: &RootDir) -> Result<Vec<Subject>, Error> {
+    let mut out = Vec::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(dir) = pending.pop() {
+        let doing = || format!("read /{}", dir.display());
+        let own = if dir.as_os_str().is_empty() { Path::new(".") } else { &dir };
+        for name in root.list(own).during(doing)? {
+            let path = dir.join(&name);
+            let kind = FileType::from_raw_mode(root.symlink_metadata(&path).during(doing)?.st_mode);
+            if kind.is_dir() {
+                pending.push(path);
+            } else if kind.is_file() {
+                let mut file = root.open_regular(&path).during(doing)?;
+                let mut hasher = sha2::Sha256::new();
+                let mut buffer = vec![0; 64 << 10];
+                loop {
+                    match file.read(&mut buffer).io_during(doing)? {
+                        0 => break,
+                        n => hasher.update(&buffer[..n]),
+                    }
+                }
+                let digest = Digest::from_sha256(hasher.finalize().into());
+                out.push(Subject { name: path.to_string_lossy().into_owned(), digest });
+            }
+        }
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(out)
 }
 
 /// A package URL of an image.
@@ -144,7 +241,8 @@ mod tests {
 
     #[test]
     fn urls_of_images() {
-        let platform = Platform { architecture: "amd64".into(), os: "linux".into(), os_version: None, variant: None };
+        let platform =
+            Platform { architecture: "amd64".into(), os: "linux".into(), os_version: None, variant: None };
         let check = |text: &str, want: &str| {
             let reference: Reference = text.parse().expect("good");
             assert_eq!(image_url("docker", &reference, &platform), want);

@@ -16,6 +16,7 @@
 //! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
 //! inside, whoever made them.
 
+mod attest;
 mod cache;
 mod chmod;
 mod context;
@@ -36,6 +37,7 @@ mod share;
 mod solve;
 mod stage;
 
+pub use attest::{Attests, Predicate, Subject, attest_files};
 pub use context::Context;
 pub use error::Error;
 pub use event::{Event, StepInfo, StepResult};

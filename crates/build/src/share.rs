@@ -21,8 +21,8 @@ mod settings;
 mod store;
 mod trail;
 
-pub use exporting::{Exported, export_cache};
 pub(crate) use exporting::give;
+pub use exporting::{Exported, export_cache};
 pub use settings::{CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo};
 pub use store::{Arriving, BlobStore, receive_blob};
 

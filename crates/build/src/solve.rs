@@ -1,16 +1,17 @@
 //! From a request to an image: bases, stages side by side, the image.
 
-use crate::cache::Keeper;
+use crate::attest::{self, Attests, Capture};
+use crate::cache::{self, Keeper};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
 use crate::request::Request;
 use crate::share::{self, Lent, Trail};
 use crate::stage::{StageState, run_stage};
+use base64::Engine as _;
 use dockerfile::{Dockerfile, Instruction};
 use engine::Engine;
 use engine::blocking;
-use base64::Engine as _;
 use image::{Assemble, ImageId, Lease};
 use oci::image::ImageConfig;
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -30,6 +31,8 @@ pub struct Built {
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     pub(crate) id: Option<ImageId>,
+    /// What its name leads to at a registry: an index, or its manifest.
+    pub(crate) target: Option<Digest>,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<Descriptor>,
     pub(crate) chain_id: Option<Digest>,
@@ -57,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) lent: Arc<Lent>,
     /// The steps that were gone through.
     pub(crate) trail: Arc<Trail>,
+    /// What went in.
+    pub(crate) capture: Arc<Capture>,
 }
 
 impl Shared {
@@ -91,13 +96,20 @@ pub struct Solved {
     /// For who shares the cache.
     pub(crate) trail: Arc<Vec<share::format::Record>>,
     pub(crate) lent: Arc<Lent>,
+    pub(crate) origin: Arc<attest::Origin>,
+    /// What is to be said of it.
+    pub attests: Attests,
     pub warnings: Vec<dockerfile::Warning>,
 }
 
 impl Solved {
-    /// Makes an image of it, with these names; they may be none.
+    /// Makes an image of it, with these names; they may be none. With what is to be said of it, in an index.
     pub async fn image(&self, references: &[Reference]) -> Result<Built, Error> {
         let (solved, references) = (self.clone(), references.to_vec());
+        if !self.attests.is_empty() {
+            let (image_id, manifest) = blocking(move || solved.attested(&references)).await?;
+            return Ok(Built { image_id, manifest, warnings: self.warnings.clone() });
+        }
         let image = blocking(move || {
             let Solved { engine, lease, config, layers, parent, .. } = &solved;
             engine
@@ -114,6 +126,30 @@ impl Solved {
         })
         .await?;
         Ok(Built { image_id: image.id, manifest: image.manifest, warnings: self.warnings.clone() })
+    }
+
+    /// Makes an index of its manifest and what is said of it, and an image of that.
+    fn attested(&self, references: &[Reference]) -> Result<(ImageId, Descriptor), Error> {
+        let doing = || "make the image".to_string();
+        let images = self.engine.images();
+        let manifest = self.compose(&BTreeMap::new())?.manifest;
+        let platform = self.config.platform();
+        let said = self.attest(&self.attests, &platform, &manifest.digest, references)?;
+        let entries = std::iter::once(manifest).chain(said).collect();
+        let index = images.compose_index(entries, BTreeMap::new(), &self.lease).during(doing)?;
+        let import = image::Import {
+            target: &index,
+            platform: &platform,
+            references,
+            lease: Some(&self.lease),
+            progress: &image::ignore,
+        };
+        let image = images.import(&import).during(doing)?;
+        if let Some(parent) = self.parent.filter(|parent| *parent != image.id) {
+            let noted = self.engine.database().write(|tx| tx.put_image_parent(&image.id.0, &parent.0));
+            noted.during(doing)?;
+        }
+        Ok((image.id, index))
     }
 
     /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
@@ -191,6 +227,7 @@ pub async fn solve(
         return Err(Error::invalid("lint violation found for rules: ".to_string() + &rules(&warnings)));
     }
     let epoch = request.epoch()?;
+    let started = jiff::Timestamp::now().to_string();
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
     for warning in base_platforms(&plan, &bases) {
         drop(events.send(Event::Warning(warning.clone())).await);
@@ -206,6 +243,14 @@ pub async fn solve(
         drop(events.send(Event::Started { index }).await);
         let result = StepResult { image_id: String::new(), from_cache: false };
         drop(events.send(Event::Finished { index, result }).await);
+    }
+    let capture = Arc::new(Capture::default());
+    for (source, base) in &bases {
+        let (Source::Image { name, .. }, Some(digest)) = (source, base.target) else { continue };
+        capture.image(name, &base.config.platform(), digest);
+    }
+    for context in [&request.context].into_iter().chain(request.contexts.values()) {
+        context.material.iter().for_each(|material| capture.material(material.clone()));
     }
     let lent = Arc::new(Lent::new(share::import(&engine, &request, &lease, &events).await));
     let keeper = Keeper::start(engine.clone(), lease.clone());
@@ -226,6 +271,7 @@ pub async fn solve(
         networks: Arc::default(),
         lent: lent.clone(),
         trail: Arc::default(),
+        capture,
     };
     let state = loop {
         match run_stages(&mut shared).await {
@@ -238,8 +284,12 @@ pub async fn solve(
     };
     let labels = shared.request.labels.clone();
     let wants_inline = shared.wants_inline()?;
+    let (captured, source) = (shared.capture.all(), &shared.plan.file.source);
+    let origin = Arc::new(attest::Origin::of(&shared.request, captured, &started, source));
+    let attests = shared.request.attests.clone();
     let trail = shared.trail.take();
-    for row in lent.rows() {
+    let (here, taken) = (engine.clone(), lent.rows());
+    for row in blocking(move || cache::present(&here, taken)).await? {
         drop(shared.keeper.send(row));
     }
     drop(shared);
@@ -257,7 +307,7 @@ pub async fn solve(
         config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
     }
     let trail = Arc::new(trail);
-    Ok(Solved { engine, lease, config, layers, chain_id, parent, trail, lent, warnings })
+    Ok(Solved { engine, lease, config, layers, chain_id, parent, trail, lent, origin, attests, warnings })
 }
 
 impl Shared {
@@ -450,7 +500,7 @@ async fn fetch(
             lease.keep_layer(chain_id);
         }
         layers.iter().for_each(|layer| lease.keep_blob(&layer.digest));
-        let base = Base { id: None, config, layers, chain_id };
+        let base = Base { id: None, target: None, config, layers, chain_id };
         bases.insert(source.clone(), base.clone());
         return Ok(base);
     }
@@ -521,7 +571,8 @@ async fn load(engine: &Arc<Engine>, lease: &Arc<Lease>, name: &str) -> Result<Op
         for layer in &layers {
             lease.keep_blob(&layer.digest);
         }
-        Ok(Some(Base { id: Some(image.id), config, layers, chain_id: image.chain_id }))
+        let (id, target) = (Some(image.id), Some(image.target.digest));
+        Ok(Some(Base { id, target, config, layers, chain_id: image.chain_id }))
     })
     .await
 }

@@ -157,7 +157,8 @@ impl Store {
                 let mut data = Vec::with_capacity(PIECE);
                 file.by_ref().take(PIECE as u64).read_to_end(&mut data).map_err(failed)?;
                 let length = i64::try_from(data.len()).unwrap_or_default();
-                let action = if data.is_empty() { WriteContentRequest::COMMIT } else { WriteContentRequest::WRITE };
+                let action =
+                    if data.is_empty() { WriteContentRequest::COMMIT } else { WriteContentRequest::WRITE };
                 let message = WriteContentRequest { action, offset, data: data.into(), ..first.clone() };
                 if sender.blocking_send(message).is_err() || length == 0 {
                     return Ok::<_, String>(());

@@ -7,7 +7,9 @@ use crate::job::{Job, Output};
 use crate::options::CacheEntry;
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
-use crate::wire::{CacheOptionsEntry, FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
+use crate::wire::{
+    CacheOptionsEntry, FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Code, Status};

@@ -4,7 +4,7 @@ use crate::board::Board;
 use crate::rpc::Reply;
 use crate::session::Session;
 use crate::wire::{Definition, Op, OpMetadata, Ref, ReturnRequest, SourceOp};
-use build::Solved;
+use build::{Attests, Solved};
 use oci::{Digest, Platform};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,6 +36,8 @@ pub(crate) struct Origin {
     pub(crate) options: BTreeMap<String, String>,
     /// An index is wanted.
     pub(crate) is_multi: bool,
+    /// What is to be said of it.
+    pub(crate) attests: Attests,
 }
 
 /// A build that goes on.

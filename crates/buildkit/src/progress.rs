@@ -64,7 +64,8 @@ impl Drawing {
                 }
             }
             Event::CacheImport { name, error } => {
-                let (digest, what) = (format!("cache {name}"), format!("importing cache manifest from {name}"));
+                let (digest, what) =
+                    (format!("cache {name}"), format!("importing cache manifest from {name}"));
                 let task = Task::begin(&self.board, self.digest(&digest), what);
                 match error {
                     None => task.done(),

@@ -16,7 +16,7 @@ const DOCKERFILE: &str = "FROM scratch AS none\n\
     FROM BASE\n\
     ENV a=1\n\
     WORKDIR /w\n\
-    COPY --from=tools /tool /tool\n\
+    COPY --from=tools /tool /copied\n\
     COPY in /w/in\n\
     RUN cat /proc/sys/kernel/random/uuid > /own; : > /w/empty\n\
     RUN true\n\
@@ -117,10 +117,6 @@ fn a_registry_between_two_machines() {
         let (shown, second) = site.build(&site.b, &["--cache-from", &cache]);
         assert_all_cached(&shown);
         assert_eq!(first, second, "{name}");
-        // What was taken is remembered here.
-        let (shown, third) = site.build(&site.b, &[]);
-        assert_all_cached(&shown);
-        assert_eq!(first, third);
         site.b.brig(&["rmi", "app"]).success();
         site.b.brig(&["builder", "prune", "-af"]).success();
     }
@@ -155,7 +151,7 @@ fn only_what_is_used_is_fetched_and_what_is_lost_is_made() {
         site.b.brig(&["builder", "prune", "-af"]).success();
     }
     // Now it is needed. It is missing; then it is another than was promised; then its own bytes are.
-    let other = DOCKERFILE.replace("BASE", BUSYBOX).replace("/tool /tool", "/tool /elsewhere");
+    let other = DOCKERFILE.replace("BASE", BUSYBOX).replace("/tool /copied", "/tool /elsewhere");
     site.write("Dockerfile", &other);
     for step in 0..4 {
         match step {
@@ -276,7 +272,8 @@ fn hostile_documents_change_nothing() {
         registry.push_manifest(repository, tag, media_type, manifest.as_bytes());
         registry.reference(repository, tag)
     };
-    let circle = r#"{"layers":[{"blob":"sha256:0","parent":0}],"records":[{"digest":"x","inputs":[[{"link":0}]]}]}"#;
+    let circle =
+        r#"{"layers":[{"blob":"sha256:0","parent":0}],"records":[{"digest":"x","inputs":[[{"link":0}]]}]}"#;
     let deep = format!("{{\"records\":{}", "[".repeat(100_000));
     for (tag, config, want) in [
         ("circle", circle, ""),
@@ -284,7 +281,8 @@ fn hostile_documents_change_nothing() {
         ("nothing", "", "[Warning]"),
         ("no-json", "\u{0}\u{1}", "[Warning]"),
     ] {
-        let (shown, _) = site.build(&site.a, &["--no-cache", "--cache-from", &put(tag, config.as_bytes(), "")]);
+        let (shown, _) =
+            site.build(&site.a, &["--no-cache", "--cache-from", &put(tag, config.as_bytes(), "")]);
         assert!(shown.contains(want), "{tag}: {shown}");
     }
     site.a.assert_no_leaks();

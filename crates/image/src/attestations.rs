@@ -56,7 +56,8 @@ impl Images {
             annotations: BTreeMap::new(),
         };
         let bytes = serde_json::to_vec(&manifest).expect("plain strings and numbers");
-        let mut out = Descriptor::new(media_type::OCI_MANIFEST, self.keep(&bytes, lease)?, bytes.len() as u64);
+        let mut out =
+            Descriptor::new(media_type::OCI_MANIFEST, self.keep(&bytes, lease)?, bytes.len() as u64);
         let unknown = || "unknown".to_string();
         out.platform =
             Some(Platform { architecture: unknown(), os: unknown(), os_version: None, variant: None });
@@ -77,7 +78,8 @@ impl Images {
             lease.keep_blob(&entry.digest);
             let Ok(bytes) = self.content.read_bounded(&entry.digest, MAX_MANIFEST as u64) else { continue };
             let Ok(manifest) = parse_any_manifest(&bytes, &entry.digest) else { continue };
-            let blobs: Vec<Digest> = manifest.layers.iter().chain([&manifest.config]).map(|b| b.digest).collect();
+            let blobs: Vec<Digest> =
+                manifest.layers.iter().chain([&manifest.config]).map(|b| b.digest).collect();
             blobs.iter().for_each(|blob| lease.keep_blob(blob));
             // Half of it is of no use to anybody.
             if blobs.iter().all(|blob| self.content.contains(blob)) {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Something that came from elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Material {
+pub(crate) enum Material {
     Image { reference: Reference, platform: String, digest: Digest },
     Git { url: String, commit: String },
     Http { url: String, digest: Digest },

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn packages_of_alpine() {
-        let text = "C:Q1x\nP:musl\nV:1.2.4-r2\nA:x86_64\nL:MIT\nU:https://musl\no:musl\nF:lib\nR:ld\n\nP:only\n\n";
+        let text =
+            "C:Q1x\nP:musl\nV:1.2.4-r2\nA:x86_64\nL:MIT\nU:https://musl\no:musl\nF:lib\nR:ld\n\nP:only\n\n";
         let packages = apk(text);
         assert_eq!(packages.len(), 1);
         assert_eq!((packages[0].license.as_str(), packages[0].architecture.as_str()), ("MIT", "x86_64"));

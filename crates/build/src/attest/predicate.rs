@@ -42,11 +42,7 @@ struct Parts {
     build_config: Option<Value>,
 }
 
-pub(crate) fn provenance(
-    solved: &Solved,
-    asked: &ProvenanceAsked,
-    platform: &Platform,
-) -> Result<Predicate, Error> {
+pub(crate) fn provenance(solved: &Solved, asked: &ProvenanceAsked) -> Result<Predicate, Error> {
     let parts = parts(solved, asked);
     if asked.needs_complete && !parts.is_complete {
         return Err(Error::invalid(
@@ -57,7 +53,6 @@ pub(crate) fn provenance(
     let origin = &solved.origin;
     let (id, builder) = (&origin.invocation, &asked.builder_id);
     let host = Platform::host().to_string();
-    let _ = platform;
     let (predicate_type, body) = match asked.version {
         Version::V1 => {
             let (uri, digest, path) = &parts.config_source;
@@ -226,7 +221,9 @@ fn parts(solved: &Solved, asked: &ProvenanceAsked) -> Parts {
     }
     let config_digest = context.as_ref().and_then(|url| {
         materials.iter().find_map(|material| match material {
-            Material::Git { url: own, commit } if url.split('#').next() == Some(own) => Some(of_commit(commit)),
+            Material::Git { url: own, commit } if url.split('#').next() == Some(own) => {
+                Some(of_commit(commit))
+            }
             Material::Http { url: own, digest } if own == url => Some(json!({ "sha256": digest.hex() })),
             _ => None,
         })

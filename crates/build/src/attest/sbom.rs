@@ -64,7 +64,8 @@ fn look(root: &RootDir) -> Result<Found, Error> {
     for name in root.list(Path::new(STATUS_D)).unwrap_or_default() {
         let name = name.to_string_lossy();
         // Beside each stands a list of its files.
-        if !name.ends_with(".md5sums") && !name.ends_with(".preinst") && lists.len() < packages::MAX_PACKAGES {
+        if !name.ends_with(".md5sums") && !name.ends_with(".preinst") && lists.len() < packages::MAX_PACKAGES
+        {
             lists.push(("deb", format!("{STATUS_D}/{name}")));
         }
     }
@@ -171,7 +172,10 @@ mod tests {
             std::fs::write(path, text).expect("write");
         };
         write("etc/os-release", "ID=debian\nVERSION_ID=12\n");
-        write("var/lib/dpkg/status", "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1+2\n");
+        write(
+            "var/lib/dpkg/status",
+            "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1+2\n",
+        );
         write("var/lib/dpkg/status.d/tz", "Package: tzdata\nVersion: 2024a\nArchitecture: all\n");
         write("var/lib/dpkg/status.d/tz.md5sums", "Package: no\nVersion: 1\n");
         std::os::unix::fs::symlink("/lib/apk/db/installed", dir.path().join("lib")).expect("symlink");

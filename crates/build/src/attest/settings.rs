@@ -6,34 +6,34 @@ use std::collections::BTreeMap;
 /// What is to be said of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attests {
-    pub provenance: Option<ProvenanceAsked>,
-    pub sbom: Option<SbomAsked>,
+    pub(crate) provenance: Option<ProvenanceAsked>,
+    pub(crate) sbom: Option<SbomAsked>,
 }
 
 /// How it was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProvenanceAsked {
+pub(crate) struct ProvenanceAsked {
     /// With arguments, the Dockerfile and all steps.
-    pub is_max: bool,
-    pub version: Version,
-    pub builder_id: String,
-    pub is_reproducible: bool,
-    pub inline_only: bool,
-    pub file_name: String,
+    pub(crate) is_max: bool,
+    pub(crate) version: Version,
+    pub(crate) builder_id: String,
+    pub(crate) is_reproducible: bool,
+    pub(crate) inline_only: bool,
+    pub(crate) file_name: String,
     /// Fails where not all that went in is known.
-    pub needs_complete: bool,
+    pub(crate) needs_complete: bool,
 }
 
 /// Of SLSA's document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     V02,
     V1,
 }
 
 /// What is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SbomAsked {}
+pub(crate) struct SbomAsked {}
 
 /// Provenance without further wishes.
 impl Default for ProvenanceAsked {
@@ -71,7 +71,9 @@ impl Attests {
                             "disabled" => drop(flag(key, value)?),
                             "generator" if value.is_empty() => {}
                             "generator" => {
-                                return Err(Error::unsupported(format!("the SBOM generator {value} (brig has its own)")));
+                                return Err(Error::unsupported(format!(
+                                    "the SBOM generator {value} (brig has its own)"
+                                )));
                             }
                             _ => return Err(Error::unsupported(format!("the SBOM parameter {key}={value}"))),
                         }
@@ -82,6 +84,11 @@ impl Attests {
             }
         }
         Ok(out)
+    }
+
+    /// Only what clients ask for without being told to, of images alone.
+    pub fn is_by_default(&self) -> bool {
+        self.sbom.is_none() && self.provenance.as_ref().is_some_and(|p| p.inline_only)
     }
 
     /// Nothing is to be said.

@@ -67,7 +67,8 @@ pub async fn export_cache(
                     blob
                 }
             };
-            layer.plain_bytes = (blob.digest != own.digest && own.digest == layer.diff_id).then_some(own.size);
+            layer.plain_bytes =
+                (blob.digest != own.digest && own.digest == layer.diff_id).then_some(own.size);
             layer.blob = Some(blob);
         }
         Ok::<_, Error>(format::compose(&records))
@@ -92,7 +93,8 @@ pub async fn export_cache(
     .during(|| "keep the cache's documents".into())?;
     match target {
         CacheTarget::Registry(reference) => {
-            let outgoing = |descriptor: Descriptor| Outgoing { descriptor, visible: false, sources: Vec::new() };
+            let outgoing =
+                |descriptor: Descriptor| Outgoing { descriptor, visible: false, sources: Vec::new() };
             let shipment = Shipment {
                 blobs: blobs.into_iter().chain([config]).map(outgoing).collect(),
                 documents: vec![(manifest.clone(), document.into())],

@@ -317,7 +317,8 @@ pub(crate) fn docker_type(media_type: &str) -> &str {
 /// As layers of images are described here.
 fn plain(blob: Descriptor) -> Descriptor {
     let media_type = blob.media_type.as_str();
-    let media_type = TYPES.iter().find(|(_, docker)| *docker == media_type).map_or(media_type, |(oci, _)| oci);
+    let media_type =
+        TYPES.iter().find(|(_, docker)| *docker == media_type).map_or(media_type, |(oci, _)| oci);
     Descriptor::new(media_type, blob.digest, blob.size)
 }
 
@@ -365,7 +366,10 @@ mod tests {
         assert_eq!(text["records"][2]["inputs"][0][0]["link"], 1);
         // Without its blob a record still tells what the step comes to.
         let parsed = parse(&composed.config, &[]).expect("good");
-        assert_eq!(parsed.records[0].layer.as_ref().map(|l| (l.diff_id, l.blob.clone())), Some((digest("one"), None)));
+        assert_eq!(
+            parsed.records[0].layer.as_ref().map(|l| (l.diff_id, l.blob.clone())),
+            Some((digest("one"), None))
+        );
     }
 
     #[test]

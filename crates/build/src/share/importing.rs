@@ -89,9 +89,7 @@ async fn read(
 
 async fn stored(engine: &Arc<Engine>, digest: Digest, max: u64) -> Result<Vec<u8>, Error> {
     let engine = engine.clone();
-    blocking(move || engine.content().read_bounded(&digest, max))
-        .await
-        .during(|| format!("read {digest}"))
+    blocking(move || engine.content().read_bounded(&digest, max)).await.during(|| format!("read {digest}"))
 }
 
 /// The cache in the config of an image that is here.

@@ -223,7 +223,8 @@ mod tests {
         };
         let to = |kind: &str, pairs: &[(&str, &str)]| CacheTo::parse(kind, &attributes(pairs), &nowhere);
         let from = |kind: &str, pairs: &[(&str, &str)]| CacheFrom::parse(kind, &attributes(pairs), &nowhere);
-        let good = to("registry", &[("ref", "a.example/b"), ("mode", "max"), ("compression", "zstd")]).unwrap();
+        let good =
+            to("registry", &[("ref", "a.example/b"), ("mode", "max"), ("compression", "zstd")]).unwrap();
         assert!(good.is_max && good.is_manifest && good.is_oci);
         assert!(!to("registry", &[("ref", "a.example/b"), ("oci-mediatypes", "false")]).unwrap().is_manifest);
         assert!(to("inline", &[("mode", "max")]).unwrap().place.is_none());

@@ -102,7 +102,10 @@ impl Read for Pieces {
 /// Where the blobs of an imported cache are.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
-    Registry { reference: Reference, auth: Auth },
+    Registry {
+        reference: Reference,
+        auth: Auth,
+    },
     Store(Arc<dyn BlobStore>),
     /// In the content store.
     Here,

@@ -11,11 +11,21 @@ pub(crate) struct Trail(Mutex<Vec<(usize, Record)>>);
 
 impl Trail {
     /// A step of `stage` came to this.
-    pub(crate) fn note(&self, stage: usize, key: Digest, before: Option<Digest>, outcome: &Outcome, text: &str) {
+    pub(crate) fn note(
+        &self,
+        stage: usize,
+        key: Digest,
+        before: Option<Digest>,
+        outcome: &Outcome,
+        text: &str,
+    ) {
         let layer = outcome.layer.as_ref();
-        let layer = layer.map(|(blob, diff_id)| Layer { diff_id: *diff_id, blob: Some(blob.clone()), plain_bytes: None });
-        let record =
-            Record { key, before, created: outcome.created.clone(), layer, text: text.to_string() };
+        let layer = layer.map(|(blob, diff_id)| Layer {
+            diff_id: *diff_id,
+            blob: Some(blob.clone()),
+            plain_bytes: None,
+        });
+        let record = Record { key, before, created: outcome.created.clone(), layer, text: text.to_string() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((stage, record));
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Build {
     /// Allow extra privileged entitlement (network.host, security.insecure, device)
     #[arg(long, value_name = "stringArray")]
     allow: Vec<String>,
+    /// Attestation parameters (format: "type=sbom", "type=provenance,mode=max")
+    #[arg(long, value_name = "stringArray")]
+    attest: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "stringArray")]
     build_arg: Vec<String>,
@@ -88,12 +91,18 @@ pub(crate) struct Build {
     /// Set type of progress output (auto, plain, tty, rawjson, quiet)
     #[arg(long, value_name = "string", default_value = "auto")]
     progress: String,
+    /// Shorthand for "--attest=type=provenance"
+    #[arg(long, value_name = "string", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    provenance: Option<String>,
     /// Always attempt to pull all referenced images
     #[arg(long)]
     pull: bool,
     /// Suppress the build output and print image ID on success
     #[arg(short, long)]
     quiet: bool,
+    /// Shorthand for "--attest=type=sbom"
+    #[arg(long, value_name = "string", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sbom: Option<String>,
     /// Secret to expose to the build (format: "id=mysecret[,src=/local/secret]" or "id=mysecret,env=VARIABLE")
     #[arg(long, value_name = "stringArray")]
     secret: Vec<String>,
@@ -261,9 +270,40 @@ fn document(flags: &Build, caches: &Caches) -> Result<Value> {
         "context_urls": named.urls,
         "contexts": named.directories.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "no_cache_stages": flags.no_cache_filter,
+        "attests": attests(flags)?,
         "cache_from": caches.from,
         "cache_to": caches.to,
     }))
+}
+
+/// What is to be said of the image, by kind, as the frontend's clients write it.
+fn attests(flags: &Build) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for text in &flags.attest {
+        let (mut kind, mut rest) = (String::new(), Vec::new());
+        for field in text.split(',') {
+            match field.split_once('=') {
+                Some(("type", value)) => kind = value.to_string(),
+                _ => rest.push(field),
+            }
+        }
+        if kind.is_empty() {
+            return Err(Error::Usage(format!("attestation type not specified in --attest {text:?}")));
+        }
+        if out.insert(kind.clone(), rest.join(",")).is_some() {
+            return Err(Error::Usage(format!("duplicate attestation type {kind}")));
+        }
+    }
+    for (kind, flag) in [("provenance", &flags.provenance), ("sbom", &flags.sbom)] {
+        let Some(text) = flag else { continue };
+        let attributes = match text.as_str() {
+            "true" | "1" => String::new(),
+            "false" | "0" => "disabled=true".into(),
+            other => other.to_string(),
+        };
+        out.insert(kind.to_string(), attributes);
+    }
+    Ok(out)
 }
 
 /// `id=x,src=FILE`, `id=x,env=NAME`, `id=x` (the variable of that name, else the file).

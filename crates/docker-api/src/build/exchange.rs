@@ -103,7 +103,8 @@ struct Store {
 
 impl BlobStore for Store {
     fn bring<'a>(&'a self, _: &'a Arc<Engine>, digest: Digest, max: u64) -> Answer<'a, ()> {
-        let event = json!({ "event": "blob-wanted", "store": self.name, "digest": digest.to_string(), "max": max });
+        let event =
+            json!({ "event": "blob-wanted", "store": self.name, "digest": digest.to_string(), "max": max });
         Box::pin(self.exchange.ask(digest, What::Wanted(max), event))
     }
 

@@ -1,9 +1,9 @@
 //! Query, headers and our own document: what a client asks for.
 
+use super::exchange::Exchange;
 use crate::reply::Failure;
 use crate::request::Call;
-use super::exchange::Exchange;
-use build::{CacheFrom, CacheTo, Context, GitAccess, Request, Secret};
+use build::{Attests, CacheFrom, CacheTo, Context, GitAccess, Request, Secret};
 use engine::model::{HostConfig, Ulimit};
 use oci::Reference;
 use registry_client::Auth;
@@ -46,6 +46,8 @@ pub(crate) struct Extra {
     /// Shared caches to use, and to make.
     pub(crate) cache_from: Vec<Shared>,
     pub(crate) cache_to: Vec<Shared>,
+    /// What is to be said of the image, by kind.
+    pub(crate) attests: BTreeMap<String, String>,
 }
 
 /// A shared cache as clients write it.
@@ -223,6 +225,10 @@ impl Asked {
         request.ssh.clone_from(&extra.ssh);
         for (name, image) in &extra.context_images {
             request.context_images.insert(name.to_lowercase(), image.clone());
+        }
+        request.attests = Attests::parse(&extra.attests).map_err(super::failure)?;
+        if self.remote.is_empty() {
+            request.locals = vec!["context".into()];
         }
         request.secrets = extra.decoded()?;
         let store = |name: &str| Ok(exchange.store(name));

@@ -160,7 +160,9 @@ fn read_index(dir: &FilePath) -> std::result::Result<Option<Index>, String> {
     let mut bytes = Vec::new();
     match std::fs::File::open(dir.join("index.json")) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.and_then(|f| f.take(MAX_INDEX).read_to_end(&mut bytes)).map_err(|e| e.to_string())?,
+        opened => {
+            opened.and_then(|f| f.take(MAX_INDEX).read_to_end(&mut bytes)).map_err(|e| e.to_string())?
+        }
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("index.json: {e}"))
 }
