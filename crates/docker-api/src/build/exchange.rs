@@ -136,7 +136,7 @@ pub(crate) async fn blob(api: &Arc<Api>, id: &str, digest: &str, call: Call) -> 
                 read.await.unwrap_or_else(|e| Err(Failure::bad_request(e.to_string())))
             });
             let received = received.await;
-            let outcome = received.as_ref().map(|()| ()).map_err(|f| f.message.clone());
+            let outcome = received.as_ref().copied().map_err(|f| f.message.clone());
             drop(done.send(outcome));
             received.map(|()| empty(StatusCode::NO_CONTENT))
         }
