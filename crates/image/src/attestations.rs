@@ -2,9 +2,8 @@
 //!
 //! Spec: BuildKit, "Image attestation storage".
 
-use crate::document::parse_any_manifest;
 use crate::{Error, Images, Lease};
-use oci::image::{Index, MAX_MANIFEST, Manifest, media_type};
+use oci::image::{Manifest, media_type};
 use oci::{Descriptor, Digest, Platform};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -64,29 +63,5 @@ impl Images {
         out.annotations.insert(KIND.into(), ATTESTATION.into());
         out.annotations.insert(OF.into(), subject.to_string());
         Ok(out)
-    }
-
-    /// What is here of what `index` has to say about `subject`: the digests of all blobs of it.
-    pub(crate) fn attestations(&self, index: &Index, subject: &Digest, lease: &Lease) -> Vec<Digest> {
-        let subject = subject.to_string();
-        let about = |entry: &&Descriptor| {
-            entry.annotations.get(KIND).is_some_and(|kind| kind == ATTESTATION)
-                && entry.annotations.get(OF).is_some_and(|of| *of == subject)
-        };
-        let mut out = Vec::new();
-        for entry in index.manifests.iter().filter(about) {
-            lease.keep_blob(&entry.digest);
-            let Ok(bytes) = self.content.read_bounded(&entry.digest, MAX_MANIFEST as u64) else { continue };
-            let Ok(manifest) = parse_any_manifest(&bytes, &entry.digest) else { continue };
-            let blobs: Vec<Digest> =
-                manifest.layers.iter().chain([&manifest.config]).map(|b| b.digest).collect();
-            blobs.iter().for_each(|blob| lease.keep_blob(blob));
-            // Half of it is of no use to anybody.
-            if blobs.iter().all(|blob| self.content.contains(blob)) {
-                out.push(entry.digest);
-                out.extend(blobs);
-            }
-        }
-        out
     }
 }

@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(40 * 60);
 const SILENCE: Duration = Duration::from_secs(6 * 60);
 /// What the root file system has beside Debian's smallest; without udev, for which nothing waits then. `dbus-user-session` and `libpam-systemd` are for users' own systemds.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,runc,crun,iproute2,nftables,\
-                        procps,kmod,uidmap,strace";
+                        procps,kmod,uidmap,strace,xfsprogs";
 const SUITE: &str = "bookworm";
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Raised when what is below changes, so that an old root is not used.
@@ -39,8 +39,17 @@ const RECIPE: &str = "1";
 /// Where `brig.ext4` is mounted.
 const BRIG: &str = "/brig";
 /// Test programs whose every test is quick, and asks the kernel something that differs on another kernel or on cgroup v2.
-const TESTS: &[&str] =
-    &["containers", "linux", "mounts", "rootless", "security", "verbs", "bad_input", "own_program"];
+const TESTS: &[&str] = &[
+    "containers",
+    "linux",
+    "mounts",
+    "rootless",
+    "security",
+    "security_limits",
+    "verbs",
+    "bad_input",
+    "own_program",
+];
 
 const UNIT: &str = "[Unit]\nDescription=brig's checks\nAfter=multi-user.target dbus.service systemd-journald.service\n\
      SuccessAction=poweroff-force\nFailureAction=poweroff-force\n\

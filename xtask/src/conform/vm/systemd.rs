@@ -249,6 +249,8 @@ fn users_own(inside: &Inside) -> Result<Outcome> {
     let text =
         text.replacen(r#""linux":{"#, &format!(r#""linux":{{"uidMappings":{one},"gidMappings":{one},"#), 1);
     std::fs::write(&config, text).doing(|| format!("write {}", config.display()))?;
+    // What is mounted on is made by the user.
+    inside.ok(&format!("chown -R 1000:1000 {path}"))?;
     let environment = format!("XDG_RUNTIME_DIR={HOME}");
     let user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", &environment];
     let root = format!("{HOME}/brig");
