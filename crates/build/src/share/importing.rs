@@ -64,7 +64,8 @@ async fn read(
     let platform = request.platform.clone().unwrap_or_else(Platform::host);
     match &from.place {
         CachePlace::Registry(reference) => {
-            if let Some(parsed) = of_image_here(engine, lease, reference, &platform).await? {
+            // What is here under that name need not be an image, nor have a cache.
+            if let Ok(Some(parsed)) = of_image_here(engine, lease, reference, &platform).await {
                 return Ok((Origin::Here, parsed));
             }
             let auth = request.credentials(reference.host()).await?;
