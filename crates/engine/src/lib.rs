@@ -7,6 +7,7 @@
 //!
 //! The engine keeps nothing that it cannot rebuild from the database and from the shims.
 
+mod age;
 mod attach;
 mod behind;
 mod bundle;

@@ -133,7 +133,8 @@ impl Engine {
     }
 
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
-        *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
+        let pid = container.lock().state.pid;
+        *container.started.lock().expect("no holder panics") = Some(crate::age::start_of(pid));
         container.life.send_modify(|life| life.running = true);
         if container.status() == Status::Running {
             self.watch_health(container);

@@ -7,7 +7,7 @@ use crate::{Engine, error::blocking, shim_alive, shm};
 use shim_api::{Event, Exit};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// First pause before an automatic restart; doubles up to [`MAX_BACKOFF_MS`], as Docker's.
 const FIRST_BACKOFF_MS: u64 = 100;
@@ -189,11 +189,7 @@ impl Engine {
         if container.is_restarting() {
             return None;
         }
-        let ran = container
-            .started
-            .lock()
-            .expect("no holder panics")
-            .map_or(Duration::ZERO, |t: Instant| t.elapsed());
+        let ran = container.ran();
         let mut record = container.lock();
         let policy = record.host_config.restart_policy.clone();
         let again = !record.state.manually_stopped
