@@ -114,6 +114,7 @@ impl Engine {
         if super::is_local(&volume.driver) || self.volume_record(&volume.name).is_ok() {
             return Ok(());
         }
+        self.spare_volume(&volume.name)?;
         let doing = || format!("create {}", volume.name);
         Plugin::find(&volume.driver)?.create(&volume.name, &volume.options).during(doing)
     }
