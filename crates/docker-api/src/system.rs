@@ -244,7 +244,8 @@ pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
         let writable = api.engine.writable_size(&container).await.unwrap_or(0);
         let record = container.record();
         let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
-        containers.push(render::summary(&record, Some(render::Sizes { writable, total: writable + base })));
+        let sizes = render::Sizes { writable, total: writable + base };
+        containers.push(serde_json::json!(render::summary(&record, Some(sizes), &[])));
     }
     let records: Vec<engine::Record> = api.engine.list_containers().iter().map(|c| c.record()).collect();
     let mut volumes = Vec::new();
