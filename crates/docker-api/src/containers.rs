@@ -3,7 +3,7 @@
 use crate::filters::Filters;
 use crate::hijack::{Refusal, Style, detach_keys, hijack, multiplexed, take};
 use crate::render::{self, Sizes};
-use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end};
+use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end, with_body};
 use crate::request::Call;
 use crate::serve::Api;
 use crate::units::parse_time;
@@ -67,7 +67,8 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         let names = links.get(container.id().as_str()).map_or(&[][..], Vec::as_slice);
         let written =
             container.read(|record| serde_json::to_writer(&mut out, &render::summary(record, sizes, names)));
-        written.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("list containers: {e}")))?;
+        written
+            .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("list containers: {e}")))?;
         count += 1;
         if limit.is_some_and(|n| count >= n) {
             break;
