@@ -62,6 +62,12 @@ impl Engine {
             // Nobody supervises what may still run: it must not go on unseen.
             tracing::warn!(container_id = id, "the shim was killed; killing what it left");
             self.runtime_delete(container).await;
+        } else if self.config.runtime_root().join(id).exists() {
+            tracing::warn!(
+                container_id = id,
+                "the runtime did not get to delete the container; doing it again"
+            );
+            self.runtime_delete(container).await;
         }
         self.stop_watching(container);
         let restart = self.plan_restart(container, exit.code);
