@@ -13,6 +13,7 @@ pub mod mount_attr;
 pub mod netns;
 pub mod process;
 pub mod program;
+pub mod ptrace;
 pub mod scheduling;
 pub mod seccomp;
 pub mod session;
