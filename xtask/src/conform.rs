@@ -12,7 +12,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], stress [PROGRAM...] [TEST...], vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -25,6 +25,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "engines" => engines::command(rest),
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
+        "runtime-kill" => runtime_kill(rest),
         "stress" => stress(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
@@ -56,4 +57,13 @@ fn stress(args: &[String]) -> Result<()> {
     line.extend(["--", "--include-ignored", "--test-threads=1", "--nocapture"].map(str::to_string));
     line.extend(filters.into_iter().cloned());
     crate::test::with_environment(&line, &[("BRIG_CONFORM_STRESS", "1")])
+}
+
+/// kill -9 of the runtime at every system call of every verb (`crates/brig-runtime/tests/killed.rs`).
+fn runtime_kill(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform runtime-kill takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "brig-runtime", "--test", "killed", "--", "--nocapture", "system_calls"];
+    crate::test::with_environment(&line.map(str::to_string), &[("BRIG_KILL_EVERY", "1")])
 }

@@ -400,11 +400,8 @@ fn body(random: &mut Random, kind: Body, names: &Names) -> Vec<u8> {
         let mut bytes: Vec<u8> =
             (0..random.index(3000)).map(|_| random.below(256).to_le_bytes()[0]).collect();
         if random.one_in(3) {
-            bytes = testkit::tar::archive(&[testkit::tar::Entry::file(
-                "Dockerfile",
-                0o644,
-                b"FROM scratch\n".to_vec(),
-            )]);
+            bytes =
+                testkit::tar::archive(&[testkit::tar::Entry::file("Dockerfile", 0o644, b"FROM scratch\n")]);
             let length = bytes.len();
             for _ in 0..random.below(4) {
                 bytes[random.index(length)] = random.below(256).to_le_bytes()[0];
