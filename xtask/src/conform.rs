@@ -12,7 +12,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -23,6 +23,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "docker-py" => docker_py::command(rest),
         "build" => build::command(rest),
         "engines" => engines::command(rest),
+        "image-stress" => image_stress(rest),
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "runtime-kill" => runtime_kill(rest),
@@ -40,6 +41,15 @@ fn network_stress(args: &[String]) -> Result<()> {
     }
     let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
+}
+
+/// kill -9 at every step of what changes images (`crates/e2e/tests/image_crash.rs`).
+fn image_stress(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform image-stress takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "e2e", "--test", "image_crash"].map(str::to_string);
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_IMAGE_STRESS", "1")])
 }
 
 /// kill -9 of the runtime at every system call of every verb (`crates/brig-runtime/tests/killed.rs`).

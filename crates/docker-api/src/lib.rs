@@ -24,6 +24,8 @@ mod filters;
 mod hijack;
 mod image_archives;
 mod images;
+mod import_url;
+mod manifests;
 mod metrics;
 mod networks;
 mod peer;
