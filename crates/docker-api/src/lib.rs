@@ -24,6 +24,8 @@ mod filters;
 mod hijack;
 mod image_archives;
 mod images;
+mod import_url;
+mod manifests;
 mod metrics;
 mod networks;
 mod peer;
@@ -43,6 +45,7 @@ mod volumes;
 mod websocket;
 mod wire;
 
+pub use build::exchange::Exchanges;
 pub use examine::examine;
 pub use metrics::serve_metrics;
 pub use serve::{Api, serve};

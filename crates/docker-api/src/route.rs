@@ -1,5 +1,6 @@
 //! From method and path to handler.
 
+use crate::build::exchange;
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
@@ -34,7 +35,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["info"] if get => system::info(api).await,
         ["events"] if get => system::events(api, &call),
         ["auth"] if post => registry::auth(api, call).await,
-        ["system", "df"] if get => system::disk_usage(api).await,
+        ["system", "df"] if get => system::disk_usage(api, &call).await,
 
         ["brig", "check"] if get || post => brig::check(api, &call).await,
         ["brig", "df"] if get => brig::disk(api).await,
@@ -49,7 +50,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
-            images::history(api, &name.join("/")).await
+            images::history(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(api, &name.join("/"), &call).await
@@ -71,6 +72,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
         ["distribution", name @ .., "manifest"] if get && !name.is_empty() => {
             registry::manifest(api, &name.join("/"), &call).await
+        }
+        ["distribution", name @ .., "manifest"] if post && !name.is_empty() => {
+            registry::push_list(api, &name.join("/"), call).await
         }
 
         ["containers", "json"] if get => containers::list(api, &call).await,
@@ -106,6 +110,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
 
         ["build"] if post => build::build(api, call).await,
+        ["brig", "builds", id, "blobs", digest] => exchange::blob(api, id, digest, call).await,
         ["build", "prune"] if post => build::prune(api, &call).await,
         ["session"] if post => buildkit::session(api, call),
         ["grpc"] if post => buildkit::grpc(api, call),

@@ -223,40 +223,52 @@ fn event_json(event: &Event) -> Value {
     out
 }
 
-/// `GET /system/df`.
-pub(crate) async fn disk_usage(api: &Arc<Api>) -> Outcome {
-    let usage = api.engine.disk_usage().await?;
+/// `GET /system/df`: of all kinds of objects, or of those that `type` names.
+pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
+    let kinds = call.query.all("type");
+    if let Some(unknown) =
+        kinds.iter().find(|kind| !matches!(kind.as_str(), "container" | "image" | "volume" | "build-cache"))
+    {
+        return Err(Failure::bad_request(format!("unknown object type: {unknown}")));
+    }
+    let wants = |kind: &str| kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
+    let mut out = json!({});
     let images = api.engine.images().clone();
     let (list, sizes) =
         tokio::task::spawn_blocking(move || Ok::<_, image::Error>((images.list()?, images.sizes()?)))
             .await
             .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
             .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, errors::chain(&e)))?;
-    let images: Vec<Value> = list
-        .iter()
-        .map(|i| {
+    if wants("image") {
+        out["LayersSize"] = api.engine.disk_usage().await?.layers_bytes.into();
+        let summary = |i: &image::Image| {
             let uses = i64::try_from(api.engine.image_uses(&i.id.0)).unwrap_or(-1);
             render::image_summary(i, sizes.get(&i.id), uses, &Value::Null)
-        })
-        .collect();
-    let mut containers = Vec::new();
-    for container in api.engine.list_containers() {
-        let writable = api.engine.writable_size(&container).await.unwrap_or(0);
-        let record = container.record();
-        let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
-        containers.push(render::summary(&record, Some(render::Sizes { writable, total: writable + base })));
+        };
+        out["Images"] = list.iter().map(summary).collect();
     }
     let records: Vec<engine::Record> = api.engine.list_containers().iter().map(|c| c.record()).collect();
-    let mut volumes = Vec::new();
-    for volume in api.engine.list_volumes().await? {
-        let size = api.engine.volume_size(&volume.name).await;
-        volumes.push(crate::volumes::with_usage(&api.engine, &volume, size, &records));
+    if wants("container") {
+        let mut containers = Vec::new();
+        for container in api.engine.list_containers() {
+            let writable = api.engine.writable_size(&container).await.unwrap_or(0);
+            let record = container.record();
+            let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
+            let sizes = render::Sizes { writable, total: writable + base };
+            containers.push(json!(render::summary(&record, Some(sizes), &[])));
+        }
+        out["Containers"] = containers.into();
     }
-    ok(&json!({
-        "LayersSize": usage.layers_bytes,
-        "Images": images,
-        "Containers": containers,
-        "Volumes": volumes,
-        "BuildCache": crate::build::list_cache(api).await?,
-    }))
+    if wants("volume") {
+        let mut volumes = Vec::new();
+        for volume in api.engine.list_volumes().await? {
+            let size = api.engine.volume_size(&volume.name).await;
+            volumes.push(crate::volumes::with_usage(&api.engine, &volume, size, &records));
+        }
+        out["Volumes"] = volumes.into();
+    }
+    if wants("build-cache") {
+        out["BuildCache"] = json!(crate::build::list_cache(api).await?);
+    }
+    ok(&out)
 }
