@@ -314,7 +314,20 @@ pub async fn solve(
         config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
     }
     let trail = Arc::new(trail);
-    Ok(Solved { engine, lease, config, layers, chain_id, epoch, parent, trail, lent, origin, attests, warnings })
+    Ok(Solved {
+        engine,
+        lease,
+        config,
+        layers,
+        chain_id,
+        epoch,
+        parent,
+        trail,
+        lent,
+        origin,
+        attests,
+        warnings,
+    })
 }
 
 impl Shared {
