@@ -12,7 +12,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -27,6 +27,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "runtime-kill" => runtime_kill(rest),
+        "stress" => stress(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
         "vm-inside" => vm::inside::command(),
@@ -41,6 +42,22 @@ fn network_stress(args: &[String]) -> Result<()> {
     }
     let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
+}
+
+/// 1,000 containers from 50 clients, logs at full speed, followers by the hundred; requests that no client would send; kill
+/// -9 before every step of every verb; nothing left to have of descriptors, processes, memory, disk (the tests named below, in
+/// `crates/e2e/tests`). Names of tests choose among them.
+fn stress(args: &[String]) -> Result<()> {
+    const PROGRAMS: &[&str] = &["stress", "fuzzed_api", "crash_steps", "exhaustion", "stuck"];
+    let (programs, filters): (Vec<&String>, Vec<&String>) =
+        args.iter().partition(|a| PROGRAMS.contains(&a.as_str()));
+    let mut line: Vec<String> = ["-p", "e2e"].map(str::to_string).to_vec();
+    for program in PROGRAMS.iter().filter(|p| programs.is_empty() || programs.iter().any(|a| a == *p)) {
+        line.extend(["--test".to_string(), (*program).to_string()]);
+    }
+    line.extend(["--", "--include-ignored", "--test-threads=1", "--nocapture"].map(str::to_string));
+    line.extend(filters.into_iter().cloned());
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_STRESS", "1")])
 }
 
 /// kill -9 at every step of what changes images (`crates/e2e/tests/image_crash.rs`).

@@ -16,31 +16,41 @@
 //! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
 //! inside, whoever made them.
 
+mod attest;
 mod cache;
 mod chmod;
 mod context;
 mod copy;
 mod error;
 mod event;
+mod flight;
 mod git;
 mod git_url;
 mod hash;
 mod kept;
+mod mirror;
 mod plan;
 mod prune;
 mod remote;
 mod request;
 mod run;
 mod select;
+mod share;
 mod solve;
 mod stage;
 
+pub use attest::{Attests, Predicate, Subject, attest_files};
 pub use context::Context;
 pub use error::Error;
 pub use event::{Event, StepInfo, StepResult};
 pub use git::GitAccess;
 pub use kept::Kept;
+pub use mirror::{FileStat, Mirror, Received};
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
 pub use remote::{fetch_context, file_name, read_context};
 pub use request::{Agent, Answer, Client, Entitlements, Request, Secret};
+pub use share::{
+    Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
+    receive_blob,
+};
 pub use solve::{Built, Solved, build, solve};

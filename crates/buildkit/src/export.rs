@@ -111,8 +111,10 @@ impl Wanted {
             "platform-split" => self.platform_split = Some(flag()?),
             // The image is unpacked where it was built, named only by its own names, and its documents are OCI's.
             "unpack" | "oci-mediatypes" | "name-canonical" if flag()? => {}
-            "push-by-digest" | "registry.insecure" | "force-compression" | "rewrite-timestamp"
-            | "buildinfo" | "oci-artifact" | "oci-mediatypes" | "unpack" | "name-canonical" => {
+            // With SOURCE_DATE_EPOCH layers are made so, and without it there is nothing to rewrite to.
+            "rewrite-timestamp" => drop(flag()?),
+            "push-by-digest" | "registry.insecure" | "force-compression" | "buildinfo" | "oci-artifact"
+            | "oci-mediatypes" | "unpack" | "name-canonical" => {
                 let is_default = !flag()? || key == "unpack";
                 // Insecure registries are a matter of the daemon's configuration.
                 if !is_default && key != "name-canonical" {
@@ -191,8 +193,10 @@ where
 async fn documents(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) -> Reply<Documents> {
     let (engine, outputs, annotations) =
         (server.engine.clone(), outputs.to_vec(), wanted.annotations.clone());
+    let (is_docker, references) = (wanted.kind == Kind::Docker, wanted.references.clone());
     blocking(move || {
         let is_multi = outputs.iter().any(|o| o.origin.is_multi);
+        let mut said = Vec::new();
         let mut composed = Vec::new();
         let mut manifests = Vec::new();
         for output in &outputs {
@@ -204,9 +208,22 @@ async fn documents(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) ->
             let mut entry = one.manifest.clone();
             entry.platform = Some(output.platform.clone());
             entry.annotations = annotations.manifest_descriptor(&platform);
+            // Archives for `docker load` have one manifest. What nobody asked for is left out of them.
+            let asked = &output.origin.attests;
+            if !(is_docker && asked.is_by_default()) {
+                let subject = &entry.digest;
+                let statements = output.solved.attest(asked, &output.platform, subject, &references);
+                said.extend(statements.map_err(|e| status::failed(&e, "", "", None))?);
+            }
             manifests.push(entry);
             composed.push(one);
         }
+        if is_docker && !said.is_empty() {
+            return Err(Status::invalid_argument(
+                "docker exporter does not currently support exporting manifest lists",
+            ));
+        }
+        manifests.extend(said);
         let target = match (is_multi, manifests.as_slice()) {
             (false, [only]) => {
                 annotations.refuse_index()?;
@@ -307,6 +324,10 @@ async fn roots(
             let workspace =
                 engine.open_workspace(output.solved.chain_id.as_ref()).map_err(|e| status::of(&e))?;
             let place = if is_split { output.platform.to_string().replace('/', "_") } else { String::new() };
+            let predicates = output.solved.predicates(&output.origin.attests);
+            predicates
+                .and_then(|predicates| build::attest_files(workspace.root(), &predicates))
+                .map_err(|e| status::failed(&e, "", "", None))?;
             roots.push((place, workspace.root().try_clone().map_err(|e| status::of(&e))?));
             workspaces.push(workspace);
         }
@@ -317,8 +338,7 @@ async fn roots(
 }
 
 fn epoch(outputs: &[Arc<Output>]) -> Option<i64> {
-    let options = &outputs.first()?.origin.options;
-    options.get("build-arg:SOURCE_DATE_EPOCH")?.parse().ok()
+    outputs.first()?.solved.epoch
 }
 
 /// Files into a directory of the client's.
@@ -385,6 +405,7 @@ async fn tar(
 ) -> Reply<Exported> {
     let task = Task::begin(&job.board, fresh(), "exporting to client tarball");
     let (roots, workspaces) = roots(server, wanted, outputs).await?;
+    let latest_s = epoch(outputs);
     let sent = one_file(job, index, &BTreeMap::new(), move |mut out| {
         let [(place, root)] = roots.as_slice() else {
             return Err(Status::unimplemented(
@@ -396,8 +417,8 @@ async fn tar(
                 "platform-split for tar output is not supported by this version of brig",
             ));
         }
-        let packed =
-            archive::pack(&mut out, root, std::path::Path::new("."), &archive::PackOptions::default());
+        let options = archive::PackOptions { latest_s, ..archive::PackOptions::default() };
+        let packed = archive::pack(&mut out, root, std::path::Path::new("."), &options);
         drop(workspaces);
         packed.map(drop).map_err(|e| status::of(&e))
     })

@@ -4,7 +4,7 @@ use crate::board::Board;
 use crate::rpc::Reply;
 use crate::session::Session;
 use crate::wire::{Definition, Op, OpMetadata, Ref, ReturnRequest, SourceOp};
-use build::Solved;
+use build::{Attests, Solved};
 use oci::{Digest, Platform};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -33,9 +33,12 @@ pub(crate) struct Output {
 /// What a result was asked for with.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
+    #[allow(dead_code, reason = "belongs to what a result is told to come from")]
     pub(crate) options: BTreeMap<String, String>,
     /// An index is wanted.
     pub(crate) is_multi: bool,
+    /// What is to be said of it.
+    pub(crate) attests: Attests,
 }
 
 /// A build that goes on.
@@ -46,6 +49,7 @@ pub(crate) struct Job {
     pub(crate) board: Arc<Board>,
     pub(crate) entitlements: Vec<String>,
     pub(crate) cache_imports: Vec<crate::options::CacheEntry>,
+    pub(crate) cache_exports: Vec<build::CacheTo>,
     refs: Mutex<HashMap<String, Arc<Output>>>,
     next: AtomicU64,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
@@ -142,6 +146,7 @@ impl Jobs {
         session: Arc<Session>,
         entitlements: Vec<String>,
         cache_imports: Vec<crate::options::CacheEntry>,
+        cache_exports: Vec<build::CacheTo>,
     ) -> Reply<(Registered<'_>, oneshot::Receiver<ReturnRequest>)> {
         let (sender, receiver) = oneshot::channel();
         let job = Arc::new(Job {
@@ -150,6 +155,7 @@ impl Jobs {
             board: Arc::default(),
             entitlements,
             cache_imports,
+            cache_exports,
             refs: Mutex::default(),
             next: AtomicU64::new(0),
             returned: Mutex::new(Some(sender)),

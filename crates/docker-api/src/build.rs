@@ -4,7 +4,9 @@
 //! document ([`Extra`]), the document, then the tar. It carries what the classic form cannot (secrets, sockets of ssh
 //! agents, named contexts as images, entitlements) and is answered with events by step. `docs/build.md` describes it.
 
+pub(crate) mod exchange;
 mod lines;
+mod listed;
 mod request;
 
 use crate::body;
@@ -16,6 +18,7 @@ use build::{Context, Event, Request};
 use errors::HasKind;
 use hyper::StatusCode;
 use lines::{Lines, Mode};
+pub(crate) use listed::list;
 use request::{Asked, Extra, OWN_TYPE};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -76,14 +79,15 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     if extra.check {
         return ok(&checked(&file, &name, &context));
     }
-    let mut request = asked.request(Arc::new(context), &extra, &name)?;
+    let exchange = api.exchanges.open();
+    let mut request = asked.request(Arc::new(context), &extra, &name, &exchange.exchange)?;
     request.contexts = contexts;
     let mode = match (is_own, asked.quiet) {
         (true, _) => Mode::Events,
         (false, true) => Mode::Quiet,
         (false, false) => Mode::Classic,
     };
-    Ok(follow(api, request, file, mode, asked.notes()))
+    Ok(follow(api, request, file, mode, exchange))
 }
 
 /// Further contexts by name.
@@ -127,7 +131,10 @@ fn receive(
 ) -> Result<Received, Failure> {
     let extra = if is_own { Extra::read(&mut reader)? } else { Extra::default() };
     let contexts = extra.named(engine, &mut reader)?;
-    let mut context = Context::from_tar(engine, &mut reader).map_err(failure)?;
+    let mut context = match extra.kept.get("") {
+        Some(token) => listed::finish(token, &mut reader)?,
+        None => Context::from_tar(engine, &mut reader).map_err(failure)?,
+    };
     // What is behind the end of the archive belongs to the request too.
     drop(std::io::copy(&mut reader.by_ref().take(request::MAX_TAIL), &mut std::io::sink()));
     let (name, text) = match &extra.dockerfile {
@@ -183,14 +190,14 @@ fn follow(
     request: Request,
     file: dockerfile::Dockerfile,
     mode: Mode,
-    notes: Vec<String>,
+    mut exchange: exchange::Open,
 ) -> crate::reply::Reply {
     let (sender, reply) = stream("application/json");
     let engine = api.engine.clone();
     tokio::spawn(async move {
         let tags: Vec<String> = request.references.iter().map(oci::Reference::familiar).collect();
         let mut lines = Lines::new(mode);
-        let mut out: Vec<Value> = notes.iter().flat_map(|n| lines.note(n)).collect();
+        let mut out: Vec<Value> = Vec::new();
         let (events, mut receiver) = mpsc::channel::<Event>(EVENTS);
         let mut building = Box::pin(build::build(engine.clone(), request, file, events));
         let mut result = None;
@@ -207,6 +214,7 @@ fn follow(
                     None if result.is_some() => break,
                     None => result = Some((&mut building).await),
                 },
+                Some(asks) = exchange.asks.recv() => out = vec![asks],
                 built = &mut building, if result.is_none() => result = Some(built),
                 // Dropping the build ends what it runs.
                 () = sender.closed() => return,

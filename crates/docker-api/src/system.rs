@@ -255,7 +255,7 @@ pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
             let record = container.record();
             let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
             let sizes = render::Sizes { writable, total: writable + base };
-            containers.push(render::summary(&record, Some(sizes)));
+            containers.push(json!(render::summary(&record, Some(sizes), &[])));
         }
         out["Containers"] = containers.into();
     }

@@ -91,6 +91,7 @@ impl Images {
             container: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
+            build_cache: None,
         };
         let history = History {
             created: Some(import.created.into()),

@@ -151,7 +151,7 @@ impl Index {
     pub fn is_collection(&self) -> bool {
         let named =
             |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
-        self.manifests.len() != 1 && !self.manifests.iter().any(named)
+        self.manifests.len() > 1 && !self.manifests.iter().any(named)
     }
 }
 
@@ -178,6 +178,9 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
     #[serde(default)]
     pub history: Vec<History>,
+    /// BuildKit's own: a build cache. Written with an image that is built, and never read for one that is built on it.
+    #[serde(rename = "moby.buildkit.cache.v0", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<String>,
 }
 
 impl ImageConfig {
@@ -302,7 +305,7 @@ mod tests {
                 Index { schema_version: 2, media_type: None, manifests, annotations: BTreeMap::new() };
             assert_eq!(index.is_collection(), expected, "{platforms:?}");
         };
-        check(&[], true);
+        check(&[], false);
         check(&[None], false);
         check(&[None, None], true);
         check(&[None, Some("unknown/unknown")], true);

@@ -1,5 +1,6 @@
 //! COPY and ADD as steps.
 
+use crate::attest::Material;
 use crate::cache::Outcome;
 use crate::chmod::Chmod;
 use crate::context::Context;
@@ -10,6 +11,7 @@ use crate::git_url::{self, GitUrl, redact};
 use crate::plan::{self, Source};
 use crate::remote;
 use crate::select::{Filter, Pick, pick};
+use crate::solve::Shared;
 use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
 use dockerfile::{Copy, Glob, Ignore};
 use engine::Workspace;
@@ -121,6 +123,10 @@ pub(crate) async fn copy(
     let (place_, parent) = (place.clone(), state.chain_id);
     let work = move || -> Work {
         Box::pin(async move {
+            if let From::Layers(chain_id) = &job.from {
+                let shared = &place_.shared;
+                shared.lent.fetch(&shared.engine, &shared.lease, *chain_id).await?;
+            }
             let trees = std::mem::take(&mut *job.git.lock().unwrap_or_else(PoisonError::into_inner));
             let mut fetched = Vec::new();
             for tree in trees {
@@ -199,12 +205,15 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
             let message = format!("digest mismatch {}: {wanted} was expected", file.digest);
             return Err(wrong("--checksum", message));
         }
+        place.shared.capture.material(Material::Http { url: redact(url), digest: file.digest });
         digests.push(json!([file.name, file.digest.to_string(), file.modified_s]));
         remote.push((Arc::new(file.context), file.name));
     }
     let mut git = Vec::new();
     for text in &repositories {
         let one = open_repository(place, text, copy, checksum.as_deref()).await?;
+        let (url, commit) = (one.url.remote.clone(), one.resolved.commit.clone());
+        place.shared.capture.material(Material::Git { url, commit });
         digests.push(one.key());
         git.push(one);
     }
@@ -304,10 +313,12 @@ fn perform(
         Some(text) => Some(owner(&workspace, text)?),
     };
     let copied = match &job.from {
-        From::Context(context) => put_all(job, trees, &context.root, &context.ignore, &workspace, owner),
+        From::Context(context) => {
+            put_all(shared, job, trees, &context.root, &context.ignore, &workspace, owner)
+        }
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
-            put_all(job, trees, source.root(), &Ignore::default(), &workspace, owner)
+            put_all(shared, job, trees, source.root(), &Ignore::default(), &workspace, owner)
         }
     };
     copied.map_err(|e| in_words(place, e))?;
@@ -317,6 +328,7 @@ fn perform(
 }
 
 fn put_all(
+    shared: &Shared,
     job: &Job,
     trees: &[Context],
     root: &RootDir,
@@ -342,7 +354,7 @@ fn put_all(
         }
         for one in picks {
             let below = if job.parents { below_pivot(source, &one) } else { String::new() };
-            if job.unpacks && !one.is_dir() && unpack(job, &one, &target)? {
+            if job.unpacks && !one.is_dir() && unpack(shared, &one, &target)? {
                 continue;
             }
             target.put(&one, filter, &below)?;
@@ -351,7 +363,7 @@ fn put_all(
     let nothing = Ignore::default();
     for (context, name) in &job.remote {
         for one in pick(&context.root, &nothing, &Glob::escape(name), false)? {
-            if !(job.unpacks_remote && unpack(job, &one, &target)?) {
+            if !(job.unpacks_remote && unpack(shared, &one, &target)?) {
                 target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
             }
         }
@@ -379,7 +391,10 @@ fn below_pivot(source: &str, one: &Pick) -> String {
 }
 
 /// Unpacks a picked file into the target if it is an archive. Whether it was.
-fn unpack(job: &Job, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
+///
+/// Owners are given on the way. Other modes are given by a copy of what was unpacked apart: only that knows what was there
+/// before. `--exclude` is about the sources, and does not reach into them.
+fn unpack(shared: &Shared, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
     if !FileType::from_raw_mode(one.stat.st_mode).is_file() {
         return Ok(false);
     }
@@ -387,13 +402,23 @@ fn unpack(job: &Job, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
     if !is_tar(&mut file, &one.path)? {
         return Ok(false);
     }
-    if target.chmod.is_some() || target.owner.is_some() || !job.exclude.is_empty() {
-        return Err(Error::unsupported(format!(
-            "--chown, --chmod or --exclude for the archive {}, which is unpacked,",
-            one.path
-        )));
+    if target.chmod.is_none() {
+        target.unpack(file, &one.path)?;
+        return Ok(true);
     }
-    target.unpack(file, &one.path)?;
+    let apart = Context::empty(&shared.engine)?;
+    let aside = Target {
+        root: &apart.root,
+        path: String::new(),
+        is_directory: true,
+        owner: target.owner,
+        chmod: None,
+    };
+    aside.unpack(file, &one.path)?;
+    let nothing = Ignore::default();
+    for whole in pick(&apart.root, &nothing, "", false)? {
+        target.put(&whole, Filter { ignore: &nothing, exclude: &nothing }, "")?;
+    }
     Ok(true)
 }
 
