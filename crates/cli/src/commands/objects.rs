@@ -8,7 +8,7 @@ use crate::http::{Extra, Path};
 use crate::listing::{self, Listing};
 use crate::terminal;
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 use serde_json::{Map, json};
 use std::io::BufRead;
