@@ -611,6 +611,7 @@ fn endpoint(
         prefix: bridge.subnet.prefix(),
         gateway: leads(&gateways.ipv4).then_some(bridge.gateway),
         ipv6,
+        more: addresses::link_local(settings)?,
         mtu: bridge.mtu,
         owner: record.id.to_string(),
         isolated: !bridge.icc,

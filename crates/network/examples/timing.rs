@@ -43,6 +43,7 @@ fn measure() {
             prefix: 16,
             gateway: Some(bridge.gateway),
             ipv6: None,
+            more: Vec::new(),
             mtu: 1500,
             isolated: false,
         };

@@ -33,6 +33,8 @@ pub struct EndpointConfig {
     pub gateway: Option<Ipv4Addr>,
     /// IPv6 beside IPv4; without it IPv6 is off on the interface.
     pub ipv6: Option<EndpointIpv6>,
+    /// Further addresses, with the lengths of their prefixes.
+    pub more: Vec<(IpAddr, u8)>,
     pub mtu: u32,
     /// The bridge passes nothing between two such endpoints. Set it where the network's `icc` is false.
     pub isolated: bool,
@@ -223,7 +225,7 @@ fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
 pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     let interface = &endpoint.container_interface;
     let index = link::index_of(inside, interface)?;
-    if endpoint.ipv6.is_some() {
+    if endpoint.ipv6.is_some() || endpoint.more.iter().any(|(address, _)| address.is_ipv6()) {
         // While it is down: a container's kernel takes no routes from its neighbours.
         let settings = [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")];
         sandbox::inside(sandbox, || {
@@ -238,6 +240,10 @@ pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &E
     if let Some(ipv6) = endpoint.ipv6 {
         doing.push(format!("give {interface} the address {}/{}", ipv6.address, ipv6.prefix));
         link::add_address(&mut request, index, ipv6.address.into(), ipv6.prefix);
+    }
+    for &(address, prefix) in &endpoint.more {
+        doing.push(format!("give {interface} the address {address}/{prefix}"));
+        link::add_address(&mut request, index, address, prefix);
     }
     doing.push(format!("set up interface {interface}"));
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});

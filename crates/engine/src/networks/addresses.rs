@@ -57,6 +57,23 @@ impl Held {
     }
 }
 
+/// Docker's prefixes for the link-local addresses of an endpoint: those of 169.254.0.0/16 and fe80::/64.
+const LINK_LOCAL_PREFIXES: (u8, u8) = (16, 64);
+
+/// The further addresses that a client asks for, with the lengths of their prefixes.
+pub(super) fn link_local(settings: &EndpointSettings) -> Result<Vec<(IpAddr, u8)>, Error> {
+    let texts = settings.ipam_config.iter().flat_map(|ipam| &ipam.link_local_ips);
+    texts
+        .map(|text| match text.parse::<IpAddr>() {
+            Ok(address) if !address.is_unspecified() => {
+                let (v4, v6) = LINK_LOCAL_PREFIXES;
+                Ok((address, if address.is_ipv6() { v6 } else { v4 }))
+            }
+            _ => Err(Error::invalid(format!("invalid link-local IP address: {text}"))),
+        })
+        .collect()
+}
+
 impl Entry {
     pub(super) fn new(record: Network, cluster: Option<Arc<Cluster>>) -> Result<Entry, Error> {
         let state = State {

@@ -42,9 +42,9 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
                 _ => mistakes.push(format!("invalid IPv{family} address: {text}")),
             }
         }
-        if !ipam.link_local_ips.is_empty() {
-            return Err(Error::unsupported("a link-local address on an endpoint"));
-        }
+    }
+    if let Err(e) = addresses::link_local(settings) {
+        mistakes.push(e.to_string());
     }
     if !user_defined && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
         mistakes.push("network-scoped aliases are only supported for user-defined networks".to_string());

@@ -184,6 +184,7 @@ pub(crate) fn endpoint(bridge: &BridgeConfig, number: u32) -> EndpointConfig {
             prefix: ipv6.subnet.prefix(),
             gateway: (!bridge.internal).then_some(ipv6.gateway),
         }),
+        more: Vec::new(),
         mtu: bridge.mtu,
         isolated: !bridge.icc,
     }
