@@ -3,8 +3,11 @@
 
 mod build;
 mod compose;
+mod compose2;
 mod daemons;
+mod debian;
 mod docker_py;
+mod dockerode;
 mod engines;
 mod images;
 mod runtime;
@@ -12,7 +15,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -21,6 +24,8 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     match suite.as_str() {
         "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
+        "dockerode" => dockerode::command(rest),
+        "testcontainers" => dockerode::testcontainers(rest),
         "build" => build::command(rest),
         "engines" => engines::command(rest),
         "network-stress" => network_stress(rest),
