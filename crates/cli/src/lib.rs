@@ -13,6 +13,8 @@ mod contexts;
 mod credentials;
 mod daemon;
 mod demux;
+#[cfg(test)]
+mod docker_flags;
 mod error;
 mod hijack;
 mod host;
@@ -23,13 +25,11 @@ mod run;
 mod ssh;
 mod streams;
 mod table;
-mod template;
 mod terminal;
 mod text;
 mod tls;
 mod units;
 mod usage;
-mod value;
 
 use std::process::ExitCode;
 

@@ -15,6 +15,10 @@ pub(crate) struct Sizes {
 
 /// One entry of `GET /containers/json`.
 pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
+    let mut host_config = json!({ "NetworkMode": record.host_config.network_mode });
+    if !record.host_config.annotations.is_empty() {
+        host_config["Annotations"] = json!(record.host_config.annotations);
+    }
     let mut out = json!({
         "Id": record.id.as_str(),
         "Names": [format!("/{}", record.name)],
@@ -26,7 +30,7 @@ pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
         "Labels": record.config.labels,
         "State": record.state.status.as_str(),
         "Status": status(record),
-        "HostConfig": { "NetworkMode": record.host_config.network_mode },
+        "HostConfig": host_config,
         "NetworkSettings": { "Networks": record.networks },
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Health": {
@@ -169,7 +173,12 @@ pub(crate) fn inspect(engine: &Engine, record: &Record, execs: &[String], sizes:
         "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": record.host_config,
-        "GraphDriver": { "Name": engine.storage_driver(), "Data": {} },
+        // What people look for in it: where the container's root is mounted while it runs.
+        "GraphDriver": {
+            "Name": engine.storage_driver(),
+            "Data": { "MergedDir": config.exec_root.join("rootfs").join(id) },
+        },
+        "Storage": { "RootFS": { "Snapshot": { "Name": engine.storage_driver() } } },
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": record.config,
         "NetworkSettings": network_settings(engine, record),

@@ -57,7 +57,7 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         .collect();
     let volumes = api.engine.list_volumes().await?;
     let shown = volumes.into_iter().filter(|v| {
-        filters.any("name", |f| v.name.contains(f))
+        filters.found("name", &v.name)
             && filters.any("driver", |f| v.driver == f)
             && filters.labels(&v.labels)
             && dangling.is_none_or(|d| d != used.contains(&v.name))
