@@ -65,6 +65,7 @@ const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
     version,
     args_override_self = true,
     disable_help_subcommand = true,
+    disable_version_flag = true,
     after_help = "Run 'brig COMMAND --help' for more information on a command."
 )]
 pub(crate) struct Line {
@@ -73,6 +74,9 @@ pub(crate) struct Line {
     /// Location of client config files
     #[arg(long, value_name = "string")]
     config: Option<std::path::PathBuf>,
+    /// Print version information and quit
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     /// Tell every request to the daemon on stderr
     #[arg(short = 'D', long)]
     debug: bool,
