@@ -11,7 +11,10 @@ const NOT_OURS: &[(&str, &str)] = &[
     ("--cpu-percent", "for Windows"),
     ("--io-maxbandwidth", "for Windows"),
     ("--io-maxiops", "for Windows"),
-    ("--use-api-socket", "hands the engine, and so the machine, to the container; -v does it for those who mean it"),
+    (
+        "--use-api-socket",
+        "hands the engine, and so the machine, to the container; -v does it for those who mean it",
+    ),
     ("build", "of BuildKit's kind, whose flags are buildx's; docker's list is the classic builder's"),
     ("builder build", "the same"),
     ("history --platform", "not yet"),

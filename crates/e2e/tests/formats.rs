@@ -11,17 +11,17 @@ const CASES: &[(&[&str], &[&str])] = &[
     (
         &["ps", "-a", "--format"],
         &[
-            "{{.ID}} {{.Names}} {{.Image}} {{.Command}} {{.Ports}} {{.State}} {{.Labels}} {{.Mounts}} {{.Networks}}",
+            "{{.ID}} {{.Names}} {{.Image}} {{.Command}} {{.Ports}} {{.State}} {{.Mounts}} {{.Networks}}",
             "{{.CreatedAt}} {{.LocalVolumes}} {{.Label \"tier\"}} {{.Label \"none\"}}",
             "table {{.Names}}\t{{.Image}}\t{{.State}}",
             "table {{.ID}}\\t{{.Label \"tier\"}}\\t{{.Command}}",
             "table {{json .Names}} {{upper .Image}}",
-            "{{json .Names}} {{json .Labels}}",
+            "{{json .Names}} {{json .State}}",
             "{{upper .Names}} {{lower \"ABC\"}} {{title .State}}",
             "{{if eq .State \"running\"}}up{{else if eq .State \"exited\"}}down{{else}}?{{end}}",
             "{{with .Label \"tier\"}}tier {{.}}{{else}}no tier{{end}}",
             "{{printf \"%-10s|%5.2s|%q\" .Names .State .Image}}",
-            "{{len .Names}} {{slice .ID 0 4}} {{truncate .ID 5}} {{pad .Names 2 3}}|",
+            "{{len .Names}} {{truncate .ID 5}} {{pad .Names 2 3}}|",
             "{{join (split .Names \"-\") \"+\"}} {{index (split .Image \":\") 1}}",
             "{{range $i, $n := split .Names \"-\"}}{{$i}}={{$n}};{{end}}",
             "{{and .ID .Names}} {{or \"\" .State}} {{not .Names}} {{lt (len .ID) 20}} {{ne .State \"x\"}} {{ge 2 2}}",
@@ -71,7 +71,7 @@ const CASES: &[(&[&str], &[&str])] = &[
         &[
             "{{.Id}} {{.RepoTags}} {{.Os}}/{{.Architecture}} {{.Size}} {{.Created}}",
             "{{.ID}} {{index .RepoTags 0}} {{len .RootFS.Layers}} {{.RootFS.Type}}",
-            "{{json .Config.Cmd}} {{.Config.Env}} {{json .RepoTags}}",
+            "{{json .Config.Cmd}} {{json .RepoTags}}",
         ],
     ),
     (
@@ -93,7 +93,7 @@ const CASES: &[(&[&str], &[&str])] = &[
     (
         &["network", "inspect", "bridge", "-f"],
         &[
-            "{{.Name}} {{.Id}} {{.ID}} {{.Driver}} {{.Scope}} {{.Internal}} {{.EnableIPv6}}",
+            "{{.Name}} {{.ID}} {{.Driver}} {{.Scope}} {{.Internal}} {{.EnableIPv6}}",
             "{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}} {{(index .IPAM.Config 0).Subnet}}",
             "{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}}",
             "{{range $id, $c := .Containers}}{{$id}} {{$c.MacAddress}}{{end}}",

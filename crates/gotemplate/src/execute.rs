@@ -72,6 +72,7 @@ impl Machine {
     fn print(&mut self, pipeline: &Pipeline, value: &Value) -> Result<(), String> {
         match value {
             Value::Nil => self.out.push_str("<no value>"),
+            Value::Missing(name) if OPTIONAL.contains(&name.as_str()) => self.out.push_str("<nil>"),
             Value::Missing(name) => {
                 let at = pipeline.commands.first().map(|c| source_of(c)).unwrap_or_default();
                 return Err(format!(
@@ -263,13 +264,21 @@ impl Machine {
 
     fn fields(&self, base: Value, fields: &[String], whole: &[Operand]) -> Result<Value, String> {
         let mut value = base;
-        for field in fields {
+        for (depth, field) in fields.iter().enumerate() {
             value = match value {
                 Value::Map(members) => members
                     .into_iter()
                     .filter_map(|(name, value)| Some((likeness(&name, field)?, value)))
                     .max_by_key(|(likeness, _)| *likeness)
-                    .map_or_else(|| Value::Missing(field.clone()), |(_, value)| value),
+                    .map_or_else(
+                        || match (self.mode, depth) {
+                            // Of the structure itself, whose fields are texts, and left out of the JSON where empty.
+                            (Mode::Texts, 0) if GO_NAMES.iter().any(|(go, _)| go == field) => Value::from(""),
+                            (Mode::Texts, 1..) => Value::Nil,
+                            _ => Value::Missing(field.clone()),
+                        },
+                        |(_, value)| value,
+                    ),
                 Value::Missing(name) => {
                     return Err(self.error(whole, &format!("map has no entry for key {name:?}")));
                 }
@@ -303,6 +312,9 @@ fn likeness(name: &str, field: &str) -> Option<u8> {
         _ => None,
     }
 }
+
+/// Fields that docker's structures have, and its JSON leaves out where they are empty.
+const OPTIONAL: &[&str] = &["Health"];
 
 /// Names of fields in docker's structures, where their JSON has others.
 const GO_NAMES: &[(&str, &str)] = &[

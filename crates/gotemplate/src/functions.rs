@@ -149,7 +149,12 @@ fn length(value: &Value) -> Result<Value, String> {
 
 fn index(value: &Value, key: &Value) -> Result<Value, String> {
     match (value, key) {
-        (Value::Map(_), Value::Str(key)) => Ok(value.get(key).cloned().unwrap_or_default()),
+        (Value::Map(members), Value::Str(key)) => Ok(match value.get(key) {
+            Some(found) => found.clone(),
+            // What is missing in a map of texts is an empty text.
+            None if members.iter().all(|(_, v)| matches!(v, Value::Str(_))) => Value::from(""),
+            None => Value::Nil,
+        }),
         (Value::List(items), Value::Int(at)) => {
             let found = usize::try_from(*at).ok().and_then(|at| items.get(at));
             found.cloned().ok_or_else(|| format!("error calling index: index out of range: {at}"))

@@ -44,6 +44,8 @@ pub(crate) enum Mode {
     Row,
     /// `{{json .ID}}` in a table is headed `CONTAINER ID`, not `"CONTAINER ID"`.
     Header,
+    /// What is missing below the first level has no value, and is no mistake: docker's maps of texts.
+    Texts,
 }
 
 impl Template {
@@ -60,6 +62,11 @@ impl Template {
     /// Executes on `data`, which is `.` and `$`.
     pub fn execute(&self, data: &Value) -> Result<String> {
         self.run(data, Mode::Row)
+    }
+
+    /// The same for data whose inner maps hold texts, such as the attributes of events: a key that is missing has no value.
+    pub fn execute_on_texts(&self, data: &Value) -> Result<String> {
+        self.run(data, Mode::Texts)
     }
 
     /// Executes on the names of columns instead of their content.
@@ -121,6 +128,12 @@ mod tests {
         let template = Template::parse("{{.ID}} {{.Id}} {{.Scope}} {{.HostConfig.DNS}}").unwrap();
         assert_eq!(template.execute(&data).unwrap(), "x x local [1]");
         check_error("{{.Id}}", "no entry for key \"Id\"");
+        let template = Template::parse("{{.HostConfig.None}}").unwrap();
+        assert_eq!(template.execute_on_texts(&data).unwrap(), "<no value>");
+        assert!(Template::parse("{{.None}}").unwrap().execute_on_texts(&data).is_err());
+        assert_eq!(Template::parse("{{.From}}").unwrap().execute_on_texts(&data).unwrap(), "");
+        check("{{.State.Health}}{{if .State.Health}}x{{end}}", "<nil>");
+        check("{{index .Map \"none\"}}|{{index .Ports \"none\"}}", "|<no value>");
     }
 
     #[test]
