@@ -15,7 +15,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
+const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -30,6 +30,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "engines" => engines::command(rest),
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
+        "runtime-kill" => runtime_kill(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
         "vm-inside" => vm::inside::command(),
@@ -44,4 +45,13 @@ fn network_stress(args: &[String]) -> Result<()> {
     }
     let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
+}
+
+/// kill -9 of the runtime at every system call of every verb (`crates/brig-runtime/tests/killed.rs`).
+fn runtime_kill(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform runtime-kill takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "brig-runtime", "--test", "killed", "--", "--nocapture", "system_calls"];
+    crate::test::with_environment(&line.map(str::to_string), &[("BRIG_KILL_EVERY", "1")])
 }

@@ -49,6 +49,7 @@ pub(crate) const TEST: &[Package] = &[
     program("procps", "ps"),
     program("runc", "runc"),
     program("skopeo", "skopeo"),
+    program("strace", "strace"),
     program("tar", "tar"),
     program("util-linux", "unshare"),
     program("xz-utils", "xz"),

@@ -1,54 +1,24 @@
 //! runc's command line.
 
 mod checkpoint;
+mod help;
 mod update;
 
 use lexopt::prelude::*;
 use runtime::{ContainerId, Create, Exec, KillTarget};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
-
-pub(crate) const HELP: &str = "\
-brig-runtime: OCI runtime
-
-usage: brig-runtime [--root DIR] [--log FILE] [--log-format json|text] [--debug] [--systemd-cgroup]
-                    [--cgroup-manager systemd|cgroupfs] [--rootless true|false|auto] [--criu PROGRAM] COMMAND
-
-  create   [-b BUNDLE] [--config FILE] [--console-socket PATH] [--pid-file FILE] [--preserve-fds N] [--no-pivot] [--no-new-keyring]
-           [--pidfd-socket PATH] ID
-  run      as create, and [-d] [--keep]
-  start    ID
-  state    ID
-  kill     [-a] ID [SIGNAL]
-  delete   [-f] ID
-  exec     [-p FILE] [-d] [-t] [--console-socket PATH] [--pid-file FILE] [--cwd DIR] [-e NAME=VALUE] [-u UID[:GID]]
-           [-g GID] [-c CAP] [--no-new-privs] [--preserve-fds N] [--cgroup PATH] [--ignore-paused] [--pidfd-socket PATH]
-           ID COMMAND [ARG...]
-  list     [-f table|json] [-q]
-  ps       [-f table|json] ID [OPTION OF PS...]
-  events   [--stats] [--interval TIME] ID
-  pause    ID
-  resume   ID
-  update   [-r FILE|-] [--memory SIZE] [--memory-reservation SIZE] [--memory-swap SIZE] [--pids-limit N]
-           [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1] [--cpu-rt-period US]
-           [--cpu-rt-runtime US] [--cpuset-cpus LIST] [--cpuset-mems LIST] [--blkio-weight N] ID
-  checkpoint [--image-path DIR] [--work-path DIR] [--parent-path DIR] [--leave-running] [--pre-dump] [--tcp-established]
-           [--tcp-skip-in-flight] [--ext-unix-sk] [--shell-job] [--file-locks] [--link-remap] [--auto-dedup]
-           [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] [--page-server HOST:PORT] [--status-fd N] ID
-  restore  [--image-path DIR] [--work-path DIR] [-b BUNDLE] [-d] [--pid-file FILE] [--tcp-established] [--ext-unix-sk]
-           [--shell-job] [--file-locks] [--auto-dedup] [--manage-cgroups-mode MODE] [--empty-ns network]
-           [--lsm-profile TYPE:NAME] [--lsm-mount-context CONTEXT] ID
-  spec     [-b BUNDLE] [--rootless]
-  features
-";
 
 /// Options before the command.
 #[derive(Debug)]
 pub(crate) struct Global {
     pub(crate) root: PathBuf,
+    /// It was named, so it has to be there for who only looks.
+    pub(crate) root_named: bool,
     pub(crate) log: Option<PathBuf>,
     pub(crate) log_json: bool,
+    pub(crate) debug: bool,
     pub(crate) systemd_cgroup: bool,
     /// The program for checkpoint and restore.
     pub(crate) criu: Option<PathBuf>,
@@ -59,25 +29,76 @@ pub(crate) struct Global {
 /// The command with its options.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Create { id: ContainerId, options: Create },
-    Run { id: ContainerId, options: Create, detach: bool, keep: bool },
-    Exec { id: ContainerId, options: Box<Exec> },
-    Start { id: ContainerId },
-    State { id: ContainerId },
-    Kill { id: ContainerId, signal: i32, target: KillTarget },
-    Delete { id: ContainerId, force: bool },
-    List { json: bool, quiet: bool },
-    Ps { id: ContainerId, json: bool, options: Vec<OsString> },
-    Events { id: ContainerId, once: bool, interval: Duration },
-    Pause { id: ContainerId },
-    Resume { id: ContainerId },
-    Update { id: ContainerId, resources: Box<oci::runtime::Resources> },
-    Checkpoint { id: ContainerId, options: Box<runtime::Checkpoint> },
-    Restore { id: ContainerId, options: Box<runtime::Restore> },
-    Spec { bundle: PathBuf, rootless: bool },
+    Create {
+        id: ContainerId,
+        options: Create,
+    },
+    Run {
+        id: ContainerId,
+        options: Create,
+        detach: bool,
+        keep: bool,
+    },
+    Exec {
+        id: ContainerId,
+        options: Box<Exec>,
+    },
+    Start {
+        id: ContainerId,
+    },
+    State {
+        id: ContainerId,
+    },
+    Kill {
+        id: ContainerId,
+        signal: i32,
+        target: KillTarget,
+    },
+    Delete {
+        id: ContainerId,
+        force: bool,
+    },
+    List {
+        json: bool,
+        quiet: bool,
+    },
+    Ps {
+        id: ContainerId,
+        json: bool,
+        options: Vec<OsString>,
+    },
+    Events {
+        id: ContainerId,
+        once: bool,
+        interval: Duration,
+    },
+    Pause {
+        id: ContainerId,
+    },
+    Resume {
+        id: ContainerId,
+    },
+    Update {
+        id: ContainerId,
+        resources: Box<oci::runtime::Resources>,
+        schemas: runtime::Schemas,
+    },
+    Checkpoint {
+        id: ContainerId,
+        options: Box<runtime::Checkpoint>,
+    },
+    Restore {
+        id: ContainerId,
+        options: Box<runtime::Restore>,
+    },
+    Spec {
+        bundle: PathBuf,
+        rootless: bool,
+    },
     Features,
     Version,
-    Help,
+    /// The text.
+    Help(String),
 }
 
 impl Command {
@@ -101,42 +122,100 @@ impl Command {
             Command::Spec { .. } => "spec",
             Command::Features => "features",
             Command::Version => "version",
-            Command::Help => "help",
+            Command::Help(_) => "help",
         }
     }
 }
 
-/// Parses the process's arguments.
-pub(crate) fn parse() -> Result<(Global, Command), String> {
-    let mut parser = lexopt::Parser::from_env();
-    parse_with(&mut parser).map_err(|e| format!("{e}; see brig-runtime --help"))
+/// Why the arguments are none.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) text: String,
+    /// For who is at a terminal: how it is used.
+    pub(crate) usage: Option<String>,
+    pub(crate) code: u8,
 }
+
+/// What an unknown command ends with.
+const NO_COMMAND: u8 = 3;
+
+/// Parses the process's arguments. `global` holds what was understood, also after a refusal.
+pub(crate) fn parse(global: &mut Global) -> Result<Command, Refusal> {
+    let mut parser = lexopt::Parser::from_env();
+    let mut name = None;
+    options(global, &mut name, &mut parser)
+        .and_then(|help| match (help, &name) {
+            (Some(command), _) => Ok(command),
+            (None, Some(name)) => command(name, &mut parser),
+            (None, None) => Ok(Command::Help(help::help(None))),
+        })
+        .or_else(|e| refusal(e, name.as_deref()))
+}
+
+/// In runc's words.
+fn refusal(e: lexopt::Error, name: Option<&str>) -> Result<Command, Refusal> {
+    let flag = |option: &str| format!("-{}", option.trim_start_matches('-'));
+    let text = match e {
+        lexopt::Error::UnexpectedOption(option) if option == "--help" || option == "-h" => {
+            return Ok(Command::Help(help::help(name)));
+        }
+        lexopt::Error::UnexpectedOption(option) => {
+            format!("flag provided but not defined: {}", flag(&option))
+        }
+        lexopt::Error::MissingValue { option: Some(option) } => {
+            format!("flag needs an argument: {}", flag(&option))
+        }
+        lexopt::Error::ParsingFailed { value, .. } => format!("invalid value {value:?}: parse error"),
+        lexopt::Error::MissingValue { option: None } | lexopt::Error::UnexpectedArgument(_) => {
+            let more = matches!(e, lexopt::Error::UnexpectedArgument(_));
+            let text = help::count(name.unwrap_or_default(), more);
+            return Err(Refusal {
+                usage: Some(format!("Incorrect Usage.\n\n{}", help::help(name))),
+                text,
+                code: 1,
+            });
+        }
+        other => {
+            let text = other.to_string();
+            let code = if text.starts_with(NO_HELP) { NO_COMMAND } else { 1 };
+            return Err(Refusal { text, usage: None, code });
+        }
+    };
+    Err(Refusal { usage: Some(format!("Incorrect Usage: {text}\n\n{}", help::help(name))), text, code: 1 })
+}
+
+const NO_HELP: &str = "No help topic for ";
 
 type Parsed<T> = Result<T, lexopt::Error>;
 
-fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
-    let mut global = Global {
-        root: default_root(),
-        log: None,
-        log_json: false,
-        systemd_cgroup: false,
-        criu: None,
-        rootless: None,
-    };
+/// A missing argument, where a container's id was to be.
+const fn missing() -> lexopt::Error {
+    lexopt::Error::MissingValue { option: None }
+}
+
+/// What stands before the command, and its name.
+fn options(
+    global: &mut Global,
+    name: &mut Option<String>,
+    parser: &mut lexopt::Parser,
+) -> Parsed<Option<Command>> {
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("root") => global.root = parser.value()?.into(),
+            Long("root") => {
+                global.root = root(parser.value()?)?;
+                global.root_named = true;
+            }
             Long("log") => {
                 global.log = Some(parser.value()?.into()).filter(|p: &PathBuf| !p.as_os_str().is_empty())
             }
             Long("log-format") => {
                 global.log_json = match parser.value()?.string()?.as_str() {
                     "json" => true,
-                    "text" => false,
-                    other => return Err(format!("unknown log format {other:?}").into()),
+                    "text" | "" => false,
+                    other => return Err(format!("invalid log-format: {other}").into()),
                 }
             }
-            Long("debug") => {}
+            Long("debug") => global.debug = true,
             Long("systemd-cgroup") => global.systemd_cgroup = true,
             // crun's way to say it.
             Long("cgroup-manager") => {
@@ -147,26 +226,50 @@ fn parse_with(parser: &mut lexopt::Parser) -> Parsed<(Global, Command)> {
                 }
             }
             Long("rootless") => {
-                global.rootless = match parser.value()?.string()?.as_str() {
-                    "auto" => None,
-                    word => Some(word.parse().map_err(|_| format!("invalid --rootless {word:?}"))?),
+                global.rootless = match parser.value()?.string()?.to_ascii_lowercase().as_str() {
+                    "auto" | "" => None,
+                    "true" | "t" | "1" => Some(true),
+                    "false" | "f" | "0" => Some(false),
+                    other => return Err(format!("invalid --rootless {other:?}").into()),
                 }
             }
             Long("criu") => global.criu = path(parser)?,
-            Short('v') | Long("version") => return Ok((global, Command::Version)),
-            Short('h') | Long("help") => return Ok((global, Command::Help)),
-            Value(name) => {
-                return match command(&name.string()?, parser) {
-                    Err(lexopt::Error::UnexpectedOption(help)) if help == "--help" || help == "-h" => {
-                        Ok((global, Command::Help))
-                    }
-                    other => Ok((global, other?)),
-                };
+            Short('v') | Long("version") => return Ok(Some(Command::Version)),
+            Short('h') | Long("help") => return Ok(Some(Command::Help(help::help(None)))),
+            Value(value) => {
+                *name = Some(value.string()?);
+                return Ok(None);
             }
             other => return Err(other.unexpected()),
         }
     }
-    Ok((global, Command::Help))
+    Ok(None)
+}
+
+impl Default for Global {
+    fn default() -> Global {
+        Global {
+            root: default_root(),
+            root_named: false,
+            log: None,
+            log_json: false,
+            debug: false,
+            systemd_cgroup: false,
+            criu: None,
+            rootless: None,
+        }
+    }
+}
+
+/// What was named, absolute; never the root of everything.
+fn root(given: OsString) -> Parsed<PathBuf> {
+    let path = match given.is_empty() {
+        true => std::env::current_dir(),
+        false => std::path::absolute(&given),
+    };
+    let path = path.map_err(|e| format!("--root {given:?}: {e}"))?;
+    let clean = path.components().all(|part| matches!(part, Component::RootDir | Component::ParentDir));
+    if clean { Err("Option --root argument should not be set to /".into()) } else { Ok(path) }
 }
 
 /// A user's own runtime directory, for all but root.
@@ -202,10 +305,16 @@ fn command(name: &str, parser: &mut lexopt::Parser) -> Parsed<Command> {
         "restore" => checkpoint::restore(parser),
         "update" => update::update(parser),
         "spec" => spec(parser),
-        "features" => Ok(Command::Features),
-        "help" => Ok(Command::Help),
+        "features" => no_more(parser, Command::Features),
+        "help" | "h" => {
+            let about = parser
+                .next()?
+                .and_then(|argument| if let Value(name) = argument { Some(name) } else { None });
+            let about = about.map(|name| name.string()).transpose()?;
+            Ok(Command::Help(help::help(about.as_deref())))
+        }
         "version" => Ok(Command::Version),
-        other => Err(format!("unknown command {other:?}").into()),
+        other => Err(format!("{NO_HELP}'{other}'").into()),
     }
 }
 
@@ -230,7 +339,7 @@ fn create(run: bool, parser: &mut lexopt::Parser) -> Parsed<Command> {
             other => return Err(other.unexpected()),
         }
     }
-    let id = id.ok_or("a container id is missing")?;
+    let id = id.ok_or_else(missing)?;
     Ok(if run { Command::Run { id, options, detach, keep } } else { Command::Create { id, options } })
 }
 
@@ -245,7 +354,7 @@ fn exec(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Long("console-socket") => options.console_socket = path(parser)?,
             Long("pid-file") => options.pid_file = path(parser)?,
             Long("pidfd-socket") => options.pidfd_socket = path(parser)?,
-            Long("cgroup") => options.cgroup = Some(parser.value()?.string()?),
+            Long("cgroup") => options.cgroup.push(parser.value()?.string()?),
             Long("ignore-paused") => options.ignore_paused = true,
             Long("cwd") => options.cwd = Some(parser.value()?.string()?),
             Short('e') | Long("env") => options.env.push(parser.value()?.string()?),
@@ -253,6 +362,8 @@ fn exec(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Short('g') | Long("additional-gids") => options.additional_gids.push(parser.value()?.parse()?),
             Short('c') | Long("cap") => options.caps.push(parser.value()?.string()?),
             Long("no-new-privs") => options.no_new_privileges = true,
+            Long("process-label") => options.selinux_label = Some(parser.value()?.string()?),
+            Long("apparmor") => options.apparmor_profile = Some(parser.value()?.string()?),
             Long("preserve-fds") => options.preserve_fds = descriptors(parser)?,
             Value(value) => {
                 id = Some(container_id(value)?);
@@ -267,16 +378,14 @@ fn exec(parser: &mut lexopt::Parser) -> Parsed<Command> {
         Some((first, others)) if first == "--" => others.to_vec(),
         _ => rest,
     };
-    if options.process.is_none() && options.args.is_empty() {
-        return Err("process args cannot be empty".into());
-    }
-    Ok(Command::Exec { id: id.ok_or("a container id is missing")?, options: Box::new(options) })
+    let id = id.ok_or_else(missing)?;
+    Ok(Command::Exec { id, options: Box::new(options) })
 }
 
 fn process(parser: &mut lexopt::Parser) -> Parsed<oci::runtime::Process> {
     let path: PathBuf = parser.value()?.into();
     let bytes = std::fs::read(&path).map_err(|e| format!("read {}: {e}", path.display()))?;
-    serde_json::from_slice(&bytes).map_err(|e| format!("read {}: {e}", path.display()).into())
+    oci::runtime::from_json(&bytes).map_err(|e| format!("read {}: {e}", path.display()).into())
 }
 
 fn kill(parser: &mut lexopt::Parser) -> Parsed<Command> {
@@ -293,7 +402,7 @@ fn kill(parser: &mut lexopt::Parser) -> Parsed<Command> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Command::Kill { id: id.ok_or("a container id is missing")?, signal: signal.unwrap_or(15), target })
+    Ok(Command::Kill { id: id.ok_or_else(missing)?, signal: signal.unwrap_or(15), target })
 }
 
 fn list(parser: &mut lexopt::Parser) -> Parsed<Command> {
@@ -329,7 +438,7 @@ fn ps(parser: &mut lexopt::Parser) -> Parsed<Command> {
             other => return Err(other.unexpected()),
         }
     }
-    Err("a container id is missing".into())
+    Err(missing())
 }
 
 fn events(parser: &mut lexopt::Parser) -> Parsed<Command> {
@@ -348,7 +457,7 @@ fn events(parser: &mut lexopt::Parser) -> Parsed<Command> {
     if interval.is_zero() {
         return Err("duration interval must be greater than 0".into());
     }
-    Ok(Command::Events { id: id.ok_or("a container id is missing")?, once, interval })
+    Ok(Command::Events { id: id.ok_or_else(missing)?, once, interval })
 }
 
 /// A time as Go writes it: `5s`, `1m30s`, `100ms`, `1.5h`.
@@ -400,10 +509,20 @@ fn only_id(
             other => return Err(other.unexpected()),
         }
     }
-    id.ok_or_else(|| "a container id is missing".into())
+    id.ok_or_else(missing)
+}
+
+fn no_more(parser: &mut lexopt::Parser, command: Command) -> Parsed<Command> {
+    match parser.next()? {
+        None => Ok(command),
+        Some(other) => Err(other.unexpected()),
+    }
 }
 
 fn container_id(value: OsString) -> Parsed<ContainerId> {
+    if value.is_empty() {
+        return Err("container id cannot be empty".into());
+    }
     value.string()?.parse().map_err(|e: runtime::Error| e.to_string().into())
 }
 

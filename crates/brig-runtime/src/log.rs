@@ -3,31 +3,44 @@
 use crate::arguments::Global;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::OnceLock;
 
 /// Where messages go.
+static LOG: OnceLock<Log> = OnceLock::new();
+
 #[derive(Debug)]
 pub(crate) struct Log {
     file: Option<File>,
     json: bool,
 }
 
-impl Log {
-    /// Opens the file. One that cannot be opened is said on stderr, not a reason to fail.
-    pub(crate) fn new(global: &Global) -> Log {
-        let open = |path: &std::path::PathBuf| {
-            let file = File::options().append(true).create(true).open(path);
-            file.map_err(|e| eprintln!("brig-runtime: open log {}: {e}", path.display())).ok()
-        };
-        Log { file: global.log.as_ref().and_then(open), json: global.log_json }
-    }
+/// Opens the file. One that cannot be opened is said on stderr, not a reason to fail.
+pub(crate) fn open(global: &Global) -> &'static Log {
+    let open = |path: &std::path::PathBuf| {
+        let file = File::options().append(true).create(true).open(path);
+        file.map_err(|e| eprintln!("brig-runtime: open log {}: {e}", path.display())).ok()
+    };
+    LOG.get_or_init(|| Log { file: global.log.as_ref().and_then(open), json: global.log_json })
+}
 
-    pub(crate) fn error(&mut self, text: &str) {
+/// A line of `--debug`: in the log, or on stderr where there is none.
+pub(crate) fn debug(text: &str) {
+    let Some(log) = LOG.get() else { return };
+    let text = one_line(text);
+    match log.file {
+        Some(_) => log.write("debug", &text),
+        None => eprint!("{}", log.line("debug", &text)),
+    }
+}
+
+impl Log {
+    pub(crate) fn error(&self, text: &str) {
         let text = &one_line(text);
         eprintln!("brig-runtime: {text}");
         self.write("error", text);
     }
 
-    pub(crate) fn warning(&mut self, text: &str) {
+    pub(crate) fn warning(&self, text: &str) {
         let text = &one_line(text);
         if self.file.is_none() {
             eprintln!("brig-runtime: warning: {text}");
@@ -35,16 +48,19 @@ impl Log {
         self.write("warning", text);
     }
 
-    fn write(&mut self, level: &str, text: &str) {
-        let Some(file) = &mut self.file else { return };
+    fn write(&self, level: &str, text: &str) {
+        let Some(mut file) = self.file.as_ref() else { return };
+        // One write, so that lines of several runtimes do not mix. A full disk must not hide the first error.
+        drop(file.write_all(self.line(level, text).as_bytes()));
+    }
+
+    fn line(&self, level: &str, text: &str) -> String {
         let time = runtime::timestamp();
-        let line = if self.json {
+        if self.json {
             format!("{}\n", serde_json::json!({ "level": level, "msg": text, "time": time }))
         } else {
             format!("time=\"{time}\" level={level} msg={text:?}\n")
-        };
-        // One write, so that lines of several runtimes do not mix. A full disk must not hide the first error.
-        drop(file.write_all(line.as_bytes()));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ mod log;
 mod print;
 
 use arguments::{Command, Global};
-use runtime::Store;
+use runtime::{Store, Systemd};
 use std::path::Path;
 
 /// What runc exits with when it fails itself; engines tell it from a container's code by the message.
@@ -20,42 +20,47 @@ const EXEC_FAILURE: u8 = 255;
 sys::program!(program);
 
 fn program() -> u8 {
-    let (global, command) = match arguments::parse() {
-        Ok(parsed) => parsed,
-        Err(text) => {
-            eprintln!("brig-runtime: {text}");
-            return FAILURE;
+    let mut global = Global::default();
+    let parsed = arguments::parse(&mut global);
+    let log = log::open(&global);
+    if global.debug {
+        runtime::trace_to(log::debug);
+        let args: Vec<_> = std::env::args_os().skip(1).collect();
+        log::debug(&format!("brig-runtime {}: {args:?}", env!("CARGO_PKG_VERSION")));
+    }
+    let command = match parsed {
+        Ok(command) => command,
+        Err(refusal) => {
+            refusal.usage.iter().for_each(|usage| print!("{usage}"));
+            log.error(&refusal.text);
+            return refusal.code;
         }
     };
-    let mut log = log::Log::new(&global);
-    match perform(&global, command, &mut log) {
-        Ok(code) => code,
-        Err(text) => {
-            log.error(&text);
-            FAILURE
-        }
+    let code = perform(&global, command, log).unwrap_or_else(|text| {
+        log.error(&text);
+        FAILURE
+    });
+    if global.debug {
+        log::debug(&format!("ends with {code}"));
     }
+    code
 }
 
-fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, String> {
-    if global.systemd_cgroup && !runtime::is_root() {
-        return Err("--systemd-cgroup needs root: a user's own systemd is not asked yet".into());
-    }
+fn perform(global: &Global, command: Command, log: &log::Log) -> Result<u8, String> {
     let store = Store::new(&global.root);
     let verb = command.name();
     let text = |e: runtime::Error| format!("{verb} failed: {}", errors::chain(&e));
-    let rootless = global.rootless.unwrap_or_else(|| !runtime::is_root());
-    let warn = |log: &mut log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
+    let warn = |log: &log::Log, warnings: Vec<String>| warnings.iter().for_each(|w| log.warning(w));
     match command {
         Command::Create { id, mut options } => {
-            options.rootless = rootless;
-            options.systemd = global.systemd_cgroup.then(system_bus);
+            options.rootless = global.rootless;
+            options.systemd = systemd(global)?;
             take_sockets(&mut options);
             warn(log, runtime::create(&store, &id, &options).map_err(text)?);
         }
         Command::Run { id, mut options, detach, keep } => {
-            options.rootless = rootless;
-            options.systemd = global.systemd_cgroup.then(system_bus);
+            options.rootless = global.rootless;
+            options.systemd = systemd(global)?;
             take_sockets(&mut options);
             let exit = runtime::run(&store, &id, &options, detach, keep).map_err(text)?;
             warn(log, exit.warnings);
@@ -78,6 +83,9 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         Command::State { id } => println!("{}", pretty(&runtime::state(&store, &id).map_err(text)?)?),
         Command::Kill { id, signal, target } => runtime::kill(&store, &id, signal, target).map_err(text)?,
         Command::Delete { id, force } => warn(log, runtime::delete(&store, &id, force).map_err(text)?),
+        Command::List { .. } if global.root_named && !global.root.exists() => {
+            return Err(format!("open {}: no such file or directory", global.root.display()));
+        }
         Command::List { json, quiet } => print::list(&runtime::list(&store).map_err(text)?, json, quiet)?,
         Command::Ps { id, json, options } => {
             let pids = runtime::processes(&store, &id).map_err(text)?;
@@ -92,8 +100,8 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
         }
         Command::Pause { id } => runtime::pause(&store, &id).map_err(text)?,
         Command::Resume { id } => runtime::resume(&store, &id).map_err(text)?,
-        Command::Update { id, resources } => {
-            warn(log, runtime::update(&store, &id, &resources).map_err(text)?);
+        Command::Update { id, resources, schemas } => {
+            warn(log, runtime::update(&store, &id, &resources, &schemas).map_err(text)?);
         }
         Command::Checkpoint { id, mut options } => {
             options.criu.program.clone_from(&global.criu);
@@ -104,7 +112,7 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
                 return Err("restore with --systemd-cgroup is not supported".into());
             }
             options.criu.program.clone_from(&global.criu);
-            options.rootless = rootless;
+            options.rootless = global.rootless;
             let exit = runtime::restore(&store, &id, &options).map_err(text)?;
             warn(log, exit.warnings);
             return Ok(code(exit.code));
@@ -116,7 +124,7 @@ fn perform(global: &Global, command: Command, log: &mut log::Log) -> Result<u8, 
             env!("CARGO_PKG_VERSION"),
             oci::runtime::OCI_VERSION
         ),
-        Command::Help => println!("{}", arguments::HELP),
+        Command::Help(text) => print!("{text}"),
     }
     Ok(0)
 }
@@ -130,11 +138,24 @@ fn take_sockets(options: &mut runtime::Create) {
     }
 }
 
-/// The socket of the system bus.
-fn system_bus() -> String {
-    let address = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_default();
-    let path = address.split([',', ';']).find_map(|part| part.strip_prefix("unix:path="));
-    path.unwrap_or("/run/dbus/system_bus_socket").to_owned()
+/// The systemd that is to make cgroups: of the machine, or of a user without privilege.
+fn systemd(global: &Global) -> Result<Option<Systemd>, String> {
+    if !global.systemd_cgroup {
+        return Ok(None);
+    }
+    let socket = |name: &str| {
+        let address = std::env::var(name).unwrap_or_default();
+        address.split([',', ';']).find_map(|part| part.strip_prefix("unix:path=").map(str::to_owned))
+    };
+    if runtime::is_root_outside() {
+        let path = socket("DBUS_SYSTEM_BUS_ADDRESS");
+        return Ok(Some(Systemd::System(path.unwrap_or_else(|| "/run/dbus/system_bus_socket".into()))));
+    }
+    let own = || std::env::var("XDG_RUNTIME_DIR").ok().filter(|d| !d.is_empty()).map(|d| d + "/bus");
+    let path = socket("DBUS_SESSION_BUS_ADDRESS").or_else(own);
+    let path =
+        path.ok_or("--systemd-cgroup without root needs DBUS_SESSION_BUS_ADDRESS or XDG_RUNTIME_DIR")?;
+    Ok(Some(Systemd::User(path)))
 }
 
 fn code(code: i32) -> u8 {

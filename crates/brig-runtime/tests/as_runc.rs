@@ -143,11 +143,43 @@ fn kill_ends_everybody_without_a_pid_namespace() {
     }
 }
 
+/// Go's encoder writes `null` for a list or map that is empty and not left out.
+#[test]
+fn null_is_as_good_as_absent() {
+    let Some(mut b) = bundle("null") else { return };
+    b.spec["annotations"] = json!(null);
+    b.spec["hooks"] = json!({"prestart": null, "poststop": null});
+    b.spec["process"]["rlimits"] = json!(null);
+    b.spec["process"]["user"]["additionalGids"] = json!(null);
+    b.spec["linux"]["sysctl"] = json!(null);
+    b.spec["linux"]["timeOffsets"] = json!(null);
+    b.spec["linux"]["uidMappings"] = json!(null);
+    b.spec["linux"]["devices"] = json!(null);
+    b.spec["linux"]["resources"] =
+        json!({"devices": null, "unified": null, "hugepageLimits": null, "pids": null});
+    b.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": null,
+        "syscalls": [{"names": ["keyctl"], "action": "SCMP_ACT_ERRNO", "args": null, "errnoRet": null}]});
+    let mounts = b.spec["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({"destination": "/n", "type": "tmpfs", "source": "tmpfs", "options": null}));
+    b.check("grep -c ' /n ' /proc/mounts", "1");
+    // The same of a process for exec, and of limits; and of the document that is kept.
+    b.args(&["sleep", "100"]);
+    let id = b.id.clone();
+    b.ok(&["run", "-d", &id]);
+    let process = json!({"args": ["/bin/echo", "inside"], "env": null, "cwd": "/bin", "user": null, "capabilities": null});
+    std::fs::write(b.path().join("process.json"), process.to_string()).unwrap();
+    assert_eq!(b.ok(&["exec", "-p", "process.json", &id]), "inside\n");
+    std::fs::write(b.path().join("limits.json"), r#"{"pids":{"limit":9},"unified":null,"cpu":null}"#)
+        .unwrap();
+    b.ok(&["update", "-r", "limits.json", &id]);
+    assert_eq!(b.state()["status"], "running");
+}
+
 #[test]
 fn words_of_others() {
     let Some(mut b) = bundle("words") else { return };
     for args in [&["--help"][..], &["exec", "--help"], &["delete", "-h"]] {
-        assert!(b.ok(args).contains("usage: brig-runtime"), "{args:?}");
+        assert!(b.ok(args).contains("USAGE:\n   brig-runtime "), "{args:?}");
     }
     b.script("exit 6");
     assert_eq!(b.call(&["--cgroup-manager", "cgroupfs", "run", &b.id]).status.code(), Some(6));

@@ -99,6 +99,40 @@ fn a_checkpoint_ends_the_container() {
 }
 
 #[test]
+fn pages_that_stay_until_they_are_asked_for() {
+    let Some(mut bundle) = bundle("lazy") else { return };
+    bundle.args(&["sleep", "1000"]);
+    let criu = script(&bundle, CRIU);
+    let id = bundle.id.clone();
+    bundle.ok(&["run", "-d", &id]);
+    let output = bundle
+        .command(&[
+            "--criu",
+            criu.to_str().unwrap(),
+            "checkpoint",
+            "--lazy-pages",
+            "--page-server",
+            "[::1]:27",
+            "--status-fd",
+            "0",
+            &id,
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dump = arguments(&bundle);
+    has(&dump, &["--address", "::1"]);
+    has(&dump, &["--port", "27"]);
+    has(&dump, &["--lazy-pages"]);
+    assert!(
+        dump.contains(&"--status-fd".to_owned()) && !dump.contains(&"--page-server".to_owned()),
+        "{dump:?}"
+    );
+    bundle.ok(&["--criu", criu.to_str().unwrap(), "restore", "-d", "--lazy-pages", &id]);
+    has(&arguments(&bundle), &["--lazy-pages"]);
+}
+
+#[test]
 fn a_failure_names_the_cause_and_keeps_the_container() {
     let Some(mut bundle) = bundle("dumpfail") else { return };
     bundle.args(&["sleep", "1000"]);
@@ -116,9 +150,14 @@ fn a_failure_names_the_cause_and_keeps_the_container() {
         "criu dump: exit status: 3: Error (criu/cr-dump.c:1): no such thing",
     );
     refused(&["--criu", "/no/criu", "checkpoint", &id], "run /no/criu: it is not installed");
-    refused(&["checkpoint", "--lazy-pages", &id], "--lazy-pages is not supported");
+    refused(
+        &["checkpoint", "--page-server", "host", &id],
+        "Use --page-server ADDRESS:PORT to specify page server",
+    );
+    refused(&["checkpoint", "--page-server", "host:x", &id], "Invalid port number");
+    refused(&["checkpoint", "--empty-ns", "uts", &id], "namespace \"uts\" is not supported");
     refused(&["checkpoint", "--manage-cgroups-mode", "x", &id], "manage-cgroups-mode");
-    refused(&["checkpoint", "--parent-path", "/abs", &id], "not relative");
+    refused(&["checkpoint", "--parent-path", "/abs", &id], "--parent-path must be relative");
     bundle.wait_status("running");
     bundle.ok(&["delete", "--force", &id]);
     refused(&["checkpoint", &id], "container does not exist");
@@ -187,13 +226,51 @@ fn what_the_command_line_of_criu_cannot_do_is_refused() {
         assert!(!output.status.success() && text.contains(want), "want {want:?}: {text}");
         assert_eq!(bundle.ok(&["list", "-q"]), "");
     };
-    refused(&bundle, &["restore", "--console-socket", "x"], "--console-socket is not supported");
+    refused(&bundle, &["restore", "--console-socket", "x"], "is false, but --console-socket is given");
     refused(&bundle, &["restore", "--image-path", "none"], "none is not a directory");
     bundle.spec["hooks"] = serde_json::json!({"createRuntime": [{"path": "/bin/true"}]});
     refused(&bundle, &["restore"], "restore of a container with hooks before its start is not supported");
     bundle.spec["hooks"] = serde_json::json!({});
     bundle.spec["process"]["terminal"] = true.into();
-    refused(&bundle, &["restore"], "restore of a container with a terminal is not supported");
+    refused(&bundle, &["restore", "--detach"], "needs --console-socket");
+    std::fs::write(
+        bundle.path().join("checkpoint/descriptors.json"),
+        r#"["/dev/null","/dev/null","/dev/null"]"#,
+    )
+    .unwrap();
+    refused(&bundle, &["restore"], "the images are of a container without a terminal");
+}
+
+/// The terminal is not in the images: criu is told whose it is, and given a new one.
+#[test]
+fn a_terminal_is_left_out_and_made_anew() {
+    let Some(mut bundle) = bundle("crtty") else { return };
+    bundle.spec["process"]["terminal"] = true.into();
+    bundle.args(&["sleep", "1000"]);
+    let criu = script(&bundle, CRIU);
+    let criu = criu.to_str().unwrap();
+    let id = bundle.id.clone();
+    let path = bundle.path().join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let path = path.to_str().unwrap();
+    bundle.ok(&["run", "-d", "--console-socket", path, &id]);
+    drop(support::receive_fd(&listener.accept().unwrap().0));
+    bundle.ok(&["--criu", criu, "checkpoint", "--image-path", "img", &id]);
+    let dump = arguments(&bundle);
+    has(&dump, &["--external", "mnt[/dev/console]:/dev/console"]);
+    let tty = dump.iter().find(|word| word.starts_with("tty[88")).expect("the terminal is named").clone();
+    let links = std::fs::read_to_string(bundle.path().join("img/descriptors.json")).unwrap();
+    assert_eq!(links.matches(&tty).count(), 3, "{links}");
+
+    bundle.ok(&["--criu", criu, "restore", "--image-path", "img", "-d", "--console-socket", path, &id]);
+    let (name, master) = support::receive_with_text(&listener.accept().unwrap().0);
+    assert_eq!(name, "/dev/ptmx");
+    assert!(rustix::pty::ptsname(&master, Vec::new()).unwrap().to_str().unwrap().starts_with("/dev/pts/"));
+    let restore = arguments(&bundle);
+    let inherited: Vec<_> = restore.iter().filter(|word| word.ends_with(&format!(":{tty}"))).collect();
+    assert!(inherited.len() == 1 && inherited[0].starts_with("fd["), "{restore:?}");
+    assert!(restore.iter().any(|word| word.starts_with("mnt[/dev/console]:/dev/pts/")), "{restore:?}");
+    bundle.ok(&["delete", "--force", &id]);
 }
 
 /// The real program, where `criu check` says that it works here.

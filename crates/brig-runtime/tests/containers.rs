@@ -122,6 +122,50 @@ fn joined_namespaces() {
     assert_eq!((code, text.trim()), (0, "sleep 100 brig"));
 }
 
+/// A network namespace that belongs to the host's user namespace, joined together with a user namespace of another container's.
+#[test]
+fn joined_user_namespace_that_does_not_own_the_network() {
+    let Some(mut first) = bundle("owner1") else { return };
+    let Some(mut second) = bundle("owner2") else { return };
+    for b in [&first, &second] {
+        std::fs::set_permissions(b.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(b.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    }
+    let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    first.spec["linux"]["uidMappings"] = map.clone();
+    first.spec["linux"]["gidMappings"] = map;
+    first.spec["linux"]["namespaces"].as_array_mut().unwrap().push(serde_json::json!({"type": "user"}));
+    first.args(&["sleep", "100"]);
+    first.ok(&["run", "-d", &first.id]);
+    // Its network namespace is the host's user namespace's.
+    let mut other = std::process::Command::new("unshare").args(["--net", "sleep", "100"]).spawn().unwrap();
+    let users = format!("/proc/{}/ns/user", first.state()["pid"]);
+    let network = format!("/proc/{}/ns/net", other.id());
+    let host = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while std::fs::read_link(&network).unwrap() == host {
+        assert!(std::time::Instant::now() < until, "unshare(1) never unshared");
+    }
+    let want = [&users, &network].map(|path| std::fs::read_link(path).unwrap().display().to_string());
+    second.spec["linux"]["namespaces"] = serde_json::json!([
+        {"type": "pid"}, {"type": "network", "path": network}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+        {"type": "user", "path": users},
+    ]);
+    // It may not mount a sysfs of a network namespace that is not its own.
+    second.spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "sysfs");
+    second.spec["linux"]["maskedPaths"] = serde_json::json!([]);
+    let inside = "stat -c %N /proc/self/ns/user /proc/self/ns/net";
+    let (code, text) = second.run(inside);
+    second.args(&["sleep", "100"]);
+    second.ok(&["run", "-d", &second.id]);
+    let exec = second.ok(&["exec", &second.id, "sh", "-c", inside]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    for text in [&text, &exec] {
+        assert!(code == 0 && want.iter().all(|one| text.contains(one.as_str())), "want {want:?}: {text}");
+    }
+}
+
 #[test]
 fn masks_and_read_only() {
     let Some(mut b) = bundle("masks") else { return };
@@ -199,7 +243,7 @@ fn limits_are_updated() {
     assert_eq!(memory(), "50331648");
     for (flags, want) in [
         (["--memory", "x"], "invalid value for memory"),
-        (["--what", "1"], "flag provided but not defined: --what"),
+        (["--what", "1"], "flag provided but not defined: -what"),
         (["--l3-cache-schema", "L3:0=f"], "l3 cache schema is not enabled"),
     ] {
         let output = b.call(&["update", flags[0], flags[1], &id]);

@@ -1,6 +1,7 @@
-//! The runtime killed at any moment of any verb: `delete --force` finds all that it left.
+//! The runtime killed at any moment of any verb, and at any of its system calls: `delete --force` finds all that it left.
 //!
-//! Needs root and Debian's package busybox-static. Prints its seed; `BRIG_TEST_SEED=...` repeats it.
+//! Needs root and Debian's packages busybox-static and strace. Prints its seed; `BRIG_TEST_SEED=...` repeats it.
+//! `BRIG_KILL_EVERY=1` kills at every system call, which takes minutes (`cargo xtask conform runtime-kill`).
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test says why it fails or is skipped")]
 
 #[path = "support/bundle.rs"]
@@ -9,7 +10,7 @@ mod bundle;
 use bundle::{Bundle, bundle};
 use serde_json::json;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A sequence of numbers that is the same for the same seed (xorshift).
@@ -67,16 +68,10 @@ fn nothing_is_left(b: &Bundle) {
     assert!(!Path::new(b.path()).join("state").join(&b.id).exists());
 }
 
-#[test]
-fn at_any_moment_of_create_and_run() {
-    let Some(mut b) = bundle("killrun") else { return };
-    let mut random = Random::new();
-    let id = b.id.clone();
-    b.args(&["sleep", "1000"]);
-    // All that takes steps of its own.
+/// The same container with all that takes steps of its own.
+fn full(b: &Bundle) -> serde_json::Value {
     std::os::unix::fs::chown(b.rootfs(), Some(100_000), Some(100_000)).unwrap();
-    let plain = b.spec.clone();
-    let mut full = plain.clone();
+    let mut full = b.spec.clone();
     full["linux"]["namespaces"]
         .as_array_mut()
         .unwrap()
@@ -89,6 +84,99 @@ fn at_any_moment_of_create_and_run() {
         json!({"destination": "/m", "type": "bind", "source": "/etc", "options": ["rbind", "ro", "idmap"]}),
     );
     full["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.003"]}]});
+    full
+}
+
+/// strace(1) on the verb, and on no other process.
+fn strace(b: &Bundle, options: &[&str], args: &[&str]) -> std::process::ExitStatus {
+    let verb = b.command(args);
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-o"]).arg(b.path().join("strace")).args(options).arg("--");
+    strace.arg(verb.get_program()).args(verb.get_args()).current_dir(b.path());
+    let strace = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    strace.status().expect("package strace is installed")
+}
+
+/// The system calls of the verb: names, and the how-manieth of its name each is.
+fn calls(b: &Bundle, args: &[&str]) -> Vec<(String, usize)> {
+    assert!(strace(b, &[], args).success(), "{args:?}");
+    let text = std::fs::read_to_string(b.path().join("strace")).unwrap();
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    let names = text.lines().filter_map(|line| line.split_once('(')).map(|(name, _)| name);
+    let known = |name: &&str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let mut calls = Vec::new();
+    for name in names.filter(known) {
+        let count = seen.entry(name.to_owned()).or_default();
+        *count += 1;
+        calls.push((name.to_owned(), *count));
+    }
+    // Nothing of ours runs before the first execve returns.
+    calls.retain(|(name, count)| name != "execve" || *count > 1);
+    calls
+}
+
+/// Kills the verb at its system calls, at some of them or at all; each time after `before` and followed by `after`.
+fn at_its_system_calls(b: &Bundle, args: &[&str], before: impl Fn(), after: impl Fn()) {
+    let given = std::env::var("BRIG_KILL_EVERY").ok().and_then(|text| text.parse().ok());
+    let every: usize = given.unwrap_or(9);
+    before();
+    let calls = calls(b, args);
+    nothing_is_left(b);
+    assert!(calls.len() > 20, "{args:?}: {calls:?}");
+    let first = usize::try_from(Random::new().below(every as u64)).unwrap();
+    let (mut tried, mut killed) = (0, 0);
+    for (name, count) in calls.iter().skip(first).step_by(every) {
+        before();
+        let status = strace(b, &["-e", &format!("inject={name}:signal=KILL:when={count}")], args);
+        tried += 1;
+        killed += usize::from(!status.success());
+        after();
+        nothing_is_left(b);
+    }
+    // Not each time the same calls are made, but mostly.
+    assert!(killed * 4 >= tried * 3, "{args:?}: killed {killed} of {tried}");
+    eprintln!("{args:?}: killed at {killed} of {} calls", calls.len());
+}
+
+#[test]
+fn at_system_calls_of_create_and_run() {
+    let Some(mut b) = bundle("killcalls") else { return };
+    let id = b.id.clone();
+    let nothing = || ();
+    b.args(&["sleep", "1000"]);
+    at_its_system_calls(&b, &["create", &id], nothing, nothing);
+    at_its_system_calls(&b, &["run", "--detach", &id], nothing, nothing);
+    b.spec = full(&b);
+    at_its_system_calls(&b, &["create", &id], nothing, nothing);
+    b.args(&["true"]);
+    at_its_system_calls(&b, &["run", &id], nothing, nothing);
+}
+
+#[test]
+fn at_system_calls_of_the_other_verbs() {
+    let Some(mut b) = bundle("killcalls2") else { return };
+    let id = b.id.clone();
+    let nothing = || ();
+    b.args(&["sleep", "1000"]);
+    let create = || drop(b.ok(&["create", &id]));
+    let run = || drop(b.ok(&["run", "--detach", &id]));
+    let runs = || assert_eq!(b.state()["status"], "running");
+    at_its_system_calls(&b, &["start", &id], create, nothing);
+    at_its_system_calls(&b, &["delete", "--force", &id], run, nothing);
+    at_its_system_calls(&b, &["exec", &id, "true"], run, runs);
+    at_its_system_calls(&b, &["update", "--pids-limit", "7", &id], run, runs);
+    at_its_system_calls(&b, &["pause", &id], run, nothing);
+    at_its_system_calls(&b, &["kill", &id, "KILL"], run, nothing);
+}
+
+#[test]
+fn at_any_moment_of_create_and_run() {
+    let Some(mut b) = bundle("killrun") else { return };
+    let mut random = Random::new();
+    let id = b.id.clone();
+    b.args(&["sleep", "1000"]);
+    let plain = b.spec.clone();
+    let full = full(&b);
     for round in 0..60 {
         b.spec = if round % 2 == 0 { plain.clone() } else { full.clone() };
         let time = Duration::from_micros(random.below(25_000));

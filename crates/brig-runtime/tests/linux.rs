@@ -75,7 +75,7 @@ fn seccomp_profiles_that_cannot_be() {
     check(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": notify}), "listenerPath");
     check(
         json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/no/such.sock", "syscalls": notify}),
-        "connect to seccomp agent at /no/such.sock",
+        "failed to connect with seccomp agent at /no/such.sock",
     );
     check(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}), "listenerMetadata");
     check(json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 5}), "has no errno");

@@ -43,6 +43,28 @@ fn give(path: &Path, owner: u32) {
 }
 
 #[test]
+fn links_that_lead_nowhere_yet() {
+    let Some(mut b) = bundle("dangling") else { return };
+    b.spec["root"]["readonly"] = false.into();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, b.rootfs().join(name)).unwrap();
+    link("/tmp/foo/bar", "jump");
+    link("/jump/baz/hosts", "etc/hosts");
+    link("/tmp/directory", "place");
+    std::fs::write(b.path().join("hosts"), "here").unwrap();
+    std::fs::create_dir(b.path().join("source")).unwrap();
+    std::fs::write(b.path().join("source/file"), "there").unwrap();
+    b.spec["mounts"].as_array_mut().unwrap().extend([
+        serde_json::json!({"destination": "/etc/hosts", "type": "bind", "source": "hosts", "options": ["bind"]}),
+        serde_json::json!({"destination": "/place", "type": "bind", "source": "source", "options": ["bind"]}),
+    ]);
+    b.check("cat /etc/hosts /tmp/foo/bar/baz/hosts /place/file /tmp/directory/file", "hereheretherethere");
+    assert!(b.rootfs().join("tmp/foo/bar/baz/hosts").is_file() && b.rootfs().join("tmp/directory").is_dir());
+    assert!(
+        !std::path::Path::new("/tmp/foo/bar").exists() && !std::path::Path::new("/tmp/directory").exists()
+    );
+}
+
+#[test]
 fn id_mapped_mounts() {
     let Some(mut b) = bundle("idmap") else { return };
     b.shared("shared", 5);

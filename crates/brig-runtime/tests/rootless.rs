@@ -24,7 +24,6 @@ fn theirs(name: &str) -> Option<Theirs> {
     let program = bundle.path().join("runtime");
     copy_program(Path::new(env!("CARGO_BIN_EXE_brig-runtime")), &program);
     std::fs::remove_file(bundle.path().join("config.json")).unwrap();
-    std::fs::create_dir(bundle.path().join("state")).unwrap();
     give(bundle.path());
     let theirs = |bundle: &Bundle, program: &Path, args: &[&str]| call(bundle, program, args);
     assert!(theirs(&bundle, &program, &["spec", "--rootless"]).status.success());
@@ -144,15 +143,19 @@ fn cve_2023_25809_cgroups_of_the_host() {
 fn limits_need_a_cgroup() {
     let Some(mut t) = theirs("rootless-limits") else { return };
     t.bundle.args(&["true"]);
-    for (pointer, value) in [
-        ("resources", serde_json::json!({"pids": {"limit": 5}})),
-        ("cgroupsPath", "/brigtest/not-allowed".into()),
+    for (pointer, value, want) in [
+        ("resources", serde_json::json!({"pids": {"limit": 5}}), "rootless needs no limits + no cgrouppath"),
+        (
+            "cgroupsPath",
+            "/brigtest/not-allowed".into(),
+            "unable to apply cgroup configuration: permission denied",
+        ),
     ] {
         let before = t.bundle.spec.clone();
         t.bundle.spec["linux"][pointer] = value;
         let output = t.call(&["run", &t.bundle.id]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(text.contains("rootless needs no limits + no cgroupsPath"), "{text}");
+        assert!(text.contains(want), "{text}");
         assert_eq!(t.ok(&["list", "-q"]), "", "something stayed");
         t.bundle.spec = before;
     }

@@ -493,7 +493,7 @@ fn cve_2024_3154_annotations_are_only_words() {
     let Some(mut b) = bundle("annotations") else { return };
     b.spec["annotations"] = json!({
         "org.systemd.property.ExecStartPre": "['/bin/touch', '/tmp/brig-evil']",
-        "run.oci.handler": "krun", "io.kubernetes.cri-o.UnifiedCgroup.x": "memory.max=max", "": "x",
+        "run.oci.handler": "krun", "io.kubernetes.cri-o.UnifiedCgroup.x": "memory.max=max",
         "run.oci.hooks.stdout": "/tmp/brig-evil"
     });
     b.check("echo ran", "ran");

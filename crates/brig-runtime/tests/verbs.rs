@@ -125,6 +125,79 @@ fn exec_below_the_cgroup_and_in_a_paused_container() {
     assert!(String::from_utf8_lossy(&resumed.stderr).contains("container not paused"));
 }
 
+#[test]
+fn exec_names_controllers_of_v1() {
+    let Some(b) = running("exec-ctrl") else { return };
+    let v1 = |name: &str| std::path::Path::new("/sys/fs/cgroup").join(name).join("brigtest").join(&b.id);
+    let refused = |args: &[&str], want: &str| {
+        let output = b.call(&[&["exec"], args, &[&b.id, "true"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(255) && text.contains(want), "{args:?}: {text}");
+    };
+    refused(&["--cgroup", ".."], "bad sub cgroup path");
+    refused(&["--cgroup", "whaaat:/"], "unknown controller whaaat");
+    refused(&["--cgroup", ":x"], "empty <controller> prefix");
+    refused(&["--cgroup", "x", "--cgroup", "y"], "missing <controller>: prefix");
+    if !v1("memory").is_dir() || !v1("pids").is_dir() {
+        println!("skipped: no cgroup v1");
+        return;
+    }
+    refused(&["--cgroup", "pids:nonexistent"], "no such file or directory");
+    refused(&["--cgroup", "pids:../x"], "bad sub cgroup path");
+    refused(&["--cgroup", "pids:/", "--cgroup", "memory,pids:/"], "pids specified multiple times");
+    std::fs::create_dir(v1("memory").join("submem")).unwrap();
+    std::fs::create_dir(v1("pids").join("subpids")).unwrap();
+    let args = [
+        "exec",
+        "--cgroup",
+        "memory:submem",
+        "--cgroup",
+        "pids:/subpids/",
+        &b.id,
+        "cat",
+        "/proc/self/cgroup",
+    ];
+    let text = b.ok(&args);
+    let below: Vec<_> = text.lines().filter(|line| line.contains("/sub")).collect();
+    assert!(below.len() == 2 && text.contains(":memory:") && text.contains(":pids:"), "{text}");
+    assert!(below.iter().all(|line| line.ends_with("/submem") || line.ends_with("/subpids")), "{text}");
+}
+
+/// Of a process 1 that has no handler for it, the kernel keeps SIGTERM away.
+#[test]
+fn sigterm_ends_a_container_that_is_created() {
+    for sealed in [false, true] {
+        let Some(mut b) = bundle("term") else { return };
+        b.args(&["sleep", "100"]);
+        if sealed {
+            b.spec["hooks"] = serde_json::json!({"startContainer": [{"path": "/bin/true"}]});
+        }
+        b.ok(&["create", &b.id]);
+        b.ok(&["kill", &b.id]);
+        b.wait_status("stopped");
+        b.ok(&["delete", &b.id]);
+    }
+}
+
+#[test]
+fn a_root_that_was_named_must_be_there() {
+    let Some(b) = bundle("noroot") else { return };
+    let output = b.call(&["--root", "/nonexistent-root", "list"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(1) && text.contains("open /nonexistent-root: no such file"),
+        "{text}"
+    );
+    let output = b.call(&["--root", "/", "list"]);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("Option --root argument should not be set to /")
+    );
+    // Where nothing was ever made, the default is no error.
+    let mut own = std::process::Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let own = own.arg("list").arg("-q").env("XDG_RUNTIME_DIR", b.path().join("none")).output().unwrap();
+    assert!(own.status.success());
+}
+
 /// As systemd starts a service with sockets: the caller's 3 is the container's 3, and it is told so.
 #[test]
 fn sockets_of_systemd_are_passed_on() {

@@ -140,7 +140,8 @@ impl Reader<'_> {
         self.text(length)
     }
 
-    fn signature(&mut self) -> Option<String> {
+    /// The next signature; also the head of a variant.
+    pub fn signature(&mut self) -> Option<String> {
         let length = usize::from(self.byte()?);
         self.text(length)
     }
@@ -175,6 +176,30 @@ pub struct Connection {
     signals: Vec<Message>,
 }
 
+/// Who this is outside its user namespace, where the bus is.
+pub fn outer_uid() -> u64 {
+    outside(&uid_map(), u64::from(rustix::process::geteuid().as_raw()))
+}
+
+/// Root, and not only in a user namespace.
+pub fn is_root_of_host() -> bool {
+    rustix::process::geteuid().is_root() && uid_map().split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn uid_map() -> String {
+    std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default()
+}
+
+fn outside(map: &str, id: u64) -> u64 {
+    let mut lines =
+        map.lines().map(|line| line.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0)));
+    let found = lines.find_map(|mut line| {
+        let (inside, outside, count) = (line.next()?, line.next()?, line.next()?);
+        (id >= inside && id - inside < count).then(|| outside + (id - inside))
+    });
+    found.unwrap_or(id)
+}
+
 fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("D-Bus: {what}"))
 }
@@ -189,7 +214,7 @@ impl Connection {
             set_socket_timeout(&socket, direction, Some(PATIENCE))?;
         }
         let mut connection = Connection { socket, serial: 0, signals: Vec::new() };
-        let uid = rustix::process::geteuid().as_raw().to_string();
+        let uid = outer_uid().to_string();
         let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
         connection.write(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
         let mut answer = Vec::new();
@@ -355,4 +380,21 @@ fn read_field(reader: &mut Reader<'_>, message: &mut Message) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_one_is_outside() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        let check = |id, want| assert_eq!(outside(map, id), want, "{id}");
+        check(0, 1000);
+        check(1, 100_000);
+        check(7, 100_006);
+        check(99_999, 99_999);
+        assert_eq!(outside("         0          0 4294967295\n", 1000), 1000);
+        assert_eq!(outside("nonsense", 5), 5);
+    }
 }

@@ -15,6 +15,7 @@
 mod apply;
 mod convert;
 pub mod dbus;
+mod delegate;
 mod devices;
 mod directories;
 mod error;

@@ -27,6 +27,8 @@ pub struct Unit {
     pub slice: String,
     /// Socket of the bus that systemd is on.
     pub bus: String,
+    /// For a user's own systemd: the cgroup that it manages.
+    pub manager: Option<String>,
 }
 
 impl Unit {
@@ -36,10 +38,30 @@ impl Unit {
     ///
     /// [`Error::InvalidPath`] for what is not `SLICE:PREFIX:NAME`.
     pub fn parse(path: &str, id: &str, bus: &str) -> Result<Unit, Error> {
+        Unit::parse_below(path, id, bus, None)
+    }
+
+    /// The same of a user's own systemd, which is asked for its cgroup; `bus` is the socket of that user's bus.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPath`] for what is not `SLICE:PREFIX:NAME`; [`Error::File`] where nobody answers on the bus.
+    pub fn parse_user(path: &str, id: &str, bus: &str) -> Result<Unit, Error> {
+        let asked = control_group(bus);
+        let manager = asked.map_err(|source| Error::File {
+            operation: "ask for the cgroup of",
+            file: format!("the user's systemd at {bus}"),
+            source,
+        })?;
+        Unit::parse_below(path, id, bus, Some(manager))
+    }
+
+    fn parse_below(path: &str, id: &str, bus: &str, manager: Option<String>) -> Result<Unit, Error> {
         let bus = bus.to_owned();
+        let default = if manager.is_some() { "user.slice" } else { "system.slice" };
         let invalid = |reason| Error::InvalidPath { path: path.to_owned(), reason };
         if path.is_empty() {
-            return Ok(Unit { name: format!("brig-{id}.scope"), slice: "system.slice".into(), bus });
+            return Ok(Unit { name: format!("brig-{id}.scope"), slice: default.into(), bus, manager });
         }
         let mut parts = path.split(':');
         let (Some(slice), Some(prefix), Some(name), None) =
@@ -47,7 +69,7 @@ impl Unit {
         else {
             return Err(invalid("is not SLICE:PREFIX:NAME, which --systemd-cgroup wants"));
         };
-        let slice = if slice.is_empty() { "system.slice" } else { slice };
+        let slice = if slice.is_empty() { default } else { slice };
         if !is_unit(slice) || !slice.ends_with(".slice") || slice == ".slice" {
             return Err(invalid("names no slice"));
         }
@@ -59,7 +81,7 @@ impl Unit {
             "" => format!("{name}.scope"),
             prefix => format!("{prefix}-{name}.scope"),
         };
-        Ok(Unit { name, slice: slice.to_owned(), bus })
+        Ok(Unit { name, slice: slice.to_owned(), bus, manager })
     }
 
     /// Where systemd makes its cgroup: `/a.slice/a-b.slice/NAME` for the slice `a-b.slice`.
@@ -72,7 +94,19 @@ impl Unit {
             Some(_) => expand(&self.name)?,
             None => format!("{}/{}", expand(&self.slice)?, self.name),
         };
-        Ok(own)
+        Ok(self.manager.clone().unwrap_or_default() + &own)
+    }
+
+    /// Has a user's systemd put process `pid` into the unit: the user may not move it there from outside what is the user's.
+    pub fn attach(&self, pid: i32) -> Result<(), Error> {
+        let mut body = Body::default();
+        body.string(&self.name).string("").array(4, |pids| {
+            pids.u32(u32::try_from(pid).unwrap_or(0));
+        });
+        Connection::open(&self.bus)
+            .and_then(|mut bus| bus.call(MANAGER, "AttachProcessesToUnit", "ssau", &body))
+            .map(drop)
+            .map_err(|e| self.error("put a process into", e))
     }
 
     /// Asks systemd for the unit with process `pid` in it, and waits until it is there.
@@ -184,6 +218,18 @@ impl Unit {
             (unit == self.name).then_some(result)
         })
     }
+}
+
+/// Where the cgroup of the systemd on this bus is.
+fn control_group(socket: &str) -> io::Result<String> {
+    let properties = Target { interface: "org.freedesktop.DBus.Properties", ..MANAGER };
+    let mut body = Body::default();
+    body.string(MANAGER.interface).string("ControlGroup");
+    let answer = Connection::open(socket)?.call(properties, "Get", "ss", &body)?;
+    let mut reader = answer.reader();
+    let path = reader.signature().filter(|kind| kind == "s").and_then(|_| reader.string());
+    let path = path.filter(|path| path.starts_with('/')).ok_or_else(|| io::Error::other("it names none"))?;
+    Ok(path.trim_end_matches('/').to_owned())
 }
 
 /// A connection that hears of the ends of jobs.

@@ -33,6 +33,23 @@ fn a_scope_is_made_changed_and_stopped() {
 }
 
 #[test]
+fn a_users_own_systemd() {
+    let Some(bus) = Bus::start() else { return };
+    let heard = systemd(&bus, "done", 3);
+    let unit = Unit::parse_user("", "x", &bus.socket).unwrap();
+    assert_eq!(unit.path().unwrap(), "/user.slice/user@7.service/user.slice/brig-x.scope");
+    unit.attach(4711).unwrap();
+    let own = Unit::parse_user("a.slice:p:x", "x", &bus.socket).unwrap();
+    assert_eq!(own.path().unwrap(), "/user.slice/user@7.service/a.slice/p-x.scope");
+    let calls: Vec<_> = heard.iter().collect();
+    let got: Vec<_> = calls.iter().map(|(member, first)| (member.as_str(), first.as_str())).collect();
+    let manager = "org.freedesktop.systemd1.Manager";
+    assert_eq!(got, [("Get", manager), ("AttachProcessesToUnit", "brig-x.scope"), ("Get", manager)]);
+    let error = Unit::parse_user("", "x", "/nowhere/bus").unwrap_err();
+    assert!(errors::chain(&error).to_string().contains("user's systemd at /nowhere/bus"), "{error:?}");
+}
+
+#[test]
 fn a_job_that_fails_is_an_error() {
     let Some(bus) = Bus::start() else { return };
     let heard = systemd(&bus, "failed", 2);

@@ -95,43 +95,48 @@ impl Token {
 
 /// Things with numbers that are used again.
 #[derive(Debug)]
-struct Slots<T>(Vec<Option<T>>);
+struct Slots<T> {
+    all: Vec<Option<T>>,
+    free: Vec<usize>,
+}
 
 impl<T> Default for Slots<T> {
     fn default() -> Slots<T> {
-        Slots(Vec::new())
+        Slots { all: Vec::new(), free: Vec::new() }
     }
 }
 
 impl<T> Slots<T> {
     fn put(&mut self, value: T) -> usize {
-        match self.0.iter().position(Option::is_none) {
+        match self.free.pop() {
             Some(free) => {
-                self.0[free] = Some(value);
+                self.all[free] = Some(value);
                 free
             }
             None => {
-                self.0.push(Some(value));
-                self.0.len() - 1
+                self.all.push(Some(value));
+                self.all.len() - 1
             }
         }
     }
 
     fn get(&mut self, number: usize) -> Option<&mut T> {
-        self.0.get_mut(number)?.as_mut()
+        self.all.get_mut(number)?.as_mut()
     }
 
     fn take(&mut self, number: usize) -> Option<T> {
-        self.0.get_mut(number)?.take()
+        let taken = self.all.get_mut(number)?.take();
+        self.free.extend(taken.is_some().then_some(number));
+        taken
     }
 
     fn numbers(&self, wanted: impl Fn(&T) -> bool) -> Vec<usize> {
         let fits = |(number, slot): (usize, &Option<T>)| slot.as_ref().filter(|v| wanted(v)).map(|_| number);
-        self.0.iter().enumerate().filter_map(fits).collect()
+        self.all.iter().enumerate().filter_map(fits).collect()
     }
 
     fn len(&self) -> usize {
-        self.0.iter().flatten().count()
+        self.all.len() - self.free.len()
     }
 }
 
@@ -194,6 +199,8 @@ struct Server {
     pending: Slots<Pending>,
     daemons: Slots<Daemon>,
     buffer: Vec<u8>,
+    /// Questions that may be under way.
+    max_asked: usize,
     /// Turns the order of several addresses round.
     turn: usize,
     serial: u64,
@@ -224,6 +231,7 @@ pub fn serve(directory: &Path, ready: impl FnOnce()) -> Result<(), Error> {
         pending: Slots::default(),
         daemons: Slots::default(),
         buffer: vec![0; MAX_MESSAGE + 2],
+        max_asked: MAX_ASKED.min(raise_open_files() / 2),
         turn: 0,
         serial: 0,
     };
@@ -233,6 +241,17 @@ pub fn serve(directory: &Path, ready: impl FnOnce()) -> Result<(), Error> {
     let result = server.run();
     drop(std::fs::remove_file(&path));
     result
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it: a sandbox takes three, a question under way one,
+/// and a service manager's usual soft limit is 1,024.
+fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum;
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: limit.maximum });
+    let now = if raised.is_ok() { wanted } else { limit.current };
+    now.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }
 
 fn lock(directory: &Path) -> Result<OwnedFd, Error> {
@@ -579,7 +598,7 @@ impl Server {
     /// Asks the first server; an answer only when that is impossible.
     fn ask(&mut self, number: usize, question: Question, query: Vec<u8>, asker: Asker) -> Option<Vec<u8>> {
         let failure = question.empty(message::SERVER_FAILURE);
-        let full = self.pending.len() >= MAX_ASKED;
+        let full = self.pending.len() >= self.max_asked;
         let sandbox = self.sandboxes.get(number)?;
         if full || sandbox.asked >= MAX_ASKED_EACH {
             return Some(failure);
@@ -802,6 +821,16 @@ mod tests {
         check("web.back", message::TYPE_A, None);
         check("mysql", message::TYPE_A, Some(&["10.1.0.2"]));
         check("example.org", message::TYPE_A, None);
+    }
+
+    #[test]
+    fn numbers_are_used_again() {
+        let mut slots = Slots::default();
+        assert_eq!([slots.put("a"), slots.put("b"), slots.len()], [0, 1, 2]);
+        assert_eq!((slots.take(0), slots.take(0), slots.take(9), slots.len()), (Some("a"), None, None, 1));
+        assert_eq!((slots.put("c"), slots.put("d"), slots.len()), (0, 2, 3));
+        assert_eq!(slots.numbers(|v| *v > "b"), [0, 2]);
+        assert_eq!(slots.get(1), Some(&mut "b"));
     }
 
     #[test]

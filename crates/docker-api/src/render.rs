@@ -98,7 +98,12 @@ fn ports(record: &Record) -> Vec<Value> {
         return Vec::new();
     }
     let published = record.ports.iter().map(|p| {
-        json!({ "IP": p.host_ip.to_string(), "PrivatePort": p.container_port, "PublicPort": p.host_port, "Type": p.protocol })
+        let mut out =
+            json!({ "IP": p.host_ip.to_string(), "PrivatePort": p.container_port, "Type": p.protocol });
+        if p.host_port != 0 {
+            out["PublicPort"] = p.host_port.into();
+        }
+        out
     });
     let exposed = record.config.exposed_ports.keys().filter_map(|port| {
         let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
@@ -119,7 +124,9 @@ fn port_map(record: &Record) -> Value {
         out.insert(port.clone(), Value::Null);
     }
     for p in &record.ports {
-        let binding = json!({ "HostIp": p.host_ip.to_string(), "HostPort": p.host_port.to_string() });
+        // None of the host's, where the network is routed.
+        let port = if p.host_port == 0 { String::new() } else { p.host_port.to_string() };
+        let binding = json!({ "HostIp": p.host_ip.to_string(), "HostPort": port });
         let entry = out.entry(format!("{}/{}", p.container_port, p.protocol)).or_insert(Value::Null);
         match entry {
             Value::Array(list) => list.push(binding),
@@ -403,7 +410,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         "Created": network.created,
         "Scope": network.scope(),
         "Driver": network.driver,
-        "EnableIPv4": true,
+        "EnableIPv4": !network.no_ipv4,
         "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
@@ -413,8 +420,8 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
+        "ConfigFrom": { "Network": network.config_from.as_deref().unwrap_or_default() },
+        "ConfigOnly": network.config_only,
         "Containers": attached,
         "Options": options,
         "Labels": network.labels,

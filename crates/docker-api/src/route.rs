@@ -14,7 +14,7 @@ use std::sync::Arc;
 const NOT_HERE: &[(&str, &str)] = &[("plugins", "plugins")];
 
 /// What Docker answers about a swarm where there is none, as there never is here.
-const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+pub(crate) const NO_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
                           connect this node to swarm and try again.";
 
 fn no_swarm(message: &str) -> Outcome {

@@ -4,7 +4,7 @@ use crate::filters::Filters;
 use crate::reply::{Outcome, empty, json, no_content, ok, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
-use engine::{Engine, MountKind, NewVolume, Record, Volume};
+use engine::{Engine, MountKind, NewVolume, Record, ShownVolume, Volume};
 use hyper::StatusCode;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ struct Create {
 pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     let body: Create = call.json().await?;
     if !body.cluster_volume_spec.is_null() {
-        return Err(engine::Error::unsupported("a cluster volume").into());
+        return Err(engine::Error::unavailable(crate::route::NO_MANAGER).into());
     }
     let new =
         NewVolume { name: body.name, driver: body.driver, options: body.driver_opts, labels: body.labels };
@@ -55,20 +55,22 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         .filter(|m| m.kind == MountKind::Volume)
         .map(|m| m.name)
         .collect();
-    let volumes = api.engine.list_volumes().await?;
-    let shown = volumes.into_iter().filter(|v| {
+    let (volumes, warnings) = api.engine.show_volumes().await?;
+    let shown = volumes.into_iter().filter(|shown| {
+        let v = &shown.volume;
         filters.found("name", &v.name)
             && filters.any("driver", |f| v.driver == f)
             && filters.labels(&v.labels)
             && dangling.is_none_or(|d| d != used.contains(&v.name))
     });
-    let list: Vec<Value> = shown.map(|v| document(&api.engine, &v)).collect();
-    ok(&json!({ "Volumes": list, "Warnings": null }))
+    let list: Vec<Value> = shown.map(|v| shown_document(&v)).collect();
+    let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
+    ok(&json!({ "Volumes": list, "Warnings": warnings }))
 }
 
 /// `GET /volumes/{name}`.
 pub(crate) async fn inspect(api: &Arc<Api>, name: &str) -> Outcome {
-    ok(&document(&api.engine, &api.engine.volume(name).await?))
+    ok(&shown_document(&api.engine.show_volume(name).await?))
 }
 
 /// `DELETE /volumes/{name}`.
@@ -90,7 +92,8 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
 
 /// `PUT /volumes/{name}`: only volumes of a cluster can be changed.
 pub(crate) fn update() -> Outcome {
-    Err(engine::Error::unsupported("changing a volume, which only cluster volumes can be,").into())
+    let message = "volume update only valid for cluster volumes, but swarm is unavailable";
+    Err(engine::Error::unavailable(message).into())
 }
 
 /// `GET /brig/volumes/{name}/archive`: what the volume holds, as a tar.
@@ -130,14 +133,27 @@ pub(crate) fn with_usage(engine: &Engine, volume: &Volume, size: i64, records: &
 }
 
 fn document(engine: &Engine, volume: &Volume) -> Value {
+    let mountpoint = engine.volume_path(&volume.name).to_string_lossy().into_owned();
+    described(volume, &mountpoint, "local")
+}
+
+fn shown_document(shown: &ShownVolume) -> Value {
+    let mut out = described(&shown.volume, &shown.mountpoint, &shown.scope);
+    if !shown.status.is_null() {
+        out["Status"] = shown.status.clone();
+    }
+    out
+}
+
+fn described(volume: &Volume, mountpoint: &str, scope: &str) -> Value {
     let or_null = |map: &Pairs| if map.is_empty() { Value::Null } else { json!(map) };
     json!({
         "CreatedAt": volume.created,
         "Driver": volume.driver,
         "Labels": or_null(&volume.labels),
-        "Mountpoint": engine.volume_path(&volume.name),
+        "Mountpoint": mountpoint,
         "Name": volume.name,
         "Options": or_null(&volume.options),
-        "Scope": "local",
+        "Scope": scope,
     })
 }

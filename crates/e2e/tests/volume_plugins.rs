@@ -46,6 +46,16 @@ impl Plugin {
                         volumes.insert(volume);
                         json!({ "Err": "" })
                     }
+                    "VolumeDriver.Get" if known => {
+                        // Without a place: that is asked for apart.
+                        json!({ "Volume": { "Name": volume, "CreatedAt": "2020-01-02T03:04:05Z", "Status": { "blocks": 7 } }, "Err": "" })
+                    }
+                    "VolumeDriver.Path" if known => json!({ "Mountpoint": path, "Err": "" }),
+                    "VolumeDriver.List" => {
+                        let one = |name: &String| json!({ "Name": name, "Mountpoint": root.join(name) });
+                        json!({ "Volumes": volumes.iter().map(one).collect::<Vec<_>>(), "Err": "" })
+                    }
+                    "VolumeDriver.Capabilities" => json!({ "Capabilities": { "Scope": "global" } }),
                     "VolumeDriver.Mount" if known => json!({ "Mountpoint": path, "Err": "" }),
                     "VolumeDriver.Unmount" if known => json!({ "Err": "" }),
                     "VolumeDriver.Remove" if known => {
@@ -62,7 +72,15 @@ impl Plugin {
 
     fn calls(&self) -> Vec<String> {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|c| !c.starts_with("Plugin.")).cloned().collect()
+        // What is only asked changes nothing.
+        let asks = [
+            "Plugin.",
+            "VolumeDriver.Get",
+            "VolumeDriver.Path",
+            "VolumeDriver.List",
+            "VolumeDriver.Capabilities",
+        ];
+        calls.iter().filter(|c| !asks.iter().any(|a| c.starts_with(a))).cloned().collect()
     }
 }
 
@@ -113,6 +131,12 @@ fn a_plugin_makes_mounts_and_removes_volumes() {
     daemon.docker(&["volume", "create", "-d", &plugin.name, "-o", "k=v", "vol"]).success();
     let seen = daemon.get("/volumes/vol");
     assert_eq!((&seen["Driver"], &seen["Options"]), (&json!(plugin.name), &json!({"k": "v"})));
+    let path = plugin.root.path().join("vol");
+    assert_eq!((&seen["Mountpoint"], &seen["Scope"]), (&json!(path), &json!("global")));
+    assert_eq!(
+        (&seen["CreatedAt"], &seen["Status"]),
+        (&json!("2020-01-02T03:04:05Z"), &json!({ "blocks": 7 }))
+    );
     daemon.docker(&["run", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", "echo hi > /v/f"]).success();
     assert_eq!(std::fs::read_to_string(plugin.root.path().join("vol/f")).unwrap().trim(), "hi");
     wait_until("it is given back", || plugin.calls().last().is_some_and(|c| c == "VolumeDriver.Unmount vol"));
@@ -135,6 +159,28 @@ fn a_plugin_makes_mounts_and_removes_volumes() {
     daemon.remove_all();
     wait_until("it is given back", || plugin.calls().last().is_some_and(|c| c == "VolumeDriver.Unmount vol"));
 
+    // One that its driver made for somebody else is listed, found, and taken as it is.
+    let name = plugin.name.clone();
+    std::fs::create_dir(plugin.root.path().join("theirs")).unwrap();
+    testkit::raw::send(
+        &plugin.socket,
+        "POST",
+        "/VolumeDriver.Create",
+        "application/json",
+        json!({ "Name": "theirs" }).to_string().as_bytes(),
+    )
+    .unwrap();
+    let listed = daemon.docker(&["volume", "ls", "-q"]).success();
+    assert_eq!(listed, "theirs\nvol");
+    assert_eq!(daemon.get("/volumes/theirs")["Driver"], json!(name));
+    daemon
+        .docker(&["run", "--rm", "--volume-driver", &name, "-v", "theirs:/v", "busybox", "touch", "/v/f"])
+        .success();
+    assert!(plugin.root.path().join("theirs/f").exists());
+    let made = plugin.calls().iter().filter(|c| *c == "VolumeDriver.Create theirs").count();
+    assert_eq!(made, 1, "by whoever it was, not again");
+    daemon.docker(&["volume", "rm", "theirs"]).success();
+
     // At create, with a driver that `run` names.
     daemon
         .docker(&["run", "--rm", "--volume-driver", &plugin.name, "-v", "other:/v", "busybox", "true"])
@@ -149,6 +195,13 @@ fn a_plugin_makes_mounts_and_removes_volumes() {
     let refused =
         daemon.docker(&["volume", "create", "-d", &plugin.name, "-o", "refuse=1", "full"]).expect(1);
     assert!(refused.stderr.contains("VolumeDriver.Create: no room"), "{}", refused.stderr);
+    let update = daemon.docker(&["volume", "update", "--availability", "pause", "vol"]);
+    assert!(update.code != Some(0), "{update:?}");
+    let update = daemon.request("PUT", "/volumes/vol?version=1", &json!({ "Spec": {} }));
+    assert_eq!(update.status, 503);
+    let cluster = json!({ "Name": "cc", "ClusterVolumeSpec": { "Group": "g" } });
+    let refused = daemon.request("POST", "/volumes/create", &cluster);
+    assert!(refused.status == 503 && String::from_utf8_lossy(&refused.body).contains("not a swarm manager"));
     let missing = daemon.docker(&["volume", "create", "-d", "brigtestnowhere", "xx"]).expect(1);
     assert!(missing.stderr.contains("plugin \"brigtestnowhere\" not found"), "{}", missing.stderr);
     daemon.assert_no_leaks();

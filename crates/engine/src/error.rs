@@ -17,6 +17,9 @@ pub enum Error {
     /// No network has this id or name.
     #[error("network {name} not found")]
     NoSuchNetwork { name: String },
+    /// No network with this name is a configuration.
+    #[error("configuration network \"{name}\" does not exist")]
+    NoSuchConfiguration { name: String },
     /// No volume has this name.
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
@@ -35,6 +38,9 @@ pub enum Error {
     /// Nothing is left to give.
     #[error("{message}")]
     Exhausted { message: String },
+    /// What nobody is there for.
+    #[error("{message}")]
+    Unavailable { message: String },
     /// What Docker answers 500 to.
     #[error("{message}")]
     Internal { message: String },
@@ -74,6 +80,11 @@ impl Error {
         Error::Conflict { message: message.into() }
     }
 
+    /// What nobody is there for.
+    pub fn unavailable(message: impl Into<String>) -> Error {
+        Error::Unavailable { message: message.into() }
+    }
+
     /// A start of what is about to be gone.
     pub(crate) fn marked_for_removal() -> Error {
         Error::conflict("container is marked for removal and cannot be started")
@@ -91,6 +102,7 @@ impl HasKind for Error {
             Error::NoSuchContainer { .. }
             | Error::NoSuchExec { .. }
             | Error::NoSuchNetwork { .. }
+            | Error::NoSuchConfiguration { .. }
             | Error::NoSuchPlugin { .. }
             | Error::NoSuchDriver { .. }
             | Error::NoSuchTag { .. }
@@ -100,6 +112,7 @@ impl HasKind for Error {
             Error::Conflict { .. } | Error::NotModified { .. } => Kind::WrongState,
             Error::Denied { .. } => Kind::Denied,
             Error::Exhausted { .. } => Kind::Exhausted,
+            Error::Unavailable { .. } => Kind::Unavailable,
             Error::Internal { .. } => Kind::Internal,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Failed { kind, .. } => *kind,

@@ -94,7 +94,7 @@ pub use storage::STORAGE_DRIVERS;
 pub use system::{DiskUsage, Info, NETWORK_DRIVERS};
 pub use top::Processes;
 pub use update::UpdateRequest;
-pub use volumes::{NewVolume, PrunedVolumes, Volume};
+pub use volumes::{NewVolume, PrunedVolumes, ShownVolume, Volume};
 pub use workspace::{
     Scratch, Step, StepLayer, StepMount, StepNetwork, StepOutput, Workspace, device_request,
 };

@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `options` | what a network's options mean |
 //! | `record` | the document in the database, and a client's request for one |
 //! | `addresses` | the pools of a network, and an endpoint's place in them |
 //! | `manage` | create, remove, prune |
@@ -19,6 +20,7 @@ mod dns;
 mod etc;
 mod live;
 mod manage;
+mod options;
 mod record;
 
 use crate::config::Config;
@@ -30,11 +32,13 @@ pub(crate) use addresses::{dns_names, parse_mac};
 use cluster::Cluster;
 pub use cluster::{ClusterConfig, RemoteEndpoint};
 use metadata::{Database, RecordKind};
-use network::{BridgeConfig, BridgeIpv6, DefaultRoute, EndpointConfig, EndpointIpv6};
-use record::BridgeOptions;
+use network::{
+    BridgeConfig, BridgeSubnet, DefaultRoute, EndpointAddress, EndpointConfig, GatewayMode, Interface,
+};
+use options::{BridgeOptions, SharedMode};
 pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -278,20 +282,69 @@ impl Networks {
         let doing = || format!("attach to network {}", entry.record.name);
         self.ensure(entry)?;
         let path = config.netns(record.id.as_str());
-        let bridge = self.bridge_config(&entry.record)?;
-        let endpoint = endpoint(record, &bridge, &entry.record.name, settings, interface, gateways)?;
-        if entry.record.driver == "macvlan" {
-            let (parent, mode) = entry.record.macvlan_options()?;
-            network::attach_macvlan(&path, &parent, mode, &endpoint).during(doing)?;
-        } else {
-            network::attach(&path, &endpoint).during(doing)?;
+        let endpoint = self.endpoint(record, entry, settings, interface, gateways)?;
+        let parent = entry.record.parent().name;
+        match entry.record.shared_mode()? {
+            None => network::attach(&path, &endpoint),
+            Some(SharedMode::Macvlan(mode)) => network::attach_macvlan(&path, &parent, mode, &endpoint),
+            Some(SharedMode::Ipvlan(mode, flag)) => {
+                network::attach_ipvlan(&path, &parent, mode, flag, &endpoint)
+            }
         }
+        .during(doing)?;
         crate::rates::apply(&path, &entry.record.driver, settings, &record.host_config, true)?;
         let sysctls = settings.driver_opts.as_ref().and_then(|o| o.get(INTERFACE_SYSCTLS));
         for (name, value) in live::sysctls(sysctls.map_or("", String::as_str), interface)? {
             network::set_sandbox_sysctl(&path, &name, &value).during(doing)?;
         }
         Ok(())
+    }
+
+    /// The interface as the kernel is to make it.
+    fn endpoint(
+        &self,
+        record: &Record,
+        entry: &Entry,
+        settings: &EndpointSettings,
+        interface: &str,
+        gateways: &Gateways,
+    ) -> Result<EndpointConfig, Error> {
+        let network = &entry.record;
+        let bridge = self.bridge_config(network)?;
+        let error = || Error::invalid(format!("the endpoint on network {} has no address", network.name));
+        let mut addresses = Vec::new();
+        for (text, prefix, leads) in [
+            (&settings.ip_address, settings.ip_prefix_len, &gateways.ipv4),
+            (&settings.global_ipv6_address, settings.global_ipv6_prefix_len, &gateways.ipv6),
+        ] {
+            if !text.is_empty() {
+                let address: IpAddr = text.parse().map_err(|_| error())?;
+                let leads = leads.as_ref() == Some(&network.name);
+                let gateway = default_gateway(network, settings, address.is_ipv6()).filter(|_| leads);
+                addresses.push(EndpointAddress { address, prefix, gateway });
+            }
+        }
+        if addresses.is_empty() {
+            return Err(error());
+        }
+        let of_link = settings.ipam_config.iter().flat_map(|i| &i.link_local_ips);
+        addresses.extend(of_link.filter_map(|a| Some(EndpointAddress::of_link(a.parse().ok()?))));
+        Ok(EndpointConfig {
+            bridge: bridge.name,
+            host_interface: host_interface(settings),
+            container_interface: interface.into(),
+            // Those of an ipvlan network have their parent's.
+            mac: match settings.mac_address.as_str() {
+                "" => [0; 6],
+                text => addresses::parse_mac(text)?,
+            },
+            addresses,
+            mtu: bridge.mtu,
+            owner: record.id.to_string(),
+            isolated: !bridge.icc,
+            // Who may configure its interfaces may have any address; so do those who announce addresses for others.
+            guarded: !may_configure(&record.host_config) && !network.bridge_options()?.spoofing,
+        })
     }
 
     /// Makes every interface of a running container keep to the limits of its rates. Blocking.
@@ -313,21 +366,21 @@ impl Networks {
 
     /// The bridge that the network is, as it should be.
     pub(crate) fn bridge_config(&self, network: &Network) -> Result<BridgeConfig, Error> {
-        let BridgeOptions { name, icc, masquerade, mtu, .. } = network.bridge_options()?;
+        let BridgeOptions { name, icc, masquerade, mtu, modes, bare, trusted, .. } =
+            network.bridge_options()?;
         let missing = || Error::invalid(format!("the record of network {} has no subnet", network.name));
-        let v4 = network.pool(false).ok_or_else(missing)?;
-        let subnet = v4.net()?.v4().ok_or_else(missing)?;
-        let gateway = match v4.gateway {
-            Some(IpAddr::V4(gateway)) => gateway,
-            _ => network::ipam::default_gateway(subnet),
+        let subnet = |pool: &NetworkPool| {
+            let subnet = pool.net()?;
+            let side = usize::from(subnet.is_ipv6());
+            // A record of the first version may name no gateway.
+            let first = || subnet.v4().map(|net| network::ipam::default_gateway(net).into());
+            let gateway = pool.gateway.or_else(first).filter(|_| !bare[side]);
+            Ok(BridgeSubnet { subnet, gateway, mode: modes[side] })
         };
-        let ipv6 = match network.pool(true) {
-            Some(pool) => match pool.gateway {
-                Some(IpAddr::V6(gateway)) => Some(BridgeIpv6 { subnet: pool.net()?, gateway }),
-                _ => return Err(missing()),
-            },
-            None => None,
-        };
+        let subnets = network.pools.iter().map(subnet).collect::<Result<Vec<_>, Error>>()?;
+        if subnets.is_empty() {
+            return Err(missing());
+        }
         let built_in = !network.is_user_defined();
         Ok(BridgeConfig {
             name: match name {
@@ -336,13 +389,12 @@ impl Networks {
                 None => format!("br-{}", &network.id[..12]),
             },
             owner: if built_in { network.id.clone() } else { format!("{}:{}", network.id, self.engine_id) },
-            subnet,
-            gateway,
-            ipv6,
+            subnets,
             mtu: mtu.or(network.shared_mtu).unwrap_or(self.mtu),
             masquerade,
             internal: network.internal,
             icc,
+            trusted,
         })
     }
 
@@ -352,10 +404,12 @@ impl Networks {
             return Ok(());
         }
         let mut ready = entry.ready.lock().expect("no holder panics");
-        if !*ready && entry.record.driver == "macvlan" {
-            let (parent, _) = entry.record.macvlan_options()?;
+        if let (false, Some(mode)) = (*ready, entry.record.shared_mode()?) {
+            let parent = entry.record.parent();
             let owner = format!("{}:{}", entry.record.id, self.engine_id);
-            network::ensure_parent(&parent, &owner).during(|| format!("find the parent {parent}"))?;
+            let doing = || format!("make network {}", entry.record.name);
+            mode.sharing().check().during(doing)?;
+            network::ensure_parent(&parent.name, parent.is_dummy, &owner).during(doing)?;
             *ready = true;
         }
         if !*ready {
@@ -371,10 +425,12 @@ impl Networks {
 
     /// Which of a container's networks its default routes lead to.
     pub(crate) fn gateways(&self, endpoints: &BTreeMap<String, EndpointSettings>) -> Gateways {
-        let candidates: Vec<(&String, &EndpointSettings)> = endpoints
+        let candidates: Vec<(&String, Leads)> = endpoints
             .iter()
-            .filter(|(name, _)| {
-                self.find(name).is_ok_and(|e| e.record.has_interfaces() && !e.record.internal)
+            .filter_map(|(name, settings)| {
+                let entry = self.find(name).ok()?;
+                let leads = entry.record.has_interfaces() && !entry.record.leads_nowhere();
+                leads.then(|| (name, Leads::of(&entry.record, settings)))
             })
             .collect();
         choose_gateways(&candidates)
@@ -397,8 +453,10 @@ impl Networks {
             if !entry.record.has_bridge() {
                 return None;
             }
-            let bridge = self.bridge_config(&entry.record).ok()?.name;
-            Some((bridge, text.parse::<IpAddr>().ok()?))
+            let config = self.bridge_config(&entry.record).ok()?;
+            let routed = config.family(is_ipv6).any(|s| s.mode == GatewayMode::Routed);
+            let direct = routed || !config.trusted.is_empty();
+            Some(crate::ports::Target { bridge: config.name, address: text.parse().ok()?, direct })
         };
         let sides = [side(&gateways.ipv4, false), side(&gateways.ipv6, true)];
         crate::ports::mappings(ports, &sides)
@@ -409,6 +467,11 @@ impl Networks {
         let path = config.netns(record.id.as_str());
         // The kernel removes the veth pair with its namespace, on its own time.
         let mut result = network::remove_sandbox(&path).during(|| "release network".into());
+        for settings in record.networks.values().filter(|s| !s.endpoint_id.is_empty()) {
+            if let Err(e) = network::unguard(&host_interface(settings)) {
+                tracing::warn!(container_id = record.id.as_str(), error = %errors::chain(&e), "guard not removed");
+            }
+        }
         let mappings = self.port_mappings(&record.networks, &record.ports);
         if !mappings.is_empty() {
             result = result.and(network::ports::unpublish(&mappings).during(|| "take ports back".into()));
@@ -446,6 +509,7 @@ impl Networks {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
         }
+        alive.iter().for_each(|record| self.restore_guards(record));
         if let Err(e) = self.restore_names(config, alive) {
             tracing::error!(error = %errors::chain(&e), "names not served");
         }
@@ -468,6 +532,9 @@ impl Networks {
                 }
             }
             Err(e) => tracing::warn!(error = %errors::chain(&e), "interfaces not listed"),
+        }
+        if let Err(e) = network::retain_guards(&expected) {
+            tracing::warn!(error = %errors::chain(&e), "stale guards not removed");
         }
     }
 
@@ -536,7 +603,28 @@ impl Networks {
                 tracing::error!(network = entry.record.name, error = %errors::chain(&e), "network not restored");
             }
         }
-        alive.iter().for_each(|record| self.restore_ports(record));
+        for record in alive {
+            self.restore_guards(record);
+            self.restore_ports(record);
+        }
+    }
+
+    /// Has the endpoints of a container that runs claim no address but their own again. Blocking.
+    fn restore_guards(&self, record: &Record) {
+        for (name, settings) in &record.networks {
+            let Ok(entry) = self.find(name) else { continue };
+            if !entry.record.has_bridge() || settings.endpoint_id.is_empty() {
+                continue;
+            }
+            let endpoint = self.endpoint(record, &entry, settings, "eth0", &Gateways::default());
+            let guarded = endpoint.and_then(|endpoint| match endpoint.guarded {
+                true => network::guard(&endpoint).during(|| format!("guard {}", endpoint.host_interface)),
+                false => Ok(()),
+            });
+            if let Err(e) = guarded {
+                tracing::error!(network = name, container_id = record.id.as_str(), error = %errors::chain(&e), "not guarded");
+            }
+        }
     }
 }
 
@@ -549,18 +637,45 @@ pub(crate) struct Gateways {
     pub(crate) ipv6: Option<String>,
 }
 
-/// Docker's order: the highest priority, then what has gateways of both families, then the first name.
-fn choose_gateways(candidates: &[(&String, &EndpointSettings)]) -> Gateways {
-    let has = |settings: &EndpointSettings, is_ipv6: bool| {
-        if is_ipv6 { !settings.ipv6_gateway.is_empty() } else { !settings.gateway.is_empty() }
+/// Whether an endpoint leads out, and with what priority.
+#[derive(Debug, Clone, Copy)]
+struct Leads {
+    ipv4: bool,
+    ipv6: bool,
+    priority: i64,
+}
+
+impl Leads {
+    fn of(network: &Network, settings: &EndpointSettings) -> Leads {
+        let v4 = default_gateway(network, settings, false);
+        let v6 = default_gateway(network, settings, true);
+        Leads { ipv4: v4.is_some(), ipv6: v6.is_some(), priority: settings.gw_priority }
+    }
+}
+
+/// Where an endpoint's default route goes; the unspecified address for the interface itself.
+fn default_gateway(network: &Network, settings: &EndpointSettings, is_ipv6: bool) -> Option<IpAddr> {
+    let (gateway, address) = if is_ipv6 {
+        (&settings.ipv6_gateway, &settings.global_ipv6_address)
+    } else {
+        (&settings.gateway, &settings.ip_address)
     };
-    let count = |settings: &EndpointSettings| u8::from(has(settings, false)) + u8::from(has(settings, true));
+    let routed = network.shared_mode().ok().flatten().is_some_and(SharedMode::is_routed);
+    match gateway.parse() {
+        Ok(gateway) => Some(gateway),
+        Err(_) if routed && !address.is_empty() => {
+            Some(if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() })
+        }
+        Err(_) => None,
+    }
+}
+
+/// Docker's order: the highest priority, then what has gateways of both families, then the first name.
+fn choose_gateways(candidates: &[(&String, Leads)]) -> Gateways {
     let best = |is_ipv6: bool| {
-        let fitting = candidates.iter().filter(|(_, settings)| has(settings, is_ipv6));
+        let fitting = candidates.iter().filter(|(_, l)| if is_ipv6 { l.ipv6 } else { l.ipv4 });
         fitting
-            .min_by_key(|(name, s)| {
-                (std::cmp::Reverse(s.gw_priority), std::cmp::Reverse(count(s)), name.as_str())
-            })
+            .min_by_key(|(name, l)| (std::cmp::Reverse(l.priority), !(l.ipv4 && l.ipv6), name.as_str()))
             .map(|(name, _)| name.to_string())
     };
     Gateways { ipv4: best(false), ipv6: best(true) }
@@ -584,38 +699,15 @@ fn interface_name(
     Ok(free.expect("there are more numbers than interfaces"))
 }
 
-fn endpoint(
-    record: &Record,
-    bridge: &BridgeConfig,
-    name: &str,
-    settings: &EndpointSettings,
-    interface: &str,
-    gateways: &Gateways,
-) -> Result<EndpointConfig, Error> {
-    let error = || Error::invalid(format!("the endpoint on network {name} has no address"));
-    let leads = |network: &Option<String>| network.as_deref() == Some(name);
-    let ipv6 = match bridge.ipv6 {
-        Some(ipv6) => Some(EndpointIpv6 {
-            address: settings.global_ipv6_address.parse().map_err(|_| error())?,
-            prefix: ipv6.subnet.prefix(),
-            gateway: leads(&gateways.ipv6).then_some(ipv6.gateway),
-        }),
-        None => None,
+/// Whether the container has `CAP_NET_ADMIN` over its network namespace.
+fn may_configure(host: &HostConfig) -> bool {
+    let is = |name: &String, wanted: &str| {
+        let upper = name.to_ascii_uppercase();
+        upper.strip_prefix("CAP_").unwrap_or(&upper) == wanted
     };
-    Ok(EndpointConfig {
-        bridge: bridge.name.clone(),
-        host_interface: host_interface(settings),
-        container_interface: interface.into(),
-        mac: addresses::parse_mac(&settings.mac_address)?,
-        address: settings.ip_address.parse().map_err(|_| error())?,
-        prefix: bridge.subnet.prefix(),
-        gateway: leads(&gateways.ipv4).then_some(bridge.gateway),
-        ipv6,
-        more: addresses::link_local(settings)?,
-        mtu: bridge.mtu,
-        owner: record.id.to_string(),
-        isolated: !bridge.icc,
-    })
+    let named = |list: &[String], wanted| list.iter().any(|name| is(name, wanted));
+    let dropped = named(&host.cap_drop, "NET_ADMIN") || named(&host.cap_drop, "ALL");
+    host.privileged || named(&host.cap_add, "NET_ADMIN") || named(&host.cap_add, "ALL") && !dropped
 }
 
 /// Whether endpoints of the driver are pairs of interfaces, one end on the host.
@@ -650,20 +742,36 @@ fn endpoint_id() -> String {
     random_hex()
 }
 
-/// The default routes that `gateways` mean, by the hardware addresses of the sandbox's interfaces.
-fn default_route(
-    endpoints: &BTreeMap<String, EndpointSettings>,
-    gateways: &Gateways,
-    interfaces: &[(String, [u8; 6])],
-) -> DefaultRoute {
-    let interface = |settings: &EndpointSettings| {
-        let mac = addresses::parse_mac(&settings.mac_address).ok()?;
-        interfaces.iter().find(|(_, m)| *m == mac).map(|(name, _)| name.clone())
-    };
-    let side = |network: &Option<String>| endpoints.get(network.as_deref()?);
-    let v4 = side(&gateways.ipv4).and_then(|s| Some((interface(s)?, s.gateway.parse().ok()?)));
-    let v6 = side(&gateways.ipv6).and_then(|s| Some((interface(s)?, s.ipv6_gateway.parse().ok()?)));
-    DefaultRoute { ipv4: v4, ipv6: v6 }
+impl Networks {
+    /// The default routes that `gateways` mean, among the sandbox's interfaces.
+    fn default_route(
+        &self,
+        endpoints: &BTreeMap<String, EndpointSettings>,
+        gateways: &Gateways,
+        interfaces: &[Interface],
+    ) -> DefaultRoute {
+        let side = |network: &Option<String>, is_ipv6| {
+            let name = network.as_deref()?;
+            let (entry, settings) = (self.find(name).ok()?, endpoints.get(name)?);
+            let gateway = default_gateway(&entry.record, settings, is_ipv6)?;
+            Some((interface_of(settings, interfaces)?.name.clone(), gateway))
+        };
+        DefaultRoute { ipv4: side(&gateways.ipv4, false), ipv6: side(&gateways.ipv6, true) }
+    }
+}
+
+/// The endpoint's interface: the one with its addresses; if the container changed those, the one with its hardware
+/// address.
+fn interface_of<'a>(settings: &EndpointSettings, interfaces: &'a [Interface]) -> Option<&'a Interface> {
+    let own = addresses_of(settings);
+    let mac = addresses::parse_mac(&settings.mac_address).ok();
+    let by_address = interfaces.iter().find(|i| i.addresses.iter().any(|a| own.contains(a)));
+    by_address.or_else(|| interfaces.iter().find(|i| Some(i.mac) == mac))
+}
+
+/// An endpoint's addresses on its network.
+pub(crate) fn addresses_of(settings: &EndpointSettings) -> Vec<IpAddr> {
+    [&settings.ip_address, &settings.global_ipv6_address].iter().filter_map(|t| t.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -672,6 +780,7 @@ mod tests {
 
     #[test]
     fn the_default_route_goes_where_docker_sends_it() {
+        let network = Network { driver: "bridge".into(), ..Network::default() };
         let settings = |gateway: &str, gateway6: &str, gw_priority| EndpointSettings {
             gateway: gateway.into(),
             ipv6_gateway: gateway6.into(),
@@ -680,15 +789,23 @@ mod tests {
         };
         let check = |list: &[(&str, EndpointSettings)], v4: Option<&str>, v6: Option<&str>| {
             let names: Vec<String> = list.iter().map(|(n, _)| n.to_string()).collect();
-            let all: Vec<_> = names.iter().zip(list.iter().map(|(_, s)| s)).collect();
+            let all: Vec<_> = names.iter().zip(list.iter().map(|(_, s)| Leads::of(&network, s))).collect();
             let got = choose_gateways(&all);
             assert_eq!((got.ipv4.as_deref(), got.ipv6.as_deref()), (v4, v6), "{list:?}");
         };
         check(&[], None, None);
-        check(&[("b", settings("1", "", 0)), ("a", settings("1", "", 0))], Some("a"), None);
-        check(&[("a", settings("1", "", 0)), ("b", settings("1", "", 5))], Some("b"), None);
-        check(&[("a", settings("1", "", 0)), ("b", settings("1", "1", 0))], Some("b"), Some("b"));
-        check(&[("a", settings("1", "", 1)), ("b", settings("1", "1", 0))], Some("a"), Some("b"));
-        check(&[("a", settings("", "", 9)), ("b", settings("1", "", 0))], Some("b"), None);
+        check(&[("b", settings("10.0.0.1", "", 0)), ("a", settings("10.0.0.1", "", 0))], Some("a"), None);
+        check(&[("a", settings("10.0.0.1", "", 0)), ("b", settings("10.0.0.1", "", 5))], Some("b"), None);
+        check(
+            &[("a", settings("10.0.0.1", "", 0)), ("b", settings("10.0.0.1", "fd00::1", 0))],
+            Some("b"),
+            Some("b"),
+        );
+        check(
+            &[("a", settings("10.0.0.1", "", 1)), ("b", settings("10.0.0.1", "fd00::1", 0))],
+            Some("a"),
+            Some("b"),
+        );
+        check(&[("a", settings("", "", 9)), ("b", settings("10.0.0.1", "", 0))], Some("b"), None);
     }
 }

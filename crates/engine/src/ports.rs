@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     pub host_ip: IpAddr,
+    /// 0: none of the host's, as on networks that are routed.
     pub host_port: u16,
     pub container_port: u16,
     /// `tcp`, `udp`, `sctp`.
@@ -107,6 +108,17 @@ pub(crate) struct Families {
     pub(crate) ipv4: bool,
     pub(crate) ipv6: bool,
     pub(crate) binding: Option<IpAddr>,
+    /// Of IPv4 and IPv6: containers are reached at their own addresses, not at the host's.
+    pub(crate) routed: [bool; 2],
+}
+
+/// What published ports of one family lead to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) bridge: String,
+    pub(crate) address: IpAddr,
+    /// Whether they are open at the container's own address.
+    pub(crate) direct: bool,
 }
 
 /// Reserves all ports that the container wants, or none. Blocking.
@@ -121,16 +133,29 @@ pub(crate) fn reserve(container: &Container, families: Families) -> Result<Vec<P
     let mut held = Vec::new();
     let mut out = Vec::new();
     for wish in wishes(&host, &config)? {
-        for reservation in
-            first_free(&wish, &addresses(&wish, families)?).map_err(|e| endpoint_error(container, e))?
-        {
-            out.push(PublishedPort {
-                host_ip: reservation.address().ip(),
-                host_port: reservation.address().port(),
-                container_port: wish.container_port,
-                protocol: wish.protocol.name().to_string(),
-            });
-            held.push(reservation);
+        let published = |host_ip, host_port| PublishedPort {
+            host_ip,
+            host_port,
+            container_port: wish.container_port,
+            protocol: wish.protocol.name().to_string(),
+        };
+        let (direct, ours): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses(&wish, families)?.into_iter().partition(|a| families.routed[usize::from(a.is_ipv6())]);
+        if !ours.is_empty() {
+            for reservation in first_free(&wish, &ours).map_err(|e| endpoint_error(container, e))? {
+                let address = reservation.address();
+                out.push(published(address.ip(), address.port()));
+                held.push(reservation);
+            }
+        }
+        for address in direct {
+            // Docker, too, takes the address for the choice of a family only.
+            let any =
+                if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let port = published(any, 0);
+            if !out.contains(&port) {
+                out.push(port);
+            }
         }
     }
     *container.reservations.lock().expect("no holder panics") = held;
@@ -206,7 +231,7 @@ fn first_free(wish: &Wish, addresses: &[IpAddr]) -> Result<Vec<Reservation>, Err
 /// Takes the ports of an adopted container again, as far as nobody else has them. Blocking.
 pub(crate) fn reserve_again(container: &Container) {
     let ports = container.lock().ports.clone();
-    let held = ports.iter().filter_map(|p| {
+    let held = ports.iter().filter(|p| p.host_port != 0).filter_map(|p| {
         let protocol = parse_protocol(&p.protocol)?;
         match network::ports::reserve(p.host_ip, p.host_port, protocol) {
             Ok(reservation) => Some(reservation),
@@ -220,10 +245,11 @@ pub(crate) fn reserve_again(container: &Container) {
     *container.reservations.lock().expect("no holder panics") = held;
 }
 
-/// The rules' entries for a container's ports; `sides` are bridge and address of the container for IPv4 and IPv6.
-pub(crate) fn mappings(ports: &[PublishedPort], sides: &[Option<(String, IpAddr)>; 2]) -> Vec<PortMapping> {
+/// The rules' entries for a container's ports; `sides` are what those of IPv4 and IPv6 lead to.
+pub(crate) fn mappings(ports: &[PublishedPort], sides: &[Option<Target>; 2]) -> Vec<PortMapping> {
     let mapping = |p: &PublishedPort| {
-        let (bridge, container_address) = sides[usize::from(p.host_ip.is_ipv6())].clone()?;
+        let Target { bridge, address: container_address, direct } =
+            sides[usize::from(p.host_ip.is_ipv6())].clone()?;
         Some(PortMapping {
             host_address: p.host_ip,
             host_port: p.host_port,
@@ -231,6 +257,7 @@ pub(crate) fn mappings(ports: &[PublishedPort], sides: &[Option<(String, IpAddr)
             container_port: p.container_port,
             protocol: parse_protocol(&p.protocol)?,
             bridge,
+            direct,
         })
     };
     ports.iter().filter_map(mapping).collect()

@@ -79,8 +79,9 @@ pub(crate) fn apply(
         network::limit_incoming(&crate::networks::host_interface(settings), incoming).during(doing)?;
     }
     if outgoing.is_some() || !is_new {
-        let mac = crate::networks::parse_mac(&settings.mac_address)?;
-        network::limit_outgoing(sandbox, mac, outgoing).during(doing)?;
+        let own = crate::networks::addresses_of(settings);
+        let mac = crate::networks::parse_mac(&settings.mac_address).ok();
+        network::limit_outgoing(sandbox, &own, mac, outgoing).during(doing)?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub struct Info {
 }
 
 /// The network drivers, as `info` lists them.
-pub const NETWORK_DRIVERS: [&str; 5] = ["bridge", "host", "macvlan", "null", "overlay"];
+pub const NETWORK_DRIVERS: [&str; 6] = ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"];
 
 /// What takes space.
 #[derive(Debug, Clone, Default)]

@@ -12,9 +12,11 @@ mod fill;
 mod local;
 mod plugin;
 mod points;
+mod shown;
 mod staged;
 
 pub(crate) use fill::copy_up;
+pub use shown::ShownVolume;
 pub(crate) use staged::owner_of_snapshot;
 
 use crate::error::{During, Error, IoDuring, blocking};

@@ -2,7 +2,7 @@
 //! Needs root. Prints medians.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program to look at, not to ship")]
 
-use network::{BridgeConfig, EndpointConfig, mac_for};
+use network::{BridgeConfig, BridgeSubnet, EndpointAddress, EndpointConfig, GatewayMode, mac_for};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -17,35 +17,40 @@ fn measure() {
     sys::netns::unshare_network_and_mounts().unwrap();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
     let directory = tempfile::tempdir().unwrap();
+    let gateway = Ipv4Addr::new(172, 31, 0, 1);
     let bridge = BridgeConfig {
         name: "brig0".into(),
         owner: "timing".into(),
-        subnet: "172.31.0.0/16".parse().unwrap(),
-        gateway: Ipv4Addr::new(172, 31, 0, 1),
-        ipv6: None,
+        subnets: vec![BridgeSubnet {
+            subnet: "172.31.0.0/16".parse().unwrap(),
+            gateway: Some(gateway.into()),
+            mode: GatewayMode::Nat,
+        }],
         mtu: 1500,
         masquerade: true,
         internal: false,
         icc: true,
+        trusted: Vec::new(),
     };
     network::ensure_bridge(&bridge).unwrap();
     let mut times: [Vec<Duration>; 7] = Default::default();
     for round in 0..ROUNDS {
         let path = directory.path().join(format!("{round}"));
-        let address = Ipv4Addr::from_bits(bridge.gateway.to_bits() + 1 + round);
+        let address = Ipv4Addr::from_bits(gateway.to_bits() + 1 + round);
         let endpoint = EndpointConfig {
             owner: "timing".into(),
             bridge: bridge.name.clone(),
             host_interface: format!("veth{round:07x}"),
             container_interface: "eth0".into(),
             mac: mac_for(address),
-            address,
-            prefix: 16,
-            gateway: Some(bridge.gateway),
-            ipv6: None,
-            more: Vec::new(),
+            addresses: vec![EndpointAddress {
+                address: address.into(),
+                prefix: 16,
+                gateway: Some(gateway.into()),
+            }],
             mtu: 1500,
             isolated: false,
+            guarded: true,
         };
         let port = network::ports::PortMapping {
             host_address: Ipv4Addr::UNSPECIFIED.into(),
@@ -54,6 +59,7 @@ fn measure() {
             container_port: 80,
             protocol: network::ports::Protocol::Tcp,
             bridge: bridge.name.clone(),
+            direct: false,
         };
         times[0].push(time(|| network::create_sandbox(&path).unwrap()));
         times[1].push(time(|| network::attach(&path, &endpoint).unwrap()));

@@ -4,7 +4,7 @@ use crate::endpoint::{self, BRIDGE_ALIAS};
 use crate::link::{self, Link, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
 use crate::{Error, Net, Result, Subnet, firewall, mac, name, sysctl};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// `IFLA_GROUP` of bridges that are to be deleted, whichever daemon's they were: "brix" in ASCII.
 const DOOMED: u32 = u32::from_be_bytes(*b"brix");
@@ -16,26 +16,49 @@ pub struct BridgeConfig {
     pub name: String,
     /// Who owns it: the network's id. Letters, digits, `-_.:`; at most 200.
     pub owner: String,
-    pub subnet: Net,
-    /// The bridge's own address, in `subnet`.
-    pub gateway: Ipv4Addr,
-    /// IPv6 beside IPv4; without it IPv6 is off on the bridge.
-    pub ipv6: Option<BridgeIpv6>,
+    /// At least one; without one of IPv6, IPv6 is off on the bridge.
+    pub subnets: Vec<BridgeSubnet>,
     pub mtu: u32,
-    /// What leaves by another interface gets that interface's address.
+    /// What leaves by another interface gets that interface's address, where the mode of its subnet says so.
     pub masquerade: bool,
     /// Nothing is forwarded in or out.
     pub internal: bool,
     /// Containers of this network may talk to each other. If false, attach them `isolated`.
     pub icc: bool,
+    /// Interfaces of the host from which containers' published ports are reached at the containers' own addresses.
+    pub trusted: Vec<String>,
 }
 
-/// The IPv6 side of a bridge network.
+/// One network of addresses on a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BridgeIpv6 {
+pub struct BridgeSubnet {
     pub subnet: Subnet,
-    /// The bridge's own address, in `subnet`.
-    pub gateway: Ipv6Addr,
+    /// The bridge's own address, in `subnet`; `None` for a bridge that has none there.
+    pub gateway: Option<IpAddr>,
+    pub mode: GatewayMode,
+}
+
+/// How a network of addresses and the world around the host meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GatewayMode {
+    /// Containers leave under the host's address, and are reached by published ports of the host.
+    #[default]
+    Nat,
+    /// Likewise; and who has a route to the containers' addresses reaches every port.
+    NatUnprotected,
+    /// Containers leave under their own addresses, and are reached there, at the ports that are published.
+    Routed,
+}
+
+impl BridgeConfig {
+    /// The networks of addresses of one family.
+    pub fn family(&self, is_ipv6: bool) -> impl Iterator<Item = &BridgeSubnet> {
+        self.subnets.iter().filter(move |s| s.subnet.is_ipv6() == is_ipv6)
+    }
+
+    fn has_ipv6(&self) -> bool {
+        self.family(true).next().is_some()
+    }
 }
 
 /// A bridge of ours that exists.
@@ -60,13 +83,11 @@ pub struct Bridge {
 pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
     name::check_interface(&config.name)?;
     name::check_owner(&config.owner)?;
-    if !config.subnet.contains(config.gateway) {
-        return Err(Error::AddressOutside { address: config.gateway.into(), subnet: config.subnet.into() });
-    }
-    if let Some(ipv6) = config.ipv6
-        && !ipv6.subnet.contains(ipv6.gateway.into())
-    {
-        return Err(Error::AddressOutside { address: ipv6.gateway.into(), subnet: ipv6.subnet });
+    config.trusted.iter().try_for_each(|name| name::check_interface(name))?;
+    for BridgeSubnet { subnet, gateway, .. } in &config.subnets {
+        if let Some(address) = gateway.filter(|a| !subnet.contains(*a)) {
+            return Err(Error::AddressOutside { address, subnet: *subnet });
+        }
     }
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let links = link::list(&socket)?;
@@ -196,13 +217,20 @@ fn check_owner(config: &BridgeConfig, link: &Link, links: &[Link]) -> Result<()>
     Ok(())
 }
 
+/// After its own address, or that of its network where it has none.
+fn mac_of(config: &BridgeConfig) -> [u8; 6] {
+    let first = config.subnets.first();
+    let address = first.map(|s| s.gateway.unwrap_or_else(|| s.subnet.address()));
+    mac::mac_for(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
 fn create(socket: &Socket, config: &BridgeConfig) -> Result<()> {
     let mut request = Request::default();
     request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
         r.text(link::IFLA_IFNAME, &config.name);
         r.u32(link::IFLA_GROUP, firewall::GROUP);
         // Without an address of its own a bridge takes its ports' lowest, and changes it as they come and go.
-        r.attribute(link::IFLA_ADDRESS, &mac::mac_for(config.gateway));
+        r.attribute(link::IFLA_ADDRESS, &mac_of(config));
         r.nest(link::IFLA_LINKINFO, |r| r.attribute(link::IFLA_INFO_KIND, b"bridge"));
     });
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, 0), |r| {
@@ -218,7 +246,7 @@ fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
     sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0", true)?;
     // Its link-local address is used at once, to ask for neighbours: waiting for duplicates would cost a second.
     sysctl::set(&format!("ipv6/conf/{name}/accept_dad"), "0", true)?;
-    let (off, optional) = if config.ipv6.is_some() { ("0", false) } else { ("1", true) };
+    let (off, optional) = if config.has_ipv6() { ("0", false) } else { ("1", true) };
     sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), off, optional)?;
     let index = link::index_of(socket, name)?;
     let mut request = Request::default();
@@ -227,8 +255,8 @@ fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
         r.u32(link::IFLA_GROUP, firewall::GROUP);
         r.text(link::IFLA_IFALIAS, &format!("{BRIDGE_ALIAS}{}", config.owner));
     });
-    let mut wanted = vec![(IpAddr::V4(config.gateway), config.subnet.prefix())];
-    wanted.extend(config.ipv6.map(|ipv6| (IpAddr::V6(ipv6.gateway), ipv6.subnet.prefix())));
+    let own = |s: &BridgeSubnet| Some((s.gateway?, s.subnet.prefix()));
+    let wanted: Vec<(IpAddr, u8)> = config.subnets.iter().filter_map(own).collect();
     wanted.iter().for_each(|(address, prefix)| link::add_address(&mut request, index, *address, *prefix));
     let others = link::addresses(socket)?
         .into_iter()
@@ -239,7 +267,7 @@ fn configure(socket: &Socket, config: &BridgeConfig) -> Result<()> {
         return Ok(());
     }
     let forwards = sysctl::is("ipv4/ip_forward", "1");
-    let forwards6 = config.ipv6.is_none() || sysctl::is("ipv6/conf/all/forwarding", "1");
+    let forwards6 = !config.has_ipv6() || sysctl::is("ipv6/conf/all/forwarding", "1");
     if forwards && forwards6 {
         return Ok(());
     }

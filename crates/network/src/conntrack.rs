@@ -32,7 +32,8 @@ const MAX_DELETIONS: usize = 100;
 ///
 /// A kernel that cannot list connections is fine: they time out.
 pub(crate) fn forget_udp(mappings: &[PortMapping]) -> Result<()> {
-    let udp: Vec<&PortMapping> = mappings.iter().filter(|m| m.protocol == Protocol::Udp).collect();
+    let udp: Vec<&PortMapping> =
+        mappings.iter().filter(|m| m.protocol == Protocol::Udp && m.host_port != 0).collect();
     if udp.is_empty() {
         return Ok(());
     }

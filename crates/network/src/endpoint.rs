@@ -2,7 +2,7 @@
 
 use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
-use crate::{Error, Net, Result, name, sandbox, sysctl};
+use crate::{Error, Result, Subnet, name, sandbox, sysctl};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -25,28 +25,32 @@ pub struct EndpointConfig {
     /// The sandbox's end, `eth0`. Must be new in the sandbox.
     pub container_interface: String,
     pub mac: [u8; 6],
-    pub address: Ipv4Addr,
-    /// The length of the network's prefix, 1 to 32.
-    pub prefix: u8,
-    /// Where the default route goes, in place of one there may be; `None` leaves the routes alone, as for internal
-    /// networks and all but one of a container's networks.
-    pub gateway: Option<Ipv4Addr>,
-    /// IPv6 beside IPv4; without it IPv6 is off on the interface.
-    pub ipv6: Option<EndpointIpv6>,
-    /// Further addresses, with the lengths of their prefixes.
-    pub more: Vec<(IpAddr, u8)>,
+    /// At least one; without one of IPv6, IPv6 is off on the interface.
+    pub addresses: Vec<EndpointAddress>,
     pub mtu: u32,
     /// The bridge passes nothing between two such endpoints. Set it where the network's `icc` is false.
     pub isolated: bool,
+    /// It claims no address but its own; see [`guard`](crate::guard()).
+    pub guarded: bool,
 }
 
-/// The IPv6 side of an endpoint.
+/// One address of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EndpointIpv6 {
-    pub address: Ipv6Addr,
+pub struct EndpointAddress {
+    pub address: IpAddr,
+    /// The length of the network's prefix, at least 1.
     pub prefix: u8,
-    /// As for IPv4.
-    pub gateway: Option<Ipv6Addr>,
+    /// Where the default route of its family goes, in place of one there may be; the unspecified address for the interface
+    /// itself. `None` leaves the routes alone, as for internal networks and all but one of a container's networks.
+    pub gateway: Option<IpAddr>,
+}
+
+impl EndpointAddress {
+    /// An address beside those of the network, of a link (`169.254.0.0/16`, `fe80::/64`) or any other: it gets the length
+    /// of prefix that those have.
+    pub fn of_link(address: IpAddr) -> EndpointAddress {
+        EndpointAddress { address, prefix: if address.is_ipv6() { 64 } else { 16 }, gateway: None }
+    }
 }
 
 /// An endpoint of ours that exists.
@@ -76,7 +80,9 @@ pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
     let inside = sandbox::open(sandbox)?;
     host.transact(&pair(endpoint, bridge, inside.namespace.as_fd()))
         .map_err(|f| failed(format!("create interface {}", endpoint.host_interface), f.source))?;
-    let finished = finish_host_end(&host, endpoint).and_then(|index| {
+    // Before the interface is up.
+    let guarded = if endpoint.guarded { crate::guard(endpoint) } else { Ok(()) };
+    let finished = guarded.and_then(|()| finish_host_end(&host, endpoint)).and_then(|index| {
         finish_container_end(sandbox, &inside.route, endpoint)?;
         wait_for_carrier(&host, index)?;
         wait_for_carrier(&host, bridge)
@@ -96,7 +102,8 @@ pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
 pub fn detach(host_interface: &str) -> Result<()> {
     name::check_interface(host_interface)?;
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
-    delete(&socket, host_interface)
+    delete(&socket, host_interface)?;
+    crate::unguard(host_interface)
 }
 
 /// Every endpoint of ours in this network namespace, in the kernel's order.
@@ -137,9 +144,15 @@ fn check(endpoint: &EndpointConfig) -> Result<()> {
     if endpoint.owner.starts_with("network:") {
         return Err(Error::InvalidOwner { owner: endpoint.owner.clone() });
     }
-    match Net::new(endpoint.address, endpoint.prefix) {
-        Some(net) if net.prefix() > 0 => Ok(()),
-        _ => Err(Error::InvalidNet { text: format!("{}/{}", endpoint.address, endpoint.prefix) }),
+    check_addresses(endpoint)
+}
+
+/// Refuses prefixes that no address has.
+pub(crate) fn check_addresses(endpoint: &EndpointConfig) -> Result<()> {
+    let wrong = |a: &&EndpointAddress| a.prefix == 0 || Subnet::new(a.address, a.prefix).is_none();
+    match endpoint.addresses.iter().find(wrong) {
+        Some(a) => Err(Error::InvalidNet { text: format!("{}/{}", a.address, a.prefix) }),
+        None => Ok(()),
     }
 }
 
@@ -225,7 +238,7 @@ fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
 pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &EndpointConfig) -> Result<()> {
     let interface = &endpoint.container_interface;
     let index = link::index_of(inside, interface)?;
-    if endpoint.ipv6.is_some() || endpoint.more.iter().any(|(address, _)| address.is_ipv6()) {
+    if endpoint.addresses.iter().any(|a| a.address.is_ipv6()) {
         // While it is down: a container's kernel takes no routes from its neighbours.
         let settings = [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")];
         sandbox::inside(sandbox, || {
@@ -235,20 +248,14 @@ pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &E
         })?;
     }
     let mut request = Request::default();
-    let mut doing = vec![format!("give {interface} the address {}/{}", endpoint.address, endpoint.prefix)];
-    link::add_address(&mut request, index, endpoint.address.into(), endpoint.prefix);
-    if let Some(ipv6) = endpoint.ipv6 {
-        doing.push(format!("give {interface} the address {}/{}", ipv6.address, ipv6.prefix));
-        link::add_address(&mut request, index, ipv6.address.into(), ipv6.prefix);
-    }
-    for &(address, prefix) in &endpoint.more {
+    let mut doing = Vec::new();
+    for EndpointAddress { address, prefix, .. } in &endpoint.addresses {
         doing.push(format!("give {interface} the address {address}/{prefix}"));
-        link::add_address(&mut request, index, address, prefix);
+        link::add_address(&mut request, index, *address, *prefix);
     }
     doing.push(format!("set up interface {interface}"));
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});
-    let gateways = endpoint.gateway.map(IpAddr::V4).into_iter();
-    for gateway in gateways.chain(endpoint.ipv6.and_then(|i| i.gateway).map(IpAddr::V6)) {
+    for gateway in endpoint.addresses.iter().filter_map(|a| a.gateway) {
         doing.push(format!("route {interface} to its gateway"));
         link::add_default_route(&mut request, index, gateway);
     }
@@ -261,9 +268,10 @@ pub(crate) fn finish_container_end(sandbox: &Path, inside: &Socket, endpoint: &E
 /// Where packets of a sandbox go that no network of its own takes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DefaultRoute {
-    /// The sandbox's interface, and the gateway behind it; `None` for no default route.
-    pub ipv4: Option<(String, Ipv4Addr)>,
-    pub ipv6: Option<(String, Ipv6Addr)>,
+    /// The sandbox's interface, and the gateway behind it (the unspecified address: the interface itself); `None` for no
+    /// default route.
+    pub ipv4: Option<(String, IpAddr)>,
+    pub ipv6: Option<(String, IpAddr)>,
 }
 
 /// Makes the default routes of the sandbox be as `route` says. Harmless if they are.
@@ -273,13 +281,13 @@ pub struct DefaultRoute {
 /// [`Error::Netlink`], [`Error::Sandbox`], [`Error::InterfaceNotFound`].
 pub fn set_default_route(sandbox: &Path, route: &DefaultRoute) -> Result<()> {
     let inside = sandbox::open(sandbox)?;
-    let v4 = route.ipv4.as_ref().map(|(name, gateway)| (name, IpAddr::V4(*gateway)));
-    let v6 = route.ipv6.as_ref().map(|(name, gateway)| (name, IpAddr::V6(*gateway)));
-    for (wanted, any) in [(v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (v6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
+    for (wanted, any) in
+        [(&route.ipv4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (&route.ipv6, IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    {
         let mut request = Request::default();
         match wanted {
             Some((name, gateway)) => {
-                link::add_default_route(&mut request, link::index_of(&inside.route, name)?, gateway);
+                link::add_default_route(&mut request, link::index_of(&inside.route, name)?, *gateway);
             }
             None => link::delete_default_route(&mut request, any),
         }
@@ -301,12 +309,25 @@ pub fn set_default_route(sandbox: &Path, route: &DefaultRoute) -> Result<()> {
     Ok(())
 }
 
-/// The interfaces of the sandbox with the hardware address each has, in the kernel's order, `lo` aside.
+/// An interface of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub mac: [u8; 6],
+    /// As the kernel lists them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The interfaces of the sandbox, in the kernel's order, `lo` aside.
 ///
 /// # Errors
 ///
 /// [`Error::Netlink`], [`Error::Sandbox`].
-pub fn list_interfaces(sandbox: &Path) -> Result<Vec<(String, [u8; 6])>> {
-    let links = link::list(&sandbox::open(sandbox)?.route)?;
-    Ok(links.into_iter().filter(|l| l.name != "lo").map(|l| (l.name, l.mac)).collect())
+pub fn list_interfaces(sandbox: &Path) -> Result<Vec<Interface>> {
+    let route = sandbox::open(sandbox)?.route;
+    let links = link::list(&route)?;
+    let all = link::addresses(&route)?;
+    let of = |index| all.iter().filter(|a| a.index == index).map(|a| a.address).collect();
+    let others = links.into_iter().filter(|l| l.name != "lo");
+    Ok(others.map(|l| Interface { addresses: of(l.index), name: l.name, mac: l.mac }).collect())
 }

@@ -39,6 +39,9 @@ pub enum Error {
     /// No interface has this name.
     #[error("interface {name} not found")]
     InterfaceNotFound { name: String },
+    /// The kernel was built without a kind of interfaces.
+    #[error("this kernel ({release}) has no {kind} interfaces (CONFIG_{})", kind.to_uppercase(), release = release())]
+    NotInKernel { kind: &'static str },
     /// The kernel refused a change or a question about interfaces, addresses or routes.
     #[error("{operation}")]
     Netlink { operation: String, source: io::Error },
@@ -59,6 +62,10 @@ pub enum Error {
     Bind { address: IpAddr, port: u16, protocol: &'static str, source: io::Error },
 }
 
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
 impl errors::HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
@@ -70,6 +77,7 @@ impl errors::HasKind for Error {
             Error::AddressTaken { .. } | Error::InterfaceTaken { .. } | Error::PortTaken { .. } => {
                 Kind::AlreadyExists
             }
+            Error::NotInKernel { .. } => Kind::Unsupported,
             Error::PoolExhausted { .. } | Error::NoSubnet => Kind::Exhausted,
             Error::InterfaceNotFound { .. } => Kind::NotFound,
             Error::Netlink { source, .. }

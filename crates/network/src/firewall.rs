@@ -6,6 +6,7 @@
 //! map ports_at       { address . proto . port : address . port }      published on one address
 //! map ports_any      { proto . port : address . port }                published on every address
 //! map ports6_at, ports6_any                                           the same for IPv6
+//! set direct, direct6 { address . proto . port }                      published at the container's own address
 //!
 //! chain guard       prerouting, raw      from a bridge to 127.0.0.0/8: drop
 //! chain publish     prerouting, dstnat   for this host: dnat by ports_at, then ports_any
@@ -17,9 +18,11 @@
 //!                   (interface group "brig"): accept; drop
 //!
 //! chain to-NAME     published: accept; from NAME: accept or, without icc, drop; drop
+//!                   routed: what is in direct, and ICMP: accept; nat-unprotected: accept
+//!                   from a trusted interface: what is in direct: accept
 //! chain from-NAME   accept; drop if internal
-//! chain post-NAME   from the subnet, leaving by another interface: masquerade
-//! chain back-NAME   from the subnet to a published port of NAME: masquerade
+//! chain post-NAME   from a subnet that is not routed, leaving by another interface: masquerade
+//! chain back-NAME   from such a subnet to a published port of NAME: masquerade
 //! ```
 //!
 //! The last is for a container that uses its own published port: its kernel would not take a packet from itself.
@@ -37,7 +40,7 @@
 //! An accept here ends only our own table's say: rules of others still apply, as they should.
 
 use crate::nft::{self, Batch, ESTABLISHED_OR_RELATED, Expr, IPS_DST_NAT, Type, Value, Verdict};
-use crate::{BridgeConfig, Error, Result, Subnet, name};
+use crate::{BridgeConfig, BridgeSubnet, Error, GatewayMode, Result, Subnet, name};
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
@@ -51,6 +54,8 @@ pub(crate) const PORTS_AT: &str = "ports_at";
 pub(crate) const PORTS_ANY: &str = "ports_any";
 pub(crate) const PORTS6_AT: &str = "ports6_at";
 pub(crate) const PORTS6_ANY: &str = "ports6_any";
+pub(crate) const DIRECT: &str = "direct";
+pub(crate) const DIRECT6: &str = "direct6";
 
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_FORWARD: u32 = 2;
@@ -60,6 +65,8 @@ const NF_IP_PRI_RAW: i32 = -300;
 const NF_IP_PRI_NAT_DST: i32 = -100;
 const NF_IP_PRI_FILTER: i32 = 0;
 const NF_IP_PRI_NAT_SRC: i32 = 100;
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_ICMPV6: u8 = 58;
 
 const ACCEPT: Expr<'_> = Expr::Verdict(Verdict::Accept);
 const DROP: Expr<'_> = Expr::Verdict(Verdict::Drop);
@@ -99,10 +106,13 @@ pub fn use_table_of(bridge: &str) -> Result<()> {
 /// [`Error::Firewall`].
 pub fn remove_table_of(bridge: &str) -> Result<()> {
     // A few bytes for each such daemon, of which a test has dozens and a host one.
-    let mut batch = Batch::new(String::leak(table_of(bridge)));
-    batch.open_table();
-    batch.delete_table();
-    batch.commit("delete the table")
+    let table: &'static str = String::leak(table_of(bridge));
+    for mut batch in [Batch::of_devices(table), Batch::new(table)] {
+        batch.open_table();
+        batch.delete_table();
+        batch.commit("delete the table")?;
+    }
+    Ok(())
 }
 
 fn loopback() -> Subnet {
@@ -115,10 +125,12 @@ fn loopback() -> Subnet {
 ///
 /// [`Error::Firewall`].
 pub fn remove_all() -> Result<()> {
-    let mut batch = Batch::new(table());
-    batch.table();
-    batch.delete_table();
-    batch.commit("delete the table")
+    for mut batch in [Batch::of_devices(table()), Batch::new(table())] {
+        batch.table();
+        batch.delete_table();
+        batch.commit("delete the table")?;
+    }
+    Ok(())
 }
 
 /// Changes elements of maps of the table, which costs little. If the table is not as it should be (the kernel finds
@@ -136,11 +148,24 @@ pub(crate) fn change_elements(operation: &str, change: impl Fn(&mut Batch)) -> R
 
 /// Puts the table in order and does `change`, all in one batch.
 fn commit(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
-    let attempt = || {
+    owned(|| {
         let mut batch = begin();
         change(&mut batch);
         batch.commit(operation)
-    };
+    })
+}
+
+/// Makes the table of interfaces' own chains and does `change`, all in one batch. Whether it can be owned is known by now:
+/// a network has its rules before anybody is on it.
+pub(crate) fn commit_devices(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
+    let mut batch = Batch::of_devices(table());
+    batch.table();
+    change(&mut batch);
+    batch.commit(operation)
+}
+
+/// Tries again without ownership where the kernel does not know it.
+fn owned(attempt: impl Fn() -> Result<()>) -> Result<()> {
     match attempt() {
         // Linux before 6.9 knows no table that belongs to a socket and outlives it.
         Err(Error::Firewall { source, .. })
@@ -186,6 +211,8 @@ fn begin() -> Batch {
     batch.set(7, PORTS_ANY, Type::ProtoPort, Some(Type::AddressPort));
     batch.set(8, PORTS6_AT, Type::Address6ProtoPort, Some(Type::Address6Port));
     batch.set(9, PORTS6_ANY, Type::ProtoPort, Some(Type::Address6Port));
+    batch.set(10, DIRECT, Type::AddressProtoPort, None);
+    batch.set(11, DIRECT6, Type::Address6ProtoPort, None);
     let chains = [
         ("guard", "filter", NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
         ("publish", "nat", NF_INET_PRE_ROUTING, NF_IP_PRI_NAT_DST),
@@ -237,8 +264,6 @@ pub(crate) fn close_to_strangers() -> Result<()> {
 pub(crate) fn ensure_network(config: &BridgeConfig) -> Result<()> {
     let name = config.name.as_str();
     let chains = Chains::of(name);
-    let subnets = std::iter::once((Expr::IsIpv4, Subnet::from(config.subnet)))
-        .chain(config.ipv6.map(|ipv6| (Expr::IsIpv6, ipv6.subnet)));
     commit(&format!("install the rules of {name}"), |batch| {
         chains.make_empty(batch);
         if !config.internal {
@@ -247,10 +272,15 @@ pub(crate) fn ensure_network(config: &BridgeConfig) -> Result<()> {
         if config.icc {
             batch.rule(&chains.to, &[Expr::Iifname(name), ACCEPT]);
         }
+        if !config.internal {
+            [false, true].into_iter().for_each(|is_ipv6| let_in_directly(batch, &chains.to, config, is_ipv6));
+        }
         batch.rule(&chains.to, &[DROP]);
         batch.rule(&chains.from, &[if config.internal { DROP } else { ACCEPT }]);
-        for (family, subnet) in subnets.clone().filter(|_| !config.internal) {
-            let source = Expr::Saddr(subnet);
+        let hidden = config.subnets.iter().filter(|s| !config.internal && s.mode != GatewayMode::Routed);
+        for BridgeSubnet { subnet, .. } in hidden {
+            let family = if subnet.is_ipv6() { Expr::IsIpv6 } else { Expr::IsIpv4 };
+            let source = Expr::Saddr(*subnet);
             batch.rule(
                 &chains.back,
                 &[Expr::CtStatus(IPS_DST_NAT), family.clone(), source.clone(), Expr::Masquerade],
@@ -261,6 +291,28 @@ pub(crate) fn ensure_network(config: &BridgeConfig) -> Result<()> {
         }
         chains.add_elements(batch, name);
     })
+}
+
+/// Lets in what is addressed to containers themselves, as far as the mode of the family allows.
+fn let_in_directly(batch: &mut Batch, to: &str, config: &BridgeConfig, is_ipv6: bool) {
+    let Some(mode) = config.family(is_ipv6).map(|s| s.mode).next() else { return };
+    let (family, icmp, open) = if is_ipv6 {
+        (Expr::IsIpv6, IPPROTO_ICMPV6, Expr::IsOpen6(DIRECT6))
+    } else {
+        (Expr::IsIpv4, IPPROTO_ICMP, Expr::IsOpen(DIRECT))
+    };
+    match mode {
+        GatewayMode::Nat => {
+            for interface in &config.trusted {
+                batch.rule(to, &[Expr::Iifname(interface), family.clone(), open.clone(), ACCEPT]);
+            }
+        }
+        GatewayMode::NatUnprotected => batch.rule(to, &[family, ACCEPT]),
+        GatewayMode::Routed => {
+            batch.rule(to, &[family.clone(), Expr::L4Proto(icmp), ACCEPT]);
+            batch.rule(to, &[family, open, ACCEPT]);
+        }
+    }
 }
 
 /// Removes the rules of a network. Harmless if there are none: the batch makes what it then deletes.

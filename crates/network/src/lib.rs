@@ -27,7 +27,9 @@ mod endpoint;
 mod error;
 pub mod files;
 pub mod firewall;
+mod guard;
 pub mod ipam;
+mod ipvlan;
 mod link;
 mod mac;
 mod macvlan;
@@ -36,6 +38,7 @@ mod net;
 mod netlink;
 mod nft;
 mod overlay;
+mod parent;
 pub mod ports;
 mod rate;
 mod resolver;
@@ -46,22 +49,25 @@ mod sysctl;
 mod watch;
 
 pub use bridge::{
-    Bridge, BridgeConfig, BridgeIpv6, delete_bridge, delete_doomed, doom_bridge, ensure_bridge, host_subnets,
-    list_bridges, remove_bridge,
+    Bridge, BridgeConfig, BridgeSubnet, GatewayMode, delete_bridge, delete_doomed, doom_bridge,
+    ensure_bridge, host_subnets, list_bridges, remove_bridge,
 };
 pub use device::{give, loopback_up};
 pub use endpoint::{
-    DefaultRoute, Endpoint, EndpointConfig, EndpointIpv6, attach, detach, list_endpoints, list_interfaces,
-    set_default_route,
+    DefaultRoute, Endpoint, EndpointAddress, EndpointConfig, Interface, attach, detach, list_endpoints,
+    list_interfaces, set_default_route,
 };
 pub use error::Error;
+pub use guard::{guard, retain_guards, unguard};
+pub use ipvlan::{IpvlanFlag, IpvlanMode, attach_ipvlan};
 pub use mac::mac_for;
-pub use macvlan::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
+pub use macvlan::{MacvlanMode, attach_macvlan};
 pub use net::Net;
 pub use overlay::{
     Neighbour, OverlayConfig, change_neighbours, ensure_overlay, interface_address, list_overlays,
     overlay_mtu, remove_overlay,
 };
+pub use parent::{Sharing, detach_shared, ensure_parent, list_parents, remove_parent};
 pub use rate::{limit_incoming, limit_outgoing};
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};

@@ -63,6 +63,7 @@ const IF_OPER_UP: u8 = 6;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
+const RT_SCOPE_LINK: u8 = 253;
 
 const IFINFOMSG_LEN: usize = 16;
 const IFADDRMSG_LEN: usize = 8;
@@ -144,7 +145,12 @@ pub(crate) fn delete(request: &mut Request, name: &str) {
 /// Appends: give the interface `index` the address `address`/`prefix`. Harmless if it has it.
 pub(crate) fn add_address(request: &mut Request, index: u32, address: IpAddr, prefix: u8) {
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-    request.message(RTM_NEWADDR, flags, &ifaddrmsg(address.is_ipv6(), prefix, index), |r| match address {
+    let mut header = ifaddrmsg(address.is_ipv6(), prefix, index);
+    if matches!(address, IpAddr::V4(a) if a.is_link_local()) {
+        // Nobody beyond the link is sent packets from it. The kernel knows that of IPv6's by itself.
+        header[3] = RT_SCOPE_LINK;
+    }
+    request.message(RTM_NEWADDR, flags, &header, |r| match address {
         IpAddr::V4(address) => {
             r.attribute(IFA_LOCAL, &address.octets());
             r.attribute(IFA_ADDRESS, &address.octets());
@@ -167,12 +173,17 @@ pub(crate) fn delete_address(request: &mut Request, address: &Address) {
     });
 }
 
-/// Appends: send what has no other route to `gateway` by the interface `index`, in place of the route there is; without
-/// a gateway, to the interface itself.
+/// Appends: send what has no other route to `gateway` by the interface `index`, in place of the route there is; if the
+/// gateway is the unspecified address, to the interface itself.
 pub(crate) fn add_default_route(request: &mut Request, index: u32, gateway: IpAddr) {
-    request.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &rtmsg(gateway), |r| {
+    let mut header = rtmsg(gateway);
+    if gateway.is_unspecified() {
+        header[6] = RT_SCOPE_LINK;
+    }
+    request.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &header, |r| {
         r.u32(RTA_OIF, index);
         match gateway {
+            _ if gateway.is_unspecified() => {}
             IpAddr::V4(a) => r.attribute(RTA_GATEWAY, &a.octets()),
             IpAddr::V6(a) => r.attribute(RTA_GATEWAY, &a.octets()),
         }

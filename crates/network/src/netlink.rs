@@ -97,6 +97,12 @@ impl Request {
         self.messages
     }
 
+    /// What would be sent.
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.buffer
+    }
+
     fn put_attribute(&mut self, kind: u16, fill: impl FnOnce(&mut Request)) {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; 2]);

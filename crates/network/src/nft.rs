@@ -4,7 +4,7 @@
 //! Kernel: `include/uapi/linux/netfilter/nf_tables.h`; [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html) for
 //! what the expressions mean.
 
-use crate::netlink::{Attributes, Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Request, Socket};
+use crate::netlink::{Attributes, Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Request, Socket, read_text};
 use crate::{Error, Result, Subnet};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -17,11 +17,13 @@ const NFNL_SUBSYS_NFTABLES: u8 = 10;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_NETDEV: u8 = 5;
 const NFPROTO_IPV6: u8 = 10;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_DELCHAIN: u16 = 5;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_DELRULE: u16 = 8;
@@ -43,6 +45,8 @@ const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_HOOK_DEV: u16 = 3;
+const NF_NETDEV_INGRESS: u32 = 0;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
@@ -83,12 +87,14 @@ const NFT_JUMP: u32 = 0xffff_fffd;
 
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
+const NFT_META_PROTOCOL: u32 = 1;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFT_META_IIFGROUP: u32 = 21;
 const NFT_META_OIFGROUP: u32 = 22;
+const NFT_PAYLOAD_LL_HEADER: u32 = 0;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_CT_STATE: u32 = 0;
@@ -203,6 +209,10 @@ pub(crate) enum Expr<'a> {
     DnatByAddress6(&'a str),
     /// `dnat ip6 to meta l4proto . th dport map @…`
     DnatByPort6(&'a str),
+    /// `ip daddr . meta l4proto . th dport @…`
+    IsOpen(&'a str),
+    /// `ip6 daddr . meta l4proto . th dport @…`
+    IsOpen6(&'a str),
     /// `meta l4proto n`
     L4Proto(u8),
     /// `th dport n`; only behind `L4Proto`.
@@ -214,7 +224,33 @@ pub(crate) enum Expr<'a> {
     /// `th sport set n`, likewise.
     SetSport(u8, u16),
     Masquerade,
+    /// `meta protocol n`, an EtherType.
+    EtherType(u16),
+    /// These bytes are (or with `false` are not) at the offset in a header.
+    Bytes(Header, u32, &'a [u8], bool),
+    /// The address at the offset in the network header is of the subnet.
+    AddressAt(u32, Subnet),
+    /// As [`Expr::AddressAt`], in the transport header.
+    TargetAt(u32, Subnet),
     Verdict(Verdict),
+}
+
+/// Where a header begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Header {
+    Link,
+    Network,
+    Transport,
+}
+
+impl Header {
+    fn number(self) -> u32 {
+        match self {
+            Header::Link => NFT_PAYLOAD_LL_HEADER,
+            Header::Network => NFT_PAYLOAD_NETWORK_HEADER,
+            Header::Transport => NFT_PAYLOAD_TRANSPORT_HEADER,
+        }
+    }
 }
 
 /// The value of a map's element.
@@ -229,18 +265,28 @@ pub(crate) enum Value {
 /// Whether the kernel lets a table belong to a socket and outlive it: Linux 6.9.
 static CAN_OWN: AtomicBool = AtomicBool::new(true);
 
-/// Changes to the table `inet <table>`.
+/// Changes to the table `inet <table>`, or to `netdev <table>`.
 #[derive(Debug)]
 pub(crate) struct Batch {
     request: Request,
+    family: u8,
     table: &'static str,
 }
 
 impl Batch {
     pub(crate) fn new(table: &'static str) -> Batch {
+        Batch::of_family(NFPROTO_INET, table)
+    }
+
+    /// Of the table whose chains are interfaces' own.
+    pub(crate) fn of_devices(table: &'static str) -> Batch {
+        Batch::of_family(NFPROTO_NETDEV, table)
+    }
+
+    fn of_family(family: u8, table: &'static str) -> Batch {
         let mut request = Request::default();
         request.message(NFNL_MSG_BATCH_BEGIN, 0, &batch_header(), |_| {});
-        Batch { request, table }
+        Batch { request, family, table }
     }
 
     /// Makes the table unless it exists, and makes it ours alone where the kernel can: nobody else then changes or
@@ -286,6 +332,22 @@ impl Batch {
             });
             r.be32(NFTA_CHAIN_POLICY, NF_ACCEPT);
             r.text(NFTA_CHAIN_TYPE, kind);
+        });
+    }
+
+    /// Makes a chain that packets enter as they come in by `device`, unless it exists. It goes with the device.
+    pub(crate) fn device_chain(&mut self, name: &str, device: &str) {
+        let table = self.table;
+        self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, |r| {
+            r.text(NFTA_CHAIN_TABLE, table);
+            r.text(NFTA_CHAIN_NAME, name);
+            r.nest(NFTA_CHAIN_HOOK, |r| {
+                r.be32(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS);
+                r.be32(NFTA_HOOK_PRIORITY, 0);
+                r.text(NFTA_HOOK_DEV, device);
+            });
+            r.be32(NFTA_CHAIN_POLICY, NF_ACCEPT);
+            r.text(NFTA_CHAIN_TYPE, "filter");
         });
     }
 
@@ -390,7 +452,7 @@ impl Batch {
     /// Every message is acknowledged: kernels before 6.10 do not acknowledge the end of a batch.
     fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Request)) {
         let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | kind;
-        self.request.message(kind, flags | NLM_F_ACK, &[NFPROTO_INET, 0, 0, 0], fill);
+        self.request.message(kind, flags | NLM_F_ACK, &[self.family, 0, 0, 0], fill);
     }
 }
 
@@ -480,6 +542,24 @@ pub(crate) fn list_elements(table: &str, set: &str) -> Result<Vec<(Vec<u8>, Vec<
     Ok(out)
 }
 
+/// The names of the chains of the table `netdev <table>`; none if there is no such table.
+pub(crate) fn list_device_chains(table: &str) -> Result<Vec<String>> {
+    let mut request = Request::default();
+    let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | NFT_MSG_GETCHAIN;
+    request.message(kind, NLM_F_DUMP, &[NFPROTO_NETDEV, 0, 0, 0], |_| {});
+    let dump = match Socket::netfilter().and_then(|socket| socket.dump(&request)) {
+        Ok(dump) => dump,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Firewall { operation: "list chains".into(), source }),
+    };
+    let text = |body: &[u8], wanted: u16| {
+        let mut attributes = Attributes(body.get(4..).unwrap_or_default());
+        attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| read_text(value))
+    };
+    let ours = dump.iter().filter(|(_, body)| text(body, NFTA_CHAIN_TABLE).as_deref() == Some(table));
+    Ok(ours.filter_map(|(_, body)| text(body, NFTA_CHAIN_NAME)).collect())
+}
+
 /// Finds out whether tables can be owned; called when making one was refused. Whether that is news.
 pub(crate) fn cannot_own() -> bool {
     CAN_OWN.swap(false, Ordering::Relaxed)
@@ -545,8 +625,23 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
         Expr::IifnameVmap(map) => interface_in(r, NFT_META_IIFNAME, map, Some(NFT_REG_VERDICT)),
         Expr::OifnameVmap(map) => interface_in(r, NFT_META_OIFNAME, map, Some(NFT_REG_VERDICT)),
         // Where the address is in an IPv4 and in an IPv6 header.
-        Expr::Saddr(subnet) => masked_address(r, if subnet.is_ipv6() { 8 } else { 12 }, *subnet),
-        Expr::Daddr(subnet) => masked_address(r, if subnet.is_ipv6() { 24 } else { 16 }, *subnet),
+        Expr::Saddr(subnet) => {
+            masked_address(r, Header::Network, if subnet.is_ipv6() { 8 } else { 12 }, *subnet);
+        }
+        Expr::Daddr(subnet) => {
+            masked_address(r, Header::Network, if subnet.is_ipv6() { 24 } else { 16 }, *subnet);
+        }
+        Expr::AddressAt(offset, subnet) => masked_address(r, Header::Network, *offset, *subnet),
+        Expr::TargetAt(offset, subnet) => masked_address(r, Header::Transport, *offset, *subnet),
+        Expr::EtherType(number) => {
+            meta(r, NFT_META_PROTOCOL, NFT_REG_1);
+            cmp(r, NFT_CMP_EQ, &number.to_be_bytes());
+        }
+        Expr::Bytes(header, offset, bytes, equal) => {
+            let length = u32::try_from(bytes.len()).expect("at most an address");
+            payload(r, header.number(), *offset, length, NFT_REG_1);
+            cmp(r, if *equal { NFT_CMP_EQ } else { NFT_CMP_NEQ }, bytes);
+        }
         Expr::CtState(bits) => ct_bits(r, NFT_CT_STATE, *bits),
         Expr::CtStatus(bits) => ct_bits(r, NFT_CT_STATUS, *bits),
         Expr::ForThisHost => {
@@ -558,10 +653,16 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
             cmp(r, NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
         }
         Expr::DnatByAddress(map) => {
-            payload(r, NFT_PAYLOAD_NETWORK_HEADER, 16, 4, NFT_REG_1);
-            meta(r, NFT_META_L4PROTO, NFT_REG32_01);
-            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_02);
+            destination(r, false);
             dnat(r, map, NFPROTO_IPV4);
+        }
+        Expr::IsOpen(set) => {
+            destination(r, false);
+            lookup(r, set, None);
+        }
+        Expr::IsOpen6(set) => {
+            destination(r, true);
+            lookup(r, set, None);
         }
         Expr::DnatByPort(map) => {
             meta(r, NFT_META_L4PROTO, NFT_REG_1);
@@ -569,9 +670,7 @@ fn put_expr(r: &mut Request, expression: &Expr<'_>) {
             dnat(r, map, NFPROTO_IPV4);
         }
         Expr::DnatByAddress6(map) => {
-            payload(r, NFT_PAYLOAD_NETWORK_HEADER, 24, 16, NFT_REG_1);
-            meta(r, NFT_META_L4PROTO, NFT_REG32_04);
-            payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, NFT_REG32_05);
+            destination(r, true);
             dnat(r, map, NFPROTO_IPV6);
         }
         Expr::DnatByPort6(map) => {
@@ -656,6 +755,15 @@ fn payload(r: &mut Request, base: u32, offset: u32, length: u32, register: u32) 
     });
 }
 
+/// Loads address, protocol and port of the destination, as a key.
+fn destination(r: &mut Request, is_ipv6: bool) {
+    let (offset, length, protocol, port) =
+        if is_ipv6 { (24, 16, NFT_REG32_04, NFT_REG32_05) } else { (16, 4, NFT_REG32_01, NFT_REG32_02) };
+    payload(r, NFT_PAYLOAD_NETWORK_HEADER, offset, length, NFT_REG_1);
+    meta(r, NFT_META_L4PROTO, protocol);
+    payload(r, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, port);
+}
+
 /// Writes a port into the transport header and corrects its checksum: `NFTA_IMMEDIATE_DREG`, `_DATA`, then
 /// `NFTA_PAYLOAD_SREG`, `_BASE`, `_OFFSET`, `_LEN`, `_CSUM_TYPE` (`NFT_PAYLOAD_CSUM_INET`), `_CSUM_OFFSET`.
 fn set_port(r: &mut Request, offset: u32, protocol: u8, port: u16) {
@@ -686,7 +794,7 @@ fn bitwise(r: &mut Request, mask: &[u8]) {
     });
 }
 
-fn masked_address(r: &mut Request, offset: u32, subnet: Subnet) {
+fn masked_address(r: &mut Request, header: Header, offset: u32, subnet: Subnet) {
     let (address, ones) = match subnet.address() {
         IpAddr::V4(address) => (address.octets().to_vec(), u128::MAX << 96),
         IpAddr::V6(address) => (address.octets().to_vec(), u128::MAX),
@@ -695,7 +803,7 @@ fn masked_address(r: &mut Request, offset: u32, subnet: Subnet) {
     let host_bits = width - u32::from(subnet.prefix());
     let mask = ones & (u128::MAX << (128 - width)).checked_shl(host_bits).unwrap_or(0);
     let mask = mask.to_be_bytes();
-    payload(r, NFT_PAYLOAD_NETWORK_HEADER, offset, width / 8, NFT_REG_1);
+    payload(r, header.number(), offset, width / 8, NFT_REG_1);
     bitwise(r, &mask[..address.len()]);
     cmp(r, NFT_CMP_EQ, &address);
 }

@@ -1,4 +1,4 @@
-//! Published ports: entries of two maps in the firewall table, and sockets that keep others off the port.
+//! Published ports: entries of maps and sets in the firewall table, and sockets that keep others off the port.
 //!
 //! No process stands between: the kernel rewrites the destination, so the container sees the real client. A port
 //! published on every address, or on 127.0.0.1, is also reached by this host through its loopback; then the
@@ -15,7 +15,7 @@
 use crate::nft::{Batch, Value};
 use crate::{Error, Result, conntrack, firewall, name, sysctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -51,6 +51,7 @@ impl Protocol {
 pub struct PortMapping {
     /// The address of this host; 0.0.0.0 or :: for all of that family.
     pub host_address: IpAddr,
+    /// 0: none of this host's, only the container's own.
     pub host_port: u16,
     /// Of the same family.
     pub container_address: IpAddr,
@@ -58,6 +59,9 @@ pub struct PortMapping {
     pub protocol: Protocol,
     /// The bridge the container is on.
     pub bridge: String,
+    /// Whether it is reached at the container's own address, too: by everybody if its network is routed, else from the
+    /// interfaces that its network trusts.
+    pub direct: bool,
 }
 
 /// Keeps a port of this host from other programs and other containers until it is dropped.
@@ -101,13 +105,14 @@ pub fn reserve(address: IpAddr, port: u16, protocol: Protocol) -> Result<Reserva
 /// [`Error::PortTaken`] if a port is published to another container; [`Error::Firewall`], [`Error::Sysctl`],
 /// [`Error::InvalidInterface`].
 pub fn publish(mappings: &[PortMapping]) -> Result<()> {
-    for mapping in mappings {
-        name::check_interface(&mapping.bridge)?;
-        let by_loopback = mapping.host_address.is_unspecified() || mapping.host_address.is_loopback();
-        if mapping.host_address.is_ipv4() && by_loopback {
-            // Lets the host's own packets from 127.0.0.1 out to the bridge, and the answers in.
-            sysctl::set(&format!("ipv4/conf/{}/route_localnet", mapping.bridge), "1", false)?;
-        }
+    mappings.iter().try_for_each(|m| name::check_interface(&m.bridge))?;
+    let by_loopback = |m: &&PortMapping| {
+        let reached = m.host_address.is_unspecified() || m.host_address.is_loopback();
+        m.host_port != 0 && m.host_address.is_ipv4() && reached
+    };
+    for bridge in mappings.iter().filter(by_loopback).map(|m| m.bridge.as_str()).collect::<BTreeSet<_>>() {
+        // Lets the host's own packets from 127.0.0.1 out to the bridge, and the answers in.
+        sysctl::set(&format!("ipv4/conf/{bridge}/route_localnet"), "1", false)?;
     }
     let elements = elements(mappings);
     let change = |batch: &mut Batch| elements.iter().for_each(|(map, some)| batch.add_elements(map, some));
@@ -145,10 +150,11 @@ pub fn retain(keep: &[PortMapping]) -> Result<usize> {
     let mut removed = 0;
     for (map, wanted) in elements(keep) {
         let wanted: HashSet<Vec<u8>> = wanted.into_iter().map(|(key, _)| key).collect();
+        let value = |bytes: Vec<u8>| if bytes.is_empty() { Value::None } else { Value::Bytes(bytes) };
         let stale: Vec<(Vec<u8>, Value)> = crate::nft::list_elements(firewall::table(), map)?
             .into_iter()
             .filter(|(key, _)| !wanted.contains(key))
-            .map(|(key, value)| (key, Value::Bytes(value)))
+            .map(|(key, bytes)| (key, value(bytes)))
             .collect();
         if !stale.is_empty() {
             firewall::change_elements("take stale ports back", |batch| batch.delete_elements(map, &stale))?;
@@ -161,7 +167,7 @@ pub fn retain(keep: &[PortMapping]) -> Result<usize> {
 /// A map of the table and what goes into it.
 type MapElements = (&'static str, Vec<(Vec<u8>, Value)>);
 
-fn elements(mappings: &[PortMapping]) -> [MapElements; 4] {
+fn elements(mappings: &[PortMapping]) -> [MapElements; 6] {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
@@ -172,18 +178,29 @@ fn elements(mappings: &[PortMapping]) -> [MapElements; 4] {
     let key = |m: &PortMapping| [[m.protocol.number(), 0, 0, 0], port(m.host_port)].concat();
     let of = |is_ipv6: bool, any: bool| {
         let fits = move |m: &&PortMapping| {
-            m.host_address.is_ipv6() == is_ipv6 && m.host_address.is_unspecified() == any
+            m.host_port != 0 && m.host_address.is_ipv6() == is_ipv6 && m.host_address.is_unspecified() == any
         };
         mappings.iter().filter(fits)
     };
     let at =
         |is_ipv6| of(is_ipv6, false).map(|m| ([octets(m.host_address), key(m)].concat(), value(m))).collect();
     let any = |is_ipv6| of(is_ipv6, true).map(|m| (key(m), value(m))).collect();
+    // Several ports of the host may lead to one of the container.
+    let direct = |is_ipv6: bool| {
+        let those = mappings.iter().filter(|m| m.direct && m.container_address.is_ipv6() == is_ipv6);
+        let keys = those.map(|m| {
+            let protocol = vec![m.protocol.number(), 0, 0, 0];
+            [octets(m.container_address), protocol, port(m.container_port).to_vec()].concat()
+        });
+        keys.collect::<BTreeSet<_>>().into_iter().map(|key| (key, Value::None)).collect()
+    };
     [
         (firewall::PORTS_AT, at(false)),
         (firewall::PORTS_ANY, any(false)),
         (firewall::PORTS6_AT, at(true)),
         (firewall::PORTS6_ANY, any(true)),
+        (firewall::DIRECT, direct(false)),
+        (firewall::DIRECT6, direct(true)),
     ]
 }
 
@@ -225,5 +242,43 @@ fn bind_error(address: IpAddr, port: u16, protocol: Protocol, errno: rustix::io:
     match errno {
         rustix::io::Errno::ADDRINUSE => Error::PortTaken { address, port, protocol },
         errno => Error::Bind { address, port, protocol, source: errno.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel is told of each port, of SCTP too, which few kernels have for a test to send.
+    #[test]
+    fn keys_and_values() {
+        let mapping = |host: &str, host_port, protocol, direct| PortMapping {
+            host_address: host.parse().unwrap(),
+            host_port,
+            container_address: if host.contains(':') { "fd00::2" } else { "10.0.0.2" }.parse().unwrap(),
+            container_port: 80,
+            protocol,
+            bridge: "brig0".into(),
+            direct,
+        };
+        let all = [
+            mapping("192.0.2.1", 8080, Protocol::Sctp, false),
+            mapping("0.0.0.0", 8081, Protocol::Sctp, true),
+            mapping("0.0.0.0", 8082, Protocol::Sctp, true),
+            mapping("::", 0, Protocol::Sctp, true),
+        ];
+        let bytes = |list: &Vec<(Vec<u8>, Value)>| -> Vec<(Vec<u8>, Vec<u8>)> {
+            let value = |v: &Value| if let Value::Bytes(b) = v { b.clone() } else { Vec::new() };
+            list.iter().map(|(k, v)| (k.clone(), value(v))).collect()
+        };
+        let to = vec![10, 0, 0, 2, 0, 80, 0, 0];
+        let [at, any, at6, any6, direct, direct6] = elements(&all);
+        assert_eq!(bytes(&at.1), [(vec![192, 0, 2, 1, 132, 0, 0, 0, 0x1f, 0x90, 0, 0], to.clone())]);
+        let two =
+            [(vec![132, 0, 0, 0, 0x1f, 0x91, 0, 0], to.clone()), (vec![132, 0, 0, 0, 0x1f, 0x92, 0, 0], to)];
+        assert_eq!(bytes(&any.1), two);
+        assert!(at6.1.is_empty() && any6.1.is_empty(), "none of the host's ports");
+        assert_eq!(bytes(&direct.1), [(vec![10, 0, 0, 2, 132, 0, 0, 0, 0, 80, 0, 0], vec![])], "once");
+        assert_eq!(direct6.1.len(), 1);
     }
 }

@@ -9,6 +9,7 @@
 use crate::link::{self, failed};
 use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Request, Socket};
 use crate::{Error, Result, name, sandbox};
+use std::net::IpAddr;
 use std::path::Path;
 
 const RTM_NEWQDISC: u16 = 36;
@@ -44,16 +45,21 @@ pub fn limit_incoming(host_interface: &str, bits: Option<u64>) -> Result<()> {
     limit(&socket, index, host_interface, bits)
 }
 
-/// Limits what the sandbox sends by its interface with this hardware address.
+/// Limits what the sandbox sends by its interface with one of these addresses; failing that, by the one with this hardware
+/// address.
 ///
 /// # Errors
 ///
 /// As [`limit_incoming`], and [`Error::Sandbox`].
-pub fn limit_outgoing(sandbox: &Path, mac: [u8; 6], bits: Option<u64>) -> Result<()> {
+pub fn limit_outgoing(sandbox: &Path, own: &[IpAddr], mac: Option<[u8; 6]>, bits: Option<u64>) -> Result<()> {
     let inside = sandbox::open(sandbox)?;
+    let all = link::addresses(&inside.route)?;
     let links = link::list(&inside.route)?;
-    let found = links.iter().find(|l| l.name != "lo" && l.mac == mac);
-    let link = found.ok_or_else(|| Error::InterfaceNotFound { name: crate::mac::text(mac) })?;
+    let index = all.iter().find(|a| own.contains(&a.address)).map(|a| a.index);
+    let others =
+        |l: &&link::Link| l.name != "lo" && (Some(l.index) == index || index.is_none() && Some(l.mac) == mac);
+    let name = || own.first().map_or_else(String::new, IpAddr::to_string);
+    let link = links.iter().find(others).ok_or_else(|| Error::InterfaceNotFound { name: name() })?;
     limit(&inside.route, link.index, &link.name, bits)
 }
 

@@ -3,6 +3,10 @@
 //!
 //! Spec: runtime-spec 1.3, config.md, config-linux.md, runtime.md.
 
+mod nulls;
+
+pub use nulls::from_json;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -37,6 +37,10 @@ impl Failure {
 /// Runs in the new process. What the parent alone owns must be dropped before. `ignored` are signals to be reset.
 pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
+    if steps.iter().any(|step| matches!(step, Step::Gate(_))) {
+        // Not at the gate: a filter may forbid it there. The launcher does it for itself.
+        sys::process::end_at_sigterm();
+    }
     let mut world = World::new(channel, proc, env);
     let has_other_formats = program::has_other_formats();
     let failure = match walk(steps, &mut world, &args, has_other_formats, preserve_fds) {

@@ -15,10 +15,15 @@ pub(crate) fn read_bundle(bundle: &Path, name: Option<&Path>) -> Result<(Spec, V
         std::path::absolute(bundle).map_err(|e| Error::io(format!("find bundle {}", bundle.display()), e))?;
     let path = bundle.join(name.unwrap_or(Path::new("config.json")));
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = rustix::fs::open(&path, flags, Mode::empty())
-        .map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+    let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| match e {
+        // In runc's words.
+        rustix::io::Errno::NOENT => {
+            Error::argument(format!("JSON specification file {} not found", path.display()))
+        }
+        e => Error::io(format!("open {}", path.display()), e),
+    })?;
     let bytes = crate::state::read_bounded(fd, &path)?;
-    let spec = serde_json::from_slice(&bytes).map_err(|e| Error::Document { path, source: e })?;
+    let spec = oci::runtime::from_json(&bytes).map_err(|e| Error::Document { path, source: e })?;
     Ok((spec, bytes, bundle))
 }
 
@@ -40,6 +45,9 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     check_process(process)?;
     crate::hooks::check(spec.hooks.as_ref())?;
+    if spec.annotations.contains_key("") {
+        return Err(Error::invalid("annotations", "has an empty key"));
+    }
     let has = |kind| namespaces.makes(kind) || namespaces.joins(kind);
     if !spec.hostname.is_empty() && !has(namespaces::UTS) {
         return Err(Error::invalid("hostname", "needs a uts namespace"));
@@ -310,6 +318,33 @@ pub(crate) fn device_rules(given: Vec<oci::runtime::DeviceRule>) -> Vec<oci::run
     devices.extend([3, 5, 7, 8, 9].map(|minor| allow(1, Some(minor))));
     devices.extend([allow(5, Some(0)), allow(5, Some(2)), allow(136, None)]);
     devices
+}
+
+/// To whom on the host the cgroup is to be given: to the process's user, where it sees its own cgroup and may write there.
+pub(crate) fn cgroup_owner(spec: &Spec, process: &Process, namespaces: &Namespaces) -> Option<u32> {
+    let shown = spec.mounts.iter().any(|mount| {
+        mount.source.as_deref() == Some("cgroup")
+            && mount.destination == "/sys/fs/cgroup"
+            && !mount.options.iter().any(|option| option == "ro")
+    });
+    let uid = process.user.uid;
+    // Root's it is already; and whom a joined user namespace maps the user to is not ours to guess.
+    if !shown || !namespaces.makes(namespaces::CGROUP) || namespaces.joins(namespaces::USER) {
+        return None;
+    }
+    host_uid(spec, namespaces, uid).filter(|&uid| uid != 0 || namespaces.makes(namespaces::USER))
+}
+
+/// Who the container's `uid` is outside, unless it joins a user namespace.
+pub(crate) fn host_uid(spec: &Spec, namespaces: &Namespaces, uid: u32) -> Option<u32> {
+    if !namespaces.makes(namespaces::USER) {
+        return Some(uid).filter(|_| !namespaces.joins(namespaces::USER));
+    }
+    let maps = spec.linux.as_ref().map_or(&[][..], |linux| &linux.uid_mappings);
+    maps.iter().find_map(|map| {
+        let offset = uid.checked_sub(map.container_id).filter(|&offset| offset < map.size)?;
+        map.host_id.checked_add(offset)
+    })
 }
 
 /// Path below the cgroup roots.

@@ -43,6 +43,16 @@ pub(crate) fn open_pty(root: &RootDir) -> Result<Pty, Errno> {
     Ok(Pty { master, slave })
 }
 
+/// Makes a pty of the host's, for a process that comes from images, and tells the slave's path.
+pub(crate) fn open_host_pty() -> Result<(Pty, std::ffi::CString), Errno> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::pty::unlockpt(&master)?;
+    let name = rustix::pty::ptsname(&master, Vec::new())?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    Ok((Pty { master, slave }, name))
+}
+
 /// Shows the slave as `/dev/console`.
 pub(crate) fn mount_console(root: &RootDir, slave: BorrowedFd<'_>) -> Result<(), Errno> {
     let path = Path::new("/dev/console");

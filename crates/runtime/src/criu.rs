@@ -1,17 +1,21 @@
 //! Checkpoint and restore: what a container is, told to the `criu` program in its own words.
 //!
 //! By criu's command line, not by its RPC (`criu swrk`): the line is documented, the same for ten years, and wants no
-//! encoder of protobuf in a program of two megabytes. What only the RPC has, a terminal for the restored process and
-//! hooks at the moment when its namespaces are there, is refused by name.
+//! encoder of protobuf in a program of two megabytes. What only the RPC has, hooks at the moment when the namespaces are
+//! there, is refused by name. A terminal is left out of the images, as what others own, and the restored process gets a new
+//! one in its place, a pty of the host's.
 //!
-//! Docs: criu(8); <https://criu.org/External_bind_mounts>, <https://criu.org/Inheriting_FDs_on_restore>.
+//! Docs: criu(8); <https://criu.org/External_bind_mounts>, <https://criu.org/Inheriting_FDs_on_restore>,
+//! <https://criu.org/Tty_layer>.
 
+use crate::console::{self, Pty};
 use crate::mounts::is_bind;
 use crate::namespaces::{self, Namespaces};
 use crate::procfs::Proc;
 use crate::state::{Container, ContainerId, State, Status, Store};
 use crate::verbs::{
-    Exit, dispose, make_cgroup, open_cgroup, poststart, undo, wait_in_foreground, write_pid_file,
+    Exit, console_sink, dispose, make_cgroup, open_cgroup, poststart, undo, wait_in_foreground,
+    write_pid_file,
 };
 use crate::{Error, config, rooted};
 use cgroup::Cgroup;
@@ -20,8 +24,8 @@ use rootdir::RootDir;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags};
-use std::ffi::OsString;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use sys::mount_attr::{self, Attributes};
@@ -45,6 +49,8 @@ pub struct Criu {
     pub manage_cgroups: String,
     /// The network namespace is left empty: what is in it someone else makes.
     pub empty_network: bool,
+    /// Pages stay where they are until they are asked for, over the network.
+    pub lazy_pages: bool,
     /// criu's flags without value: `--tcp-established` and so on.
     pub flags: Vec<&'static str>,
 }
@@ -70,10 +76,11 @@ pub struct Restore {
     pub criu: Criu,
     pub bundle: PathBuf,
     pub detach: bool,
+    pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
-    pub rootless: bool,
+    pub rootless: Option<bool>,
 }
 
 /// Writes the container's processes into images and ends it, unless it shall run on.
@@ -85,7 +92,8 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
     let proc = Proc::open()?;
     let (status, pidfd) = container.status(&state, &proc)?;
     if !matches!(status, Status::Running | Status::Paused) {
-        return Err(Error::WrongState { verb: "checkpoint", id: state.id, state: status.as_str() });
+        let state = status.as_str();
+        return Err(Error::argument(format!("Container cannot be checkpointed in {state} state")));
     }
     let spec = container.read_config()?;
     make_directory(&options.criu.image_path)?;
@@ -96,13 +104,11 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
     }
     if let Some(parent) = &options.parent_path {
         if parent.is_absolute() {
-            return Err(Error::invalid(
-                "--parent-path",
-                format!("{parent:?} is not relative to --image-path"),
-            ));
+            return Err(Error::argument("--parent-path must be relative"));
         }
-        if !options.criu.image_path.join(parent).is_dir() {
-            return Err(Error::invalid("--parent-path", format!("{parent:?} is not there in --image-path")));
+        let path = options.criu.image_path.join(parent);
+        if !path.is_dir() {
+            return Err(Error::argument(format!("invalid --parent-path: no directory {}", path.display())));
         }
         call.pair("--prev-images-dir", parent);
     }
@@ -110,7 +116,11 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
         call.arg("--track-mem");
     }
     if let Some((host, port)) = &options.page_server {
-        call.arg("--page-server").pair("--address", host).pair("--port", port.to_string());
+        // With lazy pages criu is the one who is asked, and this is where.
+        if !options.criu.lazy_pages {
+            call.arg("--page-server");
+        }
+        call.pair("--address", host).pair("--port", port.to_string());
     }
     if let Some(number) = options.status_fd {
         call.inherit(
@@ -136,6 +146,12 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
             call.pair("--external", format!("mnt[{path}]:/dev/null"));
         }
         let links: Vec<String> = (0..3).map(|number| stream(&state, number)).collect();
+        for link in terminals(&links) {
+            call.pair("--external", link);
+        }
+        if spec.process.as_ref().is_some_and(|process| process.terminal) {
+            call.pair("--external", format!("mnt[{CONSOLE}]:{CONSOLE}"));
+        }
         let text = serde_json::to_vec(&links).unwrap_or_default();
         let path = options.criu.image_path.join(DESCRIPTORS);
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
@@ -154,16 +170,18 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;
     refuse(&spec, &namespaces)?;
+    let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
+    let sink = console_sink(process, options.console_socket.as_deref(), options.detach)?;
     if !options.criu.image_path.is_dir() {
         let path = options.criu.image_path.display();
-        return Err(Error::invalid("--image-path", format!("{path} is not a directory")));
+        return Err(Error::argument(format!("--image-path {path} is not a directory")));
     }
     let mut state = State::new(id, bundle.clone(), config::rootfs(&spec, &bundle)?);
     state.cgroup = config::cgroup_path(&spec, id.as_str());
     state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
     state.annotations.clone_from(&spec.annotations);
     let container = store.create(id)?;
-    let mut cgroup = None;
+    let (mut cgroup, mut master) = (None, None);
     let restored = container
         .write_config(&bytes)
         .and_then(|()| container.write(&state))
@@ -172,7 +190,21 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
             Ok(())
         })
         .and_then(|()| {
-            bring_back(&spec, options, namespaces, cgroup.as_ref(), &container, &mut state, &proc)
+            if process.terminal {
+                master = Some(terminal(&spec, &namespaces, process.user.uid)?);
+            }
+            let slave = master.as_ref();
+            bring_back(&spec, options, namespaces, cgroup.as_ref(), &container, &mut state, &proc, slave)
+        })
+        .and_then(|pidfd| match (&sink, &master) {
+            (Some(sink), Some((pty, _))) => {
+                let sent = console::send_master(sink.as_fd(), pty.master.as_fd());
+                // Nobody would ever read what it says.
+                sent.inspect_err(|_| drop(sys::process::send_signal(&pidfd, 9)))
+                    .map(|()| pidfd)
+                    .map_err(|e| Error::io("send the terminal", e))
+            }
+            _ => Ok(pidfd),
         });
     let pidfd = match restored {
         Ok(pidfd) => pidfd,
@@ -194,7 +226,8 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
         return Ok(Exit { code: 0, warnings });
     }
     drop(container);
-    let code = wait_in_foreground(None, &pidfd)?;
+    let master = master.map(|(pty, _)| pty.master);
+    let code = wait_in_foreground(master.as_ref(), &pidfd)?;
     match crate::delete(store, id, true) {
         Ok(more) => Ok(Exit { code, warnings: [warnings, more].concat() }),
         Err(Error::NotFound { .. }) => Ok(Exit { code, warnings }),
@@ -205,9 +238,6 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
 /// What only criu's RPC could do, and what it cannot.
 fn refuse(spec: &Spec, namespaces: &Namespaces) -> Result<(), Error> {
     let why = "criu's command line has no place for it";
-    if spec.process.as_ref().is_some_and(|process| process.terminal) {
-        return Err(Error::unsupported("restore of a container with a terminal", why));
-    }
     let hooks = spec.hooks.clone().unwrap_or_default();
     if [hooks.prestart, hooks.create_runtime, hooks.create_container, hooks.start_container]
         .concat()
@@ -221,6 +251,21 @@ fn refuse(spec: &Spec, namespaces: &Namespaces) -> Result<(), Error> {
     Err(Error::unsupported("restore of a container with hooks before its start", why))
 }
 
+/// A new terminal, of the container's user.
+fn terminal(spec: &Spec, namespaces: &Namespaces, uid: u32) -> Result<(Pty, CString), Error> {
+    let at = |e: rustix::io::Errno| Error::io("make a terminal", e);
+    let (pty, name) = console::open_host_pty().map_err(at)?;
+    if let Some(uid) = config::host_uid(spec, namespaces, uid) {
+        rustix::fs::fchown(&pty.slave, Some(rustix::fs::Uid::from_raw(uid)), None).map_err(at)?;
+    }
+    console::keep_line_ends(&pty.master);
+    Ok((pty, name))
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the second half of `restore`, apart so that one place can undo it"
+)]
 fn bring_back(
     spec: &Spec,
     options: &Restore,
@@ -229,6 +274,7 @@ fn bring_back(
     container: &Container,
     state: &mut State,
     proc: &Proc,
+    terminal: Option<&(Pty, CString)>,
 ) -> Result<OwnedFd, Error> {
     let images = &options.criu.image_path;
     let mut call = Call::new("restore", &options.criu)?;
@@ -253,6 +299,17 @@ fn bring_back(
     let links = std::fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
     let links: Vec<String> =
         serde_json::from_slice(&links).map_err(|source| Error::Document { path, source })?;
+    if let Some((pty, name)) = terminal {
+        let old = terminals(&links);
+        if old.is_empty() {
+            return Err(Error::argument("the images are of a container without a terminal"));
+        }
+        for link in old {
+            let slave = pty.slave.as_fd().try_clone_to_owned();
+            call.inherit(slave, "--inherit-fd", link)?;
+        }
+        call.pair("--external", format!("mnt[{CONSOLE}]:{}", name.to_string_lossy()));
+    }
     // Copies: criu's own standard streams are not the container's.
     for (number, link) in (0..3).zip(links).filter(|(_, link)| link.starts_with("pipe:[")) {
         let copy =
@@ -357,9 +414,26 @@ fn masked_files<'a>(spec: &'a Spec, state: &State) -> Result<Vec<&'a str>, Error
     Ok(linux.masked_paths.iter().filter(is_file).map(String::as_str).collect())
 }
 
-/// Where a standard stream of the process leads; nothing where it has none.
+/// Where the terminal is shown inside.
+const CONSOLE: &str = "/dev/console";
+
+/// Those of the links that are terminals, each once.
+fn terminals(links: &[String]) -> std::collections::BTreeSet<&str> {
+    links.iter().map(String::as_str).filter(|link| link.starts_with("tty[")).collect()
+}
+
+/// Where a standard stream of the process leads; nothing where it has none. A terminal is named as criu names it.
 fn stream(state: &State, number: u32) -> String {
-    let link = std::fs::read_link(format!("/proc/{}/fd/{number}", state.pid));
+    const FIRST_PTY: u32 = 136;
+    const LAST_PTY: u32 = 143;
+    let path = format!("/proc/{}/fd/{number}", state.pid);
+    if let Ok(stat) = rustix::fs::stat(&path)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (FIRST_PTY..=LAST_PTY).contains(&rustix::fs::major(stat.st_rdev))
+    {
+        return format!("tty[{:x}:{:x}]", stat.st_rdev, stat.st_dev);
+    }
+    let link = std::fs::read_link(path);
     link.map(|path| path.display().to_string()).unwrap_or_default()
 }
 
@@ -406,6 +480,9 @@ impl Call {
         call.pair("--log-file", name).arg("-v4").arg(&format!("--manage-cgroups={}", options.manage_cgroups));
         if options.empty_network {
             call.pair("--empty-ns", "net");
+        }
+        if options.lazy_pages {
+            call.arg("--lazy-pages");
         }
         options.flags.iter().for_each(|flag| {
             call.arg(flag);

@@ -22,6 +22,9 @@ pub enum Error {
     /// The document asks for what cannot be.
     #[error("config.json: {field}: {reason}")]
     Invalid { field: String, reason: String },
+    /// The command line asks for what cannot be.
+    #[error("{text}")]
+    Argument { text: String },
     /// The document asks for what this build or kernel does not do.
     #[error("{feature} is not supported{why}")]
     Unsupported { feature: String, why: String },
@@ -79,6 +82,10 @@ impl Error {
         Error::Invalid { field: field.into(), reason: reason.into() }
     }
 
+    pub(crate) fn argument(text: impl Into<String>) -> Error {
+        Error::Argument { text: text.into() }
+    }
+
     pub(crate) fn unsupported(feature: impl Into<String>, why: &str) -> Error {
         let why = if why.is_empty() { String::new() } else { format!(": {why}") };
         Error::Unsupported { feature: feature.into(), why }
@@ -88,7 +95,10 @@ impl Error {
 impl HasKind for Error {
     fn kind(&self) -> Kind {
         match self {
-            Error::InvalidId { .. } | Error::Invalid { .. } | Error::Document { .. } => Kind::InvalidArgument,
+            Error::InvalidId { .. }
+            | Error::Invalid { .. }
+            | Error::Argument { .. }
+            | Error::Document { .. } => Kind::InvalidArgument,
             Error::Exists { .. } => Kind::AlreadyExists,
             Error::NotFound { .. } => Kind::NotFound,
             Error::WrongState { .. } | Error::StillRunning { .. } => Kind::WrongState,

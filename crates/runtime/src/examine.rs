@@ -12,7 +12,7 @@ use oci::runtime::Spec;
 ///
 /// Those of `create` for the document.
 pub fn examine(bytes: &[u8]) -> Result<usize, Error> {
-    let parsed = serde_json::from_slice(bytes);
+    let parsed = oci::runtime::from_json(bytes);
     let spec = parsed.map_err(|source| Error::Document { path: "config.json".into(), source })?;
     plan_of(&spec, &Proc::open()?)
 }

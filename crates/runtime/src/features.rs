@@ -99,6 +99,7 @@ pub fn default_spec() -> Spec {
             masked_paths: words(&[
                 "/proc/acpi",
                 "/proc/asound",
+                "/proc/interrupts",
                 "/proc/kcore",
                 "/proc/keys",
                 "/proc/latency_stats",
@@ -106,6 +107,7 @@ pub fn default_spec() -> Spec {
                 "/proc/timer_stats",
                 "/proc/sched_debug",
                 "/sys/firmware",
+                "/sys/devices/virtual/powercap",
                 "/proc/scsi",
             ]),
             readonly_paths: words(&[

@@ -58,6 +58,7 @@ pub(crate) fn run(
     let document =
         serde_json::to_vec(state).map_err(|e| Error::Document { path: "state".into(), source: e })?;
     hooks.iter().enumerate().try_for_each(|(number, hook)| {
+        crate::trace::say(|| format!("{stage} hook #{number}: {}", hook.path));
         one(hook, &document, inside, &state.bundle).map_err(|reason| Error::Hook {
             stage,
             number,

@@ -22,6 +22,7 @@ mod criu;
 mod error;
 mod events;
 mod examine;
+mod exec_cgroup;
 mod features;
 mod hooks;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod hostile;
 mod idmap;
 mod limits;
 mod listener;
+mod listing;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -43,20 +45,29 @@ mod site;
 mod spawn;
 mod state;
 mod steps;
+mod trace;
 mod update;
 mod verbs;
 
+pub use self::state::{ContainerId, Status, Store, timestamp};
 pub use criu::{Checkpoint, Criu, Restore, checkpoint, restore};
 pub use error::Error;
 pub use events::events;
 pub use examine::examine;
 pub use features::{default_spec, features, rootless_spec};
-pub use state::{ContainerId, Status, Store, timestamp};
+pub use listing::{Listed, list, state};
+pub use rdt::Schemas;
+pub use trace::trace_to;
 pub use update::update;
 pub use verbs::{
-    Create, Exec, Exit, KillTarget, Listed, create, delete, exec, kill, list, pause, processes, resume, run,
-    signal_number, start, state,
+    Create, Exec, Exit, KillTarget, Systemd, create, delete, exec, kill, pause, processes, resume, run,
+    signal_number, start,
 };
+
+/// Whether the caller is outside its user namespace root.
+pub fn is_root_outside() -> bool {
+    cgroup::dbus::outer_uid() == 0
+}
 
 /// Whether the caller is root, here or in its user namespace.
 pub fn is_root() -> bool {

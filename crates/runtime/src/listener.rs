@@ -46,11 +46,11 @@ pub(crate) fn hand_over(profile: &Seccomp, pid: i32, state: &State, listener: Ow
         let operation = format!("{what} seccomp agent at {path}");
         move |e: std::io::Error| Error::io(operation, e)
     };
-    let address = SocketAddrUnix::new(path).map_err(|e| at("connect to")(e.into()))?;
+    let address = SocketAddrUnix::new(path).map_err(|e| at("failed to connect with")(e.into()))?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|e| at("make a socket for")(e.into()))?;
-    rustix::net::connect(&socket, &address).map_err(|e| at("connect to")(e.into()))?;
+    rustix::net::connect(&socket, &address).map_err(|e| at("failed to connect with")(e.into()))?;
     let state = ProcessState {
         oci_version: oci::runtime::OCI_VERSION,
         fds: ["seccompFd"],

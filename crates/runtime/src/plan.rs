@@ -3,6 +3,7 @@
 //! [`create`] and [`exec`] are two lists from the same parts. Neither looks anything up in the container: what depends on
 //! files there (does a masked path exist? where is the program?) is a step of its own.
 
+use crate::exec_cgroup::tasks;
 use crate::idmap::IdNamespaces;
 use crate::limits::capability_set;
 use crate::mounts::{MountStep, Surroundings, What, is_bind, mount_step};
@@ -31,7 +32,8 @@ pub(crate) enum Step {
     JoinCgroup(Vec<PathBuf>),
     /// Waits until the parent wrote the id maps and put this process into its cgroup.
     Await,
-    /// Joins namespaces by descriptor, a user namespace last: before that the host's privileges are needed.
+    /// Joins namespaces by descriptor, a user namespace last: before that the host's privileges are needed. Those that only the
+    /// user namespace gives privilege over follow it.
     Join(Vec<(Kind, OwnedFd)>),
     /// Joins those of a running process, all at once.
     JoinProcess {
@@ -245,7 +247,7 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     let user = user_new || namespaces.joins(namespaces::USER);
     let mount_new = namespaces.makes(namespaces::MOUNT);
     let mut plan = Builder::new(process, request.preserve_fds)?;
-    plan.join_cgroup(request.cgroup);
+    plan.join_cgroup(tasks(request.cgroup.map(cgroup::Cgroup::mounts).unwrap_or_default()));
     let mut around = Surroundings {
         bundle: request.bundle,
         cgroup: request.cgroup,
@@ -350,7 +352,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) process: &'a Process,
     pub(crate) init: OwnedFd,
-    pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
+    /// By which it joins the v1 directories of its cgroup.
+    pub(crate) tasks: Vec<PathBuf>,
     /// Bits that the container has of its own.
     pub(crate) namespaces: u32,
     pub(crate) root: Option<OwnedFd>,
@@ -371,7 +374,7 @@ pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     let process = joining.process;
     let user = joining.namespaces & namespaces::USER.bit != 0;
     let mut plan = Builder::new(process, joining.preserve_fds)?;
-    plan.join_cgroup(joining.cgroup);
+    plan.join_cgroup(joining.tasks);
     plan.add(Step::Tie);
     if joining.namespaces & joins_itself() == joins_itself() {
         plan.add(Step::JoinProcess { pidfd: joining.init, namespaces: joining.namespaces });
@@ -462,9 +465,7 @@ impl Builder {
         }
     }
 
-    fn join_cgroup(&mut self, cgroup: Option<&cgroup::Cgroup>) {
-        let mounts = cgroup.map(cgroup::Cgroup::mounts).unwrap_or_default();
-        let tasks: Vec<_> = mounts.into_iter().filter(|m| !m.v2).map(|m| m.source.join("tasks")).collect();
+    fn join_cgroup(&mut self, tasks: Vec<PathBuf>) {
         if !tasks.is_empty() {
             self.add(Step::JoinCgroup(tasks));
         }
@@ -473,9 +474,10 @@ impl Builder {
     /// Joins what the parent could not enter for us.
     fn enter(&mut self, namespaces: &mut Namespaces) {
         if namespaces.joins(namespaces::USER) {
-            // Later kinds first, the user namespace last.
+            // The user namespace last, while that of the host gives privilege over those that are not its own; before it the
+            // mount namespace, after which no path is the host's.
             let mut joined = std::mem::take(&mut namespaces.joined);
-            joined.reverse();
+            joined.sort_by_key(|(kind, _)| (*kind == namespaces::USER, *kind == namespaces::MOUNT));
             self.add(Step::Join(joined));
             self.add(Step::Fork { namespaces: namespaces.new & !namespaces::CGROUP.bit });
             self.add(Step::Tie);
@@ -679,9 +681,11 @@ fn filter(profile: &oci::runtime::Seccomp) -> Result<Option<Filter>, Error> {
     };
     let convert =
         |i: &seccomp::Instruction| sys::seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+    let flags = if program.notify { program.flags | NEW_LISTENER } else { program.flags };
+    crate::trace::say(|| format!("seccomp filter flags: {flags}"));
     Ok(Some(Filter {
         instructions: program.instructions.iter().map(convert).collect(),
-        flags: if program.notify { program.flags | NEW_LISTENER } else { program.flags },
+        flags,
         notifies_sendmsg: profile.syscalls.iter().any(notifies),
     }))
 }

@@ -92,6 +92,59 @@ pub(crate) fn enter(root: &Path, rdt: &IntelRdt, id: &str, pid: i32) -> Result<(
     Ok(())
 }
 
+/// New lines for a container that lives. Empty: as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Schemas {
+    pub l3_cache: String,
+    pub mem_bw: String,
+}
+
+impl Schemas {
+    /// Lays them over what the document says.
+    ///
+    /// # Errors
+    ///
+    /// In runc's words where `root`, the resctrl directory, has no such resource.
+    pub(crate) fn lay_over(&self, rdt: &mut IntelRdt, root: Option<&Path>) -> Result<(), Error> {
+        let has = |names: &[&str]| {
+            names.iter().any(|name| root.is_some_and(|root| root.join("info").join(name).is_dir()))
+        };
+        if !self.l3_cache.is_empty() {
+            if !has(&["L3", "L3CODE"]) {
+                return Err(Error::argument("Intel RDT/CAT: l3 cache schema is not enabled"));
+            }
+            rdt.l3_cache_schema = Some(self.l3_cache.clone());
+        }
+        if !self.mem_bw.is_empty() {
+            if !has(&["MB"]) {
+                return Err(Error::argument("Intel RDT/MBA: memory bandwidth schema is not enabled"));
+            }
+            rdt.mem_bw_schema = Some(self.mem_bw.clone());
+        }
+        check(rdt)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.l3_cache.is_empty() && self.mem_bw.is_empty()
+    }
+
+    /// Writes them into the group of container `id`, whose processes are put there if the group is made only now.
+    pub(crate) fn write(&self, root: &Path, rdt: &IntelRdt, id: &str, pids: &[i32]) -> Result<(), Error> {
+        let directory = group(root, rdt, id);
+        let new = !directory.is_dir();
+        if new {
+            make(&directory)?;
+        }
+        for line in [&self.l3_cache, &self.mem_bw].into_iter().filter(|line| !line.is_empty()) {
+            write(&directory.join("schemata"), line)?;
+        }
+        if new {
+            pids.iter().try_for_each(|pid| write(&directory.join("tasks"), &pid.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
 /// Removes what was made, last first.
 pub(crate) fn leave(made: &[PathBuf]) -> Result<(), Error> {
     made.iter().rev().try_for_each(|directory| match std::fs::remove_dir(directory) {
@@ -178,6 +231,33 @@ mod tests {
         assert!(root.path().join("id").exists());
         leave(&made).unwrap();
         assert!(!root.path().join("id").exists());
+    }
+
+    #[test]
+    fn new_schemas() {
+        let root = resctrl();
+        let schemas = Schemas { l3_cache: "L3:0=f".into(), mem_bw: "MB:0=20".into() };
+        let mut rdt = IntelRdt::default();
+        let why =
+            |root: Option<&Path>, rdt: &mut IntelRdt| schemas.lay_over(rdt, root).unwrap_err().to_string();
+        assert_eq!(why(None, &mut rdt), "Intel RDT/CAT: l3 cache schema is not enabled");
+        std::fs::create_dir_all(root.path().join("info/L3")).unwrap();
+        assert_eq!(why(Some(root.path()), &mut rdt), "Intel RDT/MBA: memory bandwidth schema is not enabled");
+        std::fs::create_dir_all(root.path().join("info/MB")).unwrap();
+        schemas.lay_over(&mut rdt, Some(root.path())).unwrap();
+        assert_eq!(rdt.l3_cache_schema.as_deref(), Some("L3:0=f"));
+        let two = Schemas { mem_bw: "MB:0=20\nL3:0=f".into(), ..Schemas::default() };
+        assert!(two.lay_over(&mut rdt.clone(), Some(root.path())).is_err());
+        // A group that is there keeps its tasks.
+        rdt.clos_id = Some("gold".into());
+        schemas.write(root.path(), &rdt, "id", &[7]).unwrap();
+        let read = |file: &str| std::fs::read_to_string(root.path().join(file)).unwrap();
+        assert!(read("gold/schemata").starts_with("MB:0=20\n"), "{}", read("gold/schemata"));
+        assert_eq!(read("gold/tasks"), "");
+        // A new one lacks its files here.
+        rdt.clos_id = None;
+        let error = schemas.write(root.path(), &rdt, "id", &[7]).unwrap_err().to_string();
+        assert!(error.contains("id/schemata") && root.path().join("id").is_dir(), "{error}");
     }
 
     #[test]

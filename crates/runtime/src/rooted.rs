@@ -42,23 +42,34 @@ pub(crate) fn find_no_follow(root: &RootDir, path: &Path) -> Result<OwnedFd, Err
     root.open_file(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).map_err(errno)
 }
 
-/// Opens the directory `path`, which is [`clean`], and makes what is missing of it with mode 0755.
+/// Opens the directory `path`, which is [`clean`], and makes what is missing of it with mode 0755. A link that leads to where
+/// nothing is yet is followed below the root.
 ///
 /// Each part is made beside the descriptor of its parent and opened without following, so a link that appears in
-/// between is an error and nothing is made elsewhere (CVE-2024-45310).
+/// between makes nothing elsewhere: it is read, and followed from the root (CVE-2024-45310).
 pub(crate) fn ensure_directory(root: &RootDir, path: &Path) -> Result<OwnedFd, Errno> {
+    directory(root, path, MAX_LINKS)
+}
+
+fn directory(root: &RootDir, path: &Path, links: u32) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match root.open_file(path, flags, Mode::empty()).map_err(errno) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
     let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Err(Errno::NOENT) };
-    let parent = ensure_directory(root, parent)?;
-    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+    let below = directory(root, parent, links)?;
+    match rustix::fs::mkdirat(&below, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e),
     }
-    rustix::fs::openat(&parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    match rustix::fs::openat(&below, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Err(e @ (Errno::NOTDIR | Errno::LOOP)) => {
+            let path = link(&below, parent, name).ok_or(e)?;
+            directory(root, &path, links.checked_sub(1).ok_or(Errno::LOOP)?)
+        }
+        other => other,
+    }
 }
 
 /// Where the link `name` in `directory`, which is `path`, leads, as a path below the root; lexically.
@@ -127,12 +138,15 @@ mod tests {
         let root = RootDir::open(inside.path()).unwrap();
         std::os::unix::fs::symlink(outside.path(), inside.path().join("link")).unwrap();
         std::os::unix::fs::symlink("/nowhere", inside.path().join("dangling")).unwrap();
-        // The absolute link resolves inside the root, where its target is missing.
-        assert!(ensure_directory(&root, Path::new("/link/x")).is_err());
+        // The absolute link leads below the root, where its target is missing and is made.
+        assert!(ensure_directory(&root, Path::new("/link/x")).is_ok());
+        let name = outside.path().strip_prefix("/").unwrap();
+        assert!(inside.path().join(name).join("x").is_dir());
         assert!(ensure_file(&root, Path::new("/dangling")).is_ok());
         assert!(inside.path().join("nowhere").is_file() && !Path::new("/nowhere").exists());
         std::os::unix::fs::symlink("../../run/x/y", inside.path().join("deep")).unwrap();
         assert!(ensure_file(&root, Path::new("/deep")).is_ok() && inside.path().join("run/x/y").is_file());
+        assert_eq!(ensure_directory(&root, Path::new("/nowhere/x")).unwrap_err(), Errno::NOTDIR);
         std::os::unix::fs::symlink("loop", inside.path().join("loop")).unwrap();
         assert_eq!(ensure_file(&root, Path::new("/loop")).unwrap_err(), Errno::LOOP);
         assert!(ensure_directory(&root, Path::new("/a/b/c")).is_ok());

@@ -5,7 +5,8 @@ use crate::namespaces::{self, Namespaces};
 use crate::plan::{Plan, Step};
 use crate::procfs::Proc;
 use crate::state::Container;
-use crate::{Error, child, console, hooks, idmap, limits, listener, rdt};
+use crate::trace::say;
+use crate::{Error, child, config, console, hooks, idmap, limits, listener, rdt};
 use oci::runtime::{Hooks, Process, Resources, Spec};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
@@ -25,7 +26,7 @@ pub(crate) struct Job<'a> {
     pub(crate) cgroup: Option<&'a cgroup::Cgroup>,
     /// Limits to set; none for an exec, which joins what is there.
     pub(crate) resources: Option<Resources>,
-    /// The unit that systemd is asked for.
+    /// The unit that systemd is asked for; for an exec, the one that is there.
     pub(crate) unit: Option<cgroup::Unit>,
     /// prestart and createRuntime.
     pub(crate) hooks: Option<&'a Hooks>,
@@ -118,7 +119,10 @@ pub(crate) fn spawn(
     if forks {
         new = 0;
     }
-    let cloned = sys::process::clone3(new.into(), false, job.cgroup.and_then(cgroup::Cgroup::v2_directory));
+    // A user may not move a process from outside what systemd gave the user; systemd may.
+    let users = job.unit.as_ref().is_some_and(|unit| unit.manager.is_some());
+    let into = job.cgroup.filter(|_| !users).and_then(cgroup::Cgroup::v2_directory);
+    let cloned = sys::process::clone3(new.into(), false, into);
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop((ours, container.take(), back, job));
@@ -139,6 +143,7 @@ pub(crate) fn spawn(
         program: String::new(),
         kill: true,
     };
+    say(|| format!("cloned process {pid}, namespaces {new:#x}"));
     leave(back)?;
     if forks {
         follow_fork(&mut started, job.cgroup)?;
@@ -236,11 +241,16 @@ fn prepare(started: &Started, job: &Job<'_>, proc: &Proc, warnings: &mut Vec<Str
         limits::set(Pid::from_raw(pid), &job.process.rlimits, |text| warnings.push(text))
             .map_err(|(what, e)| Error::io(what, e))?;
     }
-    if let (Some(unit), Some(resources)) = (&job.unit, &job.resources) {
-        unit.start(pid, resources, cgroup::mode()? == cgroup::Mode::V2)?;
+    match (&job.unit, &job.resources) {
+        (Some(unit), Some(resources)) => unit.start(pid, resources, cgroup::mode()? == cgroup::Mode::V2)?,
+        (Some(unit), None) if unit.manager.is_some() => unit.attach(pid)?,
+        _ => {}
     }
     if let (Some(cgroup), Some(resources)) = (job.cgroup, &job.resources) {
         warnings.extend(cgroup.apply(resources)?.into_iter().map(|warning| warning.to_string()));
+        if let Some(uid) = config::cgroup_owner(job.spec, job.process, &job.namespaces) {
+            cgroup.delegate(uid)?;
+        }
     }
     let linux = job.spec.linux.as_ref();
     if let (Some(root), Some(rdt)) = (&job.rdt, linux.and_then(|linux| linux.intel_rdt.as_ref())) {
@@ -279,6 +289,7 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
         let Some(message) = message else { return Err(fate(started, job.cgroup)) };
         match message.kind {
             Kind::Ready => {
+                say(|| format!("process {} is set up and waits", started.pid));
                 started.program = message.text;
                 return Ok(());
             }

@@ -114,19 +114,21 @@ pub(crate) struct Scope {
     name: String,
     slice: String,
     bus: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    manager: Option<String>,
 }
 
 impl From<cgroup::Unit> for Scope {
     fn from(unit: cgroup::Unit) -> Scope {
-        Scope { name: unit.name, slice: unit.slice, bus: unit.bus }
+        Scope { name: unit.name, slice: unit.slice, bus: unit.bus, manager: unit.manager }
     }
 }
 
 impl State {
     /// The unit of systemd's that it is in.
     pub(crate) fn unit(&self) -> Option<cgroup::Unit> {
-        let Scope { name, slice, bus } = self.scope.clone()?;
-        Some(cgroup::Unit { name, slice, bus })
+        let Scope { name, slice, bus, manager } = self.scope.clone()?;
+        Some(cgroup::Unit { name, slice, bus, manager })
     }
 
     pub(crate) fn new(id: &ContainerId, bundle: PathBuf, rootfs: PathBuf) -> State {
@@ -287,7 +289,7 @@ impl Container {
 
     /// The document as it was at create, with the limits of the last update.
     pub(crate) fn read_config(&self) -> Result<oci::runtime::Spec, Error> {
-        serde_json::from_slice(&self.read_file(CONFIG)?)
+        oci::runtime::from_json(&self.read_file(CONFIG)?)
             .map_err(|e| Error::Document { path: self.path.join(CONFIG), source: e })
     }
 

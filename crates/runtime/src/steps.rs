@@ -91,9 +91,14 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
             Ok(())
         }),
         Step::Await => world.wait_for_go(),
-        Step::Join(list) => list.into_iter().try_for_each(|(kind, fd)| {
-            namespaces::enter(kind, fd).map_err(|e| Failure::new(format!("join {} namespace", kind.name), e))
-        }),
+        Step::Join(mut list) => {
+            let enter = |kind: namespaces::Kind, fd: &OwnedFd| namespaces::enter(kind, fd);
+            list.retain(|(kind, fd)| *kind == namespaces::USER || enter(*kind, fd).is_err());
+            list.reverse();
+            list.into_iter().try_for_each(|(kind, fd)| {
+                enter(kind, &fd).map_err(|e| Failure::new(format!("join {} namespace", kind.name), e))
+            })
+        }
         Step::JoinProcess { pidfd, namespaces } => {
             let bits = ThreadNameSpaceType::from_bits_retain(namespaces);
             let joined = rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), bits);

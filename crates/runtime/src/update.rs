@@ -5,6 +5,7 @@
 //! one, the old limits are written again.
 
 use crate::procfs::Proc;
+use crate::rdt::{self, Schemas};
 use crate::state::{ContainerId, Status, Store};
 use crate::verbs::open_cgroup;
 use crate::{Error, config};
@@ -17,10 +18,16 @@ use serde_json::Value;
 ///
 /// [`Error::WrongState`] for a container that is not there any more, and the kernel's refusal of a value; then the limits
 /// are those before.
-pub fn update(store: &Store, id: &ContainerId, wanted: &Resources) -> Result<Vec<String>, Error> {
+pub fn update(
+    store: &Store,
+    id: &ContainerId,
+    wanted: &Resources,
+    schemas: &Schemas,
+) -> Result<Vec<String>, Error> {
     let container = store.lock(id)?;
-    let state = container.read()?;
-    let (status, _) = container.status(&state, &Proc::open()?)?;
+    let mut state = container.read()?;
+    let proc = Proc::open()?;
+    let (status, _) = container.status(&state, &proc)?;
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {
         return Err(Error::WrongState { verb: "update", id: state.id, state: status.as_str() });
     }
@@ -28,6 +35,10 @@ pub fn update(store: &Store, id: &ContainerId, wanted: &Resources) -> Result<Vec
     let cgroup = cgroup.ok_or_else(|| Error::unsupported("update of a container without cgroup", ""))?;
     let mut spec = container.read_config()?;
     let linux = spec.linux.get_or_insert_default();
+    let resctrl = rdt::root(&proc).ok();
+    if !schemas.is_empty() {
+        schemas.lay_over(linux.intel_rdt.get_or_insert_default(), resctrl.as_deref())?;
+    }
     let before = linux.resources.clone().unwrap_or_default();
     let merged = merge(&before, wanted)?;
     let warnings = match cgroup.apply(&select(&merged, wanted)) {
@@ -40,6 +51,12 @@ pub fn update(store: &Store, id: &ContainerId, wanted: &Resources) -> Result<Vec
     };
     if let Some(unit) = state.unit() {
         unit.update(&select(&merged, wanted), cgroup::mode()? == cgroup::Mode::V2)?;
+    }
+    if let (false, Some(root), Some(rdt)) = (schemas.is_empty(), &resctrl, &linux.intel_rdt) {
+        // First what is to go with the container, then the group.
+        state.rdt.extend(rdt::will_make(root, rdt, id.as_str()));
+        container.write(&state)?;
+        schemas.write(root, rdt, id.as_str(), &cgroup.pids()?)?;
     }
     linux.resources = Some(merged);
     container.write_spec(&spec)?;

@@ -7,7 +7,8 @@ use crate::procfs::Proc;
 use crate::seal::{self, Circumstances};
 use crate::spawn::{Job, Started, reap, spawn};
 use crate::state::{Container, ContainerId, State, Status, Store, init, outcome};
-use crate::{Error, config, console, hooks, rdt, scheduling};
+use crate::trace::say;
+use crate::{Error, config, console, exec_cgroup, hooks, rdt, scheduling};
 use cgroup::Cgroup;
 use oci::runtime::{Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,10 +37,18 @@ pub struct Create {
     pub listen_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
-    /// Asks the systemd on this bus, by its socket, for the cgroup; `linux.cgroupsPath` is `SLICE:PREFIX:NAME` then.
-    pub systemd: Option<String>,
-    /// Of a user without privilege, who may go without a cgroup.
-    pub rootless: bool,
+    /// Asks this systemd for the cgroup; `linux.cgroupsPath` is `SLICE:PREFIX:NAME` then.
+    pub systemd: Option<Systemd>,
+    /// Of a user without privilege, who may go without a cgroup. Not said: of whoever is not root of the host.
+    pub rootless: Option<bool>,
+}
+
+/// Which systemd, by the socket of the bus that it is on.
+#[derive(Debug, Clone)]
+pub enum Systemd {
+    System(String),
+    /// A user's own.
+    User(String),
 }
 
 /// Options of `exec`. With `process` the others that describe a process are ignored.
@@ -54,6 +63,8 @@ pub struct Exec {
     pub additional_gids: Vec<u32>,
     pub caps: Vec<String>,
     pub no_new_privileges: bool,
+    pub selinux_label: Option<String>,
+    pub apparmor_profile: Option<String>,
     pub tty: bool,
     pub detach: bool,
     pub console_socket: Option<PathBuf>,
@@ -61,8 +72,8 @@ pub struct Exec {
     /// Hears of the process by its descriptor.
     pub pidfd_socket: Option<PathBuf>,
     pub preserve_fds: u32,
-    /// Below the container's cgroup, there already.
-    pub cgroup: Option<String>,
+    /// `[CONTROLLER[,CONTROLLER...]:]PATH` below the container's cgroup, there already.
+    pub cgroup: Vec<String>,
     /// Also in a paused container; the process waits until it is resumed.
     pub ignore_paused: bool,
 }
@@ -80,23 +91,6 @@ pub struct Exit {
 pub enum KillTarget {
     Init,
     All,
-}
-
-/// One row of `list`.
-#[derive(Debug, Clone, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Listed {
-    pub oci_version: String,
-    pub id: String,
-    pub pid: i32,
-    pub status: &'static str,
-    pub bundle: PathBuf,
-    pub rootfs: PathBuf,
-    pub created: String,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub annotations: std::collections::BTreeMap<String, String>,
-    /// Name of the user, or the number of one without name. Empty for `state`, as with runc.
-    pub owner: String,
 }
 
 /// Makes a container whose init waits for [`start`]. Nothing stays after an error.
@@ -157,6 +151,7 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
         state: Status::Stopped.as_str(),
     })?;
     let spec = container.read_config()?;
+    say(|| format!("let process {} go", state.pid));
     if let Some(words) = outcome(&answer)? {
         return Err(not_started(&words, &spec));
     }
@@ -184,26 +179,6 @@ fn not_started(words: &[u8], spec: &Spec) -> Error {
     Error::Child { text }
 }
 
-/// The specification's state document, and more words as runc's.
-pub fn state(store: &Store, id: &ContainerId) -> Result<Listed, Error> {
-    listed(store, id, &Proc::open()?, &mut |_| String::new())
-}
-
-/// All containers, sorted by id. Those that vanish meanwhile are left out.
-pub fn list(store: &Store) -> Result<Vec<Listed>, Error> {
-    let proc = Proc::open()?;
-    let mut rows = Vec::new();
-    let mut names = users();
-    for id in store.ids()? {
-        match listed(store, &id, &proc, &mut names) {
-            Ok(row) => rows.push(row),
-            Err(Error::NotFound { .. }) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(rows)
-}
-
 /// Sends signal `number`.
 pub fn kill(store: &Store, id: &ContainerId, number: i32, target: KillTarget) -> Result<(), Error> {
     let state = store.read(id)?;
@@ -213,6 +188,7 @@ pub fn kill(store: &Store, id: &ContainerId, number: i32, target: KillTarget) ->
     let shares_pids = state.namespaces & namespaces::PID.bit == 0;
     // The kernel ends what is in a PID namespace with its init; without one, the others would stay.
     let everyone = target == KillTarget::All || number == 9 && shares_pids;
+    say(|| format!("signal {number} to {}", if everyone { "every process" } else { "the first process" }));
     if everyone && let Some(cgroup) = open_cgroup(&state)? {
         if number == 9 {
             return Ok(cgroup.kill()?);
@@ -292,6 +268,7 @@ pub(crate) fn dispose(
     rdt::leave(&state.rdt)?;
     let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
     container.remove()?;
+    say(|| format!("container {} is removed", state.id));
     // The container is gone whatever they say.
     let warnings = hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
     // All that could be removed is; that systemd could not be told is worth knowing.
@@ -311,6 +288,9 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         (Status::Paused, Some(init)) if options.ignore_paused => init,
         _ => return Err(Error::WrongState { verb: "exec in", id: state.id, state: status.as_str() }),
     };
+    if options.process.is_none() && options.args.is_empty() {
+        return Err(Error::argument("exec args cannot be empty"));
+    }
     let spec = container.read_config()?;
     // An exec changes nothing in the directory, and may last.
     drop(container);
@@ -322,7 +302,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         seal::ensure_sealed()?;
     }
     let console = console_sink(&process, options.console_socket.as_deref(), options.detach)?;
-    let cgroup = exec_cgroup(&state, options.cgroup.as_deref())?;
+    let (cgroup, tasks) = exec_cgroup::place(&state, &options.cgroup)?;
     let own = differing(&state, &proc)?;
     let itself = own & plan::joins_itself() == plan::joins_itself();
     let enter_pid = (own & namespaces::PID.bit != 0 && !itself)
@@ -333,11 +313,12 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         .no_pivot
         .then(|| config::open_root(Path::new(&format!("/proc/{}/root", state.pid))))
         .transpose()?;
+    say(|| format!("exec in process {}'s namespaces {own:#x}, by way of {tasks:?}", state.pid));
     let plan = plan::exec(Joining {
         spec: &spec,
         process: &process,
         init,
-        cgroup: cgroup.as_ref(),
+        tasks,
         namespaces: own,
         root,
         console,
@@ -351,7 +332,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
         process: &process,
         cgroup: cgroup.as_ref(),
         resources: None,
-        unit: None,
+        unit: state.unit(),
         hooks: None,
         hook_state: oci_state(&state, "running"),
         in_user_namespace: own & namespaces::USER.bit != 0,
@@ -415,6 +396,14 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     config::check(&spec, &namespaces, &proc)?;
     let watched = !namespaces.makes(namespaces::PID);
     let sealed = seal::is_needed(&Circumstances { spec: &spec, process, watched, starts: true })?;
+    say(|| {
+        let (new, joined) = (namespaces.new, namespaces.joined.len());
+        format!(
+            "bundle {}: new namespaces {new:#x}, {joined} joined; init is {}",
+            bundle.display(),
+            ["the launcher", "this program, sealed"][usize::from(sealed)]
+        )
+    });
     if sealed {
         // Starts over if it is not; nothing is made yet.
         seal::ensure_sealed()?;
@@ -424,9 +413,19 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     let mut state = State::new(id, bundle, rootfs);
     state.cgroup = match &options.systemd {
         None => config::cgroup_path(&spec, id.as_str()),
-        Some(bus) => {
+        Some(systemd) => {
             let path = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
-            let unit = cgroup::Unit::parse(path.unwrap_or_default(), id.as_str(), bus)?;
+            let path = path.unwrap_or_default();
+            let unit = match systemd {
+                Systemd::System(bus) => cgroup::Unit::parse(path, id.as_str(), bus)?,
+                Systemd::User(_) if cgroup::mode()? != cgroup::Mode::V2 => {
+                    return Err(Error::unsupported(
+                        "--systemd-cgroup without root",
+                        "it needs cgroup v2 alone",
+                    ));
+                }
+                Systemd::User(bus) => cgroup::Unit::parse_user(path, id.as_str(), bus)?,
+            };
             let path = unit.path()?;
             state.scope = Some(unit.into());
             Some(path)
@@ -441,6 +440,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         state.rdt = rdt::will_make(root, rdt, id.as_str());
     }
     let container = store.create(id)?;
+    say(|| format!("container {}: cgroup {:?}, rootfs {}", state.id, state.cgroup, state.rootfs.display()));
     let prepared = (|| {
         container.write_config(&bytes)?;
         container.write(&state)?;
@@ -517,6 +517,7 @@ fn populate(
         state: hook_state.clone(),
     };
     let plan = plan::create(request, &mut namespaces)?;
+    say(|| format!("the first process has {} steps to go", plan.steps.len()));
     let job = Job {
         namespaces,
         spec,
@@ -543,19 +544,30 @@ fn populate(
 
 /// Makes the cgroup. A user who may not is left without one if the document asks for none, neither by its path nor by a
 /// limit; as with runc.
-pub(crate) fn make_cgroup(state: &mut State, spec: &Spec, rootless: bool) -> Result<Option<Cgroup>, Error> {
+pub(crate) fn make_cgroup(
+    state: &mut State,
+    spec: &Spec,
+    rootless: Option<bool>,
+) -> Result<Option<Cgroup>, Error> {
     let Some(path) = state.cgroup.as_deref() else { return Ok(None) };
+    let rootless = || rootless.unwrap_or_else(|| !cgroup::dbus::is_root_of_host());
     match Cgroup::create(path) {
-        Err(e) if rootless && errors::HasKind::kind(&e) == errors::Kind::Denied => {
+        Err(e) if errors::HasKind::kind(&e) == errors::Kind::Denied && rootless() => {
             let linux = spec.linux.as_ref();
             let asked =
                 linux.and_then(|linux| linux.cgroups_path.as_ref()).is_some_and(|path| !path.is_empty());
             let limits = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
             let limits = oci::runtime::Resources { devices: Vec::new(), ..limits };
-            if asked || limits != oci::runtime::Resources::default() {
+            if asked {
+                return Err(Error::Io {
+                    operation: "unable to apply cgroup configuration: permission denied".into(),
+                    source: std::io::Error::other(errors::chain(&e).to_string()),
+                });
+            }
+            if limits != oci::runtime::Resources::default() {
                 return Err(Error::Io {
                     operation:
-                        "rootless needs no limits + no cgroupsPath when no permission is granted for cgroups"
+                        "rootless needs no limits + no cgrouppath when no permission is granted for cgroups"
                             .into(),
                     source: std::io::Error::other(errors::chain(&e).to_string()),
                 });
@@ -596,43 +608,6 @@ pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
     Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
 }
 
-/// Names of users by number, from the host's file, read when first asked.
-fn users() -> impl FnMut(u32) -> String {
-    let mut text = None;
-    move |uid| {
-        let text = text.get_or_insert_with(|| std::fs::read_to_string("/etc/passwd").unwrap_or_default());
-        let number = uid.to_string();
-        let name = text.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)? == number).then(|| name.to_owned())
-        });
-        name.unwrap_or(number)
-    }
-}
-
-fn listed(
-    store: &Store,
-    id: &ContainerId,
-    proc: &Proc,
-    owner: &mut impl FnMut(u32) -> String,
-) -> Result<Listed, Error> {
-    let state = store.read(id)?;
-    let status = store.status(id, &state, proc)?;
-    let alive = !matches!(status, Status::Stopped | Status::Creating);
-    Ok(Listed {
-        oci_version: oci::runtime::OCI_VERSION.into(),
-        id: state.id,
-        pid: if alive { state.pid } else { 0 },
-        status: status.as_str(),
-        bundle: state.bundle,
-        rootfs: state.rootfs,
-        created: state.created,
-        annotations: state.annotations,
-        owner: owner(state.owner),
-    })
-}
-
 fn oci_state(state: &State, status: &str) -> oci::runtime::State {
     oci::runtime::State {
         oci_version: oci::runtime::OCI_VERSION.into(),
@@ -662,24 +637,6 @@ fn freezer(
     Ok(change(&cgroup)?)
 }
 
-/// The container's cgroup, or `below` in it.
-fn exec_cgroup(state: &State, below: Option<&str>) -> Result<Option<Cgroup>, Error> {
-    let Some(below) = below else { return Ok(open_cgroup(state)?.filter(Cgroup::exists)) };
-    let refuse =
-        |reason: &str| Error::invalid("--cgroup", format!("bad sub cgroup path {below:?}: {reason}"));
-    if below.contains(':') {
-        return Err(Error::unsupported("--cgroup with controllers", "the path is for all of them"));
-    }
-    let Some(own) = &state.cgroup else { return Err(refuse("needs a container with a cgroup")) };
-    let below = below.trim_matches('/');
-    let path = if below.is_empty() { own.clone() } else { format!("{own}/{below}") };
-    let cgroup = Cgroup::open(&path)?;
-    if !cgroup.exists() {
-        return Err(refuse("is not there"));
-    }
-    Ok(Some(cgroup))
-}
-
 /// Descriptors to be passed on must be there: what is opened in their place would be passed on instead.
 fn check_preserved(count: u32) -> Result<(), Error> {
     for number in 3..3 + count {
@@ -703,7 +660,11 @@ fn send_pidfd(socket: Option<&Path>, started: &Started) -> Result<(), Error> {
 }
 
 /// Connects the console socket, or refuses what cannot work.
-fn console_sink(process: &Process, socket: Option<&Path>, detach: bool) -> Result<Option<OwnedFd>, Error> {
+pub(crate) fn console_sink(
+    process: &Process,
+    socket: Option<&Path>,
+    detach: bool,
+) -> Result<Option<OwnedFd>, Error> {
     match socket {
         Some(_) if !process.terminal => {
             Err(Error::invalid("process.terminal", "is false, but --console-socket is given"))
@@ -757,6 +718,9 @@ fn exec_process(spec: &Spec, options: &Exec) -> Result<Process, Error> {
     }
     process.user.additional_gids.extend(&options.additional_gids);
     process.no_new_privileges |= options.no_new_privileges;
+    let over = |given: &Option<String>| given.clone().filter(|text| !text.is_empty());
+    process.selinux_label = over(&options.selinux_label).or(process.selinux_label);
+    process.apparmor_profile = over(&options.apparmor_profile).or(process.apparmor_profile);
     if !options.caps.is_empty() {
         let caps = process.capabilities.get_or_insert_default();
         // None can be ambient that is not inheritable, and what is inherited is the document's to say.

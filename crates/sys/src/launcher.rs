@@ -5,6 +5,7 @@
 //! launcher, which knows nothing of the host:
 //!
 //! ```text
+//! rt_sigaction(SIGTERM) ends it: it may be process 1, to which the kernel brings no signal that it does not handle
 //! seccomp(filter)       if one is to be loaded last
 //! write(channel, ready)
 //! close(channel)        unless it is the gate too
@@ -40,7 +41,8 @@ pub const SEALS: SealFlags =
 pub const AVAILABLE: bool = cfg!(target_arch = "x86_64");
 
 /// System calls that a filter loaded before must allow for a launcher to do its work.
-pub const CALLS: &[&str] = &["execveat", "write", "close", "read", "fcntl", "execve", "memfd_create"];
+pub const CALLS: &[&str] =
+    &["execveat", "rt_sigaction", "write", "close", "read", "fcntl", "execve", "memfd_create"];
 
 /// What the launcher is to do.
 #[derive(Debug)]
@@ -191,6 +193,18 @@ std::arch::global_asm!(
     "brig_launcher_begin:",
     "mov r12, rsp",
     "lea r13, [rip + brig_launcher_end]",
+    // rt_sigaction(SIGTERM, &{handler, SA_RESTORER, restorer, no mask}, 0, 8); the handler never returns
+    "lea rax, [rip + 75f]",
+    "mov [rsp - 64], rax",
+    "mov qword ptr [rsp - 56], 0x4000000",
+    "mov [rsp - 48], rax",
+    "mov qword ptr [rsp - 40], 0",
+    "mov eax, 13",
+    "mov edi, 15",
+    "lea rsi, [rsp - 64]",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "syscall",
     // seccomp(SECCOMP_SET_MODE_FILTER, flags, &prog)
     "cmp word ptr [r13 + 16], 0",
     "je 20f",
@@ -258,6 +272,9 @@ std::arch::global_asm!(
     "lea rsi, [rsp - 64]",
     "mov edx, 2",
     "syscall",
+    "jmp 80f",
+    "75:",
+    "mov ebx, 143",
     // exit_group(ebx)
     "80:",
     "mov edi, ebx",
@@ -332,6 +349,23 @@ mod tests {
         let (status, said, _) = launch(&["/bin/true", "true"], b"g", Some(&bad));
         assert_eq!(status.code(), Some(126));
         assert!(said.len() == 2 && said[0] == REFUSED, "{said:?}");
+    }
+
+    #[test]
+    fn sigterm_ends_it_while_it_waits() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let (mut said, channel) = io::pipe().unwrap();
+        let (channel_fd, gate) = (channel.as_fd(), theirs.as_fd());
+        let memory = prepare(&Launch { channel: channel_fd, gate, ready: b"r", filter: None }).unwrap();
+        let mut child = Command::new(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+        let mut child = child.arg0("/bin/true").arg("true").spawn().unwrap();
+        drop((channel, theirs));
+        io::Read::read_exact(&mut said, &mut [0]).unwrap();
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        // By its handler, not by the signal.
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        drop(ours);
     }
 
     #[test]

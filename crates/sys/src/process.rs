@@ -220,6 +220,17 @@ pub fn reset_signals(ignored: u64) {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
 }
 
+/// Lets SIGTERM end this process until its next execve, also where it is process 1 of a PID namespace, to which the kernel
+/// brings no signal that it does not handle.
+pub fn end_at_sigterm() {
+    extern "C" fn end(_: libc::c_int) {
+        exit_now(128 + libc::SIGTERM)
+    }
+    let handler = end as extern "C" fn(libc::c_int);
+    // SAFETY: the handler does nothing but leave by `_exit`, which may be called at any moment.
+    unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+}
+
 /// Sends signal `number`, real-time ones too, to the process behind `pidfd`; 0 only asks whether it is there.
 ///
 /// # Errors

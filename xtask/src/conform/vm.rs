@@ -39,8 +39,17 @@ const RECIPE: &str = "1";
 /// Where `brig.ext4` is mounted.
 const BRIG: &str = "/brig";
 /// Test programs whose every test is quick, and asks the kernel something that differs on another kernel or on cgroup v2.
-const TESTS: &[&str] =
-    &["containers", "linux", "mounts", "rootless", "security", "verbs", "bad_input", "own_program"];
+const TESTS: &[&str] = &[
+    "containers",
+    "linux",
+    "mounts",
+    "rootless",
+    "security",
+    "security_limits",
+    "verbs",
+    "bad_input",
+    "own_program",
+];
 
 const UNIT: &str = "[Unit]\nDescription=brig's checks\nAfter=multi-user.target dbus.service systemd-journald.service\n\
      SuccessAction=poweroff-force\nFailureAction=poweroff-force\n\

@@ -14,9 +14,10 @@ pub(super) fn checkpoint(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Long("pre-dump") => options.pre_dump = true,
             Long("page-server") => {
                 let text = parser.value()?.string()?;
-                let (host, port) = text.rsplit_once(':').ok_or("Use --page-server ADDRESS:PORT")?;
-                let port = port.parse().map_err(|_| format!("invalid port of --page-server {text:?}"))?;
-                options.page_server = Some((host.into(), port));
+                let parts = text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && !port.is_empty());
+                let (host, port) = parts.ok_or("Use --page-server ADDRESS:PORT to specify page server")?;
+                let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                options.page_server = Some((host.into(), port.parse().map_err(|_| "Invalid port number")?));
             }
             Long("status-fd") => options.status_fd = Some(parser.value()?.parse()?).filter(|&fd| fd >= 0),
             Long("tcp-skip-in-flight") => options.criu.flags.push("--skip-in-flight"),
@@ -25,7 +26,7 @@ pub(super) fn checkpoint(parser: &mut lexopt::Parser) -> Parsed<Command> {
             other => shared(&mut options.criu, &Named::of(other)?, parser)?,
         }
     }
-    let id = id.ok_or("a container id is missing")?;
+    let id = id.ok_or_else(super::missing)?;
     Ok(Command::Checkpoint { id, options: Box::new(options) })
 }
 
@@ -43,17 +44,12 @@ pub(super) fn restore(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Long("no-subreaper") => {}
             // criu changes the root by itself.
             Long("no-pivot") => return Err("--no-pivot is not supported on restore".into()),
-            Long("console-socket") => {
-                return Err(
-                    "--console-socket is not supported on restore: criu's command line has no place for it"
-                        .into(),
-                );
-            }
+            Long("console-socket") => options.console_socket = path(parser)?,
             Value(value) if id.is_none() => id = Some(container_id(value)?),
             other => shared(&mut options.criu, &Named::of(other)?, parser)?,
         }
     }
-    let id = id.ok_or("a container id is missing")?;
+    let id = id.ok_or_else(super::missing)?;
     Ok(Command::Restore { id, options: Box::new(options) })
 }
 
@@ -82,7 +78,7 @@ fn shared(options: &mut Criu, name: &Named, parser: &mut lexopt::Parser) -> Pars
         "shell-job" => options.flags.push("--shell-job"),
         "file-locks" => options.flags.push("--file-locks"),
         "auto-dedup" => options.flags.push("--auto-dedup"),
-        "lazy-pages" => return Err("--lazy-pages is not supported".into()),
+        "lazy-pages" => options.lazy_pages = true,
         "manage-cgroups-mode" => {
             let mode = parser.value()?.string()?;
             if !["full", "strict", "soft", "ignore"].contains(&mode.as_str()) {
@@ -92,9 +88,9 @@ fn shared(options: &mut Criu, name: &Named, parser: &mut lexopt::Parser) -> Pars
         }
         "empty-ns" => match parser.value()?.string()?.as_str() {
             "network" => options.empty_network = true,
-            other => return Err(format!("namespace {other} is not supported").into()),
+            other => return Err(format!("namespace {other:?} is not supported").into()),
         },
-        other => return Err(format!("flag provided but not defined: --{other}").into()),
+        other => return Err(lexopt::Error::UnexpectedOption(format!("--{other}"))),
     }
     Ok(())
 }

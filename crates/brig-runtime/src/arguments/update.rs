@@ -12,57 +12,57 @@ pub(super) fn update(parser: &mut lexopt::Parser) -> Parsed<Command> {
     let mut id = None;
     let mut document = None;
     let mut flags = Resources::default();
+    let mut schemas = runtime::Schemas::default();
     while let Some(argument) = parser.next()? {
         match argument {
             Short('r') | Long("resources") => document = Some(parser.value()?.string()?),
-            Long(name) => {
+            Long("l3-cache-schema") => schemas.l3_cache = parser.value()?.string()?,
+            Long("mem-bw-schema") => schemas.mem_bw = parser.value()?.string()?,
+            Long(name) if LIMITS.contains(&name) => {
                 let name = name.to_owned();
-                let value = parser.value()?.string()?;
-                if !flag(&mut flags, &name, &value)? {
-                    return Err(format!("flag provided but not defined: --{name}").into());
-                }
+                flag(&mut flags, &name, &parser.value()?.string()?)?;
             }
             Value(value) if id.is_none() => id = Some(container_id(value)?),
             other => return Err(other.unexpected()),
         }
     }
-    let id = id.ok_or("a container id is missing")?;
+    let id = id.ok_or_else(super::missing)?;
     // As with runc, a document leaves no word to the flags.
     let mut resources = document.map(|path| read(&path)).transpose()?.unwrap_or(flags);
     if let Some(memory) = &mut resources.memory {
         without_limit(memory);
     }
-    Ok(Command::Update { id, resources: Box::new(resources) })
+    Ok(Command::Update { id, resources: Box::new(resources), schemas })
 }
 
-/// Sets one limit; an empty value sets nothing. False for a flag that is none.
-fn flag(limits: &mut Resources, name: &str, value: &str) -> Parsed<bool> {
+/// All flags that set a limit. Those of kernel memory are obsolete, as in runc, and still taken.
+const LIMITS: &[&str] = &[
+    "blkio-weight",
+    "cpu-period",
+    "cpu-quota",
+    "cpu-burst",
+    "cpu-share",
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "cpu-idle",
+    "cpuset-cpus",
+    "cpuset-mems",
+    "kernel-memory",
+    "kernel-memory-tcp",
+    "memory",
+    "memory-reservation",
+    "memory-swap",
+    "pids-limit",
+];
+
+/// Sets one of [`LIMITS`]; an empty value sets nothing.
+fn flag(limits: &mut Resources, name: &str, value: &str) -> Parsed<()> {
     let bad = |why: &str| lexopt::Error::from(format!("invalid value for {name}: {value:?}: {why}"));
     let unsigned = || value.parse::<u64>().map(Some).map_err(|e| bad(&e.to_string()));
     let signed = || value.parse::<i64>().map(Some).map_err(|e| bad(&e.to_string()));
     let bytes = || parse_bytes(value).map(Some).ok_or_else(|| bad("it is no size"));
-    let known = [
-        "blkio-weight",
-        "cpu-period",
-        "cpu-quota",
-        "cpu-burst",
-        "cpu-share",
-        "cpu-rt-period",
-        "cpu-rt-runtime",
-        "cpu-idle",
-        "cpuset-cpus",
-        "cpuset-mems",
-        "kernel-memory",
-        "kernel-memory-tcp",
-        "memory",
-        "memory-reservation",
-        "memory-swap",
-        "pids-limit",
-        "l3-cache-schema",
-        "mem-bw-schema",
-    ];
-    if !known.contains(&name) || value.is_empty() {
-        return Ok(known.contains(&name));
+    if value.is_empty() {
+        return Ok(());
     }
     match name {
         "blkio-weight" => {
@@ -83,14 +83,12 @@ fn flag(limits: &mut Resources, name: &str, value: &str) -> Parsed<bool> {
         "memory" => memory(limits).limit = bytes()?,
         "memory-reservation" => memory(limits).reservation = bytes()?,
         "memory-swap" => memory(limits).swap = bytes()?,
-        "pids-limit" => {
+        _ => {
             let limit = signed()?.unwrap_or(0);
             limits.pids = Some(oci::runtime::Pids { limit });
         }
-        "l3-cache-schema" => return Err("Intel RDT/CAT: l3 cache schema is not enabled".into()),
-        _ => return Err("Intel RDT/MBA: memory bandwidth schema is not enabled".into()),
     }
-    Ok(true)
+    Ok(())
 }
 
 fn cpu(limits: &mut Resources) -> &mut Cpu {
@@ -116,7 +114,7 @@ fn read(path: &str) -> Parsed<Resources> {
         std::fs::File::open(path).and_then(|file| file.take(MAX_DOCUMENT).read_to_end(&mut bytes))
     };
     result.map_err(|e| format!("read resources {path}: {e}"))?;
-    serde_json::from_slice(&bytes).map_err(|e| format!("read resources {path}: {e}").into())
+    oci::runtime::from_json(&bytes).map_err(|e| format!("read resources {path}: {e}").into())
 }
 
 /// Bytes as docker's tools write them: a number, maybe with a fraction, and `b`, `k`, `m`, `g`, `t`, `p`, by 1024; -1 is
@@ -169,13 +167,11 @@ mod tests {
     fn flags_are_runcs() {
         let mut limits = Resources::default();
         let mut set = |name: &str, value: &str| flag(&mut limits, name, value).map_err(|e| e.to_string());
-        assert_eq!(set("memory", "32M"), Ok(true));
-        assert_eq!(set("memory-swap", "-1"), Ok(true));
-        assert_eq!(set("cpu-share", "7"), Ok(true));
-        assert_eq!(set("cpuset-cpus", ""), Ok(true));
-        assert_eq!(set("what", "1"), Ok(false));
+        assert_eq!(set("memory", "32M"), Ok(()));
+        assert_eq!(set("memory-swap", "-1"), Ok(()));
+        assert_eq!(set("cpu-share", "7"), Ok(()));
+        assert_eq!(set("cpuset-cpus", ""), Ok(()));
         assert!(set("cpu-quota", "x").unwrap_err().starts_with("invalid value for cpu-quota"));
-        assert!(set("l3-cache-schema", "L3:0=f").is_err());
         let text = serde_json::to_string(&limits).unwrap();
         assert_eq!(text, r#"{"memory":{"limit":33554432,"swap":-1},"cpu":{"shares":7}}"#);
     }

@@ -7,6 +7,8 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("brig-runtime", "a_created_container_is_not_deleted", AS_RUNC),
     ("runc", "a_created_container_is_not_deleted", "deletes it, and engines rely on that"),
     ("crun", "a_created_container_is_not_deleted", AS_RUNC),
+    ("runc", "an_empty_key_is_an_error", "takes it as it is"),
+    ("crun", "an_empty_key_is_an_error", "takes it as it is"),
     ("runc", "versions_of_another_major_are_refused", "does not look at the version"),
     ("runc", "a_limit_named_twice_is_refused", "takes the last"),
     ("crun", "a_limit_named_twice_is_refused", "takes the last"),

@@ -35,6 +35,7 @@ tests! {
     configExtensibility unknown_properties_are_ignored;
     configValidValues invalid_values_are_errors;
     configAnnotations unknown_annotations_are_no_error;
+    configAnnotations an_empty_key_is_an_error;
     runtimeLinuxFileDescriptors only_the_standard_streams_are_open;
 }
 
@@ -340,4 +341,8 @@ fn only_the_standard_streams_are_open(runtime: &Runtime, name: &str) {
     // 3 is the directory that ls reads.
     assert_eq!(c.run().out, "0\n1\n2\n3\n");
     drop(leak);
+}
+
+fn an_empty_key_is_an_error(runtime: &Runtime, name: &str) {
+    case(runtime, name).set("/annotations", json!({"": "value"})).refused();
 }

@@ -7,6 +7,8 @@ use serde_json::json;
 tests! {
     #[quick] configLinuxCgroupsPath the_process_is_in_the_group_asked_for;
     configLinuxCgroupsPath the_same_path_is_the_same_place;
+    configLinuxControlGroups the_groups_owner_is_the_user_where_it_may_be_written;
+    configLinuxControlGroups the_groups_owner_is_not_changed_otherwise;
     #[quick] configLinuxMemory memory_limit;
     configLinuxMemory swappiness_and_reservation;
     configLinuxCPU shares_quota_and_period;
@@ -145,4 +147,33 @@ fn entries_count_in_order(runtime: &Runtime, name: &str) {
 fn a_controller_that_is_not_there_is_an_error(runtime: &Runtime, name: &str) {
     let mut c = case(runtime, name);
     c.set("/linux/resources/unified", json!({"nosuchcontroller.max": "1"})).refused();
+}
+
+/// The owners of the cgroup's directory and of two files in it, with a mount of these options.
+fn owners(runtime: &Runtime, name: &str, options: &[&str], namespace: bool) -> Vec<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.procs").exists() {
+        let mut c = case(runtime, name);
+        c.set("/process/user", json!({"uid": 1234, "gid": 0}))
+            .namespace("cgroup", namespace.then(|| json!({"type": "cgroup"})));
+        c.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        c.script("sleep 100").create();
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        let directory = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+        let owner = |file: &str| std::fs::metadata(directory.join(file)).unwrap().uid();
+        return [".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "memory.max"]
+            .map(owner)
+            .to_vec();
+    }
+    skip("not cgroup v2 alone")
+}
+
+fn the_groups_owner_is_the_user_where_it_may_be_written(runtime: &Runtime, name: &str) {
+    assert_eq!(owners(runtime, name, &["rw", "nosuid"], true), [1234, 1234, 1234, 1234, 0]);
+}
+
+fn the_groups_owner_is_not_changed_otherwise(runtime: &Runtime, name: &str) {
+    assert_eq!(owners(runtime, name, &["ro", "nosuid"], true), [0; 5]);
+    assert_eq!(owners(runtime, name, &["rw", "nosuid"], false), [0; 5]);
 }

@@ -28,6 +28,7 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
     ] {
         symlink("busybox", bin.join(applet)).unwrap();
     }
+    std::fs::create_dir(directory.path().join("state")).unwrap();
     for empty in ["etc", "tmp"] {
         std::fs::create_dir(directory.path().join("rootfs").join(empty)).unwrap();
     }

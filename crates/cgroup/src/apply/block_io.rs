@@ -57,6 +57,10 @@ fn write_weights(target: &Target<'_>, r: &BlockIo) -> Result<bool, Error> {
     }
     for device in &r.weight_device {
         let number = format!("{}:{}", device.major, device.minor);
+        if device.weight.is_none() && device.leaf_weight.is_none() {
+            let reason = "it has neither weight nor leafWeight";
+            return Err(Error::InvalidValue { limit: "block I/O weight", value: number, reason });
+        }
         if let Some(weight) = device.weight.filter(|&w| w != 0) {
             all &= target.write_if_there(by_device, &format!("{number} {}", value(weight)))?;
         }

@@ -49,6 +49,10 @@ pub(super) fn network(cgroup: &Cgroup, network: &NetworkClass) -> Result<(), Err
 
 pub(super) fn rdma(cgroup: &Cgroup, devices: &BTreeMap<String, Rdma>) -> Result<(), Error> {
     for (device, limit) in devices {
+        if limit.hca_handles.is_none() && limit.hca_objects.is_none() {
+            let reason = "it has neither hcaHandles nor hcaObjects";
+            return Err(Error::InvalidValue { limit: "rdma limit", value: device.clone(), reason });
+        }
         let target = Target::new(cgroup, "rdma", "rdma limit")?;
         let text = |n: Option<u32>| n.map_or("max".to_owned(), |n| n.to_string());
         let (handles, objects) = (text(limit.hca_handles), text(limit.hca_objects));

@@ -83,6 +83,11 @@ pub(crate) fn systemd(bus: &Bus, result: &'static str, calls: usize) -> mpsc::Re
                     }
                     connection.send(RETURN, &to, serial, "o", Body::default().string(job)).unwrap();
                 }
+                "Get" => {
+                    let mut body = Body::default();
+                    body.signature("s").string("/user.slice/user@7.service");
+                    connection.send(RETURN, &to, serial, "v", &body).unwrap();
+                }
                 _ => drop(connection.send(RETURN, &to, serial, "", &Body::default()).unwrap()),
             }
         }

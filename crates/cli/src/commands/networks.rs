@@ -11,6 +11,12 @@ use std::net::IpAddr;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Create {
+    /// The network from which to copy the configuration
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    config_from: String,
+    /// Create a configuration only network
+    #[arg(long)]
+    config_only: bool,
     /// Driver to manage the Network
     #[arg(short, long, value_name = "string", default_value = "bridge")]
     driver: String,
@@ -23,6 +29,9 @@ pub(crate) struct Create {
     /// IPv4 or IPv6 Gateway for the master subnet
     #[arg(long, value_name = "strings", value_delimiter = ',')]
     gateway: Vec<String>,
+    /// Create swarm routing-mesh network
+    #[arg(long)]
+    ingress: bool,
     /// Restrict external access to the network
     #[arg(long)]
     internal: bool,
@@ -36,13 +45,11 @@ pub(crate) struct Create {
     #[arg(long, value_name = "map")]
     ipam_opt: Vec<String>,
     /// Enable or disable IPv4 address assignment
-    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1,
-          require_equals = true, action = clap::ArgAction::Set)]
-    ipv4: bool,
+    #[arg(long, value_name = "bool", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    ipv4: Option<bool>,
     /// Enable or disable IPv6 address assignment
-    #[arg(long, value_name = "bool", default_value = "false", default_missing_value = "true", num_args = 0..=1,
-          require_equals = true, action = clap::ArgAction::Set)]
-    ipv6: bool,
+    #[arg(long, value_name = "bool", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    ipv6: Option<bool>,
     /// Set metadata on a network
     #[arg(long, value_name = "list")]
     label: Vec<String>,
@@ -94,6 +101,7 @@ pub(crate) struct Connect {
 pub(crate) async fn create(context: &Context, flags: &Create) -> Result<u8> {
     let body = json!({"Name": flags.name, "Driver": flags.driver, "CheckDuplicate": true,
         "Internal": flags.internal, "Attachable": flags.attachable, "Scope": flags.scope,
+        "Ingress": flags.ingress, "ConfigOnly": flags.config_only, "ConfigFrom": {"Network": flags.config_from},
         "EnableIPv4": flags.ipv4, "EnableIPv6": flags.ipv6,
         "IPAM": {"Driver": flags.ipam_driver, "Options": pairs(&flags.ipam_opt), "Config": pools(flags)?},
         "Options": pairs(&flags.opt), "Labels": pairs(&flags.label)});

@@ -45,6 +45,14 @@ pub(crate) enum Volume {
         #[arg(required = true, value_name = "VOLUME")]
         names: Vec<String>,
     },
+    /// Update a volume (cluster volumes only)
+    Update {
+        /// Cluster Volume availability
+        #[arg(long, value_name = "string", default_value = "active")]
+        availability: String,
+        #[arg(value_name = "VOLUME")]
+        name: String,
+    },
     /// Remove unused local volumes
     Prune(Prune),
     /// Write the content of a volume as a tar archive
@@ -85,6 +93,13 @@ pub(crate) async fn volume(context: &Context, command: Volume) -> Result<u8> {
                 client.delete(&path).await.map(|_| Some(name))
             })
             .await
+        }
+        Volume::Update { availability, name } => {
+            let path = Path::new(&["volumes", &name]).query("version", "0");
+            let body = Extra::json(&json!({"Spec": {"Availability": availability}}));
+            let response = client.request(Method::PUT, &path, body).await?;
+            client.read_all(response).await?;
+            Ok(0)
         }
         Volume::Prune(flags) => prune(context, "volumes", &flags).await,
         Volume::Export { output, name } => export(context, &name, output.as_deref()).await,

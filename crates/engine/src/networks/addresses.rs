@@ -1,7 +1,8 @@
 //! One network in memory: its pools, and who is on it.
 
-use super::Network;
 use super::cluster::{Cluster, RemoteEndpoint};
+use super::options::SharedMode;
+use super::{Network, NetworkPool};
 use crate::error::{During, Error};
 use crate::model::EndpointSettings;
 use crate::record::Record;
@@ -23,8 +24,8 @@ pub(crate) struct Entry {
 
 #[derive(Debug)]
 struct State {
-    ipv4: Option<Pool>,
-    ipv6: Option<Pool>,
+    /// In the order in which they are used up.
+    pools: Vec<Pool>,
     /// Containers with an endpoint, by id.
     held: BTreeMap<String, Held>,
     /// Who is on it on other hosts, by address.
@@ -57,28 +58,10 @@ impl Held {
     }
 }
 
-/// Docker's prefixes for the link-local addresses of an endpoint: those of 169.254.0.0/16 and fe80::/64.
-const LINK_LOCAL_PREFIXES: (u8, u8) = (16, 64);
-
-/// The further addresses that a client asks for, with the lengths of their prefixes.
-pub(super) fn link_local(settings: &EndpointSettings) -> Result<Vec<(IpAddr, u8)>, Error> {
-    let texts = settings.ipam_config.iter().flat_map(|ipam| &ipam.link_local_ips);
-    texts
-        .map(|text| match text.parse::<IpAddr>() {
-            Ok(address) if !address.is_unspecified() => {
-                let (v4, v6) = LINK_LOCAL_PREFIXES;
-                Ok((address, if address.is_ipv6() { v6 } else { v4 }))
-            }
-            _ => Err(Error::invalid(format!("invalid link-local IP address: {text}"))),
-        })
-        .collect()
-}
-
 impl Entry {
     pub(super) fn new(record: Network, cluster: Option<Arc<Cluster>>) -> Result<Entry, Error> {
         let state = State {
-            ipv4: pool_of(&record, false)?,
-            ipv6: pool_of(&record, true)?,
+            pools: pools_of(&record)?,
             held: BTreeMap::new(),
             remote: BTreeMap::new(),
             closed: false,
@@ -106,6 +89,9 @@ impl Entry {
         settings: &mut EndpointSettings,
     ) -> Result<(), Error> {
         let network = &self.record;
+        if network.config_only {
+            return Err(Error::denied("cannot create endpoint on configuration-only network"));
+        }
         let wanted = |text: fn(&crate::model::EndpointIpam) -> &String| {
             let text = settings.ipam_config.as_ref().map(text).filter(|t| !t.is_empty());
             text.map(|t| t.parse::<IpAddr>().map_err(|_| Error::invalid(format!("invalid IP address: {t}"))))
@@ -116,29 +102,29 @@ impl Entry {
         if state.closed {
             return Err(Error::NoSuchNetwork { name: network.name.clone() });
         }
-        let ipv4 = state.ipv4.as_mut().map(|pool| take(pool, wanted4, network)).transpose()?;
-        let ipv6 = match state.ipv6.as_mut().map(|pool| take(pool, wanted6, network)).transpose() {
+        let ipv4 = state.allocate(false, wanted4, network)?;
+        let ipv6 = match state.allocate(true, wanted6, network) {
             Ok(ipv6) => ipv6,
             Err(e) => {
-                if let (Some(pool), Some(address)) = (state.ipv4.as_mut(), ipv4) {
-                    pool.release(address);
-                }
+                ipv4.into_iter().for_each(|address| state.release(address));
                 return Err(e);
             }
         };
         settings.network_id.clone_from(&network.id);
         settings.endpoint_id = super::endpoint_id();
         let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
-        let prefix = |pool: &Option<Pool>| pool.as_ref().map_or(0, |p| p.subnet().prefix());
+        let pool = |address: Option<IpAddr>| network.pool_with(address?);
+        let prefix = |address| pool(address).and_then(|p| p.net().ok()).map_or(0, |net| net.prefix());
         settings.ip_address = text(ipv4);
-        settings.ip_prefix_len = prefix(&state.ipv4);
+        settings.ip_prefix_len = prefix(ipv4);
         settings.global_ipv6_address = text(ipv6);
-        settings.global_ipv6_prefix_len = prefix(&state.ipv6);
-        if !network.internal {
-            settings.gateway = text(network.gateway(false));
-            settings.ipv6_gateway = text(network.gateway(true));
+        settings.global_ipv6_prefix_len = prefix(ipv6);
+        let routed = network.shared_mode()?.is_some_and(SharedMode::is_routed);
+        if !network.leads_nowhere() && !routed {
+            settings.gateway = text(pool(ipv4).and_then(|p| p.gateway));
+            settings.ipv6_gateway = text(pool(ipv6).and_then(|p| p.gateway));
         }
-        if let Some(IpAddr::V4(address)) = ipv4 {
+        if let (Some(address), true) = (ipv4.or(ipv6), network.driver != "ipvlan") {
             settings.mac_address = match record.wanted_macs.get(&network.name) {
                 Some(asked) => asked.clone(),
                 None => mac_text(network::mac_for(address)),
@@ -184,14 +170,9 @@ impl Entry {
     /// Takes the addresses that a running container has.
     pub(super) fn adopt(&self, record: &Record, settings: &EndpointSettings) {
         let mut state = self.lock();
-        let State { ipv4, ipv6, held, .. } = &mut *state;
-        for (pool, text) in [(ipv4, &settings.ip_address), (ipv6, &settings.global_ipv6_address)] {
-            if let (Some(pool), Ok(address)) = (pool.as_mut(), text.parse()) {
-                // Two records with one address cannot be; if they were, the second simply keeps what it has.
-                drop(pool.allocate(Some(address)));
-            }
-        }
-        held.insert(record.id.to_string(), Held::new(record, settings));
+        // Two records with one address cannot be; if they were, the second simply keeps what it has.
+        super::addresses_of(settings).into_iter().for_each(|address| state.take(address));
+        state.held.insert(record.id.to_string(), Held::new(record, settings));
     }
 
     /// Takes the endpoint's addresses back. Harmless if it has none, or if the container has another one by now.
@@ -212,12 +193,7 @@ impl Entry {
             return;
         }
         state.held.remove(id);
-        let State { ipv4, ipv6, .. } = &mut *state;
-        for (pool, text) in [(ipv4, &settings.ip_address), (ipv6, &settings.global_ipv6_address)] {
-            if let (Some(pool), Ok(address)) = (pool.as_mut(), text.parse()) {
-                pool.release(address);
-            }
-        }
+        super::addresses_of(settings).into_iter().for_each(|address| state.release(address));
     }
 
     /// Forgets an endpoint whose addresses are another host's, as it turned out: nobody here gets them either.
@@ -269,10 +245,8 @@ impl Entry {
     /// Nobody on another host has this address any more. Who had it.
     pub(super) fn remove_remote(&self, address: IpAddr) -> Option<RemoteEndpoint> {
         let mut state = self.lock();
-        if !state.held.values().any(|h| h.addresses.contains(&address))
-            && let Some(pool) = state.pool_mut(address)
-        {
-            pool.release(address);
+        if !state.held.values().any(|h| h.addresses.contains(&address)) {
+            state.release(address);
         }
         state.remote.remove(&address)
     }
@@ -281,8 +255,8 @@ impl Entry {
     pub(super) fn set_remote(&self, remote: BTreeMap<IpAddr, RemoteEndpoint>) {
         let mut state = self.lock();
         // From nothing: what was taken for another's may be free.
-        if let (Ok(ipv4), Ok(ipv6)) = (pool_of(&self.record, false), pool_of(&self.record, true)) {
-            (state.ipv4, state.ipv6) = (ipv4, ipv6);
+        if let Ok(pools) = pools_of(&self.record) {
+            state.pools = pools;
         }
         let held: Vec<IpAddr> = state.held.values().flat_map(|h| h.addresses.clone()).collect();
         for address in held.into_iter().chain(remote.keys().copied()) {
@@ -327,7 +301,50 @@ impl Entry {
 
 impl State {
     fn pool_mut(&mut self, address: IpAddr) -> Option<&mut Pool> {
-        if address.is_ipv6() { self.ipv6.as_mut() } else { self.ipv4.as_mut() }
+        self.pools.iter_mut().find(|p| p.subnet().contains(address))
+    }
+
+    fn release(&mut self, address: IpAddr) {
+        if let Some(pool) = self.pool_mut(address) {
+            pool.release(address);
+        }
+    }
+
+    /// Takes an address of a family, `wanted` or one of the first pool that has any; None on a network without the family.
+    /// With Docker's words for what can go wrong.
+    fn allocate(
+        &mut self,
+        is_ipv6: bool,
+        wanted: Option<IpAddr>,
+        network: &Network,
+    ) -> Result<Option<IpAddr>, Error> {
+        let mut last = Ok(None);
+        for pool in self.pools.iter_mut().filter(|p| p.subnet().is_ipv6() == is_ipv6) {
+            match pool.allocate(wanted) {
+                Ok(address) => return Ok(Some(address)),
+                // The next may have it.
+                Err(e @ (network::Error::AddressOutside { .. } | network::Error::PoolExhausted { .. })) => {
+                    last = Err(e);
+                }
+                Err(e) => {
+                    last = Err(e);
+                    break;
+                }
+            }
+        }
+        let family = if is_ipv6 { 6 } else { 4 };
+        last.map_err(|e| match e {
+            network::Error::AddressTaken { .. } => Error::denied("Address already in use"),
+            network::Error::AddressOutside { address, .. } => Error::invalid(format!(
+                "invalid address {address}: It does not belong to any of this network's subnets"
+            )),
+            _ => Error::Exhausted {
+                message: format!(
+                    "no available IPv{family} addresses on this network's address pools: {} ({})",
+                    network.name, network.id
+                ),
+            },
+        })
     }
 
     /// Has nobody else be given the address. Harmless if it is given.
@@ -338,33 +355,18 @@ impl State {
     }
 }
 
-/// The addresses of one family of a network, none of them given out.
-fn pool_of(record: &Network, is_ipv6: bool) -> Result<Option<Pool>, Error> {
-    let Some(pool) = record.pool(is_ipv6) else { return Ok(None) };
-    let reserved: Vec<IpAddr> = pool.gateway.into_iter().chain(pool.aux.values().copied()).collect();
-    let addresses = Pool::new(pool.net()?, &reserved);
+/// The addresses of a network, none of them given out.
+fn pools_of(record: &Network) -> Result<Vec<Pool>, Error> {
     let doing = || format!("read the record of network {}", record.name);
-    Ok(Some(match &pool.ip_range {
-        Some(range) => addresses.with_range(range.parse().during(doing)?).during(doing)?,
-        None => addresses,
-    }))
-}
-
-/// Takes an address, with Docker's words for what can go wrong.
-fn take(pool: &mut Pool, wanted: Option<IpAddr>, network: &Network) -> Result<IpAddr, Error> {
-    let family = if pool.subnet().is_ipv6() { 6 } else { 4 };
-    pool.allocate(wanted).map_err(|e| match e {
-        network::Error::AddressTaken { .. } => Error::denied("Address already in use"),
-        network::Error::AddressOutside { address, .. } => Error::invalid(format!(
-            "invalid address {address}: It does not belong to any of this network's subnets"
-        )),
-        _ => Error::Exhausted {
-            message: format!(
-                "no available IPv{family} addresses on this network's address pools: {} ({})",
-                network.name, network.id
-            ),
-        },
-    })
+    let of = |pool: &NetworkPool| {
+        let reserved: Vec<IpAddr> = pool.gateway.into_iter().chain(pool.aux.values().copied()).collect();
+        let addresses = Pool::new(pool.net()?, &reserved);
+        match &pool.ip_range {
+            Some(range) => addresses.with_range(range.parse().during(doing)?).during(doing),
+            None => Ok(addresses),
+        }
+    };
+    record.pools.iter().map(of).collect()
 }
 
 /// The names under which others on the network find the container.

@@ -64,7 +64,7 @@ impl Networks {
     pub(super) fn add_host_line(&self, engine: &Engine, record: &Record, settings: &EndpointSettings) {
         let hostname = &record.config.hostname;
         edit_hosts(engine, record, |text| {
-            for address in addresses_of(settings) {
+            for address in super::addresses_of(settings) {
                 text.push_str(&format!("{address}\t{hostname}\n"));
             }
         });
@@ -72,7 +72,7 @@ impl Networks {
 
     /// Takes the container's address on a network that it has left out of its hosts file.
     pub(super) fn remove_host_line(&self, engine: &Engine, record: &Record, settings: &EndpointSettings) {
-        let gone: Vec<String> = addresses_of(settings).iter().map(ToString::to_string).collect();
+        let gone: Vec<String> = super::addresses_of(settings).iter().map(ToString::to_string).collect();
         edit_hosts(engine, record, |text| {
             let kept =
                 text.lines().filter(|l| !l.split('\t').next().is_some_and(|a| gone.iter().any(|g| g == a)));
@@ -113,11 +113,7 @@ fn edit_hosts(engine: &Engine, record: &Record, change: impl FnOnce(&mut String)
 
 /// The container's addresses on all networks.
 fn addresses(record: &Record) -> Vec<IpAddr> {
-    record.networks.values().flat_map(addresses_of).collect()
-}
-
-fn addresses_of(settings: &EndpointSettings) -> Vec<IpAddr> {
-    [&settings.ip_address, &settings.global_ipv6_address].iter().filter_map(|t| t.parse().ok()).collect()
+    record.networks.values().flat_map(super::addresses_of).collect()
 }
 
 fn parse_address(text: &str) -> Result<IpAddr, Error> {

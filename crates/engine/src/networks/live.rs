@@ -4,9 +4,9 @@
 //! killed daemon leaves is an interface that no record knows, which the next start removes.
 
 use super::addresses::{self, Entry};
+use super::options::BridgeOptions;
 use super::{
-    Gateways, INTERFACE_NAME, Networks, SHARED_NAMESPACE, clear_one, default_route, host_interface,
-    interface_name,
+    Gateways, INTERFACE_NAME, Networks, SHARED_NAMESPACE, clear_one, host_interface, interface_name,
 };
 use crate::container::Container;
 use crate::error::{During, Error, blocking};
@@ -34,17 +34,18 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
             let family = if is_ipv6 { 6 } else { 4 };
             match text.parse::<std::net::IpAddr>() {
                 Ok(address) if address.is_ipv6() == is_ipv6 && !address.is_unspecified() => {
-                    let pool = entry.map(|e| e.record.pool(is_ipv6).and_then(|p| p.net().ok()));
-                    if user_defined && pool.is_some_and(|p| p.is_none_or(|p| !p.contains(address))) {
+                    if user_defined && entry.is_some_and(|e| e.record.pool_with(address).is_none()) {
                         mistakes.push(format!("no configured subnet contains IP address {address}"));
                     }
                 }
                 _ => mistakes.push(format!("invalid IPv{family} address: {text}")),
             }
         }
-    }
-    if let Err(e) = addresses::link_local(settings) {
-        mistakes.push(e.to_string());
+        for text in &ipam.link_local_ips {
+            if text.parse::<std::net::IpAddr>().map_or(true, |a| a.is_unspecified()) {
+                mistakes.push(format!("invalid link-local IP address: {text}"));
+            }
+        }
     }
     if !user_defined && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
         mistakes.push("network-scoped aliases are only supported for user-defined networks".to_string());
@@ -84,6 +85,9 @@ pub(super) fn check(name: &str, entry: Option<&Entry>, settings: &mut EndpointSe
             return Err(Error::invalid(format!(
                 "conflicting options: mac-address and the network mode {name}"
             )));
+        }
+        if entry.is_some_and(|e| e.record.driver == "ipvlan") {
+            return Err(Error::invalid("ipvlan interfaces do not support custom mac address assignment"));
         }
     }
     if !mistakes.is_empty() {
@@ -281,11 +285,7 @@ impl Networks {
         after.networks.insert(name.clone(), settings.clone());
         let done = self.try_join(engine, container, entry, before, &mut after, &settings);
         if done.is_err() {
-            let undone = match (entry.record.driver.as_str(), addresses::parse_mac(&settings.mac_address)) {
-                ("macvlan", Ok(mac)) => network::detach_macvlan(&engine.config.netns(after.id.as_str()), mac),
-                _ => network::detach(&host_interface(&settings)),
-            };
-            if let Err(e) = undone {
+            if let Err(e) = unmake(engine, &after, entry, &settings) {
                 tracing::warn!(network = name, error = %errors::chain(&e), "interface not removed");
             }
             entry.release(&after, &settings);
@@ -308,7 +308,7 @@ impl Networks {
         let path = engine.config.netns(after.id.as_str());
         let doing = || format!("connect to network {}", entry.record.name);
         let taken: HashSet<String> =
-            network::list_interfaces(&path).during(doing)?.into_iter().map(|(name, _)| name).collect();
+            network::list_interfaces(&path).during(doing)?.into_iter().map(|i| i.name).collect();
         let interface = interface_name(entry, settings, &taken)?;
         self.attach(&engine.config, after, entry, settings, &interface, &Gateways::default())?;
         if self.gateways(&before.networks) == Gateways::default() && after.ports.is_empty() {
@@ -332,14 +332,8 @@ impl Networks {
         gone: &EndpointSettings,
     ) -> Result<(), Error> {
         let doing = || format!("disconnect from network {}", entry.record.name);
-        let mut result = Ok(());
-        if entry.record.has_bridge() {
-            result = network::detach(&host_interface(gone)).during(doing);
-        } else if let Ok(mac) = addresses::parse_mac(&gone.mac_address) {
-            let path = engine.config.netns(after.id.as_str());
-            result = network::detach_macvlan(&path, mac).during(doing);
-        }
-        result = result.and(self.redirect(engine, before, after).during(doing));
+        let result = unmake(engine, after, entry, gone).during(doing);
+        let result = result.and(self.redirect(engine, before, after).during(doing));
         if after.ports.is_empty() {
             container.reservations.lock().expect("no holder panics").clear();
         }
@@ -357,7 +351,7 @@ impl Networks {
         let path = engine.config.netns(after.id.as_str());
         let interfaces = network::list_interfaces(&path)?;
         let gateways = self.gateways(&after.networks);
-        network::set_default_route(&path, &default_route(&after.networks, &gateways, &interfaces))?;
+        network::set_default_route(&path, &self.default_route(&after.networks, &gateways, &interfaces))?;
         let old = self.port_mappings(&before.networks, &before.ports);
         let new = self.port_mappings(&after.networks, &after.ports);
         if old != new {
@@ -376,9 +370,36 @@ impl Networks {
         let gateways = self.gateways(endpoints);
         let entry =
             |network: &Option<String>| self.find(network.as_deref()?).ok().filter(|e| e.record.has_bridge());
-        let ipv4 = entry(&gateways.ipv4);
-        let binding = ipv4.as_ref().and_then(|e| e.record.bridge_options().ok()?.host_binding);
-        crate::ports::Families { ipv4: ipv4.is_some(), ipv6: entry(&gateways.ipv6).is_some(), binding }
+        let (ipv4, ipv6) = (entry(&gateways.ipv4), entry(&gateways.ipv6));
+        let options = |e: &Option<Arc<Entry>>| e.as_ref()?.record.bridge_options().ok();
+        let (options4, options6) = (options(&ipv4), options(&ipv6));
+        let routed = |o: &Option<BridgeOptions>, side: usize| {
+            o.as_ref().is_some_and(|o| o.modes[side] == network::GatewayMode::Routed)
+        };
+        crate::ports::Families {
+            ipv4: ipv4.is_some(),
+            ipv6: ipv6.is_some(),
+            routed: [routed(&options4, 0), routed(&options6, 1)],
+            binding: options4.and_then(|o| o.host_binding),
+        }
+    }
+}
+
+/// Removes the endpoint's interface. Harmless if there is none.
+fn unmake(
+    engine: &Engine,
+    record: &Record,
+    entry: &Entry,
+    settings: &EndpointSettings,
+) -> Result<(), network::Error> {
+    match entry.record.shared_mode().ok().flatten() {
+        Some(mode) => {
+            let path = engine.config.netns(record.id.as_str());
+            let mac = addresses::parse_mac(&settings.mac_address).ok();
+            network::detach_shared(&path, mode.sharing(), &super::addresses_of(settings), mac)
+        }
+        None if entry.record.has_bridge() => network::detach(&host_interface(settings)),
+        None => Ok(()),
     }
 }
 

@@ -9,6 +9,8 @@
 //! start removes.
 
 use super::addresses::Entry;
+use super::options::SharedMode;
+use super::record::OVERLAP;
 use super::{BUILT_IN, Network, NetworkPool, NetworkRequest, Networks};
 use crate::Engine;
 use crate::error::{During, Error, blocking};
@@ -111,6 +113,14 @@ impl Engine {
 impl Networks {
     fn create(&self, db: &metadata::Database, request: NetworkRequest) -> Result<Network, Error> {
         let mut network = request.check()?;
+        if let Some(name) = network.config_from.clone() {
+            let missing = || Error::NoSuchConfiguration { name: name.clone() };
+            let other = self.find(&name).map_err(|_| missing())?;
+            if !other.record.config_only || other.record.name != name {
+                return Err(missing());
+            }
+            network.configure_by(&other.record)?;
+        }
         if network.driver == "overlay" {
             return self.create_shared(db, network);
         }
@@ -118,10 +128,17 @@ impl Networks {
         if self.entries().iter().any(|e| e.record.name == network.name) {
             return Err(Error::conflict(format!("network with name {} already exists", network.name)));
         }
+        if let Some(name) = &network.config_from {
+            // Under the lock: whoever removes it sees this one, or is seen.
+            self.find(name).map_err(|_| Error::NoSuchConfiguration { name: name.clone() })?;
+        }
         let host = lock_host();
-        self.choose_pools(&mut network)?;
+        if !network.config_only {
+            self.choose_pools(&mut network)?;
+        }
         let entry = self.entry(network)?;
         self.check_bridge_name(&entry.record)?;
+        self.check_parent(&entry.record)?;
         self.ensure(&entry)?;
         drop(host);
         if let Err(e) = self.put(db, &entry.record) {
@@ -175,6 +192,13 @@ impl Networks {
                 network.name
             )));
         }
+        if network.config_only {
+            let _making = self.making.lock().expect("no holder panics");
+            let takes = |e: &Arc<Entry>| e.record.config_from.as_deref() == Some(&network.name);
+            if self.entries().iter().any(takes) {
+                return Err(Error::denied(format!("configuration network \"{}\" is in use", network.name)));
+            }
+        }
         entry.close()?;
         if network.driver == "overlay"
             && let Err(e) = self.remove_shared(entry)
@@ -227,12 +251,9 @@ impl Networks {
     }
 
     fn remove_bridge(&self, network: &Network) {
-        if network.driver == "macvlan" {
+        if network.is_shared() {
             let owner = format!("{}:{}", network.id, self.engine_id);
-            let removed = network.macvlan_options().and_then(|(parent, _)| {
-                network::remove_parent(&parent, &owner).during(|| "remove the parent".into())
-            });
-            if let Err(e) = removed {
+            if let Err(e) = network::remove_parent(&network.parent().name, &owner) {
                 tracing::warn!(network = network.name, error = %errors::chain(&e), "parent not removed");
             }
         }
@@ -287,6 +308,24 @@ impl Networks {
         }
     }
 
+    /// Refuses a parent that another network has to itself, or shares in another way.
+    fn check_parent(&self, network: &Network) -> Result<(), Error> {
+        let Some(mode) = network.shared_mode()? else { return Ok(()) };
+        let alone = |mode| mode == SharedMode::Macvlan(network::MacvlanMode::Passthru);
+        let parent = network.parent().name;
+        for entry in self.entries() {
+            let Some(other) = entry.record.shared_mode()? else { continue };
+            let fits = other.sharing() == mode.sharing() && !alone(mode) && !alone(other);
+            if entry.record.parent().name == parent && !fits {
+                return Err(Error::denied(format!(
+                    "network {} is already using parent interface {parent}",
+                    entry.record.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Fills in the subnets and gateways that nobody named, and refuses those that overlap another network's.
     pub(super) fn choose_pools(&self, network: &mut Network) -> Result<(), Error> {
         self.choose_pools_beside(network, &self.subnets(), choose_subnet)
@@ -295,7 +334,8 @@ impl Networks {
     /// The subnets of all networks.
     fn subnets(&self) -> Vec<Subnet> {
         let entries = self.entries();
-        entries.iter().flat_map(|e| &e.record.pools).filter_map(|p| p.subnet.parse().ok()).collect()
+        let real = entries.iter().filter(|e| !e.record.config_only);
+        real.flat_map(|e| &e.record.pools).filter_map(|p| p.subnet.parse().ok()).collect()
     }
 
     fn choose_pools_beside(
@@ -306,12 +346,10 @@ impl Networks {
     ) -> Result<(), Error> {
         for pool in &network.pools {
             if own.iter().any(|other| pool.net().is_ok_and(|net| net.overlaps(*other))) {
-                return Err(Error::denied(
-                    "invalid pool request: Pool overlaps with other one on this address space",
-                ));
+                return Err(Error::denied(OVERLAP));
             }
         }
-        if network.pool(false).is_none() {
+        if network.pool(false).is_none() && !network.no_ipv4 {
             let mut taken = network::host_subnets().during(|| "list the host's subnets".into())?;
             taken.extend(own.iter().filter_map(|s| s.v4()));
             let subnet = choose_subnet(&taken)
@@ -323,7 +361,11 @@ impl Networks {
                 .map_err(|_| Error::invalid("all predefined address pools have been fully subnetted"))?;
             network.pools.push(pool_of(subnet.to_string()));
         }
+        let bare = [network.has_no_gateway(false)?, network.has_no_gateway(true)?];
         for pool in &mut network.pools {
+            if pool.gateway.is_none() && bare[usize::from(pool.net()?.is_ipv6())] {
+                continue;
+            }
             let aux: Vec<IpAddr> = pool.aux.values().copied().collect();
             let mut addresses = Pool::new(pool.net()?, &aux);
             if let Some(range) = pool.ip_range.as_ref().and_then(|r| r.parse().ok()) {

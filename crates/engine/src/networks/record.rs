@@ -1,36 +1,12 @@
 //! What the database keeps of a network, what a client asks for, and how one becomes the other.
 
+use super::options::{ENABLE_IPV4, ENABLE_IPV6, take_switch};
 use crate::error::{During, Error};
 use crate::record::{now, random_hex};
 use network::Subnet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-
-const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
-const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
-const ENABLE_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
-const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
-const GATEWAY_MODES: [&str; 2] =
-    ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
-const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
-const PARENT: &str = "parent";
-const MACVLAN_MODE: &str = "macvlan_mode";
-const MTU: &str = "com.docker.network.driver.mtu";
-const ENABLE_IPV4: &str = "com.docker.network.enable_ipv4";
-const ENABLE_IPV6: &str = "com.docker.network.enable_ipv6";
-const VXLAN_ID: &str = "com.docker.network.driver.overlay.vxlanid_list";
-const ENCRYPTED: &str = "encrypted";
-const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
-/// Options of networks that belong to the engine; others are a user's own and only kept.
-const ENGINE_OPTIONS: &str = "com.docker.network.";
-/// Least MTU that IPv4 and IPv6 work with.
-const MIN_MTU: [u32; 2] = [68, 1280];
-/// `u16::MAX`, the largest that bridge and veth take.
-const MAX_MTU: u32 = 65535;
-/// The longest prefix of an interface's name that leaves room for a number.
-const MAX_INTERFACE_PREFIX: usize = 11;
 
 /// A network as the database keeps it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +29,14 @@ pub struct Network {
     pub attachable: bool,
     #[serde(default)]
     pub ipv6: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_ipv4: bool,
+    /// Only a configuration that others take.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub config_only: bool,
+    /// The network whose configuration it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_from: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -87,19 +71,6 @@ impl NetworkPool {
     pub(crate) fn net(&self) -> Result<Subnet, Error> {
         self.subnet.parse().during(|| "read a network's record".into())
     }
-}
-
-/// What the driver's options say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BridgeOptions {
-    pub(crate) name: Option<String>,
-    pub(crate) icc: bool,
-    pub(crate) masquerade: bool,
-    pub(crate) mtu: Option<u32>,
-    /// Where ports are published that name no address.
-    pub(crate) host_binding: Option<IpAddr>,
-    /// Of interfaces inside, before their number.
-    pub(crate) interface_prefix: String,
 }
 
 impl Network {
@@ -139,75 +110,14 @@ impl Network {
         self.pool(is_ipv6).and_then(|p| p.gateway)
     }
 
-    pub(crate) fn bridge_options(&self) -> Result<BridgeOptions, Error> {
-        let truth = |key: &str, default: bool| match self.options.get(key).map(String::as_str) {
-            None => Ok(default),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => {
-                Err(Error::invalid(format!("failed to parse {key} value: {other} (invalid syntax)")))
-            }
-        };
-        if truth(INHIBIT_IPV4, false)? {
-            return Err(Error::unsupported(format!("the network option {INHIBIT_IPV4}")));
-        }
-        truth(DEFAULT_BRIDGE, false)?;
-        for key in GATEWAY_MODES {
-            match self.options.get(key).map(String::as_str) {
-                None | Some("" | "nat") => {}
-                Some(mode @ ("routed" | "isolated" | "nat-unprotected")) => {
-                    return Err(Error::unsupported(format!("the network option {key}={mode}")));
-                }
-                Some(other) => return Err(Error::invalid(format!("unknown gateway mode {other}"))),
-            }
-        }
-        let host_binding = match self.options.get(HOST_BINDING).map(String::as_str) {
-            None | Some("") => None,
-            Some(text) => Some(text.parse::<std::net::Ipv4Addr>().map(IpAddr::V4).map_err(|_| {
-                Error::invalid(format!("failed to parse {HOST_BINDING} value: {text} (invalid IPv4 address)"))
-            })?),
-        };
-        let interface_prefix = self.options.get(INTERFACE_PREFIX).map_or("eth", String::as_str);
-        let plain = interface_prefix.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_' || b == b'-');
-        if interface_prefix.is_empty() || interface_prefix.len() > MAX_INTERFACE_PREFIX || !plain {
-            return Err(Error::invalid(format!("invalid {INTERFACE_PREFIX}: {interface_prefix:?}")));
-        }
-        Ok(BridgeOptions {
-            name: self.options.get(BRIDGE_NAME).filter(|n| !n.is_empty()).cloned(),
-            icc: truth(ENABLE_ICC, true)?,
-            masquerade: truth(ENABLE_MASQUERADE, true)?,
-            mtu: self.mtu()?,
-            host_binding,
-            interface_prefix: interface_prefix.into(),
-        })
-    }
-
-    /// Parent interface and mode of a macvlan network.
-    pub(crate) fn macvlan_options(&self) -> Result<(String, network::MacvlanMode), Error> {
-        let parent = self.options.get(PARENT).filter(|p| !p.is_empty());
-        let Some(parent) = parent.filter(|_| !self.internal) else {
-            // Docker makes a dummy interface then.
-            return Err(Error::unsupported(
-                "a macvlan network that is internal or names no parent (-o parent=INTERFACE)",
-            ));
-        };
-        let mode = match self.options.get(MACVLAN_MODE).map(String::as_str) {
-            None | Some("" | "bridge") => network::MacvlanMode::Bridge,
-            Some("private") => network::MacvlanMode::Private,
-            Some("vepa") => network::MacvlanMode::Vepa,
-            Some("passthru") => network::MacvlanMode::Passthru,
-            Some(other) => {
-                return Err(Error::invalid(format!(
-                    "requested macvlan mode '{other}' is not valid, 'bridge' mode is the macvlan driver default"
-                )));
-            }
-        };
-        Ok((parent.clone(), mode))
+    /// The pool that an address is of.
+    pub(crate) fn pool_with(&self, address: IpAddr) -> Option<&NetworkPool> {
+        self.pools.iter().find(|p| p.net().is_ok_and(|net| net.contains(address)))
     }
 
     /// Whether containers have an interface on it.
     pub(crate) fn has_interfaces(&self) -> bool {
-        self.has_bridge() || self.driver == "macvlan"
+        self.has_bridge() || self.is_shared()
     }
 
     /// Whether it has a bridge on this host.
@@ -218,42 +128,6 @@ impl Network {
     /// `global` for one that several hosts share.
     pub fn scope(&self) -> &'static str {
         if self.driver == "overlay" { "global" } else { "local" }
-    }
-
-    /// The number that a user wants for a network that hosts share.
-    pub(crate) fn wanted_vni(&self) -> Result<Option<u32>, Error> {
-        let Some(text) = self.options.get(VXLAN_ID) else { return Ok(None) };
-        match text.parse() {
-            Ok(vni @ 1..=super::cluster::MAX_VNI) => Ok(Some(vni)),
-            _ => Err(Error::invalid(format!("invalid vxlan id value {text:?} passed"))),
-        }
-    }
-
-    /// Refuses options that the driver overlay does not have.
-    fn check_overlay(&self) -> Result<(), Error> {
-        let known = [VXLAN_ID, MTU, INTERFACE_PREFIX];
-        if self.options.get(ENCRYPTED).is_some_and(|v| v != "false") {
-            return Err(Error::unsupported("an encrypted overlay network"));
-        }
-        let ours = |k: &&String| k.starts_with(ENGINE_OPTIONS) && !known.contains(&k.as_str());
-        if let Some(key) = self.options.keys().find(ours) {
-            return Err(Error::unsupported(format!("the option {key} of an overlay network")));
-        }
-        self.wanted_vni().map(drop)
-    }
-
-    fn mtu(&self) -> Result<Option<u32>, Error> {
-        let Some(text) = self.options.get(MTU) else { return Ok(None) };
-        let error = |why: &str| Error::invalid(format!("failed to parse {MTU} value: {text} ({why})"));
-        let least = MIN_MTU[usize::from(self.ipv6)];
-        match text.parse::<i64>().map_err(|_| error("invalid syntax"))? {
-            ..0 => Err(Error::invalid(format!("invalid MTU number: {text}"))),
-            0 => Ok(None),
-            mtu => match u32::try_from(mtu) {
-                Ok(mtu @ 1..=MAX_MTU) if mtu >= least => Ok(Some(mtu)),
-                _ => Err(error(&format!("an MTU is between {least} and {MAX_MTU} here"))),
-            },
-        }
     }
 }
 
@@ -325,32 +199,42 @@ impl NetworkRequest {
             return Err(Error::denied(format!("operation is not permitted on predefined {name} network")));
         }
         let said = |flag: Option<bool>| flag == Some(true);
-        let config_from = self.config_from.is_some_and(|c| !c.network.is_empty());
+        let config_from = self.config_from.map(|c| c.network).filter(|name| !name.is_empty());
+        let driver = self.driver.filter(|d| !d.is_empty()).unwrap_or_else(|| "bridge".into());
         let scope = self.scope.unwrap_or_default();
-        let is_shared = self.driver.as_deref() == Some("overlay");
-        let is_scope = matches!(scope.as_str(), "") || scope == if is_shared { "global" } else { "local" };
-        let unsupported = [
-            (said(self.ingress), "an ingress network"),
-            (said(self.config_only), "a network that is only a configuration"),
-            (config_from, "a network with the configuration of another"),
-            (!is_scope, "a network of this scope"),
-        ];
-        if let Some((_, what)) = unsupported.iter().find(|(asked, _)| *asked) {
-            return Err(Error::unsupported(*what));
+        if said(self.config_only)
+            && (said(self.ingress) || said(self.internal) || said(self.attachable) || !scope.is_empty())
+        {
+            return Err(Error::denied(
+                "configuration network can only contain network specific fields. Network operator fields like \
+                 [ ingress | internal | attachable | scope ] are not supported.",
+            ));
+        }
+        if said(self.config_only) && config_from.is_some() {
+            return Err(Error::denied(
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+        match scope.as_str() {
+            _ if said(self.ingress) && driver != "overlay" => {
+                return Err(Error::denied("Ingress network can only be global scope network"));
+            }
+            "" => {}
+            "swarm" => return Err(Error::unavailable(NO_SWARM)),
+            "local" if driver == "overlay" => {
+                return Err(Error::denied("cannot downgrade network scope for overlay networks"));
+            }
+            "local" | "global" if (scope == "global") == (driver == "overlay") => {}
+            _ => return Err(Error::unsupported(format!("the scope {scope} for a {driver} network"))),
+        }
+        if said(self.ingress) {
+            return Err(Error::unavailable(NO_SWARM));
         }
         let mut options = self.options.unwrap_or_default();
-        let by_option =
-            |options: &mut BTreeMap<String, String>, key: &str| match options.remove(key).as_deref() {
-                None => Ok(None),
-                Some("true" | "1") => Ok(Some(true)),
-                Some("false" | "0") => Ok(Some(false)),
-                Some(_) => Err(Error::invalid(format!("driver-opt {key:?} is not a valid bool"))),
-            };
-        let (option4, option6) =
-            (by_option(&mut options, ENABLE_IPV4)?, by_option(&mut options, ENABLE_IPV6)?);
-        if self.enable_ipv4.or(option4) == Some(false) {
-            return Err(Error::unsupported("a network without IPv4"));
-        }
+        let option4 = take_switch(&mut options, ENABLE_IPV4)?;
+        let option6 = take_switch(&mut options, ENABLE_IPV6)?;
+        let ipv4 = self.enable_ipv4.or(option4);
+        let ipv6 = self.enable_ipv6.or(option6);
         let ipam = self.ipam.unwrap_or_default();
         match ipam.driver.as_deref() {
             None | Some("" | "default") => {}
@@ -359,11 +243,13 @@ impl NetworkRequest {
         let mut network = Network {
             id: random_hex(),
             name: name.into(),
-            driver: self.driver.filter(|d| !d.is_empty()).unwrap_or_else(|| "bridge".into()),
+            driver,
             created: now(),
             internal: said(self.internal),
             attachable: said(self.attachable),
-            ipv6: self.enable_ipv6.or(option6).unwrap_or(false),
+            ipv6: ipv6.unwrap_or(false),
+            no_ipv4: ipv4 == Some(false),
+            config_only: said(self.config_only),
             labels: self.labels.unwrap_or_default(),
             options,
             ipam_options: ipam.options.unwrap_or_default(),
@@ -373,55 +259,83 @@ impl NetworkRequest {
             return Err(Error::unsupported("an option of the address management"));
         }
         match network.driver.as_str() {
-            "bridge" | "macvlan" | "overlay" => {}
+            "bridge" | "macvlan" | "ipvlan" | "overlay" => {}
             "host" | "null" => {
                 return Err(Error::denied(format!(
                     "only one instance of \"{}\" network is allowed",
                     network.driver
                 )));
             }
-            "ipvlan" => {
-                return Err(Error::unsupported(format!("the network driver {}", network.driver)));
-            }
             other => return Err(Error::NoSuchDriver { name: other.into() }),
         }
         network.pools = pools(ipam.config.unwrap_or_default())?;
+        if let Some(from) = config_from {
+            let configured = ipv4.is_some() || network.ipv6 || !network.labels.is_empty();
+            if configured || !network.pools.is_empty() {
+                return Err(Error::denied(
+                    "user specified configurations are not supported if the network depends on a configuration network",
+                ));
+            }
+            if !network.options.is_empty() {
+                return Err(Error::denied(
+                    "network driver options are not supported if the network depends on a configuration network",
+                ));
+            }
+            network.config_from = Some(from);
+            return Ok(network);
+        }
         // Docker passes over an IPv6 subnet without the switch; who names one wants it.
         network.ipv6 |= network.pool(true).is_some();
-        network.check_option_names()?;
-        network.bridge_options()?;
-        if network.driver == "overlay" {
-            network.check_overlay()?;
+        if network.config_only {
+            // Whose options these are is not known before somebody takes them.
+            network.driver = "null".into();
+            return Ok(network);
         }
-        if network.driver == "macvlan" {
-            network.macvlan_options()?;
-        }
+        network.check_whole()?;
         Ok(network)
     }
 }
 
+const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect \
+                        this node to swarm and try again.";
+
 impl Network {
-    /// What begins as the engine's own options do and is none is a typing mistake, not a wish to be ignored.
-    fn check_option_names(&self) -> Result<(), Error> {
-        let known = [
-            BRIDGE_NAME,
-            ENABLE_ICC,
-            ENABLE_MASQUERADE,
-            HOST_BINDING,
-            DEFAULT_BRIDGE,
-            GATEWAY_MODES[0],
-            GATEWAY_MODES[1],
-            INHIBIT_IPV4,
-            MTU,
-            INTERFACE_PREFIX,
-            VXLAN_ID,
-        ];
-        match self.options.keys().find(|k| k.starts_with(ENGINE_OPTIONS) && !known.contains(&k.as_str())) {
-            Some(key) => Err(Error::unsupported(format!("the network option {key}"))),
-            None => Ok(()),
+    /// Takes the configuration of `other`.
+    pub(super) fn configure_by(&mut self, other: &Network) -> Result<(), Error> {
+        self.pools.clone_from(&other.pools);
+        self.options.clone_from(&other.options);
+        self.labels.clone_from(&other.labels);
+        (self.ipv6, self.no_ipv4) = (other.ipv6, other.no_ipv4);
+        self.check_whole()
+    }
+
+    /// Checks what is to be a network, as far as that goes without looking at others or at the host.
+    fn check_whole(&self) -> Result<(), Error> {
+        let count = |is_ipv6| self.pools.iter().filter(|p| p.subnet.contains(':') == is_ipv6).count();
+        match self.driver.as_str() {
+            "bridge" if count(false).max(count(true)) > 1 => {
+                return Err(Error::denied("bridge driver doesn't support multiple subnets"));
+            }
+            "overlay" if count(false).max(count(true)) > 1 => {
+                return Err(Error::unsupported("an overlay network with two subnets of a family"));
+            }
+            "overlay" if self.no_ipv4 => return Err(Error::unsupported("an overlay network without IPv4")),
+            _ => {}
         }
+        if self.no_ipv4 && !self.ipv6 {
+            return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
+        }
+        if self.no_ipv4 && count(false) > 0 {
+            return Err(Error::invalid(
+                "invalid network config:\nan IPv4 subnet is named, and IPv4 is disabled",
+            ));
+        }
+        self.check_options()
     }
 }
+
+/// What Docker says of a subnet that is taken.
+pub(super) const OVERLAP: &str = "invalid pool request: Pool overlaps with other one on this address space";
 
 /// Checks the subnets asked for, in Docker's words.
 fn pools(requests: Vec<PoolRequest>) -> Result<Vec<NetworkPool>, Error> {
@@ -482,8 +396,8 @@ fn pools(requests: Vec<PoolRequest>) -> Result<Vec<NetworkPool>, Error> {
                 Some((name.clone(), address(&format!("auxiliary address {name}"), &text)?))
             })
             .collect();
-        if out.iter().any(|p| p.subnet.contains(':') == subnet.is_ipv6()) {
-            return Err(Error::unsupported(format!("a network with two IPv{family} subnets")));
+        if out.iter().any(|p| p.net().is_ok_and(|other| other.overlaps(subnet))) {
+            return Err(Error::denied(OVERLAP));
         }
         out.push(NetworkPool {
             subnet: subnet.to_string(),
@@ -528,6 +442,18 @@ mod tests {
         let options = network.bridge_options().unwrap();
         assert_eq!((options.icc, options.masquerade, options.mtu), (false, true, Some(1400)));
         assert!(check(r#"{"Name":"a","EnableIPv6":true}"#).unwrap().ipv6);
+        let network = check(r#"{"Name":"a","EnableIPv4":false,"EnableIPv6":true}"#).unwrap();
+        assert!(network.no_ipv4 && network.ipv6);
+        let two = r#""IPAM":{"Config":[{"Subnet":"10.1.0.0/24"},{"Subnet":"10.2.0.0/24"}]}"#;
+        let network = check(&format!(r#"{{"Name":"a","Driver":"macvlan",{two}}}"#)).unwrap();
+        assert_eq!(network.pool_with("10.2.0.9".parse().unwrap()).unwrap().subnet, "10.2.0.0/24");
+        let configuration = check(&format!(r#"{{"Name":"a","ConfigOnly":true,{two}}}"#)).unwrap();
+        assert!(configuration.config_only && configuration.driver == "null");
+        let mut taker = check(r#"{"Name":"b","Driver":"macvlan","ConfigFrom":{"Network":"a"}}"#).unwrap();
+        taker.configure_by(&configuration).unwrap();
+        assert_eq!(taker.pools, configuration.pools);
+        let mut taker = check(r#"{"Name":"b","ConfigFrom":{"Network":"a"}}"#).unwrap();
+        assert!(taker.configure_by(&configuration).is_err(), "a bridge has one subnet");
     }
 
     #[test]
@@ -556,6 +482,24 @@ mod tests {
         refused(&pool(r#""Subnet":"10.0.0.0/24","IPRange":"10.0.0.0/16""#), "CIDR block is bigger");
         assert!(check(&pool(r#""Subnet":"fd00::/64""#)).unwrap().ipv6);
         refused(&pool(r#""Gateway":"10.0.1.1""#), "invalid subnet");
+        let two = |a: &str, b: &str| {
+            format!(r#"{{"Name":"a","IPAM":{{"Config":[{{"Subnet":"{a}"}},{{"Subnet":"{b}"}}]}}}}"#)
+        };
+        refused(&two("10.1.0.0/24", "10.2.0.0/24"), "bridge driver doesn't support multiple subnets");
+        refused(&two("10.1.0.0/16", "10.1.2.0/24"), "Pool overlaps with other one on this address space");
+        refused(r#"{"Name":"a","EnableIPv4":false}"#, "IPv4 or IPv6 must be enabled");
+        refused(r#"{"Name":"a","ConfigOnly":true,"Internal":true}"#, "Network operator fields");
+        refused(r#"{"Name":"a","ConfigOnly":true,"ConfigFrom":{"Network":"b"}}"#, "cannot depend on another");
+        refused(
+            r#"{"Name":"a","ConfigFrom":{"Network":"b"},"EnableIPv6":true}"#,
+            "user specified configurations",
+        );
+        refused(
+            r#"{"Name":"a","ConfigFrom":{"Network":"b"},"Options":{"x":"y"}}"#,
+            "driver options are not supported",
+        );
+        refused(r#"{"Name":"a","Ingress":true}"#, "Ingress network can only be global scope network");
+        refused(r#"{"Name":"a","Scope":"swarm"}"#, "This node is not a swarm manager");
     }
 
     #[test]

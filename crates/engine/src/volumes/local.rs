@@ -115,7 +115,12 @@ impl Engine {
             return Ok(());
         }
         let doing = || format!("create {}", volume.name);
-        Plugin::find(&volume.driver)?.create(&volume.name, &volume.options).during(doing)
+        let plugin = Plugin::find(&volume.driver)?;
+        // As Docker: one that the driver has already is taken as it is.
+        if plugin.get(&volume.name).is_ok() {
+            return Ok(());
+        }
+        plugin.create(&volume.name, &volume.options).during(doing)
     }
 
     /// Remembers which volumes a task uses that an earlier daemon started.

@@ -22,6 +22,8 @@ const SOCKETS: &str = "/run/docker/plugins";
 const SPECS: [&str; 2] = ["/etc/docker/plugins", "/usr/lib/docker/plugins"];
 /// How long a plugin may take: mounting a file system over a network does.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long each plugin may take of those that are asked when volumes are listed.
+pub(super) const HURRY: Duration = Duration::from_secs(5);
 /// How long it may take to be reached.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest file that says where a plugin is.
@@ -34,6 +36,32 @@ const MAX_ANSWER: u64 = 4 << 20;
 pub(super) struct Plugin {
     name: String,
     address: Address,
+    patience: Duration,
+}
+
+/// What a driver says of one of its volumes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Told {
+    pub(super) name: String,
+    /// Where it is mounted; empty if it is not.
+    pub(super) mountpoint: String,
+    /// Empty if the driver does not say.
+    pub(super) created: String,
+    /// Whatever the driver wants known.
+    pub(super) status: Value,
+}
+
+impl Told {
+    fn read(value: &Value) -> Option<Told> {
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_string();
+        let told = Told {
+            name: text("Name"),
+            mountpoint: text("Mountpoint"),
+            created: text("CreatedAt"),
+            status: value["Status"].clone(),
+        };
+        (!told.name.is_empty()).then_some(told)
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -49,13 +77,18 @@ impl Plugin {
     ///
     /// NotFound when there is none; Unavailable when it does not answer.
     pub(super) fn find(name: &str) -> Result<Plugin, Error> {
+        Plugin::find_within(name, DEADLINE)
+    }
+
+    /// As [`Plugin::find`], with that much patience for each question.
+    pub(super) fn find_within(name: &str, patience: Duration) -> Result<Plugin, Error> {
         let missing = || Error::NoSuchPlugin { name: name.into() };
         // A name is no path.
         if !crate::names::is_valid(name) {
             return Err(missing());
         }
         let address = locate(name, Path::new(SOCKETS), &SPECS.map(Path::new))?.ok_or_else(missing)?;
-        let plugin = Plugin { name: name.into(), address };
+        let plugin = Plugin { name: name.into(), address, patience };
         let answer = plugin.call("Plugin.Activate", &json!({}))?;
         let is_driver = |list: &Vec<Value>| list.iter().any(|kind| kind == "VolumeDriver");
         if answer["Implements"].as_array().is_some_and(is_driver) { Ok(plugin) } else { Err(missing()) }
@@ -83,6 +116,35 @@ impl Plugin {
         self.call("VolumeDriver.Unmount", &json!({ "Name": volume, "ID": id })).map(drop)
     }
 
+    /// What the driver says of a volume.
+    ///
+    /// # Errors
+    ///
+    /// Of kind Internal when it has none of that name.
+    pub(super) fn get(&self, volume: &str) -> Result<Told, Error> {
+        let answer = self.call("VolumeDriver.Get", &json!({ "Name": volume }))?;
+        let mut told = Told::read(&answer["Volume"])
+            .ok_or_else(|| self.failed(io::Error::other("VolumeDriver.Get: the answer names no volume")))?;
+        if told.mountpoint.is_empty() {
+            let answer = self.call("VolumeDriver.Path", &json!({ "Name": volume }))?;
+            told.mountpoint = answer["Mountpoint"].as_str().unwrap_or_default().into();
+        }
+        Ok(told)
+    }
+
+    /// What the driver says of all its volumes.
+    pub(super) fn list(&self) -> Result<Vec<Told>, Error> {
+        let answer = self.call("VolumeDriver.List", &json!({}))?;
+        Ok(answer["Volumes"].as_array().into_iter().flatten().filter_map(Told::read).collect())
+    }
+
+    /// `global` when all hosts see the same volumes; `local` when not, and when the driver does not say.
+    pub(super) fn scope(&self) -> String {
+        let answer = self.call("VolumeDriver.Capabilities", &json!({})).unwrap_or_default();
+        let scope = answer["Capabilities"]["Scope"].as_str().unwrap_or_default().to_lowercase();
+        if matches!(scope.as_str(), "global" | "local") { scope } else { super::LOCAL.into() }
+    }
+
     fn call(&self, method: &str, body: &Value) -> Result<Value, Error> {
         let answer = self.post(method, &body.to_string()).map_err(|e| self.failed(e))?;
         match answer["Err"].as_str() {
@@ -100,7 +162,7 @@ impl Plugin {
     }
 
     fn post(&self, method: &str, body: &str) -> io::Result<Value> {
-        let end = Instant::now() + DEADLINE;
+        let end = Instant::now() + self.patience;
         // Version 1.0: the answer ends with the connection.
         let request = format!(
             "POST /{method} HTTP/1.0\r\nHost: plugin\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\

@@ -1,7 +1,7 @@
 //! A host to play with: a thread in network and mount namespaces of its own. Nothing it does to interfaces, routes,
 //! settings or rules is seen by the machine, and all of it is gone with the thread.
 
-use network::{BridgeConfig, BridgeIpv6, EndpointConfig, EndpointIpv6, Net, Subnet, mac_for};
+use network::{BridgeConfig, BridgeSubnet, EndpointAddress, EndpointConfig, GatewayMode, Subnet, mac_for};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io::{Read, Write};
@@ -56,7 +56,7 @@ impl Host {
         let path = self.path(name);
         network::create_sandbox(&path).unwrap();
         network::attach(&path, config).unwrap();
-        Container { path, address: config.address }
+        Container { path, address: address(config) }
     }
 }
 
@@ -106,16 +106,30 @@ pub(crate) fn ask6(to: SocketAddr, patience: Duration) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(answer))
 }
 
-/// The IPv6 side of a bridge, whose address is the first.
-pub(crate) fn ipv6_of(subnet: &str) -> BridgeIpv6 {
+/// A bridge's subnet, whose first address is the bridge's own.
+pub(crate) fn subnet_of(subnet: &str) -> BridgeSubnet {
     let subnet: Subnet = subnet.parse().unwrap();
-    BridgeIpv6 { subnet, gateway: nth6(subnet, 1) }
+    BridgeSubnet { subnet, gateway: Some(nth(subnet, 1)), mode: GatewayMode::Nat }
 }
 
-fn nth6(subnet: Subnet, number: u32) -> Ipv6Addr {
+/// The same bridge with one more subnet.
+pub(crate) fn and(mut bridge: BridgeConfig, subnet: &str) -> BridgeConfig {
+    bridge.subnets.push(subnet_of(subnet));
+    bridge
+}
+
+/// The bridge's own IPv4 address.
+pub(crate) fn gateway(bridge: &BridgeConfig) -> Ipv4Addr {
+    match bridge.subnets[0].gateway {
+        Some(IpAddr::V4(address)) => address,
+        other => panic!("{other:?} is not an IPv4 address"),
+    }
+}
+
+fn nth(subnet: Subnet, number: u32) -> IpAddr {
     match subnet.address() {
-        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(number)),
-        IpAddr::V4(_) => panic!("{subnet} is not IPv6"),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(number)).into(),
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + number).into(),
     }
 }
 
@@ -153,41 +167,53 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
 }
 
 pub(crate) fn bridge(name: &str, subnet: &str) -> BridgeConfig {
-    let subnet: Net = subnet.parse().unwrap();
     BridgeConfig {
         name: name.into(),
         owner: format!("id-of-{name}"),
-        subnet,
-        gateway: network::ipam::default_gateway(subnet),
-        ipv6: None,
+        subnets: vec![subnet_of(subnet)],
         mtu: 1500,
         masquerade: true,
         internal: false,
         icc: true,
+        trusted: Vec::new(),
     }
 }
 
-/// The `number`th address of the bridge's network.
+/// The `number`th address of each of the bridge's subnets.
 pub(crate) fn endpoint(bridge: &BridgeConfig, number: u32) -> EndpointConfig {
-    let address = Ipv4Addr::from_bits(bridge.subnet.address().to_bits() + number);
+    let address = |s: &BridgeSubnet| EndpointAddress {
+        address: nth(s.subnet, number),
+        prefix: s.subnet.prefix(),
+        gateway: s.gateway.filter(|_| !bridge.internal),
+    };
+    let addresses: Vec<EndpointAddress> = bridge.subnets.iter().map(address).collect();
+    let mac = mac_for(addresses[0].address);
     EndpointConfig {
         owner: format!("container-{number}"),
         bridge: bridge.name.clone(),
-        host_interface: format!("veth{:07x}", address.to_bits() & 0xfff_ffff),
+        host_interface: format!("veth{:02x}{:02x}{:02x}{:x}", mac[3], mac[4], mac[5], mac[2] & 15),
         container_interface: "eth0".into(),
-        mac: mac_for(address),
-        address,
-        prefix: bridge.subnet.prefix(),
-        gateway: (!bridge.internal).then_some(bridge.gateway),
-        ipv6: bridge.ipv6.map(|ipv6| EndpointIpv6 {
-            address: nth6(ipv6.subnet, number),
-            prefix: ipv6.subnet.prefix(),
-            gateway: (!bridge.internal).then_some(ipv6.gateway),
-        }),
-        more: Vec::new(),
+        mac,
+        addresses,
         mtu: bridge.mtu,
         isolated: !bridge.icc,
+        guarded: true,
     }
+}
+
+/// An endpoint's IPv4 address.
+pub(crate) fn address(endpoint: &EndpointConfig) -> Ipv4Addr {
+    let v4 = endpoint.addresses.iter().find_map(|a| match a.address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    v4.unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+/// The same endpoint, with another way out.
+pub(crate) fn by_gateway(mut endpoint: EndpointConfig, gateway: Option<IpAddr>) -> EndpointConfig {
+    endpoint.addresses.iter_mut().for_each(|a| a.gateway = gateway);
+    endpoint
 }
 
 /// The world outside: a namespace behind the interface `wan` of the host, that has no route to any container.

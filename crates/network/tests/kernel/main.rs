@@ -2,12 +2,18 @@
 //! which play other people and look at the outcome.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and what they share")]
 
+mod direct;
+mod guard;
 mod host;
 mod ports;
+mod shared;
 
-use host::{bridge, endpoint, host_asks, inside, on_host, outside, run};
+use host::{
+    address, bridge, by_gateway, endpoint, gateway, host_asks, inside, on_host, outside, run, subnet_of,
+};
 use network::{
-    BridgeConfig, Error, attach, create_sandbox, detach, ensure_bridge, remove_bridge, remove_sandbox,
+    BridgeConfig, BridgeSubnet, Error, attach, create_sandbox, detach, ensure_bridge, remove_bridge,
+    remove_sandbox,
 };
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
@@ -59,7 +65,7 @@ fn two_containers_talk() {
             "the first packet was lost: {:?}",
             start.elapsed()
         );
-        assert_eq!(host_asks((b.address, 80)), Some(net.gateway));
+        assert_eq!(host_asks((b.address, 80)), Some(gateway(&net)));
         let routes = inside(&a.path, || run("ip", "route"));
         assert!(routes.contains("default via 172.31.0.1 dev eth0"), "{routes}");
         let link = inside(&a.path, || run("ip", "addr show eth0"));
@@ -191,11 +197,10 @@ fn a_second_network() {
         b.serve(80);
         let second = network::EndpointConfig {
             container_interface: "eth1".into(),
-            gateway: None,
-            ..endpoint(&two, 2)
+            ..by_gateway(endpoint(&two, 2), None)
         };
         attach(&a.path, &second).unwrap();
-        assert_eq!(a.asks((b.address, 80)), Some(second.address));
+        assert_eq!(a.asks((b.address, 80)), Some(address(&second)));
         let names: Vec<_> = network::interface_stats(&a.path).unwrap().into_iter().map(|s| s.name).collect();
         assert_eq!(names, ["eth0", "eth1"]);
         detach(&second.host_interface).unwrap();
@@ -252,11 +257,8 @@ fn ensure_is_idempotent_and_remove_too() {
         assert!(rules.contains("\"brig0\" : jump to-brig0"), "legible: {rules}");
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "1\n");
 
-        let moved = BridgeConfig {
-            subnet: "172.29.0.0/24".parse().unwrap(),
-            gateway: [172, 29, 0, 254].into(),
-            ..net
-        };
+        let subnet = BridgeSubnet { gateway: Some([172, 29, 0, 254].into()), ..subnet_of("172.29.0.0/24") };
+        let moved = BridgeConfig { subnets: vec![subnet], ..net };
         ensure_bridge(&moved).unwrap();
         let addresses = run("ip", "-br addr show brig0");
         assert!(addresses.contains("172.29.0.254/24") && !addresses.contains("172.31"), "{addresses}");
@@ -317,7 +319,7 @@ fn a_failed_attach_leaves_nothing() {
 
         let no_bridge = network::EndpointConfig { bridge: "nobody0".into(), ..good.clone() };
         assert!(matches!(attach(&path, &no_bridge), Err(Error::InterfaceNotFound { .. })));
-        let far_gateway = network::EndpointConfig { gateway: Some([10, 9, 8, 7].into()), ..good.clone() };
+        let far_gateway = by_gateway(good.clone(), Some([10, 9, 8, 7].into()));
         let failure = attach(&path, &far_gateway).unwrap_err();
         assert!(
             errors::chain(&failure).starts_with("route eth0 to its gateway: "),
@@ -383,8 +385,9 @@ fn a_hundred_endpoints_made_by_eight_threads() {
         assert_eq!(all.len(), 100);
         assert!(all.iter().all(|e| e.bridge.as_deref() == Some("brig0")));
         let subnets = network::host_subnets().unwrap();
-        assert!(subnets.contains(&net.subnet));
-        assert!(!network::ipam::choose_subnet(&subnets).unwrap().overlaps(net.subnet));
+        let own = net.subnets[0].subnet.v4().unwrap();
+        assert!(subnets.contains(&own));
+        assert!(!network::ipam::choose_subnet(&subnets).unwrap().overlaps(own));
     });
 }
 
@@ -396,7 +399,9 @@ fn router_advertisements_reach_nobody() {
     on_host(|host| {
         let net = bridge("brig0", "172.31.0.0/16");
         ensure_bridge(&net).unwrap();
-        let evil = host.container("evil", &endpoint(&net, 2));
+        // Not guarded, or nothing of it would come as far.
+        let evil = network::EndpointConfig { guarded: false, ..endpoint(&net, 2) };
+        let evil = host.container("evil", &evil);
         let asked = host.container("asked", &endpoint(&net, 3));
         let plain = host.container("plain", &endpoint(&net, 4));
         let settings = ["accept_dad 0", "accept_ra 2", "disable_ipv6 0"];
@@ -481,48 +486,5 @@ fn the_resolver_leaves_port_53_free() {
             stream.read_exact(&mut all).unwrap();
             assert_eq!(all, [7; 5000]);
         });
-    });
-}
-
-/// Two containers on one interface of the host; and a VLAN of it as parent, where the kernel has them.
-#[test]
-fn macvlan() {
-    use network::{MacvlanMode, attach_macvlan, detach_macvlan, ensure_parent, list_parents, remove_parent};
-    on_host(|host| {
-        run("ip", "link add lan0 type veth peer name lan1");
-        run("ip", "link set lan0 up");
-        run("ip", "link set lan1 up");
-        assert!(matches!(ensure_parent("nowhere0", "n"), Err(Error::InterfaceNotFound { .. })));
-        ensure_parent("lan0", "n").unwrap();
-        assert_eq!(list_parents().unwrap(), [], "it was there");
-        match ensure_parent("lan0.7", "n") {
-            Err(e) if errors::HasKind::kind(&e) == errors::Kind::Unsupported => {
-                println!("skipped: this kernel has no VLANs");
-                assert_eq!(list_parents().unwrap(), [], "nothing is left of what cannot be");
-            }
-            made => {
-                made.unwrap();
-                ensure_parent("lan0.7", "n").unwrap();
-                assert_eq!(list_parents().unwrap(), [("lan0.7".to_string(), "n".to_string())]);
-                remove_parent("lan0.7", "another's").unwrap();
-                assert_eq!(list_parents().unwrap().len(), 1);
-                remove_parent("lan0.7", "n").unwrap();
-                assert_eq!(list_parents().unwrap(), []);
-            }
-        }
-        let net = bridge("unused0", "10.9.0.0/24");
-        let join = |name: &str, number: u32, mode| {
-            let path = host.path(name);
-            create_sandbox(&path).unwrap();
-            let config = network::EndpointConfig { gateway: None, ..endpoint(&net, number) };
-            attach_macvlan(&path, "lan0", mode, &config).unwrap();
-            host::Container { path, address: config.address }
-        };
-        let (a, b) = (join("a", 2, MacvlanMode::Bridge), join("b", 3, MacvlanMode::Bridge));
-        b.serve(80);
-        assert_eq!(a.asks((b.address, 80)), Some(a.address));
-        detach_macvlan(&a.path, network::mac_for(a.address)).unwrap();
-        detach_macvlan(&a.path, network::mac_for(a.address)).unwrap();
-        assert_eq!(network::list_interfaces(&a.path).unwrap(), []);
     });
 }

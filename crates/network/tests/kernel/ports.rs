@@ -1,15 +1,17 @@
 //! Published ports. T-NET-5 (CVE-2021-20199, CVE-2025-67499): only the published address and port lead in, and the
 //! container sees who really asks.
 
-use crate::host::{Container, Host, bridge, endpoint, host_asks, inside, ipv6_of, on_host, outside, run};
+use crate::host::{
+    Container, Host, and, bridge, endpoint, gateway, host_asks, inside, on_host, outside, run,
+};
 use network::ports::{PortMapping, Protocol, publish, reserve, retain, unpublish};
 use network::{BridgeConfig, Error, ensure_bridge};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::time::Duration;
 
-const WAN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const WAN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
-fn mapping(host_address: Ipv4Addr, host_port: u16, container: &Container) -> PortMapping {
+pub(crate) fn mapping(host_address: Ipv4Addr, host_port: u16, container: &Container) -> PortMapping {
     PortMapping {
         host_address: host_address.into(),
         host_port,
@@ -17,6 +19,7 @@ fn mapping(host_address: Ipv4Addr, host_port: u16, container: &Container) -> Por
         container_port: 80,
         protocol: Protocol::Tcp,
         bridge: "brig0".into(),
+        direct: false,
     }
 }
 
@@ -42,11 +45,11 @@ fn published_on_every_address() {
         publish(&[mapping(Ipv4Addr::UNSPECIFIED, 8080, &server)]).unwrap();
 
         assert_eq!(out.asks((WAN, 8080)), Some(out.address), "the server sees the real client");
-        assert_eq!(host_asks((Ipv4Addr::LOCALHOST, 8080)), Some(net.gateway));
+        assert_eq!(host_asks((Ipv4Addr::LOCALHOST, 8080)), Some(gateway(&net)));
         assert!(host_asks((WAN, 8080)).is_some());
         assert!(neighbour.asks((WAN, 8080)).is_some());
         assert!(server.asks((WAN, 8080)).is_some(), "hairpin");
-        assert_eq!(stranger.asks((WAN, 8080)), Some(net.gateway), "masqueraded, as it leaves its bridge");
+        assert_eq!(stranger.asks((WAN, 8080)), Some(gateway(&net)), "masqueraded, as it leaves its bridge");
         assert!(stranger.cannot_ask((server.address, 80)), "directly it stays closed");
         assert!(out.cannot_ask((WAN, 80)));
 
@@ -196,11 +199,11 @@ fn a_reserved_port_is_taken() {
 #[test]
 fn published_over_ipv6() {
     on_host(|host| {
-        let net = BridgeConfig { ipv6: Some(ipv6_of("fd00:1::/64")), ..bridge("brig0", "172.31.0.0/16") };
+        let net = and(bridge("brig0", "172.31.0.0/16"), "fd00:1::/64");
         ensure_bridge(&net).unwrap();
         let server = host.container("server", &endpoint(&net, 2));
         let neighbour = host.container("neighbour", &endpoint(&net, 3));
-        let wan = BridgeConfig { ipv6: Some(ipv6_of("fd00:2::/64")), ..bridge("wan6", "198.51.100.0/24") };
+        let wan = and(bridge("wan6", "198.51.100.0/24"), "fd00:2::/64");
         run("ip", "link add wan6 type bridge");
         run("ip", "addr add fd00:2::1/64 dev wan6 nodad");
         run("ip", "link set wan6 up");

@@ -14,6 +14,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "systemd: a container that ends, and delete", run: ends },
     Check { name: "systemd: stopped by systemctl", run: stopped },
     Check { name: "systemd: pause, exec, ps, kill", run: verbs },
+    Check { name: "systemd: a user's own scope", run: users_own },
 ];
 
 const OURS: &str = "/brig/bin/brig-runtime";
@@ -232,4 +233,58 @@ fn verbs(inside: &Inside) -> Result<Outcome> {
     ours.verb("kill", "--all").map(drop)?;
     ours.delete()?;
     Ok(().into())
+}
+
+/// Without privilege, by the user's own systemd: in its cgroup, with limits, and an exec beside it.
+fn users_own(inside: &Inside) -> Result<Outcome> {
+    const HOME: &str = "/run/user/1000";
+    inside.ok("loginctl enable-linger someone")?;
+    inside.until(&format!("stat --format=%F {HOME}/bus"), "socket")?;
+    let resources = r#"{"memory":{"limit":67108864},"pids":{"limit":55}}"#;
+    let path = bundle(inside, "users-own", "user.slice:check:users-own", r#"["sleep","100000"]"#, resources)?;
+    let config = Path::new(&path).join("config.json");
+    let text = inside.file(&config.display().to_string())?;
+    let one = r#"[{"containerID":0,"hostID":1000,"size":1}]"#;
+    let text = text.replacen(r#"{"type":"pid"},"#, r#"{"type":"pid"},{"type":"user"},"#, 1);
+    let text =
+        text.replacen(r#""linux":{"#, &format!(r#""linux":{{"uidMappings":{one},"gidMappings":{one},"#), 1);
+    std::fs::write(&config, text).doing(|| format!("write {}", config.display()))?;
+    // What is mounted on is made by the user.
+    inside.ok(&format!("chown -R 1000:1000 {path}"))?;
+    let environment = format!("XDG_RUNTIME_DIR={HOME}");
+    let user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", &environment];
+    let root = format!("{HOME}/brig");
+    let call = |args: &[&str]| {
+        inside.words(&[&user[..], &[OURS, "--root", &root, "--systemd-cgroup"], args].concat())
+    };
+    call(&["run", "--detach", "--bundle", &path, "users-own"])?;
+    let unit = "check-users-own.scope";
+    let show = |property: &str| {
+        let property = format!("--property={property}");
+        inside.words(&[&user[..], &["systemctl", "--user", "show", "--value", &property, unit]].concat())
+    };
+    let group = format!("/user.slice/user-1000.slice/user@1000.service/user.slice/{unit}");
+    same("ControlGroup", &show("ControlGroup")?, &group)?;
+    same("TasksMax", &show("TasksMax")?, "55")?;
+    let file = |name: &str| inside.file(&format!("/sys/fs/cgroup{group}/{name}"));
+    same("pids.max", &file("pids.max")?, "55")?;
+    same("memory.max", &file("memory.max")?, "67108864")?;
+    let pids = call(&["ps", "--format", "json", "users-own"])?;
+    same("one process", &pids.matches(',').count().to_string(), "0")?;
+    // It sees its own cgroup as the root, and so does who joins it.
+    same("exec", &call(&["exec", "users-own", "cat", "/proc/self/cgroup"])?, "0::/")?;
+    call(&["exec", "--detach", "users-own", "sleep", "100000"])?;
+    same("two processes", &file("cgroup.procs")?.lines().count().to_string(), "2")?;
+    call(&["update", "--pids-limit", "44", "users-own"])?;
+    same("pids.max", &file("pids.max")?, "44")?;
+    same("TasksMax", &show("TasksMax")?, "44")?;
+    call(&["pause", "users-own"])?;
+    same("cgroup.freeze", &file("cgroup.freeze")?, "1")?;
+    call(&["resume", "users-own"])?;
+    call(&["delete", "--force", "users-own"])?;
+    same("the unit is gone", &show("LoadState")?, "not-found")?;
+    match Path::new(&format!("/sys/fs/cgroup{group}")).exists() {
+        true => Err(crate::run::Error::new(format!("{group} is left"))),
+        false => Ok(Outcome::Passed),
+    }
 }
