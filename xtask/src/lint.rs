@@ -2,7 +2,7 @@
 
 use crate::run::{Error, Result, no_more, output, run, take_flag};
 use crate::workspace::{cargo, in_path, root};
-use crate::{packages, tidy};
+use crate::{build, packages, tidy};
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let mut args = args.to_vec();
@@ -25,6 +25,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     check("clippy", clippy(fix));
     check("tidy", tidy::tidy());
     check("deny", deny());
+    check("size of programs", build::check_sizes());
     if failed.is_empty() {
         println!("lint: clean");
         return Ok(());

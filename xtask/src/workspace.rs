@@ -32,6 +32,14 @@ pub(crate) fn host_triple() -> Result<String> {
         .ok_or_else(|| Error::new("`rustc -vV` does not name the host"))
 }
 
+/// Whether rustc has a standard library for the target.
+pub(crate) fn has_target(triple: &str) -> Result<bool> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    let library = output(command.args(["--print", "target-libdir", "--target", triple]))?;
+    Ok(Path::new(library.trim()).is_dir())
+}
+
 /// Whether a program of this name is in `PATH`.
 pub(crate) fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

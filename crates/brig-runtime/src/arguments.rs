@@ -141,7 +141,7 @@ const NO_COMMAND: u8 = 3;
 
 /// Parses the process's arguments. `global` holds what was understood, also after a refusal.
 pub(crate) fn parse(global: &mut Global) -> Result<Command, Refusal> {
-    let mut parser = lexopt::Parser::from_env();
+    let mut parser = lexopt::Parser::from_iter(sys::program::arguments());
     let mut name = None;
     options(global, &mut name, &mut parser)
         .and_then(|help| match (help, &name) {

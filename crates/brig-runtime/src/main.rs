@@ -19,13 +19,18 @@ const EXEC_FAILURE: u8 = 255;
 #[cfg(not(test))]
 sys::program!(program);
 
+#[cfg(not(test))]
+#[global_allocator]
+static HEAP: sys::heap::Heap = sys::heap::Heap::new();
+
 fn program() -> u8 {
+    sys::spent::keep();
     let mut global = Global::default();
     let parsed = arguments::parse(&mut global);
     let log = log::open(&global);
     if global.debug {
         runtime::trace_to(log::debug);
-        let args: Vec<_> = std::env::args_os().skip(1).collect();
+        let args: Vec<_> = sys::program::arguments().into_iter().skip(1).collect();
         log::debug(&format!("brig-runtime {}: {args:?}", env!("CARGO_PKG_VERSION")));
     }
     let command = match parsed {
@@ -132,7 +137,7 @@ fn perform(global: &Global, command: Command, log: &log::Log) -> Result<u8, Stri
 /// Sockets that systemd opened for this process go to the container, before other descriptors.
 fn take_sockets(options: &mut runtime::Create) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
-    if number("LISTEN_PID") == Some(std::process::id()) {
+    if number("LISTEN_PID").is_some_and(|pid| pid == std::process::id()) {
         options.listen_fds = number("LISTEN_FDS").unwrap_or(0).min(arguments::MAX_DESCRIPTORS);
         options.preserve_fds = options.preserve_fds.saturating_add(options.listen_fds);
     }

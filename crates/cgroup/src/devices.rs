@@ -87,6 +87,7 @@ fn apply_v1(cgroup: &Cgroup, table: &Table) -> Result<(), Error> {
             source: e.into(),
         })?;
     }
+    sys::spent::spend(fd);
     Ok(())
 }
 

@@ -178,6 +178,12 @@ impl Cgroup {
     }
 }
 
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.directories.iter_mut().filter_map(|one| one.take().flatten()).for_each(sys::spent::spend);
+    }
+}
+
 pub(crate) fn directory_error(operation: &'static str, hierarchy: &Hierarchy, path: &str, e: Errno) -> Error {
     Error::File { operation, file: format!("{}{path}", hierarchy.directory), source: e.into() }
 }

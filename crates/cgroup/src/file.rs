@@ -4,6 +4,7 @@ use crate::Error;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use sys::spent::spend;
 
 /// The most that one control file may hold; `cgroup.procs` of a large container is the longest.
 const MAX_FILE: usize = 16 << 20;
@@ -44,7 +45,13 @@ pub(crate) fn read_table(path: &str) -> Result<String, Errno> {
 /// Writes a file of the kernel's by its path on the host.
 pub(crate) fn write_path(path: &str, value: &str) -> Result<(), Errno> {
     let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())).map(|_| ())
+    write_and_spend(fd, value)
+}
+
+fn write_and_spend(fd: OwnedFd, value: &str) -> Result<(), Errno> {
+    let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes()));
+    spend(fd);
+    written.map(|_| ())
 }
 
 /// A read of a control file that gives less is the last one: the kernel hands out whole lines, page by page, and no line
@@ -66,6 +73,7 @@ fn read_all(fd: OwnedFd, expected: usize, short: usize) -> Result<String, Errno>
             Err(e) => return Err(e),
         }
     }
+    spend(fd);
     String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
 }
 
@@ -80,7 +88,7 @@ pub(crate) fn read(directory: BorrowedFd<'_>, name: &str, shown: &str) -> Result
 
 pub(crate) fn write_errno(directory: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), Errno> {
     let fd = open(directory, name, OFlags::WRONLY)?;
-    rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())).map(|_| ())
+    write_and_spend(fd, value)
 }
 
 pub(crate) fn write(directory: BorrowedFd<'_>, name: &str, value: &str, shown: &str) -> Result<(), Error> {

@@ -14,6 +14,14 @@ use std::time::{Duration, Instant};
 const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 
 impl Cgroup {
+    /// Removes the directories if no process and no other directory is in them, which asking would cost more calls. False as
+    /// soon as one cannot be removed, whyever: [`Cgroup::remove`] knows.
+    pub fn remove_empty(&self) -> bool {
+        self.layout.hierarchies.iter().all(|hierarchy| {
+            matches!(rustix::fs::rmdir(self.shown(hierarchy)), Ok(()) | Err(Errno::NOENT | Errno::NODEV))
+        })
+    }
+
     /// Removes the directories and all below them. Waits up to ten seconds for killed processes to be gone.
     ///
     /// # Errors

@@ -73,20 +73,6 @@ pub fn give(device: &str, inside: &str, namespace: BorrowedFd<'_>) -> Result<()>
     })
 }
 
-/// Sets `lo` of this network namespace up: in a new one it is down, and 127.0.0.1 leads nowhere.
-///
-/// # Errors
-///
-/// [`Error::Netlink`], for example without `CAP_NET_ADMIN`.
-pub fn loopback_up() -> Result<()> {
-    // The kernel gives the first interface of a namespace, which is `lo`, this index.
-    const LOOPBACK: u32 = 1;
-    let mut request = Request::default();
-    request.message(RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(LOOPBACK), |_| {});
-    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
-    socket.transact(&request).map_err(|f| failed("set lo up", f.source))
-}
-
 /// A socket of another namespace. The caller is back in its own when this returns.
 fn socket_in(namespace: BorrowedFd<'_>) -> Result<Socket> {
     let at = |operation: &str| {

@@ -52,7 +52,7 @@ pub use bridge::{
     Bridge, BridgeConfig, BridgeSubnet, GatewayMode, delete_bridge, delete_doomed, doom_bridge,
     ensure_bridge, host_subnets, list_bridges, remove_bridge,
 };
-pub use device::{give, loopback_up};
+pub use device::give;
 pub use endpoint::{
     DefaultRoute, Endpoint, EndpointAddress, EndpointConfig, Interface, attach, detach, list_endpoints,
     list_interfaces, set_default_route,

@@ -100,6 +100,12 @@ fn split(path: &Path) -> Result<(&Path, &OsStr), Error> {
     }
 }
 
+impl From<RootDir> for OwnedFd {
+    fn from(root: RootDir) -> OwnedFd {
+        root.fd
+    }
+}
+
 impl AsFd for RootDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -9,7 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
-use sys::process::{Cloned, StringList};
+use sys::process::{Cloned, Inherited, StringList};
 
 /// Why the child stopped, as one line.
 #[derive(Debug)]
@@ -34,22 +34,22 @@ impl Failure {
     }
 }
 
-/// Runs in the new process. What the parent alone owns must be dropped before. `ignored` are signals to be reset.
-pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, ignored: u64) -> ! {
+/// Runs in the new process. What the parent alone owns must be dropped before.
+pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, inherited: Inherited) -> ! {
     let Plan { steps, args, env, preserve_fds, .. } = plan;
     if steps.iter().any(|step| matches!(step, Step::Gate(_))) {
         // Not at the gate: a filter may forbid it there. The launcher does it for itself.
         sys::process::end_at_sigterm();
     }
-    let mut world = World::new(channel, proc, env);
+    let mut world = World::new(channel, proc, env, inherited);
     let has_other_formats = program::has_other_formats();
     let failure = match walk(steps, &mut world, &args, has_other_formats, preserve_fds) {
         Ok(End { program, launch: None }) => match world.close_descriptors(preserve_fds) {
-            Ok(()) => execute(&program, &args, &world.env, ignored),
+            Ok(()) => execute(&program, &args, &world),
             Err(failure) => failure,
         },
         Ok(End { program, launch: Some((gate, filter)) }) => {
-            launch(&program, args, gate, filter.as_deref(), &mut world, preserve_fds, ignored)
+            launch(&program, args, gate, filter.as_deref(), &mut world, preserve_fds)
         }
         Err(failure) => failure,
     };
@@ -146,7 +146,6 @@ fn launch(
     filter: Option<&Filter>,
     world: &mut World,
     preserve_fds: u32,
-    ignored: u64,
 ) -> Failure {
     // Of the path as much as fits a message.
     let shown = &program.to_bytes()[..program.count_bytes().min(1024)];
@@ -158,7 +157,7 @@ fn launch(
         Gate::Fifo(fifo) => fifo.as_fd(),
         Gate::Parent => world.channel.as_fd(),
     };
-    sys::process::reset_signals(ignored);
+    sys::process::reset_signals(&world.inherited);
     let filter = filter.map(|filter| (&filter.instructions[..], filter.flags));
     let launcher = sys::launcher::prepare(&sys::launcher::Launch {
         channel: world.channel.as_fd(),
@@ -179,9 +178,9 @@ fn untie() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(None).map_err(|e| Failure::new("untie", e))
 }
 
-fn execute(program: &CStr, args: &StringList, env: &StringList, ignored: u64) -> Failure {
-    sys::process::reset_signals(ignored);
-    let error = sys::process::execve(program, args, env);
+fn execute(program: &CStr, args: &StringList, world: &World) -> Failure {
+    sys::process::reset_signals(&world.inherited);
+    let error = sys::process::execve(program, args, &world.env);
     let e = Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let code = if e == Errno::NOENT { 127 } else { 126 };
     Failure { text: format!("exec {}: {}", program.to_string_lossy(), lower(e)), code }

@@ -132,7 +132,9 @@ pub(crate) fn relay(
 ) -> Result<(), Errno> {
     let raw = master.and_then(|_| Raw::new());
     let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-    if let (Some(master), Ok(size)) = (master, rustix::termios::tcgetwinsize(stdout)) {
+    if let Some(master) = master
+        && let Ok(size) = rustix::termios::tcgetwinsize(stdout)
+    {
         let _ = rustix::termios::tcsetwinsize(master, size);
     }
     let mut input = master.is_some();

@@ -160,7 +160,7 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
     if options.leave_running || options.pre_dump {
         return Ok(Vec::new());
     }
-    dispose(&container, &state, status, pidfd)
+    dispose(&container, &state, status, pidfd, None)
 }
 
 /// Makes a container of images and lets it run from where it was. Without `detach` waits for its end and removes it.
@@ -217,11 +217,11 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
         Ok(warnings) => warnings.into_iter().flatten().map(|warning| warning.to_string()).collect(),
         // A container without its limits is none that was asked for.
         Err(e) => {
-            drop(dispose(&container, &state, Status::Running, Some(pidfd)));
+            drop(dispose(&container, &state, Status::Running, Some(pidfd), None));
             return Err(e.into());
         }
     };
-    poststart(&spec, &state)?;
+    spec.hooks.as_ref().map_or(Ok(()), |hooks| poststart(hooks, &state))?;
     if options.detach {
         return Ok(Exit { code: 0, warnings });
     }

@@ -15,13 +15,14 @@ use rootdir::RootDir;
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
-    open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick,
+    move_mount, open_tree,
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::mount_attr::{self as attr, Attributes};
+use sys::spent::spend;
 
 /// One mount to make.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ pub(crate) fn mount_step(mount: &Mount, around: &mut Surroundings<'_>) -> Result
         match around.user {
             None if !mapped => What::Bind { source, how },
             // Who has no privilege here leaves it to the child, which has it in its own mount namespace.
-            Some(_) if !mapped && !rustix::process::geteuid().is_root() => What::Bind { source, how },
+            Some(_) if !mapped && !crate::is_root() => What::Bind { source, how },
             user => {
                 let tree = parent_clone(&source, how, user)?;
                 if mapped {
@@ -236,6 +237,9 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
             } else {
                 None
             };
+            if mount_by_name(&kind, &source, options, &mount.destination, site) {
+                return Ok(());
+            }
             let mut data = options.data.clone();
             if kind == "tmpfs" && !data.iter().any(|option| option.starts_with("mode=")) {
                 // It is as open as the directory that it covers, if there is one.
@@ -247,7 +251,7 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
                 None => site.ensure_directory(&mount.destination).map_err(|e| failure(e.into()))?,
             };
             fresh = Some(kind.clone());
-            let tree = match new_filesystem(&kind, &source, &data, options.attributes.set, site) {
+            let tree = match new_filesystem(&kind, &source, &data, options.attributes.set) {
                 Err((what, e)) => match fallback.filter(|_| Errno::from_io_error(&e) == Some(Errno::PERM)) {
                     Some(host) => {
                         fresh = None;
@@ -295,16 +299,16 @@ pub(crate) fn mount_one(mount: MountStep, site: &mut Site) -> Result<(), Failure
     }
     // A new file system has its attributes from the start.
     if fresh.is_none() || !options.recursive.is_empty() {
-        attributes(&tree, options).map_err(failure)?;
+        attributes(tree.as_fd(), options).map_err(failure)?;
     }
     attach(&tree, &target).map_err(|e| failure(e.into()))?;
-    propagations(&tree, options).map_err(failure)?;
-    site.spend(target);
+    propagations(tree.as_fd(), options).map_err(failure)?;
+    spend(target);
     site.attached(&mount.destination, tree, fresh.as_deref());
     Ok(())
 }
 
-fn attributes(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
+fn attributes(tree: BorrowedFd<'_>, options: &Options) -> std::io::Result<()> {
     if !options.attributes.is_empty() {
         attr::set(tree, false, &options.attributes)?;
     }
@@ -314,7 +318,7 @@ fn attributes(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
     Ok(())
 }
 
-fn propagations(tree: &OwnedFd, options: &Options) -> std::io::Result<()> {
+fn propagations(tree: BorrowedFd<'_>, options: &Options) -> std::io::Result<()> {
     options
         .propagation
         .iter()
@@ -334,8 +338,8 @@ fn remount(root: &RootDir, path: &Path, options: &Options) -> std::io::Result<()
         configure(&context, &options.data).map_err(|(_, e)| e)?;
         fsconfig_reconfigure(&context)?;
     }
-    attributes(&target, options)?;
-    propagations(&target, options)
+    attributes(target.as_fd(), options)?;
+    propagations(target.as_fd(), options)
 }
 
 /// A failing option, or call, and why.
@@ -357,7 +361,6 @@ pub(crate) fn new_filesystem(
     source: &str,
     data: &[String],
     attributes: u64,
-    site: &mut Site,
 ) -> Result<OwnedFd, Refused> {
     let at = |what: &str| {
         let what = what.to_owned();
@@ -372,8 +375,47 @@ pub(crate) fn new_filesystem(
     fsconfig_create(&context).map_err(at("create"))?;
     let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
     let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))?;
-    site.spend(context);
+    spend(context);
     Ok(tree)
+}
+
+/// Types whose new instances mount(2) may make as well: they show nothing that is the kernel's own.
+const BY_NAME: &[&str] = &["tmpfs", "devpts", "mqueue"];
+
+/// Makes a new file system on a directory that is not there yet, in a tmpfs of ours, where a name is as good as a descriptor:
+/// one call in place of five, and another one for each option. False where it is not so simple, or where the kernel refuses:
+/// then it is to be made the other way, which knows which of the options was refused.
+fn mount_by_name(kind: &str, source: &str, options: &Options, path: &Path, site: &mut Site) -> bool {
+    const MAX_DATA: usize = 4000;
+    let known = attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOATIME | attr::STRICTATIME;
+    let simple = BY_NAME.contains(&kind)
+        && (kind != "tmpfs" || options.data.iter().any(|option| option.starts_with("mode=")))
+        && !options.copy_up
+        && options.recursive.is_empty()
+        && options.propagation.is_empty()
+        // Read-only would be the file system, where only this mount is to be.
+        && options.attributes.set & !known == 0
+        && !options.data.iter().any(|option| option.contains(','));
+    let data = options.data.join(",");
+    if !simple || data.len() > MAX_DATA {
+        return false;
+    }
+    let flags = [
+        (attr::NOSUID, MountFlags::NOSUID),
+        (attr::NODEV, MountFlags::NODEV),
+        (attr::NOEXEC, MountFlags::NOEXEC),
+        (attr::NOATIME, MountFlags::NOATIME),
+        (attr::STRICTATIME, MountFlags::STRICTATIME),
+    ];
+    let flags = flags.iter().filter(|(bit, _)| options.attributes.set & bit != 0);
+    let flags = flags.fold(MountFlags::empty(), |all, (_, flag)| all | *flag);
+    let Ok(data) = std::ffi::CString::new(data) else { return false };
+    let Some(name) = site.new_directory(path) else { return false };
+    if rustix::mount::mount(source, name, kind, flags, data.as_c_str()).is_err() {
+        return false;
+    }
+    site.covered(path);
+    true
 }
 
 /// A tmpfs with a bind of each hierarchy, or on v2 alone the one directory.
@@ -383,44 +425,53 @@ fn mount_cgroups(
     hierarchies: &[cgroup::HierarchyMount],
     options: &Options,
 ) -> std::io::Result<()> {
-    let target = site.ensure_directory(destination)?;
     if let [only] = hierarchies
         && only.name.is_empty()
     {
+        let target = site.ensure_directory(destination)?;
         let tree = clone_tree(CWD, &only.source, false)?;
-        attributes(&tree, options)?;
+        attributes(tree.as_fd(), options)?;
         attach(&tree, &target)?;
-        propagations(&tree, options)?;
+        propagations(tree.as_fd(), options)?;
+        spend(target);
         site.attached(destination, tree, None);
         return Ok(());
     }
-    let data = ["mode=755".to_owned(), "size=65536".to_owned()];
-    let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let tmpfs = new_filesystem("tmpfs", "tmpfs", &data, set, site).map_err(|(_, e)| e)?;
-    attach(&tmpfs, &target)?;
-    site.spend(target);
+    const TMPFS_DATA: [&str; 2] = ["mode=755", "size=65536"];
+    // What is mounted is the working directory then, and a name in it is as good as a descriptor: it is new and ours.
+    if let Some(rest) = site.enter_sysfs(destination) {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let data = std::ffi::CString::new(TMPFS_DATA.join(",")).unwrap_or_default();
+        rustix::mount::mount("tmpfs", rest, "tmpfs", flags, data.as_c_str())?;
+        rustix::process::chdir(rest)?;
+        site.covered(destination);
+    } else {
+        let target = site.ensure_directory(destination)?;
+        let set = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let tmpfs =
+            new_filesystem("tmpfs", "tmpfs", &TMPFS_DATA.map(str::to_owned), set).map_err(|(_, e)| e)?;
+        attach(&tmpfs, &target)?;
+        rustix::process::fchdir(&tmpfs)?;
+        spend(target);
+        site.left();
+        site.attached(destination, tmpfs, None);
+    }
     for hierarchy in hierarchies {
-        let name = Path::new(&hierarchy.name);
-        rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))?;
-        let tree = clone_tree(CWD, &hierarchy.source, false)?;
-        // The tmpfs is new, and the last name is not followed.
-        move_mount(&tree, "", &tmpfs, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        site.spend(tree);
+        rustix::fs::mkdir(hierarchy.name.as_str(), Mode::from_raw_mode(0o755))?;
+        rustix::mount::mount_bind(&hierarchy.source, hierarchy.name.as_str())?;
         for link in &hierarchy.links {
-            rustix::fs::symlinkat(name, &tmpfs, link.as_str())?;
+            rustix::fs::symlink(hierarchy.name.as_str(), link.as_str())?;
         }
     }
     // The binds and the tmpfs are one tree with the same attributes, read-only or not.
     let recursive = if options.recursive.is_empty() { options.attributes } else { options.recursive };
     if !recursive.is_empty() {
-        attr::set(&tmpfs, true, &recursive)?;
+        attr::set(CWD, true, &recursive)?;
     }
     if !options.recursive.is_empty() {
-        attributes(&tmpfs, options)?;
+        attributes(CWD, options)?;
     }
-    propagations(&tmpfs, options)?;
-    site.attached(destination, tmpfs, None);
-    Ok(())
+    propagations(CWD, options)
 }
 
 /// The SELinux context for mounts, where there is SELinux.

@@ -205,6 +205,8 @@ pub(crate) struct Credentials {
     pub(crate) keep_groups: bool,
     /// It is root of the host before and after.
     pub(crate) stays_root: bool,
+    /// Of its own or joined.
+    pub(crate) in_user_namespace: bool,
 }
 
 /// Everything the child needs.
@@ -366,7 +368,7 @@ pub(crate) struct Joining<'a> {
 /// Without privilege the parent cannot enter a PID namespace that belongs to another user namespace. Then the child enters
 /// both, and clones once more. The bits that make it so; none with privilege.
 pub(crate) fn joins_itself() -> u32 {
-    if rustix::process::geteuid().is_root() { u32::MAX } else { namespaces::USER.bit | namespaces::PID.bit }
+    if crate::is_root() { u32::MAX } else { namespaces::USER.bit | namespaces::PID.bit }
 }
 
 /// Steps of a process that joins. The parent has entered the PID namespace, which counts for its children.
@@ -635,11 +637,12 @@ impl Builder {
             permitted: set(&caps.permitted),
             inheritable: set(&caps.inheritable),
             ambient: set(&caps.ambient),
-            keep_groups: user && !rustix::process::geteuid().is_root() && ids.additional_gids.is_empty(),
+            keep_groups: user && !crate::is_root() && ids.additional_gids.is_empty(),
             stays_root: !user
                 && (ids.uid, ids.gid) == (0, 0)
-                && rustix::process::geteuid().is_root()
+                && crate::is_root()
                 && rustix::process::getegid().is_root(),
+            in_user_namespace: user,
         };
         // The specification asks for warnings, not errors, of both.
         if !unknown.is_empty() {

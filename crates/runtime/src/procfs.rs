@@ -5,6 +5,7 @@ use crate::Error;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
+use sys::spent::spend;
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 pub(crate) const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -30,6 +31,11 @@ impl Proc {
         Ok(Proc(fd))
     }
 
+    /// Lets go of it.
+    pub(crate) fn spend(self) {
+        spend(self.0);
+    }
+
     /// Opens a file below, never through another mount or a magic link.
     pub(crate) fn open_file(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
@@ -39,7 +45,9 @@ impl Proc {
     /// Writes `value` in one call.
     pub(crate) fn write(&self, path: &str, value: &str) -> Result<(), Errno> {
         let fd = self.open_file(path, OFlags::WRONLY)?;
-        rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())).map(|_| ())
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes()));
+        spend(fd);
+        written.map(|_| ())
     }
 
     /// The text of a small file.
@@ -60,6 +68,7 @@ impl Proc {
             }
             bytes.resize(length + 4096, 0);
         }
+        spend(fd);
         bytes.truncate(length);
         String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
     }
@@ -67,7 +76,9 @@ impl Proc {
     /// A namespace of a process, by its magic link. The only one followed, and `pid` and `name` are ours.
     pub(crate) fn namespace(&self, pid: &str, name: &str) -> Result<OwnedFd, Errno> {
         let directory = self.open_file(&format!("{pid}/ns"), OFlags::PATH | OFlags::DIRECTORY)?;
-        rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let namespace = rustix::fs::openat(&directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        spend(directory);
+        namespace
     }
 
     /// State letter and start time (clock ticks after boot) of a process.

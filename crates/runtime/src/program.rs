@@ -10,9 +10,12 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
+use sys::spent::spend;
 
 /// What the kernel looks at of a file's begin.
 const HEAD: usize = 256;
+/// What is read of it: of most programs the headers are in it.
+const FIRST: usize = 1024;
 /// Program headers looked at; real programs have about ten.
 const MAX_HEADERS: usize = 64;
 /// Bytes of one.
@@ -38,15 +41,21 @@ pub(crate) fn refusal(path: &CStr, has_other_formats: bool) -> Option<(Errno, St
     if FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode) != FileType::RegularFile {
         return None;
     }
-    let mut head = [0; HEAD];
-    let length = rustix::io::pread(&file, &mut head, 0).ok()?;
-    let head = &head[..length];
+    let mut first = [0; FIRST];
+    let length = rustix::io::pread(&file, &mut first, 0).ok()?;
+    let refusal = of_content(&file, &first[..length], has_other_formats);
+    spend(file);
+    refusal
+}
+
+fn of_content(file: &OwnedFd, first: &[u8], has_other_formats: bool) -> Option<(Errno, String)> {
+    let head = &first[..first.len().min(HEAD)];
     if let Some(line) = head.strip_prefix(b"#!") {
         return script(line);
     }
     let (errno, why) = match head {
         [] => (Errno::NOEXEC, "the file is empty".to_string()),
-        [0x7f, b'E', b'L', b'F', ..] => return elf(&file, head, has_other_formats),
+        [0x7f, b'E', b'L', b'F', ..] => return elf(file, first, has_other_formats),
         [0xef, 0xbb, 0xbf, b'#', b'!', ..] => {
             (Errno::NOEXEC, "a byte order mark comes before its #!; save it without one".to_string())
         }
@@ -100,12 +109,19 @@ fn elf(file: &OwnedFd, head: &[u8], has_other_formats: bool) -> Option<(Errno, S
     let headers = u64::from_le_bytes(head.get(32..40)?.try_into().ok()?);
     let (size, count) = (half(54)?, half(56)?);
     // All at once: they stand side by side, and a program has a dozen.
-    let mut bytes = [0; MAX_HEADERS * HEADER];
     let wanted = usize::from(count).min(MAX_HEADERS) * usize::from(size);
-    let length = rustix::io::pread(file, bytes.get_mut(..wanted)?, headers).ok()?;
+    let begin = usize::try_from(headers).ok()?;
+    let mut more = [0; MAX_HEADERS * HEADER];
+    let bytes = match head.get(begin..begin.checked_add(wanted)?) {
+        Some(there) => there,
+        None => {
+            let length = rustix::io::pread(file, more.get_mut(..wanted)?, headers).ok()?;
+            &more[..length]
+        }
+    };
     for number in 0..usize::from(count).min(MAX_HEADERS) {
         let at = number * usize::from(size);
-        let header: &[u8; HEADER] = bytes[..length].get(at..at + HEADER)?.try_into().ok()?;
+        let header: &[u8; HEADER] = bytes.get(at..at + HEADER)?.try_into().ok()?;
         if u32::from_le_bytes(header[..4].try_into().ok()?) != PT_INTERP {
             continue;
         }

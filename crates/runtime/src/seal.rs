@@ -78,7 +78,7 @@ pub(crate) fn ensure_sealed() -> Result<(), Error> {
         let list = list.into_iter().filter_map(|s| CString::new(s.into_vec()).ok());
         sys::process::StringList::new(list.collect())
     };
-    let args = strings(std::env::args_os().collect());
+    let args = strings(sys::program::arguments());
     let pair = |(mut name, value): (std::ffi::OsString, std::ffi::OsString)| {
         name.push("=");
         name.push(value);

@@ -1,8 +1,8 @@
 //! The building site: the container's root while mounts are made in it, and what is known of it.
 //!
 //! File systems that we have just made hold nothing that an image put there, so what is made in them is made beside their
-//! root's descriptor, without resolving the way to it again. Descriptors that have served are kept until the end, when
-//! they go with few calls.
+//! root's descriptor, without resolving the way to it again; and in a tmpfs of ours a directory just made is what its name
+//! says, so that mount(2) may be told the name: one call in place of seven.
 
 use crate::rooted;
 use rootdir::RootDir;
@@ -11,16 +11,17 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// Descriptors kept before they are closed together; below every default limit with what else is open.
-const MAX_SPENT: usize = 256;
+use sys::spent::spend;
 
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) root: RootDir,
     /// Roots of new file systems, by where they are.
     fresh: Vec<Fresh>,
-    spent: Vec<OwnedFd>,
+    /// Which of them is the working directory.
+    entered: Option<PathBuf>,
+    /// The directory that was asked for last, where it is none of them.
+    last: Option<OwnedFd>,
 }
 
 /// The root of a file system that we made.
@@ -28,22 +29,64 @@ pub(crate) struct Site {
 struct Fresh {
     point: PathBuf,
     root: OwnedFd,
-    /// Below a procfs are other processes' files.
-    procfs: bool,
+    kind: Kind,
+    /// Something is mounted in it: what is seen there need not be its own.
+    covered: bool,
+}
+
+/// What matters of a new file system's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Below it are other processes' files.
+    Proc,
+    /// All that is in it we made.
+    Tmpfs,
+    /// All that is in it the kernel made.
+    Sysfs,
+    Other,
 }
 
 impl Site {
-    /// `spent` are descriptors to be closed with the others.
-    pub(crate) fn new(root: RootDir, spent: Vec<OwnedFd>) -> Site {
-        Site { root, fresh: Vec::new(), spent }
+    pub(crate) fn new(root: RootDir) -> Site {
+        Site { root, fresh: Vec::new(), entered: None, last: None }
     }
 
-    /// Takes a descriptor that nobody needs any more.
-    pub(crate) fn spend(&mut self, fd: OwnedFd) {
-        if self.spent.len() >= MAX_SPENT {
-            sys::process::close_all(std::mem::take(&mut self.spent));
+    /// Makes the directory `path` in a tmpfs of ours, and makes that the working directory: then the name given is the new
+    /// directory, and nothing else, until this is called again. `None` where that is not so.
+    pub(crate) fn new_directory<'p>(&mut self, path: &'p Path) -> Option<&'p OsStr> {
+        let (parent, name) = path.parent().zip(path.file_name())?;
+        let fresh = self.fresh.iter().find(|fresh| fresh.point == parent && fresh.kind == Kind::Tmpfs)?;
+        // What is there already may be a link that was copied up.
+        rustix::fs::mkdirat(&fresh.root, name, Mode::from_raw_mode(0o755)).ok()?;
+        if self.entered.as_deref() != Some(parent) {
+            rustix::process::fchdir(&fresh.root).ok()?;
+            self.entered = Some(parent.into());
         }
-        self.spent.push(fd);
+        Some(name)
+    }
+
+    /// Makes a sysfs of ours in which nothing is mounted the working directory, and gives the rest of `path`, where the kernel
+    /// has no links. The caller goes on from there. `None` where that is not so, with nothing done.
+    pub(crate) fn enter_sysfs<'p>(&mut self, path: &'p Path) -> Option<&'p Path> {
+        let mut all = self.fresh.iter().filter(|fresh| fresh.kind == Kind::Sysfs && !fresh.covered);
+        let (fresh, rest) = all.find_map(|fresh| Some((fresh, path.strip_prefix(&fresh.point).ok()?)))?;
+        if rest != Path::new("fs/cgroup") {
+            return None;
+        }
+        rustix::process::fchdir(&fresh.root).ok()?;
+        self.entered = None;
+        Some(rest)
+    }
+
+    /// The working directory is another now.
+    pub(crate) fn left(&mut self) {
+        self.entered = None;
+    }
+
+    /// Lets go of everything, the root too.
+    pub(crate) fn leave(mut self) {
+        self.forget();
+        self.last.into_iter().chain([self.root.into()]).for_each(spend);
     }
 
     /// Opens the directory `path`, which is [clean](rooted::clean), and makes what is missing of it.
@@ -90,26 +133,39 @@ impl Site {
         if let Some(at) = self.fresh.iter().position(|fresh| fresh.point == parent) {
             return Ok((self.fresh[at].root.as_fd(), name));
         }
-        let directory = self.ensure_directory(parent)?;
-        self.spend(directory);
-        Ok((self.spent.last().ok_or(Errno::BADF)?.as_fd(), name))
+        self.last = Some(self.ensure_directory(parent)?);
+        Ok((self.last.as_ref().ok_or(Errno::BADF)?.as_fd(), name))
     }
 
     /// Whether `path` is known to be in a file system that we made and that is no procfs.
     pub(crate) fn is_plain(&self, path: &Path) -> bool {
-        path.parent().is_some_and(|parent| self.fresh.iter().any(|f| f.point == parent && !f.procfs))
+        path.parent()
+            .is_some_and(|parent| self.fresh.iter().any(|f| f.point == parent && f.kind != Kind::Proc))
     }
 
     /// A file system was attached at `path`, which was opened here. For a new one, its kind.
     pub(crate) fn attached(&mut self, path: &Path, tree: OwnedFd, new: Option<&str>) {
-        let fresh = std::mem::take(&mut self.fresh);
-        for one in fresh {
-            // What is hidden now is not what its path means.
-            if one.point.starts_with(path) { self.spend(one.root) } else { self.fresh.push(one) }
-        }
-        match new {
-            Some(kind) => self.fresh.push(Fresh { point: path.into(), root: tree, procfs: kind == "proc" }),
-            None => self.spend(tree),
+        self.covered(path);
+        let kind = match new {
+            None => return spend(tree),
+            Some("proc") => Kind::Proc,
+            Some("tmpfs") => Kind::Tmpfs,
+            Some("sysfs") => Kind::Sysfs,
+            Some(_) => Kind::Other,
+        };
+        self.fresh.push(Fresh { point: path.into(), root: tree, kind, covered: false });
+    }
+
+    /// Something is mounted at `path` now: what is hidden by it is not what its path means any more.
+    pub(crate) fn covered(&mut self, path: &Path) {
+        for mut one in std::mem::take(&mut self.fresh) {
+            if one.point.starts_with(path) {
+                self.entered.take_if(|entered| *entered == one.point);
+                spend(one.root);
+                continue;
+            }
+            one.covered |= path.starts_with(&one.point);
+            self.fresh.push(one);
         }
     }
 
@@ -127,20 +183,13 @@ impl Site {
     }
 
     fn forget(&mut self) {
-        let fresh = std::mem::take(&mut self.fresh);
-        fresh.into_iter().for_each(|fresh| self.spend(fresh.root));
+        self.entered = None;
+        std::mem::take(&mut self.fresh).into_iter().for_each(|fresh| spend(fresh.root));
     }
 
     fn fresh_parent<'p>(&self, path: &'p Path) -> Option<(BorrowedFd<'_>, &'p OsStr)> {
         let (parent, name) = path.parent().zip(path.file_name())?;
         let fresh = self.fresh.iter().find(|fresh| fresh.point == parent)?;
         Some((fresh.root.as_fd(), name))
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        self.forget();
-        sys::process::close_all(std::mem::take(&mut self.spent));
     }
 }

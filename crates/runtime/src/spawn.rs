@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use sys::process::Cloned;
+use sys::process::{Cloned, Inherited};
 
 /// More of them no honest child has.
 const MAX_WARNINGS: usize = 100;
@@ -109,11 +109,11 @@ pub(crate) fn spawn(
     let (ours, theirs) = Channel::pair().map_err(|e| Error::io("make a socket pair", e))?;
     let forks = plan.steps.iter().any(|step| matches!(step, Step::Fork { .. }));
     let mut warnings = plan.warnings.clone();
-    if rustix::process::geteuid().is_root() {
+    if crate::is_root() {
         // The child inherits it, so there is no moment at which a process of a joined PID namespace could look into it.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-    let ignored = proc.read("self/status").map_or(u64::MAX, |text| sys::process::ignored_signals(&text));
+    let inherited = proc.read("self/status").map_or(Inherited::UNKNOWN, |text| Inherited::parse(&text));
     let back = enter(&mut job, &proc)?;
     let mut new = job.namespaces.new & !namespaces::CGROUP.bit & !namespaces::TIME.bit;
     if forks {
@@ -125,8 +125,9 @@ pub(crate) fn spawn(
     let cloned = sys::process::clone3(new.into(), false, into);
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
-            drop((ours, container.take(), back, job));
-            child::run(plan, theirs, proc, ignored)
+            drop((ours, back, job));
+            container.take().into_iter().for_each(Container::spend);
+            child::run(plan, theirs, proc, inherited)
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(e) => return leave(back).and(Err(Error::io("clone the container's first process", e))),

@@ -12,6 +12,7 @@
 
 use crate::Error;
 use crate::procfs::Proc;
+use oci::runtime::Hooks;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use sys::spent::spend;
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -103,6 +105,10 @@ pub(crate) struct State {
     pub(crate) owner: u32,
     #[serde(default)]
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Whether the document has hooks for verbs after create, which read it for them only. Not known of states that earlier
+    /// versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) later_hooks: Option<bool>,
     /// Groups of resctrl that go with the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rdt: Vec<PathBuf>,
@@ -144,8 +150,9 @@ impl State {
             scope: None,
             namespaces: 0,
             no_pivot: false,
-            owner: rustix::process::geteuid().as_raw(),
+            owner: sys::process::user_at_start(),
             annotations: BTreeMap::new(),
+            later_hooks: None,
             rdt: Vec::new(),
         }
     }
@@ -253,6 +260,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Lets go of it, in a process that is a copy of the one that locked it.
+    pub(crate) fn spend(self) {
+        spend(self.directory);
+    }
+
     pub(crate) fn read(&self) -> Result<State, Error> {
         let bytes = self.read_file(STATE)?;
         let state: State = serde_json::from_slice(&bytes)
@@ -291,6 +303,14 @@ impl Container {
     pub(crate) fn read_config(&self) -> Result<oci::runtime::Spec, Error> {
         oci::runtime::from_json(&self.read_file(CONFIG)?)
             .map_err(|e| Error::Document { path: self.path.join(CONFIG), source: e })
+    }
+
+    /// The document's hooks for verbs after create.
+    pub(crate) fn later_hooks(&self, state: &State) -> Result<Hooks, Error> {
+        if state.later_hooks == Some(false) {
+            return Ok(Hooks::default());
+        }
+        Ok(self.read_config()?.hooks.unwrap_or_default())
     }
 
     /// Makes the fifo and opens both its ends as one descriptor: opening never blocks, and a read waits for a byte.
@@ -392,6 +412,7 @@ impl Container {
             let count = rustix::io::retry_on_intr(|| rustix::io::write(&fd, left)).map_err(at)?;
             left = &left[count..];
         }
+        spend(fd);
         Ok(())
     }
 }
@@ -431,7 +452,10 @@ pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
             bytes.reserve(bytes.len());
         }
         match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return Ok(bytes),
+            Ok(0) => {
+                spend(fd);
+                return Ok(bytes);
+            }
             Ok(_) if bytes.len() as u64 <= MAX_DOCUMENT => {}
             Ok(_) => return Err(at(Errno::FBIG)),
             Err(Errno::INTR) => {}
@@ -463,8 +487,9 @@ fn is_paused(state: &State) -> bool {
 
 /// The time now, RFC 3339 in UTC with nanoseconds.
 pub fn timestamp() -> String {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    format_time(time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0))
+    // A clock that is set before 1970 shows that year.
+    let time = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format_time(i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
 }
 
 /// Howard Hinnant's days to civil date.

@@ -18,7 +18,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use sys::mount_attr::{self as attr, Attributes};
-use sys::process::StringList;
+use sys::process::{Inherited, StringList};
+use sys::spent::spend;
 
 /// What the steps share.
 #[derive(Debug)]
@@ -28,8 +29,6 @@ pub(crate) struct World {
     pub(crate) proc: Option<Proc>,
     /// What the container's paths resolve in; gone with the pivot.
     site: Option<Site>,
-    /// Descriptors that have served before there was a site.
-    spent: Vec<OwnedFd>,
     pub(crate) env: StringList,
     /// The fifo after it let us go, to tell `start` of a failure; execve closes it.
     pub(crate) gate: Option<OwnedFd>,
@@ -39,23 +38,24 @@ pub(crate) struct World {
     null: Option<OwnedFd>,
     cwd_entered: bool,
     descriptors_closed: bool,
+    pub(crate) inherited: Inherited,
 }
 
 type Done = Result<(), Failure>;
 
 impl World {
-    pub(crate) fn new(channel: Channel, proc: Proc, env: StringList) -> World {
+    pub(crate) fn new(channel: Channel, proc: Proc, env: StringList, inherited: Inherited) -> World {
         World {
             channel,
             proc: Some(proc),
             site: None,
-            spent: Vec::new(),
             env,
             gate: None,
             empty: None,
             null: None,
             cwd_entered: false,
             descriptors_closed: false,
+            inherited,
         }
     }
 
@@ -87,7 +87,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::JoinCgroup(files) => files.iter().try_for_each(|file| {
             let joined = join_cgroup(file);
             let joined = joined.map_err(|e| Failure::new(format!("write 0 to {}", file.display()), e))?;
-            world.spent.push(joined);
+            spend(joined);
             Ok(())
         }),
         Step::Await => world.wait_for_go(),
@@ -106,7 +106,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         }
         Step::ChangeRoot(root) => change_root(root).map_err(|e| Failure::new("chroot to the rootfs", e)),
         Step::BecomeRoot => become_root().map_err(|e| Failure::new("become root of the user namespace", e)),
-        Step::Loopback => network::loopback_up().map_err(|e| Failure::text(errors::chain(&e))),
+        Step::Loopback => sys::netns::loopback_up().map(spend).map_err(|e| Failure::new("set lo up", e)),
         Step::NewSession => rustix::process::setsid().map(|_| ()).map_err(|e| Failure::new("setsid", e)),
         Step::Keyring(name) => keyring(&name),
         Step::CgroupNamespace => sys::process::unshare(namespaces::CGROUP.bit)
@@ -115,12 +115,12 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::AttachRoot { path, private_parent } => {
             let root = attach_root(&path, private_parent)
                 .map_err(|e| Failure::new(format!("attach rootfs {}", path.display()), e))?;
-            world.site = Some(Site::new(RootDir::from_fd(root), std::mem::take(&mut world.spent)));
+            world.site = Some(Site::new(RootDir::from_fd(root)));
             Ok(())
         }
         Step::RootHere => {
             let root = RootDir::open(Path::new("/")).map_err(|_| Failure::new("open /", Errno::NOENT))?;
-            world.site = Some(Site::new(root, std::mem::take(&mut world.spent)));
+            world.site = Some(Site::new(root));
             Ok(())
         }
         Step::Mount(mount) => mount_one(*mount, world.site()?),
@@ -249,10 +249,8 @@ impl World {
     }
 
     fn leave_root(&mut self) {
-        if let Some(site) = &mut self.site {
-            self.empty.take().into_iter().chain(self.null.take()).for_each(|fd| site.spend(fd));
-        }
-        self.site = None;
+        self.empty.take().into_iter().chain(self.null.take()).for_each(spend);
+        self.site.take().into_iter().for_each(Site::leave);
     }
 }
 
@@ -456,40 +454,46 @@ fn read_only(site: &mut Site, path: &Path) -> std::io::Result<()> {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
-    let tree = clone_tree(&target, Path::new(""), true)?;
-    attr::set(&tree, true, &Attributes::new(attr::RDONLY, 0))?;
+    let tree = attr::clone_with(&target, true, &Attributes::new(attr::RDONLY, 0))?;
     attach(&tree, &target)?;
-    site.spend(target);
-    site.spend(tree);
+    spend(target);
+    spend(tree);
     Ok(())
 }
 
 fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
     let site = world.site.as_mut().ok_or(Errno::NOTDIR)?;
-    let target = match rooted::find(&site.root, path) {
-        Err(e) if absent(e) => return Ok(()),
-        other => other?,
+    // Whether it is a directory shows in opening it as one.
+    let (target, directory) = match rooted::open(&site.root, path, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(target) => (target, true),
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR) => match rooted::find(&site.root, path) {
+            Ok(target) => (target, false),
+            Err(e) if absent(e) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        },
+        Err(e) => return Err(e.into()),
     };
-    let directory = rooted::file_type(&target)? == FileType::Directory;
     let cover = if directory { &mut world.empty } else { &mut world.null };
     let tree = match &*cover {
         // With the attributes of the first one.
         Some(first) => clone_tree(first, Path::new(""), false)?,
         None if directory => {
             let set = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set, site).map_err(|(_, e)| e)?
+            new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
         }
         None => {
-            let tree = clone_tree(null_device(&site.root)?, Path::new(""), false)?;
+            let device = null_device(&site.root)?;
             // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
-            attr::set(&tree, false, &Attributes::new(attr::RDONLY, 0))?;
+            let tree = attr::clone_with(&device, false, &Attributes::new(attr::RDONLY, 0))?;
+            spend(device);
             tree
         }
     };
     attach(&tree, &target)?;
-    site.spend(target);
+    spend(target);
     match cover {
-        Some(_) => site.spend(tree),
+        Some(_) => spend(tree),
         None => *cover = Some(tree),
     }
     Ok(())
@@ -553,13 +557,7 @@ fn hide_kernel_mounts(world: &mut World, rootfs: &Path) -> std::io::Result<()> {
         })?;
         if unmount(&point, UnmountFlags::DETACH).is_err() {
             // The mount is not ours to take away: it came with a user namespace's.
-            let cover = crate::mounts::new_filesystem(
-                "tmpfs",
-                "tmpfs",
-                &[],
-                attr::RDONLY,
-                world.site().map_err(|_| Errno::NOTDIR)?,
-            );
+            let cover = new_filesystem("tmpfs", "tmpfs", &[], attr::RDONLY);
             attach(&cover.map_err(|(_, e)| e)?, &there)?;
         }
     }
@@ -601,8 +599,9 @@ fn own_stdio(uid: u32) {
 
 fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     // Nothing of the host may be reachable as /proc/self/fd/N from here on.
-    world.proc = None;
-    world.site = None;
+    world.leave_root();
+    world.proc.take().into_iter().for_each(Proc::spend);
+    sys::spent::close();
     if !world.cwd_entered {
         let failure = |e: Errno| {
             let text = crate::child::lower(e);
@@ -617,6 +616,10 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     } else if last {
         return Ok(());
     }
+    if path == Path::new("/") {
+        // Which is our root whatever that is.
+        return Ok(());
+    }
     // The kernel says "(unreachable)" of a directory that is not below our root.
     match rustix::process::getcwd(Vec::new()) {
         Ok(cwd) if cwd.as_bytes().first() == Some(&b'/') => Ok(()),
@@ -628,9 +631,12 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
 
 fn become_user(credentials: &Credentials, world: &World) -> Done {
     let at = |what: &'static str| move |e: Errno| Failure::new(what, e);
+    // A new user namespace gives all of them.
+    let held = if credentials.in_user_namespace { u64::MAX } else { world.inherited.bounding };
+    let held = CapabilitySet::from_bits_retain(held);
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        if credentials.bounding.contains(capability) {
+        if credentials.bounding.contains(capability) || !held.contains(capability) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {

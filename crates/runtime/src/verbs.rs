@@ -10,7 +10,7 @@ use crate::state::{Container, ContainerId, State, Status, Store, init, outcome};
 use crate::trace::say;
 use crate::{Error, config, console, exec_cgroup, hooks, rdt, scheduling};
 use cgroup::Cgroup;
-use oci::runtime::{Process, Spec};
+use oci::runtime::{Hooks, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -110,7 +110,8 @@ pub fn run(
     keep: bool,
 ) -> Result<Exit, Error> {
     let mut made = make(store, id, options, false, detach)?;
-    let result = made.started.go(made.cgroup.as_ref()).and_then(|()| poststart(&made.spec, &made.state));
+    let hooks = made.spec.hooks.take().unwrap_or_default();
+    let result = made.started.go(made.cgroup.as_ref()).and_then(|()| poststart(&hooks, &made.state));
     if let Err(e) = result {
         drop(made.started);
         undo(made.cgroup.as_ref(), &made.container, &made.state);
@@ -121,18 +122,33 @@ pub fn run(
     if detach {
         return Ok(Exit { code: 0, warnings });
     }
-    let Made { started, container, .. } = made;
+    let Made { started, container, state, .. } = made;
     // Other verbs must be able to work on it while it runs.
     drop(container);
     let code = wait_in_foreground(started.terminal.as_ref(), &started.pidfd)?;
     if !keep {
-        match delete(store, id, true) {
+        match delete_ended(store, id, &state, hooks) {
             Ok(more) => warnings.extend(more),
             Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
         }
     }
+    // Its descriptors go with this process.
+    std::mem::forget(started);
     Ok(Exit { code, warnings })
+}
+
+/// What `delete` does, for who has just seen the end of the container that was made by `state`, with these hooks.
+fn delete_ended(store: &Store, id: &ContainerId, state: &State, hooks: Hooks) -> Result<Vec<String>, Error> {
+    let container = store.lock(id)?;
+    let now = container.read()?;
+    if (now.pid, now.start_time) != (state.pid, state.start_time) {
+        // Somebody else's of that name; ours was deleted.
+        return Ok(Vec::new());
+    }
+    let warnings = dispose(&container, &now, Status::Stopped, None, Some(hooks));
+    container.spend();
+    warnings
 }
 
 /// Lets the created init go.
@@ -150,12 +166,11 @@ pub fn start(store: &Store, id: &ContainerId) -> Result<(), Error> {
         id: state.id.clone(),
         state: Status::Stopped.as_str(),
     })?;
-    let spec = container.read_config()?;
     say(|| format!("let process {} go", state.pid));
     if let Some(words) = outcome(&answer)? {
-        return Err(not_started(&words, &spec));
+        return Err(not_started(&words, &container.read_config()?));
     }
-    poststart(&spec, &state).inspect_err(|_| {
+    poststart(&container.later_hooks(&state)?, &state).inspect_err(|_| {
         // It is ended, and stays, stopped, as runc's does: engines ask for the delete, which destroys it.
         if let Ok(Some(pidfd)) = init(&state, &proc) {
             drop(sys::process::send_signal(&pidfd, 9));
@@ -234,15 +249,17 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool) -> Result<Vec<String
     if !force && matches!(status, Status::Running | Status::Paused | Status::Creating) {
         return Err(Error::WrongState { verb: "delete", id: state.id, state: status.as_str() });
     }
-    dispose(&container, &state, status, pidfd)
+    proc.spend();
+    dispose(&container, &state, status, pidfd, None)
 }
 
-/// Ends what is left of a container and removes everything that was made for it.
+/// Ends what is left of a container and removes everything that was made for it. `hooks` of the document, if they are known.
 pub(crate) fn dispose(
     container: &Container,
     state: &State,
     status: Status,
     pidfd: Option<OwnedFd>,
+    hooks: Option<Hooks>,
 ) -> Result<Vec<String>, Error> {
     let cgroup = open_cgroup(state)?;
     if let Some(pidfd) = pidfd {
@@ -258,7 +275,9 @@ pub(crate) fn dispose(
         wait_for_end(&pidfd, state)?;
     }
     let mut stopped = Ok(());
-    if let Some(cgroup) = cgroup.filter(Cgroup::exists) {
+    // Mostly nothing is left in it. A unit is systemd's, which is to be told first.
+    let left = |cgroup: &Cgroup| state.scope.is_some() || !cgroup.remove_empty();
+    if let Some(cgroup) = cgroup.filter(left).filter(Cgroup::exists) {
         if !cgroup.pids()?.is_empty() {
             cgroup.kill()?;
         }
@@ -266,11 +285,11 @@ pub(crate) fn dispose(
         cgroup.remove()?;
     }
     rdt::leave(&state.rdt)?;
-    let poststop = container.read_config().ok().and_then(|spec| spec.hooks).unwrap_or_default().poststop;
+    let hooks = hooks.or_else(|| container.later_hooks(state).ok()).unwrap_or_default();
     container.remove()?;
     say(|| format!("container {} is removed", state.id));
     // The container is gone whatever they say.
-    let warnings = hooks::run_all("poststop", &poststop, &oci_state(state, "stopped"));
+    let warnings = hooks::run_all("poststop", &hooks.poststop, &oci_state(state, "stopped"));
     // All that could be removed is; that systemd could not be told is worth knowing.
     stopped?;
     Ok(warnings)
@@ -434,6 +453,8 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     state.namespaces = namespaces.new | namespaces.joined.iter().fold(0, |bits, (kind, _)| bits | kind.bit);
     state.no_pivot = options.no_pivot || !namespaces.makes(namespaces::MOUNT);
     state.annotations.clone_from(&spec.annotations);
+    let later = |hooks: &Hooks| !hooks.poststart.is_empty() || !hooks.poststop.is_empty();
+    state.later_hooks = Some(spec.hooks.as_ref().is_some_and(later));
     let rdt = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref());
     let resctrl = rdt.map(|_| rdt::root(&proc)).transpose()?;
     if let (Some(root), Some(rdt)) = (&resctrl, rdt) {
@@ -531,7 +552,7 @@ fn populate(
         rdt,
         enter_pid: None,
     };
-    let (started, _) = spawn(plan, job, proc, container)?;
+    let (started, proc) = spawn(plan, job, proc, container)?;
     state.pid = started.pid;
     state.start_time = started.start_time;
     if let Some(container) = container {
@@ -539,6 +560,7 @@ fn populate(
     }
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     send_pidfd(options.pidfd_socket.as_deref(), &started)?;
+    proc.spend();
     Ok(started)
 }
 
@@ -597,11 +619,8 @@ pub(crate) fn undo(cgroup: Option<&Cgroup>, container: &Container, state: &State
     }
 }
 
-pub(crate) fn poststart(spec: &Spec, state: &State) -> Result<(), Error> {
-    match &spec.hooks {
-        Some(list) => hooks::run("poststart", &list.poststart, &oci_state(state, "running"), None),
-        None => Ok(()),
-    }
+pub(crate) fn poststart(list: &Hooks, state: &State) -> Result<(), Error> {
+    hooks::run("poststart", &list.poststart, &oci_state(state, "running"), None)
 }
 
 pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {

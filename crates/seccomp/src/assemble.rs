@@ -3,7 +3,7 @@
 
 use crate::Instruction;
 use crate::profile::Action;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 pub(crate) const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 pub(crate) const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
@@ -14,7 +14,7 @@ pub(crate) const GREATER_OR_EQUAL: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 pub(crate) const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 /// An instruction written already, counted from the end of the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Label(usize);
 
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct Assembler {
     /// Last instruction first.
     reversed: Vec<Instruction>,
     /// The nearest copy of each return.
-    returns: HashMap<Action, Label>,
+    returns: BTreeMap<Action, Label>,
 }
 
 impl Assembler {

@@ -12,7 +12,7 @@ use crate::assemble::{AND, Assembler, EQUAL, GREATER, GREATER_OR_EQUAL, LOAD, La
 use crate::profile::{self, Action, Condition, Operator, Profile};
 use crate::tables::{self, Table};
 use crate::{Error, Program};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// `BPF_MAXINSNS`.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -39,7 +39,7 @@ pub fn compile(profile: &oci::runtime::Seccomp) -> Result<Program, Error> {
     let architectures = architecture::parse(&profile.architectures)?;
     let profile = profile::parse(profile)?;
     let mut assembler = Assembler::default();
-    let mut shared = HashMap::new();
+    let mut shared = BTreeMap::new();
     let mut next = assembler.ret(Action::KILL_THREAD);
     // From the end: the native architecture comes out first, where most calls end their search early.
     for one in architectures.iter().rev().filter(|a| a.table != Table::X32) {
@@ -56,7 +56,7 @@ pub fn compile(profile: &oci::runtime::Seccomp) -> Result<Program, Error> {
 }
 
 /// What is answered to one call: the alternatives in order, then the last word.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Answer {
     alternatives: Vec<(Vec<Condition>, Action)>,
     otherwise: Action,
@@ -71,7 +71,7 @@ struct Range {
     answer: Answer,
 }
 
-type Shared = HashMap<Answer, Label>;
+type Shared = BTreeMap<Answer, Label>;
 
 fn body(
     assembler: &mut Assembler,

@@ -85,7 +85,7 @@ impl Action {
 }
 
 /// How an argument is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Operator {
     NotEqual,
     Less,
@@ -98,7 +98,7 @@ pub(crate) enum Operator {
 }
 
 /// One comparison of one argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Condition {
     /// 0 to 5.
     pub(crate) index: u8,

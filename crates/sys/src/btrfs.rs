@@ -91,10 +91,14 @@ pub fn limit_exclusive(subvolume: BorrowedFd<'_>, bytes: u64) -> io::Result<()> 
 }
 
 fn call<T>(fd: BorrowedFd<'_>, request: u32, argument: &mut T) -> io::Result<()> {
+    // The C libraries do not agree on the type; the bits are the same.
+    #[cfg(target_env = "musl")]
+    let request: libc::Ioctl = request.cast_signed();
+    #[cfg(not(target_env = "musl"))]
+    let request = libc::Ioctl::from(request);
     // SAFETY: every request of this module reads and writes exactly the `repr(C)` structure that its callers pair it
     // with (the size is part of the request's number; none for a request without), which `argument` points to and which outlives the call.
-    let result =
-        unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request), std::ptr::from_mut(argument)) };
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, std::ptr::from_mut(argument)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -8,8 +8,10 @@ use rustix::mm::{Advice, madvise};
 use std::ffi::c_void;
 
 /// Blocks of this many bytes or more are mapped alone, and so given back when freed.
+#[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 16 << 10;
 /// Bytes that may lie free at the end of the heap.
+#[cfg(target_env = "gnu")]
 const SLACK: libc::c_int = 32 << 10;
 
 /// Has the allocator give memory back early. Costs a system call for each large block. Best called first in `main`.

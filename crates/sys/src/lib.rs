@@ -6,7 +6,9 @@ pub mod bpf;
 pub mod btrfs;
 #[cfg(feature = "coverage")]
 pub mod coverage;
+mod error_texts;
 pub mod footprint;
+pub mod heap;
 pub mod keyring;
 pub mod launcher;
 pub mod mount_attr;
@@ -19,4 +21,5 @@ pub mod session;
 pub mod signal;
 pub mod signalfd;
 pub mod spawn;
+pub mod spent;
 pub mod thread_fs;

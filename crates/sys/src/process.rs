@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which side of [`clone3`] this is.
@@ -184,40 +184,59 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Closes descriptors, those with numbers in a row in one call.
-pub fn close_all(fds: Vec<OwnedFd>) {
-    let mut numbers: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
-    numbers.sort_unstable();
-    let mut rest = numbers.as_slice();
-    while let Some(&first) = rest.first() {
-        let count = rest.iter().zip(first..).take_while(|&(&number, expected)| number == expected).count();
-        let last = rest[count - 1];
-        // SAFETY: every number from `first` to `last` was an owned descriptor, given up by `into_raw_fd` above.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        rest = &rest[count..];
+/// What a process inherits from its parent, as its `/proc/PID/status` tells, one bit each: 1 for signal 1 and for capability 0.
+/// What is not known is as if all were set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inherited {
+    /// Signals that are ignored. An execve keeps them so.
+    pub ignored: u64,
+    /// Signals that are blocked; likewise.
+    pub blocked: u64,
+    /// Capabilities of the bounding set.
+    pub bounding: u64,
+}
+
+impl Inherited {
+    /// Nothing is known.
+    pub const UNKNOWN: Inherited = Inherited { ignored: u64::MAX, blocked: u64::MAX, bounding: u64::MAX };
+
+    /// From the text of a `status`.
+    pub fn parse(status: &str) -> Inherited {
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
+        };
+        Inherited { ignored: mask("SigIgn:"), blocked: mask("SigBlk:"), bounding: mask("CapBnd:") }
     }
 }
 
-/// Signals that this process ignores, one bit each: 1 for signal 1. An execve keeps them so.
-pub fn ignored_signals(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
-}
-
-/// Gives the signals in `ignored` (as [`ignored_signals`] has them) their default action and unblocks all, as a new program
-/// expects it. Handlers are the kernel's to forget.
-pub fn reset_signals(ignored: u64) {
+/// Gives ignored signals their default action and unblocks blocked ones, as a new program expects it. Handlers are the
+/// kernel's to forget.
+pub fn reset_signals(inherited: &Inherited) {
     for signal in 1..=libc::SIGRTMAX() {
-        if ignored >> (signal - 1) & 1 != 0 && signal != libc::SIGKILL && signal != libc::SIGSTOP {
+        if inherited.ignored >> (signal - 1) & 1 != 0 && signal != libc::SIGKILL && signal != libc::SIGSTOP {
             // SAFETY: the default action runs no code of ours.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
+    }
+    if inherited.blocked == 0 {
+        return;
     }
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset only writes the set, which has its size.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: the set was initialised by sigemptyset; a null old set asks for nothing back.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// The effective user id that this program was started with, which the kernel left beside its arguments: no system call. For who
+/// did not change it.
+///
+/// Docs: getauxval(3), `AT_EUID`.
+pub fn user_at_start() -> u32 {
+    // SAFETY: reads what the C library found at the start; any number may be asked for.
+    let id = unsafe { libc::getauxval(libc::AT_EUID) };
+    u32::try_from(id).unwrap_or(u32::MAX)
 }
 
 /// Lets SIGTERM end this process until its next execve, also where it is process 1 of a PID namespace, to which the kernel
@@ -284,24 +303,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_leaves_the_others() {
-        let pipes: Vec<_> = (0..6).map(|_| io::pipe().unwrap()).collect();
-        let (close, keep): (Vec<_>, Vec<_>) = pipes.into_iter().map(|(r, w)| (OwnedFd::from(r), w)).unzip();
-        let numbers: Vec<_> = close.iter().map(AsRawFd::as_raw_fd).collect();
-        let inodes: Vec<_> = close.iter().map(|fd| rustix::fs::fstat(fd).unwrap().st_ino).collect();
-        close_all(close);
-        for (number, inode) in numbers.into_iter().zip(inodes) {
-            // Another test may have taken the number.
-            let now = borrow_inherited(number).ok().and_then(|fd| rustix::fs::fstat(fd).ok());
-            assert!(now.is_none_or(|stat| stat.st_ino != inode));
-        }
-        assert!(keep.iter().all(|fd| rustix::fs::fstat(fd).is_ok()));
-    }
-
-    #[test]
-    fn ignored_signals_of_a_status() {
-        assert_eq!(ignored_signals("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t1\n"), 0x1001);
-        assert_eq!(ignored_signals(""), u64::MAX);
+    fn what_a_status_tells() {
+        let text = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t1\nCapBnd:\t00000000000004ff\n";
+        assert_eq!(Inherited::parse(text), Inherited { ignored: 0x1001, blocked: 0, bounding: 0x4ff });
+        assert_eq!(Inherited::parse(""), Inherited::UNKNOWN);
     }
 
     #[test]

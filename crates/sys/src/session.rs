@@ -36,7 +36,7 @@ pub fn foreground_group(command: &mut Command) -> &mut Command {
         }
         // ENOTTY, or a terminal of another session: there is nothing to take.
         let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());
-        crate::process::reset_signals(u64::MAX);
+        crate::process::reset_signals(&crate::process::Inherited::UNKNOWN);
         Ok(())
     };
     // SAFETY: the closure runs in the child of a fork, where only async-signal-safe calls are allowed; it only

@@ -5,7 +5,7 @@
 
 use super::report::machine;
 use super::times::median;
-use crate::build::{Profile, build_static};
+use crate::build::{Profile, build_static, check_sizes};
 use crate::packages;
 use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
 use crate::workspace::{root, target};
@@ -63,7 +63,8 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         run(command.args(smoke.then_some("--smoke")))
     });
     let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
-    measured.and(removed)
+    // Last, so that the figures are there.
+    measured.and(removed).and_then(|()| check_sizes())
 }
 
 /// The bundle, and the floor.

@@ -47,15 +47,23 @@ impl Runtime {
 
     /// Skips unless the runtime says, or does not say otherwise, that it can.
     pub(crate) fn needs(&self, pointer: &str, what: &str) {
-        let value = self.features.as_ref().and_then(|f| f.pointer(pointer));
-        let has = match value {
+        if !self.lists(pointer, what) {
+            skip(&format!("its features do not list {what}"));
+        }
+    }
+
+    /// Whether its features list it.
+    pub(crate) fn lists(&self, pointer: &str, what: &str) -> bool {
+        match self.feature(pointer) {
             Some(Value::Bool(yes)) => *yes,
             Some(Value::Array(list)) => list.contains(&what.into()),
             _ => false,
-        };
-        if !has {
-            skip(&format!("its features do not list {what}"));
         }
+    }
+
+    /// What its features say there.
+    pub(crate) fn feature(&self, pointer: &str) -> Option<&Value> {
+        self.features.as_ref()?.pointer(pointer)
     }
 }
 

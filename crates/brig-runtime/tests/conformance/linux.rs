@@ -398,6 +398,15 @@ fn features_list_what_the_specification_knows(runtime: &Runtime, _: &str) {
         ("/linux/seccomp/actions", &["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL"]),
         ("/linux/seccomp/operators", &["SCMP_CMP_EQ", "SCMP_CMP_MASKED_EQ"]),
     ] {
-        words.iter().for_each(|word| runtime.needs(pointer, word));
+        for word in words {
+            assert!(runtime.lists(pointer, word), "{pointer} lists no {word}");
+        }
     }
+    let version = |name: &str| {
+        let text = runtime.feature(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let mut parts = text.splitn(3, '.').map(|part| part.parse::<u32>().ok());
+        (parts.next().flatten(), parts.next().flatten())
+    };
+    let (least, most) = (version("/ociVersionMin"), version("/ociVersionMax"));
+    assert!(least.0 == Some(1) && most.0 == Some(1) && least <= most, "{least:?} {most:?}");
 }

@@ -24,6 +24,7 @@ tests! {
     configLinuxMountOptions propagation_reaches_as_far_as_it_says;
     configLinuxMountOptions idmap;
     configLinuxMountOptions idmap_without_mappings_is_an_error;
+    configPOSIXMounts mappings_of_users_and_groups_go_together;
     configLinuxMountOptions tmpcopyup;
     configLinuxMountOptions remount;
     configLinuxRootfsMountPropagation propagation_of_the_root;
@@ -301,6 +302,21 @@ fn idmap_without_mappings_is_an_error(runtime: &Runtime, name: &str) {
     std::fs::create_dir(c.path().join("source")).unwrap();
     c.mount(json!({"destination": "/m", "type": "bind", "source": "source", "options": ["bind", "idmap"]}))
         .refused();
+}
+
+fn mappings_of_users_and_groups_go_together(runtime: &Runtime, name: &str) {
+    runtime.needs("/mountOptions", "idmap");
+    let mut c = case(runtime, name);
+    std::fs::create_dir(c.path().join("source")).unwrap();
+    let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+    let mount =
+        json!({"destination": "/m", "type": "bind", "source": "source", "options": ["bind", "idmap"]});
+    for field in ["uidMappings", "gidMappings"] {
+        let mut one = mount.clone();
+        one[field] = map.clone();
+        c.mount(one).refused();
+        c.spec["mounts"].as_array_mut().unwrap().pop();
+    }
 }
 
 fn tmpcopyup(runtime: &Runtime, name: &str) {
