@@ -15,19 +15,21 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, testcontainers [--engine brig|dockerd], vm [FILTER...]";
+const SUITES: &str = "api, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
         return Err(Error::new(format!("which suite? {SUITES}")));
     };
     match suite.as_str() {
+        "api" => api(rest),
         "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
         "dockerode" => dockerode::command(rest),
         "testcontainers" => dockerode::testcontainers(rest),
         "build" => build::command(rest),
         "engines" => engines::command(rest),
+        "image-stress" => image_stress(rest),
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "runtime-kill" => runtime_kill(rest),
@@ -45,6 +47,25 @@ fn network_stress(args: &[String]) -> Result<()> {
     }
     let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
+}
+
+/// Docker's description of the API against the daemon, templates against the docker CLI's, checkpoints.
+fn api(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform api takes no arguments, not {other:?}")));
+    }
+    let tests = ["--test", "api_surface", "--test", "checkpoints", "--test", "formats"];
+    let line = [&["-p", "e2e"][..], &tests, &["--", "--include-ignored"]].concat();
+    crate::test::with_environment(&line.iter().map(ToString::to_string).collect::<Vec<_>>(), &[])
+}
+
+/// kill -9 at every step of what changes images (`crates/e2e/tests/image_crash.rs`).
+fn image_stress(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform image-stress takes no arguments, not {other:?}")));
+    }
+    let line = ["-p", "e2e", "--test", "image_crash"].map(str::to_string);
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_IMAGE_STRESS", "1")])
 }
 
 /// kill -9 of the runtime at every system call of every verb (`crates/brig-runtime/tests/killed.rs`).

@@ -47,6 +47,7 @@ usage: cargo xtask COMMAND
   bench network [--runs 5] [--seconds 5] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd, podman and a bare veth pair in turn: throughput, ports, names, networks;
                           writes its part of bench/RESULTS.md
+  conform api             Docker's description of its API, templates beside the docker CLI's, checkpoints
   conform compose [--compose PROGRAM | --fetch-compose]
                           projects of Compose's, up, asked, scaled and down
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]

@@ -135,9 +135,7 @@ pub(crate) fn write_layer<W: Write>(out: W, tree: &RootDir, changes: &[Change]) 
             Err(e) => return Err(at("statat", &change.path, e)),
         };
         match (change.kind, stat) {
-            (ChangeKind::Deleted, stat) => {
-                packer.whiteout(leaf, name, stat.as_ref().map(mtime).unwrap_or_default())?;
-            }
+            (ChangeKind::Deleted, _) => packer.whiteout(leaf, name)?,
             (_, Some(stat)) => drop(packer.one(dir.as_fd(), leaf, name, &stat)?),
             (_, None) => {}
         }
@@ -244,7 +242,7 @@ impl<'k, W: Write> Packer<'k, W> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.form == Form::Layer {
             if whiteout::is_overlay_whiteout(stat) {
-                return self.whiteout(leaf, name, mtime(stat)).map(|()| false);
+                return self.whiteout(leaf, name).map(|()| false);
             }
             if leaf.as_bytes().starts_with(whiteout::PREFIX) {
                 return Err(Error::Unsupported { what: format!("name {leaf:?} in a layer") });
@@ -352,11 +350,12 @@ impl<'k, W: Write> Packer<'k, W> {
         Ok(())
     }
 
-    /// Writes overlay's whiteout as the layer format has it.
-    fn whiteout(&mut self, leaf: &OsStr, name: &[u8], mtime: Timestamp) -> Result<(), Error> {
+    /// Writes overlay's whiteout as the layer format has it. Without a time: that of overlay's own is when it was made, and
+    /// what is unpacked again has none.
+    fn whiteout(&mut self, leaf: &OsStr, name: &[u8]) -> Result<(), Error> {
         let parent = &name[..name.len() - leaf.len()];
         let marker = [parent, whiteout::PREFIX, leaf.as_bytes()].concat();
-        self.put(&empty_file(&marker, mtime))
+        self.put(&empty_file(&marker, Timestamp::default()))
     }
 
     /// Whether overlay's own attributes make a directory opaque.

@@ -116,13 +116,16 @@ impl Resolver {
         socket
     }
 
-    /// The answer by UDP.
+    /// The answer by UDP. Asks again, as clients do: a full socket loses packets.
     fn ask(&self, name: &str, kind: u16, edns: Option<u16>) -> Vec<u8> {
         let client = self.client(0);
-        client.send(&question(7, name, kind, edns)).unwrap();
+        client.set_read_timeout(Some(LONG / 6)).unwrap();
         let mut buffer = vec![0; 65535];
-        let length = client.recv(&mut buffer).unwrap();
-        buffer.truncate(length);
+        let answered = (0..12).find_map(|_| {
+            client.send(&question(7, name, kind, edns)).unwrap();
+            client.recv(&mut buffer).ok()
+        });
+        buffer.truncate(answered.expect("an answer within a minute"));
         assert_eq!(buffer[..2], [0, 7], "the client's own number");
         buffer
     }
@@ -329,7 +332,7 @@ fn numbers_and_ports_are_not_guessed() {
             resolver.ask(&format!("n{n}.test"), A, None);
         }
         let seen = resolver.seen.lock().unwrap().clone();
-        assert_eq!(seen.len(), COUNT);
+        assert!(seen.len() >= COUNT);
         // Birthdays: of 400 random numbers out of 65,536 one or two are the same, of ports out of 28,000 three.
         let ids: HashSet<u16> = seen.iter().map(|s| s.0).collect();
         let ports: HashSet<u16> = seen.iter().map(|s| s.1).collect();

@@ -118,7 +118,7 @@ fn calls(b: &Bundle, args: &[&str]) -> Vec<(String, usize)> {
 /// Kills the verb at its system calls, at some of them or at all; each time after `before` and followed by `after`.
 fn at_its_system_calls(b: &Bundle, args: &[&str], before: impl Fn(), after: impl Fn()) {
     let given = std::env::var("BRIG_KILL_EVERY").ok().and_then(|text| text.parse().ok());
-    let every: usize = given.unwrap_or(9);
+    let every: usize = given.unwrap_or(13);
     before();
     let calls = calls(b, args);
     nothing_is_left(b);

@@ -16,11 +16,13 @@ mod images;
 mod inspect;
 mod login;
 mod logs;
+mod manifest;
 mod networks;
 mod objects;
 pub(crate) mod ps;
 pub(crate) mod pull;
 mod push;
+pub(crate) mod quick;
 mod registry;
 mod stats;
 mod storage;
@@ -110,9 +112,9 @@ enum Command {
     /// Manage contexts: daemons by name
     #[command(subcommand)]
     Context(context::Contexts),
-    /// Look at image manifests at a registry
+    /// Manage image manifests and manifest lists
     #[command(subcommand)]
-    Manifest(registry::Manifest),
+    Manifest(manifest::Manifest),
     /// Manage networks
     #[command(subcommand)]
     Network(objects::Network),
@@ -334,7 +336,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::Builder(command) => builder::builder(&context, &command).await,
         Command::Checkpoint(command) => checkpoint::checkpoint(&context, &command).await,
         Command::Context(command) => context::context(&mut context, command),
-        Command::Manifest(command) => registry::manifest(&context, &command).await,
+        Command::Manifest(command) => manifest::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,
         Command::Volume(command) => volumes::volume(&context, command).await,
         Command::Completion { .. } => Ok(0),

@@ -15,6 +15,7 @@ mod daemon;
 mod demux;
 #[cfg(test)]
 mod docker_flags;
+mod drafts;
 mod error;
 mod hijack;
 mod host;
@@ -41,9 +42,12 @@ pub fn command() -> clap::Command {
 /// Runs the program: reads the arguments and the environment, does what they say, prints what failed.
 pub fn main() -> ExitCode {
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    let line = match usage::parse(command(), arguments) {
-        Ok(line) => line,
-        Err(code) => return code,
+    let line = match commands::quick::parse(&arguments) {
+        Some(line) => line,
+        None => match usage::parse(command(), arguments) {
+            Ok(line) => line,
+            Err(code) => return code,
+        },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {

@@ -6,8 +6,10 @@ use oci::Digest;
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use sys::writeback::Writeback;
 
 /// Bytes read at a time when hashing.
 const BUFFER: usize = 256 << 10;
@@ -23,6 +25,7 @@ pub struct Ingest {
     path: PathBuf,
     hasher: sha2::Sha256,
     written: u64,
+    writeback: Writeback,
     expected: Option<Digest>,
     size: Option<u64>,
     /// Kept when dropped, for the next who resumes it.
@@ -59,6 +62,7 @@ impl Ingest {
             path,
             hasher: sha2::Sha256::new(),
             written: 0,
+            writeback: Writeback::default(),
             expected,
             size,
             partial: None,
@@ -90,6 +94,7 @@ impl Ingest {
             path,
             hasher: sha2::Sha256::new(),
             written: 0,
+            writeback: Writeback::default(),
             expected,
             size,
             partial,
@@ -195,6 +200,7 @@ impl Write for Ingest {
         };
         self.hasher.update(&bytes[..written]);
         self.written += written as u64;
+        self.writeback.written(self.file.as_fd(), self.written);
         self.tide.rise(self.written);
         Ok(written)
     }

@@ -27,7 +27,7 @@ where
     F: Future<Output = Result<T, E>>,
     E: Into<Failure>,
 {
-    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
+    let (sender, reader) = reader();
     let mut body = call.request.into_body();
     let feed = tokio::spawn(async move {
         while let Some(piece) = body.frame().await {
@@ -45,12 +45,19 @@ where
         }
     });
     let abort = feed.abort_handle();
-    let done = work(BodyReader { receiver, current: Bytes::new() }).await;
+    let done = work(reader).await;
     if done.is_err() {
         drop(tokio::time::timeout(DRAIN, feed).await);
     }
     abort.abort();
     done.map_err(Into::into)
+}
+
+/// A channel of pieces, and what reads them in a row on a thread that may block. A sender that is dropped ends them as if
+/// they were whole: who gives up sends an error first.
+pub(crate) fn reader() -> (mpsc::Sender<std::io::Result<Bytes>>, BodyReader) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    (sender, BodyReader { receiver, current: Bytes::new() })
 }
 
 /// A request body as a blocking reader, for threads that may block.

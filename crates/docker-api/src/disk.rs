@@ -19,8 +19,7 @@ pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
     }
     let wants = |kind: &str| types.is_empty() || types.iter().any(|t| t == kind);
     let (sums, verbose) = (call.at_least(52), call.query.flag("verbose"));
-    let mut out =
-        json!({ "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null });
+    let mut out = json!({});
     let mut put = |list_name: &str, sums_name: &str, list: Vec<Value>, usage: Usage| {
         if sums {
             out[sums_name] = json!({
@@ -35,15 +34,16 @@ pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
         }
         out[list_name] = list.into();
     };
-    let mut layers = 0;
+    let mut layers = None;
     if wants("image") {
-        layers = api.engine.disk_usage().await?.layers_bytes;
+        let bytes = api.engine.disk_usage().await?.layers_bytes;
+        layers = Some(bytes);
         let list = images(api).await?;
         let number = |image: &Value, field: &str| image[field].as_u64().unwrap_or(0);
         let used = list.iter().filter(|i| number(i, "Containers") > 0);
         // What only they have; what they share with others stays with the others.
         let in_use = used.clone().map(|i| number(i, "Size").saturating_sub(number(i, "SharedSize"))).sum();
-        let usage = Usage { active: used.count(), total: layers, in_use };
+        let usage = Usage { active: used.count(), total: bytes, in_use };
         put("Images", "ImageUsage", list, usage);
     }
     if wants("container") {
@@ -65,7 +65,9 @@ pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
         let usage = Usage::of(&list, own, |e| e["InUse"] == true, |e| e["Size"].as_u64());
         put("BuildCache", "BuildCacheUsage", list, usage);
     }
-    out["LayersSize"] = layers.into();
+    if let Some(bytes) = layers {
+        out["LayersSize"] = bytes.into();
+    }
     ok(&out)
 }
 

@@ -25,15 +25,17 @@ pub(crate) async fn load(api: &Arc<Api>, call: Call) -> Outcome {
             return Ok(with_body(StatusCode::OK, Some("application/json"), line(&told).to_vec()));
         }
     };
+    let mut told = std::collections::BTreeSet::new();
     let mut out = Vec::new();
     for one in loaded {
-        if one.references.is_empty() {
-            let text = format!("Loaded image ID: {}\n", one.image.id);
-            out.extend_from_slice(&line(&json!({ "stream": text })));
-        }
-        for reference in &one.references {
-            let text = format!("Loaded image: {}\n", reference.familiar());
-            out.extend_from_slice(&line(&json!({ "stream": text })));
+        let nameless = one.references.is_empty().then(|| format!("Loaded image ID: {}\n", one.image.id));
+        let named =
+            one.references.iter().map(|reference| format!("Loaded image: {}\n", reference.familiar()));
+        for text in nameless.into_iter().chain(named) {
+            // The platforms of one index have one name.
+            if told.insert(text.clone()) {
+                out.extend_from_slice(&line(&json!({ "stream": text })));
+            }
         }
     }
     Ok(with_body(StatusCode::OK, Some("application/json"), out))
@@ -54,9 +56,6 @@ pub(crate) async fn save(api: &Arc<Api>, names: Vec<String>, call: &Call) -> Out
 /// `POST /images/create` with `fromSrc`: an import.
 pub(crate) async fn import(api: &Arc<Api>, call: Call) -> Outcome {
     let source = call.query.text("fromSrc").to_string();
-    if source != "-" {
-        return Err(Failure::not_here("importing an image from a URL"));
-    }
     let message = match call.query.text("message") {
         "" => format!("Imported from {source}"),
         text => text.to_string(),
@@ -67,6 +66,9 @@ pub(crate) async fn import(api: &Arc<Api>, call: Call) -> Outcome {
         message,
         changes: call.query.list("changes"),
     };
+    if source != "-" {
+        return crate::import_url::import(api, &source, request).await;
+    }
     let id = body::read_by(call, |tar| api.engine.import_image(request, tar)).await?;
     Ok(with_body(
         StatusCode::OK,

@@ -72,6 +72,9 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
         if let Some(parent) = parents.get(&image.id) {
             summary["ParentId"] = parent.to_string().into();
         }
+        if call.query.flag("manifests") {
+            summary["Manifests"] = crate::manifests::list(api, &image).await?;
+        }
         out.push(summary);
     }
     ok(&out)
@@ -136,6 +139,12 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome 
     if let Some(parent) = parent {
         out["Parent"] = parent.to_string().into();
     }
+    if let Some(version) = &config.os_version {
+        out["OsVersion"] = version.clone().into();
+    }
+    if call.query.flag("manifests") {
+        out["Manifests"] = crate::manifests::list(api, &image).await?;
+    }
     if !call.at_least(45) {
         out["Container"] = config.container.clone().unwrap_or_default().into();
         // What the container was made with; images that no container was committed to have none.
@@ -145,8 +154,11 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome 
 }
 
 /// `GET /images/{name}/history`.
-pub(crate) async fn history(api: &Arc<Api>, name: &str) -> Outcome {
-    let image = api.engine.image(name).await?;
+pub(crate) async fn history(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
+    let image = match call.query.text("platform") {
+        "" => api.engine.image(name).await?,
+        text => api.engine.image_for(name, &parse_platform(text)?).await?,
+    };
     let images = api.engine.images().clone();
     let entries = blocking(move || images.history(&image.id)).await?;
     ok(&entries.iter().map(render::history).collect::<Vec<_>>())
@@ -168,8 +180,20 @@ pub(crate) async fn tag(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
 /// `DELETE /images/{name}`.
 pub(crate) async fn remove(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
+    let platforms = call.query.list("platforms");
+    let platforms = platforms.iter().map(|text| parse_platform(text)).collect::<Result<Vec<_>, _>>()?;
     let (engine, name) = (api.engine.clone(), name.to_string());
-    let removed = to_the_end(async move { engine.remove_image(&name, force, no_prune).await }).await?;
+    let removed = to_the_end(async move {
+        let mut removed = Vec::new();
+        for platform in &platforms {
+            removed.extend(engine.remove_platform(&name, platform, force).await?);
+        }
+        if platforms.is_empty() {
+            removed = engine.remove_image(&name, force, no_prune).await?;
+        }
+        Ok(removed)
+    })
+    .await?;
     ok(&removed.iter().map(self::removed).collect::<Vec<_>>())
 }
 
@@ -207,13 +231,18 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
         digest if digest.contains(':') => format!("{name}@{digest}"),
         tag => format!("{name}:{tag}"),
     };
-    let reference = reference(&text)?;
+    let named = name_only(&text)?;
     let platform = match call.query.text("platform") {
         "" => Platform::host(),
         text => text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?,
     };
     let auth = crate::registry::credentials(&call)?;
-    let pulling = pull(api, reference, platform, auth);
+    let pulling = async {
+        match named {
+            Ok(reference) => pull(api, reference, platform, auth).await,
+            Err(repository) => pull_all(api, &repository, platform, auth).await,
+        }
+    };
     match call.request.extensions().get::<Peer>() {
         None => pulling.await,
         // A registry that never answers keeps nothing of a client that no longer waits.
@@ -222,6 +251,50 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
             () = peer.left() => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the client has left")),
         },
     }
+}
+
+/// A reference with a tag or a digest; the repository where it has neither: all of its tags are meant then. Docker's clients
+/// write a colon behind it.
+fn name_only(text: &str) -> Result<Result<Reference, Reference>, Failure> {
+    let text = text.strip_suffix(':').unwrap_or(text);
+    let reference: Reference = text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?;
+    let is_bare = reference.tag().is_none() && reference.digest().is_none();
+    Ok(if is_bare { Err(reference) } else { Ok(reference) })
+}
+
+/// Pulls all tags of a repository, one after the other, until one fails.
+async fn pull_all(api: &Arc<Api>, repository: &Reference, platform: Platform, auth: Auth) -> Outcome {
+    // Until the registry has answered, a failure still has a status code of its own.
+    let tags =
+        api.engine.registry().tags(repository, &auth).await.map_err(|e| crate::registry::failure(&e))?;
+    let references: Vec<Reference> = tags.iter().filter_map(|tag| repository.with_tag(tag).ok()).collect();
+    let (sender, reply) = stream("application/json");
+    let engine = api.engine.clone();
+    tokio::spawn(async move {
+        for reference in references {
+            let (events, mut receiver) = mpsc::channel(PROGRESS);
+            let mut lines = PullLines::new(reference.clone());
+            let pulling = engine.pull(&reference, &platform, &auth, events);
+            let telling = async {
+                while let Some(event) = receiver.recv().await {
+                    for value in lines.lines(&event) {
+                        drop(sender.send(line(&value)).await);
+                    }
+                }
+            };
+            let done = tokio::select! {
+                (done, ()) = async { tokio::join!(pulling, telling) } => done,
+                // A client that has gone ends the pull.
+                () = sender.closed() => return,
+            };
+            if let Err(e) = done {
+                let message = Failure::from(e).message;
+                let last = json!({ "errorDetail": { "message": message }, "error": message });
+                return drop(sender.send(line(&last)).await);
+            }
+        }
+    });
+    Ok(reply)
 }
 
 async fn pull(api: &Arc<Api>, reference: Reference, platform: Platform, auth: Auth) -> Outcome {
@@ -278,7 +351,7 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-async fn blocking<T, F>(work: F) -> Result<T, Failure>
+pub(crate) async fn blocking<T, F>(work: F) -> Result<T, Failure>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, image::Error> + Send + 'static,

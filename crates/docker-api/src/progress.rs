@@ -132,7 +132,7 @@ pub(crate) fn short(digest: &Digest) -> String {
 }
 
 /// `[====>     ]  1.2MB/3.4MB`, fifty characters wide.
-fn bar(current: u64, total: u64) -> String {
+pub(crate) fn bar(current: u64, total: u64) -> String {
     const WIDTH: u64 = 50;
     if total == 0 {
         return size(current);

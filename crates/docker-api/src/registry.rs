@@ -7,9 +7,10 @@ use crate::serve::Api;
 use errors::{HasKind, Kind};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use oci::Reference;
+use oci::image::media_type;
 use oci::reference::DEFAULT_HOST;
-use registry_client::{Auth, Login};
+use oci::{Descriptor, Digest, Reference};
+use registry_client::{Auth, Client, Login};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) fn credentials(call: &Call) -> Result<Auth, Failure> {
 }
 
 /// Docker's status for what a registry said.
-fn failure(error: &registry_client::Error) -> Failure {
+pub(crate) fn failure(error: &registry_client::Error) -> Failure {
     let status = match error.kind() {
         Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::Denied => StatusCode::FORBIDDEN,
@@ -63,8 +64,8 @@ pub(crate) async fn auth(api: &Arc<Api>, call: Call) -> Outcome {
 /// `GET /distribution/{name}/json`.
 pub(crate) async fn distribution(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     let (reference, auth) = (reference(name)?, credentials(call)?);
-    let (descriptor, platforms) =
-        api.engine.registry().inspect(&reference, &auth).await.map_err(|e| failure(&e))?;
+    let registry = registry(api, call, &reference)?;
+    let (descriptor, platforms) = registry.inspect(&reference, &auth).await.map_err(|e| failure(&e))?;
     ok(&json!({ "Descriptor": descriptor, "Platforms": platforms }))
 }
 
@@ -72,8 +73,8 @@ pub(crate) async fn distribution(api: &Arc<Api>, name: &str, call: &Call) -> Out
 /// themselves.
 pub(crate) async fn manifest(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
     let (reference, auth) = (reference(name)?, credentials(call)?);
-    let (descriptor, body) =
-        api.engine.registry().resolve(&reference, &auth).await.map_err(|e| failure(&e))?;
+    let registry = registry(api, call, &reference)?;
+    let (descriptor, body) = registry.resolve(&reference, &auth).await.map_err(|e| failure(&e))?;
     let mut reply = with_body(StatusCode::OK, None, body.to_vec());
     let header = |text: &str| {
         HeaderValue::from_str(text)
@@ -82,6 +83,39 @@ pub(crate) async fn manifest(api: &Arc<Api>, name: &str, call: &Call) -> Outcome
     reply.headers_mut().insert(CONTENT_TYPE, header(&descriptor.media_type)?);
     reply.headers_mut().insert("Docker-Content-Digest", header(&descriptor.digest.to_string())?);
     Ok(reply)
+}
+
+/// `POST /distribution/{name}/manifest`: puts the index in the body under that name; `from` are manifests of other repositories
+/// that it names. brig's own; docker's clients do it themselves.
+pub(crate) async fn push_list(api: &Arc<Api>, name: &str, call: Call) -> Outcome {
+    let (target, auth) = (reference(name)?, credentials(&call)?);
+    let registry = registry(api, &call, &target)?;
+    let kind = call.header("content-type");
+    let entries = call.query.all("from").iter().map(|text| reference(text)).collect::<Result<Vec<_>, _>>()?;
+    if target.digest().is_some() || entries.iter().any(|entry| entry.digest().is_none()) {
+        return Err(Failure::bad_request("a list has a tag, and its manifests have digests"));
+    }
+    let body = call.bytes().await?;
+    let digest = Digest::of(&body);
+    if !media_type::is_index(&kind) {
+        return Err(Failure::bad_request(format!("{kind:?} is not the type of a manifest list")));
+    }
+    image::parse_index(&body, &digest, &kind).map_err(|e| Failure::bad_request(errors::chain(&e)))?;
+    let list = (Descriptor::new(&kind, digest, body.len() as u64), body.into());
+    let done = registry_client::push_list(&registry, &target, &entries, list, &auth).await;
+    done.map_err(|e| failure(&e))?;
+    ok(&json!({ "Digest": digest }))
+}
+
+/// The client for `reference`; one that does without valid certificates, or without TLS, where this request asks for it.
+fn registry(api: &Arc<Api>, call: &Call, reference: &Reference) -> Result<Client, Failure> {
+    let client = api.engine.registry();
+    if !call.query.flag("insecure") {
+        return Ok(client.clone());
+    }
+    let mut config = client.config().clone();
+    config.insecure.push(reference.host().to_string());
+    Client::new(config).map_err(|e| failure(&e))
 }
 
 fn reference(name: &str) -> Result<Reference, Failure> {

@@ -49,7 +49,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
             images::inspect(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
-            images::history(api, &name.join("/")).await
+            images::history(api, &name.join("/"), &call).await
         }
         ["images", name @ .., "attestations"] if get && !name.is_empty() => {
             api.engine.image(&name.join("/")).await?;
@@ -75,6 +75,9 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
         ["distribution", name @ .., "manifest"] if get && !name.is_empty() => {
             registry::manifest(api, &name.join("/"), &call).await
+        }
+        ["distribution", name @ .., "manifest"] if post && !name.is_empty() => {
+            registry::push_list(api, &name.join("/"), call).await
         }
 
         ["containers", "json"] if get => containers::list(api, &call).await,

@@ -39,6 +39,7 @@ fn lines(kind: &str) -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
+#[ignore = "by its own: cargo xtask conform api"]
 fn every_endpoint_answers() {
     let Some(daemon) = own() else { return };
     let mut count = 0;
@@ -122,6 +123,7 @@ fn answers(daemon: &Daemon) -> Vec<(&'static str, Value)> {
 }
 
 #[test]
+#[ignore = "by its own: cargo xtask conform api"]
 fn every_member_of_an_answer_is_there() {
     let Some(daemon) = own() else { return };
     let answers = answers(&daemon);

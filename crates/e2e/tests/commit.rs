@@ -4,6 +4,7 @@
 
 use e2e::{BUSYBOX, own};
 use serde_json::{Value, json};
+use testkit::daemon::Daemon;
 
 const SCRIPT: &str = "echo hi > /root/file; mkdir -p /srv/d; rm /etc/not-a-program; chmod 700 /home";
 
@@ -103,5 +104,63 @@ fn a_daemon_killed_in_a_commit_leaves_nothing_paused() {
     daemon.brig(&["commit", "one", "made:1"]).success();
     daemon.brig(&["rm", "-f", "one"]).success();
     daemon.brig(&["rmi", "made:1", BUSYBOX]).success();
+    daemon.assert_empties();
+}
+
+/// The container's layers outlive its image; the blobs that they came as do not.
+#[test]
+fn a_container_whose_image_was_removed_is_committed() {
+    let Some(mut daemon) = own() else { return };
+    let script = "echo text > /made; mkdir -p /srv/d; chmod 700 /home";
+    daemon.brig(&["run", "--name", "one", "-e", "A=b", BUSYBOX, "sh", "-c", script]).success();
+    daemon.brig(&["rmi", "-f", BUSYBOX]).success();
+    assert_eq!(daemon.get("/images/json?all=1"), json!([]));
+    daemon.brig(&["commit", "-c", "CMD [\"cat\", \"/made\"]", "one", "made:1"]).success();
+    let before = daemon.get("/images/made:1/json");
+    assert_eq!(before["RootFS"]["Layers"].as_array().unwrap().len(), 2);
+    daemon.brig(&["rm", "one"]).success();
+    assert_eq!(daemon.brig(&["run", "--rm", "made:1"]).success(), "text");
+    assert_eq!(daemon.brig(&["run", "--rm", "made:1", "sh", "-c", "echo $A"]).success(), "b");
+
+    // Layers that were made here pack to the blobs that they had.
+    let save =
+        |daemon: &Daemon| daemon.request("GET", "/images/get?names=made:1", &Value::Null).expect(200).body;
+    let whole = save(&daemon);
+    let blobs = daemon.data_root.join("content/blobs/sha256");
+    let large: Vec<std::path::PathBuf> = std::fs::read_dir(&blobs)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.metadata().unwrap().len() > 100_000 || is_tar(&entry.path()))
+        .map(|entry| entry.path())
+        .collect();
+    assert_eq!(large.len(), 2);
+    large.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    assert!(save(&daemon) == whole);
+    daemon.restart();
+    assert!(save(&daemon) == whole);
+    daemon.assert_empties();
+}
+
+fn is_tar(path: &std::path::Path) -> bool {
+    std::fs::read(path).unwrap().get(257..262) == Some(b"ustar")
+}
+
+/// What others packed cannot be packed the same way: it is said which layer is missing, and a repair fetches it.
+#[test]
+fn a_blob_that_is_gone_and_cannot_be_made_again_is_named() {
+    let Some(daemon) = own() else { return };
+    let registry = testkit::registry::Registry::start();
+    let pushed = testkit::images::push_busybox(&registry, "b", "1");
+    let reference = registry.reference("b", "1");
+    daemon.brig(&["pull", &reference]).success();
+    let layer = pushed.manifest.layers[0].digest;
+    std::fs::remove_file(daemon.data_root.join("content/blobs/sha256").join(layer.hex())).unwrap();
+    let save = daemon.request("GET", &format!("/images/get?names={reference}"), &Value::Null);
+    assert!(save.status >= 400 && save.text().contains(&layer.to_string()), "{}", save.text());
+    let push = daemon.brig(&["push", &reference]).expect(1);
+    assert!(push.stderr.contains(&layer.to_string()), "{push:?}");
+    daemon.brig(&["run", "--rm", &reference, "true"]).success();
+    daemon.brig(&["system", "check", "--repair"]).success();
+    daemon.request("GET", &format!("/images/get?names={reference}"), &Value::Null).expect(200);
     daemon.assert_empties();
 }

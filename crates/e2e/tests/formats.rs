@@ -197,6 +197,7 @@ fn comparable(text: &str) -> Vec<Result<Value, String>> {
 }
 
 #[test]
+#[ignore = "by its own: cargo xtask conform api"]
 fn templates_print_what_dockers_print() {
     let Some(daemon) = own() else { return };
     set_up(&daemon);

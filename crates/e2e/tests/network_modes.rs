@@ -63,7 +63,7 @@ fn gateway_modes() {
         inspect(&daemon, "server")["Networks"]["mixed"]["GlobalIPv6Address"].as_str().unwrap().to_string();
     assert!(rules().contains(&format!("{address} . tcp . 80")), "{}", rules());
     daemon.brig(&["stop", "-t", "0", "server"]).success();
-    assert!(!rules().contains("tcp"), "{}", rules());
+    testkit::wait_until("the port is taken back", || !rules().contains("tcp"));
 
     let isolated = option(MODE4, "isolated");
     refused(

@@ -11,8 +11,8 @@ use crate::{Engine, instructions};
 use archive::Compression;
 use errors::{HasKind, Kind};
 use image::{Assemble, Image, ImageId};
-use oci::image::{History, ImageConfig, RunConfig};
-use oci::{Platform, Reference};
+use oci::image::{History, ImageConfig, RootFs, RunConfig};
+use oci::{Descriptor, Platform, Reference};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -112,10 +112,19 @@ impl Engine {
         if let Some(chain_id) = &record.chain_id {
             lease.keep_layer(chain_id);
         }
-        // Fails for an image that was removed by force: its layers are there, because the container stands on them, but
-        // their blobs, which the new image's manifest must name, are not.
-        let mut layers = self.images.manifest(&parent).during(doing)?.layers;
-        let base = ImageConfig::clone(&*self.images.config(&parent).during(doing)?);
+        let (mut layers, base, parent) = match self.images.manifest(&parent) {
+            Ok(manifest) => {
+                let base = ImageConfig::clone(&*self.images.config(&parent).during(doing)?);
+                (manifest.layers, base, Some(parent))
+            }
+            // Removed by force: its layers are there, because the container stands on them, but neither its config nor the
+            // blobs that the new image's manifest must name.
+            Err(e) if e.kind() == Kind::NotFound => {
+                let (layers, base) = self.base_again(record, &lease).during(doing)?;
+                (layers, base, None)
+            }
+            Err(e) => return Err(e).during(doing),
+        };
         for layer in &layers {
             lease.keep_blob(&layer.digest);
         }
@@ -154,11 +163,41 @@ impl Engine {
                 config: &document,
                 layers: &layers,
                 references: &references,
-                parent: Some(parent),
+                parent,
                 lease: &lease,
                 progress: &image::ignore,
             })
             .during(doing)
+    }
+
+    /// The layers that a container stands on, packed again, and what there is to say of them.
+    fn base_again(
+        &self,
+        record: &Record,
+        lease: &image::Lease,
+    ) -> Result<(Vec<Descriptor>, ImageConfig), image::Error> {
+        let layers = match &record.chain_id {
+            Some(chain_id) => self.images.repack(chain_id, lease)?,
+            None => Vec::new(),
+        };
+        let host = Platform::host();
+        let mut base = ImageConfig {
+            created: None,
+            author: None,
+            architecture: host.architecture,
+            os: host.os,
+            os_version: None,
+            variant: host.variant,
+            config: None,
+            container: None,
+            rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
+            history: Vec::new(),
+        };
+        for layer in &layers {
+            let comment = Some("of an image that was removed".to_string());
+            image::push_layer(&mut base, Some(layer), History { comment, ..History::default() })?;
+        }
+        Ok((layers.into_iter().map(|layer| layer.descriptor).collect(), base))
     }
 
     /// Pauses a running container; the mark to be removed when it goes on. None when it ended meanwhile.

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Longest value of one environment variable or argument: the kernel's MAX_ARG_STRLEN is 128 KiB.
 const MAX_WORD: usize = 128 << 10;
+/// How labels begin that the engine does something with.
+const OWN_LABELS: &str = "brig.";
 /// Names tried before giving up on finding a free one.
 const NAME_ATTEMPTS: u32 = 20;
 
@@ -64,6 +66,7 @@ impl Engine {
                 Some(platform) => images.get_for(&image_name, platform)?,
                 None => images.get(&image_name)?,
             };
+            image.check_is_image()?;
             let config = images.config(&image.id)?;
             Ok::<_, image::Error>((image, config))
         })
@@ -283,6 +286,8 @@ fn merge_image(config: &mut Config, image: &RunConfig) -> Result<Vec<String>, Er
     env.extend(config.env.iter().filter(|e| !e.contains('=')).cloned());
     config.env = env;
     let mut labels = image.labels.clone().unwrap_or_default();
+    // What such labels of ours do is for clients to ask, not for images (CVE-2026-53488 was a label that a plugin obeyed).
+    labels.retain(|key, _| !key.starts_with(OWN_LABELS));
     labels.append(&mut config.labels);
     config.labels = labels;
     for (port, empty) in image.exposed_ports.iter().flatten() {

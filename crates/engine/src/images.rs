@@ -127,15 +127,14 @@ impl Engine {
         Ok(true)
     }
 
-    /// Loads the images of an archive that `input` brings, for `platform` (this host's where none is named).
+    /// Loads the images of an archive that `input` brings: for `platform`, or all that there are where none is named.
     pub async fn load<R: Read + Send + 'static>(
         self: &Arc<Self>,
         input: R,
         platform: Option<Platform>,
     ) -> Result<Vec<Loaded>, Error> {
         let images = self.images.clone();
-        let platform = platform.unwrap_or_else(Platform::host);
-        let loaded = blocking(move || images.load(input, &platform, &image::ignore))
+        let loaded = blocking(move || images.load(input, platform.as_ref(), &image::ignore))
             .await
             .during(|| "load images".into())?;
         for one in &loaded {
@@ -164,6 +163,35 @@ impl Engine {
         no_prune: bool,
     ) -> Result<Vec<Removed>, Error> {
         let image = self.image(name).await?;
+        self.remove_found(image, name, force, no_prune).await
+    }
+
+    /// Removes one of several platforms that a name leads to; the name stays for the others, and goes with the last.
+    pub async fn remove_platform(
+        self: &Arc<Self>,
+        name: &str,
+        platform: &Platform,
+        force: bool,
+    ) -> Result<Vec<Removed>, Error> {
+        let image = self.image_for(name, platform).await?;
+        let (engine, owned, id) = (self.clone(), name.to_string(), image.id);
+        let removed = blocking(move || {
+            let users = |id: &ImageId| engine.users_of(id);
+            engine.images.remove_platform(&owned, &id, &Remove { force, no_prune: false, users: &users })
+        })
+        .await
+        .during(|| "remove image".into())?;
+        self.after_removal(&image.id, &removed).await;
+        Ok(removed)
+    }
+
+    async fn remove_found(
+        self: &Arc<Self>,
+        image: Image,
+        name: &str,
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Vec<Removed>, Error> {
         let (engine, owned) = (self.clone(), name.to_string());
         let removed = blocking(move || {
             let users = |id: &ImageId| engine.users_of(id);
@@ -171,6 +199,11 @@ impl Engine {
         })
         .await
         .during(|| "remove image".into())?;
+        self.after_removal(&image.id, &removed).await;
+        Ok(removed)
+    }
+
+    async fn after_removal(self: &Arc<Self>, id: &ImageId, removed: &[Removed]) {
         if self.db.is_reserve_spent() {
             // The disk was full: what this frees must first of all pay for the next deletion.
             let engine = self.clone();
@@ -181,14 +214,13 @@ impl Engine {
             .await;
         }
         self.tidy_later();
-        for one in &removed {
+        for one in removed {
             let (action, what) = match one {
                 Removed::Untagged(name) => ("untag", name),
                 Removed::Deleted(id) => ("delete", id),
             };
-            self.image_event(action, what, &image.id);
+            self.image_event(action, what, id);
         }
-        Ok(removed)
     }
 
     pub(crate) fn users_of(&self, id: &ImageId) -> Vec<User> {
@@ -199,6 +231,12 @@ impl Engine {
     /// How many containers use each image.
     pub fn image_uses(&self, id: &Digest) -> usize {
         self.list_containers().iter().filter(|c| c.lock().uses_image(id)).count()
+    }
+
+    /// The ids of the containers that use an image.
+    pub fn containers_of(&self, id: &Digest) -> Vec<String> {
+        let using = self.list_containers().into_iter().filter(|c| c.lock().uses_image(id));
+        using.map(|c| c.id().to_string()).collect()
     }
 
     /// Tells of something that happened to an image.

@@ -4,7 +4,9 @@ use crate::directory::{Blocks, DirEntry, Layout};
 use crate::format::{BLOCK, BLOCK_U64, Content, INODE, NLINK_AT, ROOT_AT, SLOT, inode, superblock};
 use crate::{Error, Xattrs};
 use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt;
+use sys::writeback::Writeback;
 
 /// Blocks of metadata that lie together. Room that is left in one of them is used by a later inode, so a chunk is filled
 /// well; while it is being filled it is in memory.
@@ -70,6 +72,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Writer {
     file: File,
+    writeback: Writeback,
     /// Content not yet written, and where it goes.
     data: Vec<u8>,
     data_at: u64,
@@ -110,6 +113,7 @@ impl Writer {
     pub fn new(file: File) -> Writer {
         Writer {
             file,
+            writeback: Writeback::default(),
             data: Vec::with_capacity(DATA_BUFFER),
             data_at: BLOCK_U64,
             chunk: None,
@@ -327,6 +331,7 @@ impl Writer {
         if piece.len() >= DATA_BUFFER / 4 && self.data.is_empty() {
             self.file.write_all_at(piece, self.data_at)?;
             self.data_at += piece.len() as u64;
+            self.writeback.written(self.file.as_fd(), self.data_at);
         } else {
             self.data.extend_from_slice(piece);
         }
@@ -353,6 +358,7 @@ impl Writer {
     fn flush_data(&mut self) -> Result<(), Error> {
         self.file.write_all_at(&self.data, self.data_at)?;
         self.data_at += self.data.len() as u64;
+        self.writeback.written(self.file.as_fd(), self.data_at);
         self.data.clear();
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! Runs beside other work. What is found wrong is told; with a repair, what nobody needs is removed, layers are unpacked again
 //! from their blobs, and blobs that are damaged are removed, for the caller to fetch again ([`Images::missing_blobs`]).
 
-use crate::document::chain_ids;
+use crate::document::{chain_ids, parse_any_manifest, parse_index};
 use crate::{Error, Image, ImageId, Images, ignore};
+use oci::image::MAX_MANIFEST;
 use oci::{Descriptor, Digest};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -319,10 +320,22 @@ impl Images {
     /// The blobs of an image that are not there, for a caller who can fetch them.
     pub fn missing_blobs(&self, image: &Image) -> Result<Vec<Descriptor>, Error> {
         let mut missing = Vec::new();
-        let mut wanted = vec![image.target.clone(), image.manifest.clone()];
-        if let Ok(manifest) = self.manifest(&image.id) {
-            wanted.push(manifest.config);
-            wanted.extend(manifest.layers);
+        let mut manifests = vec![image.manifest.clone()];
+        // What the index says about the manifest was kept with it.
+        if let Ok(bytes) = self.content.read_bounded(&image.target.digest, MAX_MANIFEST as u64)
+            && let Ok(index) = parse_index(&bytes, &image.target.digest, &image.target.media_type)
+        {
+            manifests.extend(index.about(&image.manifest.digest).cloned());
+        }
+        let mut wanted = vec![image.target.clone()];
+        for descriptor in manifests {
+            if let Ok(bytes) = self.content.read_bounded(&descriptor.digest, MAX_MANIFEST as u64)
+                && let Ok(manifest) = parse_any_manifest(&bytes, &descriptor.digest)
+            {
+                wanted.push(manifest.config);
+                wanted.extend(manifest.layers);
+            }
+            wanted.push(descriptor);
         }
         for descriptor in wanted {
             if !self.content.contains(&descriptor.digest) && !missing.contains(&descriptor) {

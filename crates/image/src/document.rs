@@ -38,10 +38,10 @@ pub fn parse_manifest(bytes: &[u8], digest: &Digest, media_type: &str) -> Result
         )));
     }
     let config_type = manifest.config.media_type.as_str();
-    if !matches!(config_type, media_type::OCI_CONFIG | media_type::DOCKER_CONFIG) {
+    if !media_type::is_image_config(config_type) {
         return Err(Error::NotAnImage { digest: *digest, media_type: shorten(config_type) });
     }
-    match manifest.layers.iter().find(|layer| !is_tar_layer(&layer.media_type)) {
+    match manifest.layers.iter().find(|layer| !media_type::is_tar_layer(&layer.media_type)) {
         Some(layer) => Err(Error::LayerType { digest: layer.digest, media_type: shorten(&layer.media_type) }),
         None => Ok(manifest),
     }
@@ -78,7 +78,8 @@ pub fn parse_config(bytes: &[u8], digest: &Digest) -> Result<ImageConfig, Error>
 
 /// The manifest of `index` for `wanted`: the first that fits, one of exactly the wanted variant before others.
 ///
-/// Entries without a platform fit nothing, and neither do attestations, whose platform is `unknown`.
+/// Entries without a platform fit nothing, but for one that is the only one; neither do attestations, whose platform is
+/// `unknown`.
 pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor, Error> {
     let fitting = || {
         index.manifests.iter().filter(|entry| {
@@ -89,7 +90,12 @@ pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
     };
     let exact = fitting()
         .find(|entry| entry.platform.as_ref().is_some_and(|platform| platform.variant == wanted.variant));
-    exact.or_else(|| fitting().next()).ok_or_else(|| Error::NoPlatform { platform: wanted.clone() })
+    let only = || match index.manifests.as_slice() {
+        [only] if only.platform.is_none() => Some(only),
+        _ => None,
+    };
+    let found = exact.or_else(|| fitting().next()).or_else(only);
+    found.ok_or_else(|| Error::NoPlatform { platform: wanted.clone() })
 }
 
 /// The chain IDs of a config's layers, bottom first.
@@ -164,18 +170,6 @@ fn check_type(own: Option<&str>, promised: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     }
-}
-
-/// Tar with or without compression; the compression is told from the bytes. Encrypted layers end in `+encrypted`.
-fn is_tar_layer(media_type: &str) -> bool {
-    const PREFIXES: [&str; 4] = [
-        "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    ];
-    let suffix = PREFIXES.iter().find_map(|prefix| media_type.strip_prefix(prefix));
-    matches!(suffix, Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd"))
 }
 
 fn shorten(text: &str) -> String {

@@ -36,6 +36,11 @@ pub enum Error {
     /// The artifact is something else than a container image.
     #[error("{digest} is not a container image: its config is of type {media_type:?}")]
     NotAnImage { digest: Digest, media_type: String },
+    /// It is kept, but it is no container image.
+    #[error(
+        "{id} is an OCI artifact of type {kind:?}, not a container image: it can be saved, pushed and removed only"
+    )]
+    Artifact { id: ImageId, kind: String },
     /// A layer is packed or encrypted in a way that this build does not know.
     #[error("layer {digest} has unsupported type {media_type:?}")]
     LayerType { digest: Digest, media_type: String },
@@ -103,6 +108,7 @@ impl errors::HasKind for Error {
             | Error::TagWithDigest
             | Error::Document { .. }
             | Error::TooManyLayers { .. }
+            | Error::Artifact { .. }
             | Error::Archive { .. } => Kind::InvalidArgument,
             Error::Reference(source) => source.kind(),
             Error::Conflict { .. } => Kind::WrongState,

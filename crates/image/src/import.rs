@@ -1,6 +1,7 @@
 //! Making an image of blobs: choose, verify, unpack, sync once, record.
 
-use crate::document::{chain_ids, choose, parse_config, parse_index, parse_manifest};
+use crate::artifact::{Artifact, CREATED};
+use crate::document::{chain_ids, choose, parse_any_manifest, parse_config, parse_index, parse_manifest};
 use crate::store::load;
 use crate::{Error, Image, Images, Lease, OnProgress};
 use metadata::{ImageRow, WriteTx};
@@ -34,11 +35,18 @@ pub struct Import<'a> {
 
 /// What a target turned out to be.
 #[derive(Debug)]
-pub(crate) struct Resolved {
+enum Found {
+    Image(Box<Resolved>),
+    Artifact(Artifact),
+}
+
+/// An image.
+#[derive(Debug)]
+struct Resolved {
     manifest_descriptor: Descriptor,
-    pub(crate) manifest: Manifest,
-    pub(crate) config: ImageConfig,
-    /// The documents read on the way, config included.
+    manifest: Manifest,
+    config: ImageConfig,
+    /// The documents read on the way, config included, and all of what the index says about the manifest beside.
     documents: Vec<Digest>,
 }
 
@@ -63,7 +71,10 @@ impl Images {
         for reference in import.references {
             label(reference)?;
         }
-        let resolved = self.resolve(import.target, import.platform, lease)?;
+        let resolved = match self.follow(import.target, import.platform, lease)? {
+            Found::Image(resolved) => *resolved,
+            Found::Artifact(artifact) => return self.import_artifact(import, artifact, lease),
+        };
         self.check_layers(&resolved, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
         self.sync_layers(&chain_ids)?;
@@ -108,33 +119,41 @@ impl Images {
         Ok(())
     }
 
-    /// Follows `target` to a manifest for `platform` and its config.
-    pub(crate) fn resolve(
-        &self,
-        target: &Descriptor,
-        platform: &Platform,
-        lease: &Lease,
-    ) -> Result<Resolved, Error> {
+    /// Follows `target` to a manifest for `platform` and its config, or to what is no image.
+    fn follow(&self, target: &Descriptor, platform: &Platform, lease: &Lease) -> Result<Found, Error> {
         let mut documents = Vec::new();
         let mut next = target.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
             lease.keep_blob(&next.digest);
-            documents.push(next.digest);
             let bytes = self.read_document(&next, "manifest", MAX_MANIFEST)?;
             if media_type::is_index(&next.media_type) {
                 let index = parse_index(&bytes, &next.digest, &next.media_type)?;
+                if index.is_collection() {
+                    let created = index.annotations.get(CREATED).cloned();
+                    return Ok(Found::Artifact(Artifact { descriptor: next, documents, created }));
+                }
+                documents.push(next.digest);
                 next = choose(&index, platform)?.clone();
+                documents.extend(self.present(index.about(&next.digest), lease)?.digests());
                 continue;
             }
             if !media_type::is_manifest(&next.media_type) {
                 return Err(Error::NotAnImage { digest: next.digest, media_type: next.media_type });
             }
+            let any = parse_any_manifest(&bytes, &next.digest)?;
+            if !any.is_image() {
+                let created = any.annotations.get(CREATED).cloned();
+                next.artifact_type = any.artifact_type.or(next.artifact_type);
+                return Ok(Found::Artifact(Artifact { descriptor: next, documents, created }));
+            }
+            documents.push(next.digest);
             let manifest = parse_manifest(&bytes, &next.digest, &next.media_type)?;
             lease.keep_blob(&manifest.config.digest);
             documents.push(manifest.config.digest);
             let bytes = self.read_document(&manifest.config, "image config", MAX_CONFIG)?;
             let config = parse_config(&bytes, &manifest.config.digest)?;
-            return Ok(Resolved { manifest_descriptor: next, manifest, config, documents });
+            let resolved = Resolved { manifest_descriptor: next, manifest, config, documents };
+            return Ok(Found::Image(Box::new(resolved)));
         }
         let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
         Err(Error::Document { document: "index", digest: target.digest, reason })

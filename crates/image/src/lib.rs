@@ -5,7 +5,9 @@
 //! An **image** is a config, its id the config's digest (as Docker's classic store shows it), reached through a
 //! **manifest** that lists the layers' blobs. What was asked for, the **target**, is the manifest or an index that it
 //! was chosen from by platform. **References** (`repository:tag`, `repository@digest`) point at images; an image that
-//! has none is dangling and stays until it is removed. The layers of an image are unpacked when it comes in.
+//! has none is dangling and stays until it is removed. The layers of an image are unpacked when it comes in. Other OCI
+//! **artifacts** are kept beside images, under the digest of their manifest, and so is what an index says about the
+//! manifest that was chosen from it (attestations).
 //!
 //! # Life cycle
 //!
@@ -25,6 +27,7 @@
 //! survives a power loss. (M3) After [`Images::reconcile`] no blob and no layer is without an owner. (M4) A second
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
+mod artifact;
 mod check;
 mod commit;
 mod compose;
@@ -34,9 +37,11 @@ mod import;
 mod import_root;
 mod lease;
 mod load;
+mod manifests;
 mod model;
 mod outgoing;
 mod remove;
+mod repack;
 mod save;
 mod store;
 mod sweep;
@@ -51,6 +56,7 @@ pub use import::Import;
 pub use import_root::ImportRoot;
 pub use lease::Lease;
 pub use load::Loaded;
+pub use manifests::{ManifestKind, ManifestSummary};
 pub use model::{
     Collected, DiskUsage, HistoryEntry, Image, ImageId, OnProgress, Progress, Reconciled, Sizes, State,
     ignore,

@@ -8,10 +8,10 @@
 
 mod source;
 
-use crate::document::{parse_config, parse_index};
+use crate::document::{parse_any_manifest, parse_config, parse_index};
 use crate::{Error, Image, Images, Import, Lease, OnProgress};
 use errors::HasKind as _;
-use oci::image::{Index, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, Manifest, media_type};
+use oci::image::{Index, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
 use rootdir::RootDir;
 use serde::Deserialize;
@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 const DOCKER_NAME: &str = "io.containerd.image.name";
 /// The name that the specification provides; often only a tag.
 const OCI_NAME: &str = "org.opencontainers.image.ref.name";
+/// Indexes within indexes that we follow.
+const MAX_INDEX_DEPTH: usize = 4;
 /// Most images in one archive.
 const MAX_IMAGES: usize = 1000;
 /// Most bytes of `manifest.json` and `index.json`, and of `oci-layout`.
@@ -49,7 +51,8 @@ struct DockerImage {
 }
 
 impl Images {
-    /// Loads the images in an archive of `docker save`, or in a tar of an OCI layout, plain or compressed.
+    /// Loads the images in an archive of `docker save`, or in a tar of an OCI layout, plain or compressed: those for
+    /// `platform`, or for every platform that the archive has, one for this machine first.
     ///
     /// # Errors
     ///
@@ -58,7 +61,7 @@ impl Images {
     pub fn load<R: Read + Send>(
         &self,
         tar: R,
-        platform: &Platform,
+        platform: Option<&Platform>,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Loaded>, Error> {
         let lease = self.lease();
@@ -71,7 +74,7 @@ impl Images {
     pub fn load_layout(
         &self,
         dir: &Path,
-        platform: &Platform,
+        platform: Option<&Platform>,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Loaded>, Error> {
         let opened = RootDir::open(dir);
@@ -89,7 +92,7 @@ impl Images {
         &self,
         source: &Source<'_>,
         lease: &Lease,
-        platform: &Platform,
+        platform: Option<&Platform>,
         progress: OnProgress<'_>,
     ) -> Result<Vec<Loaded>, Error> {
         Loading { images: self, source, platform, progress, lease }.run()
@@ -115,7 +118,7 @@ impl Images {
 struct Loading<'a> {
     images: &'a Images,
     source: &'a Source<'a>,
-    platform: &'a Platform,
+    platform: Option<&'a Platform>,
     progress: OnProgress<'a>,
     lease: &'a Lease,
 }
@@ -158,19 +161,26 @@ impl Loading<'_> {
             return Err(bad("index.json", format!("it has more than {MAX_IMAGES} entries")));
         }
         let docker_names = docker_names(docker);
-        self.wanted(&index)?.into_iter().map(|entry| self.load_entry(entry, &docker_names)).collect()
+        let mut loaded = Vec::new();
+        for entry in self.wanted(&index)? {
+            loaded.extend(self.load_entry(entry, &docker_names)?);
+        }
+        Ok(loaded)
     }
 
     /// The entries of the top index that are images for the platform; those that do not say count as such.
     fn wanted<'i>(&self, index: &'i Index) -> Result<Vec<&'i Descriptor>, Error> {
         let readable =
             |e: &&Descriptor| media_type::is_manifest(&e.media_type) || media_type::is_index(&e.media_type);
-        let fits = |e: &&Descriptor| e.platform.as_ref().is_none_or(|p| p.satisfies(self.platform));
+        let fits = |e: &&Descriptor| match (&e.platform, self.platform) {
+            (Some(own), Some(wanted)) => own.satisfies(wanted),
+            _ => true,
+        };
         let wanted: Vec<&Descriptor> = index.manifests.iter().filter(readable).filter(fits).collect();
         match (wanted.is_empty(), index.manifests.is_empty()) {
             (false, _) => Ok(wanted),
             (true, true) => Err(Error::Archive { reason: "index.json names no image".into() }),
-            (true, false) => Err(Error::NoPlatform { platform: self.platform.clone() }),
+            (true, false) => Err(Error::NoPlatform { platform: self.platform_or_host() }),
         }
     }
 
@@ -178,28 +188,115 @@ impl Loading<'_> {
         &self,
         entry: &Descriptor,
         docker_names: &HashMap<PathBuf, Vec<Reference>>,
-    ) -> Result<Loaded, Error> {
-        // The index says which platforms; only what is needed for ours is copied.
+    ) -> Result<Vec<Loaded>, Error> {
         let target = Descriptor { annotations: Default::default(), ..entry.clone() };
-        let mut next = target.clone();
-        let manifest: Manifest = loop {
-            let bytes = self.copy_document(&next)?;
-            if !media_type::is_index(&next.media_type) {
-                break crate::parse_manifest(&bytes, &next.digest, &next.media_type)?;
+        let bytes = self.copy_document(&target)?;
+        let mut found = Vec::new();
+        if media_type::is_index(&target.media_type) {
+            self.take_index(&bytes, &target, MAX_INDEX_DEPTH, &mut found)?;
+        } else {
+            let manifest = parse_any_manifest(&bytes, &target.digest)?;
+            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                self.copy_blob(blob)?;
             }
-            let index = parse_index(&bytes, &next.digest, &next.media_type)?;
-            next = crate::choose(&index, self.platform)?.clone();
-        };
+            found.push((self.platform_or_host(), manifest.config.digest));
+        }
+        // The one for this machine is the one that the names mean.
+        found.sort_by_key(|(platform, _)| !platform.satisfies(&Platform::host()));
+        let mut loaded = Vec::new();
+        for (platform, config) in found {
+            let mut references = layout_name(entry).into_iter().collect::<Vec<_>>();
+            for name in docker_names.get(&blob_path(&config)).into_iter().flatten() {
+                if !references.contains(name) {
+                    references.push(name.clone());
+                }
+            }
+            loaded.push(self.import(&target, &platform, references)?);
+        }
+        Ok(loaded)
+    }
+
+    /// Takes what the archive has of an index: one platform where one is asked for, else all; and what the index says about
+    /// these. Adds the platforms with the configs of their manifests to `found`.
+    fn take_index(
+        &self,
+        bytes: &[u8],
+        descriptor: &Descriptor,
+        depth: usize,
+        found: &mut Vec<(Platform, Digest)>,
+    ) -> Result<(), Error> {
+        let digest = descriptor.digest;
+        if depth == 0 {
+            let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
+            return Err(Error::Document { document: "index", digest, reason });
+        }
+        let index = parse_index(bytes, &digest, &descriptor.media_type)?;
+        if index.is_collection() {
+            for entry in &index.manifests {
+                self.take_if_whole(entry)?;
+            }
+            found.push((self.platform_or_host(), digest));
+            return Ok(());
+        }
+        let chosen = self.platform.map(|platform| crate::choose(&index, platform)).transpose()?;
+        let before = found.len();
+        for entry in &index.manifests {
+            let is_about = |other: &Descriptor| index.about(&other.digest).any(|said| said == entry);
+            match chosen {
+                Some(one) if one == entry => {}
+                Some(one) if is_about(one) => drop(self.take_if_whole(entry)?),
+                Some(_) => continue,
+                None => {}
+            }
+            if media_type::is_index(&entry.media_type) {
+                if chosen.is_some() || self.has(entry) {
+                    let bytes = self.copy_document(entry)?;
+                    self.take_index(&bytes, entry, depth - 1, found)?;
+                }
+                continue;
+            }
+            let config = if chosen == Some(entry) {
+                Some(self.take_manifest(entry)?)
+            } else {
+                self.take_if_whole(entry)?
+            };
+            // What is said about an image has the platform `unknown` and is no image of its own.
+            let platform = entry.platform.clone().filter(|platform| platform.os != "unknown");
+            let platform = platform.or_else(|| (index.manifests.len() == 1).then(|| self.platform_or_host()));
+            found.extend(platform.zip(config));
+        }
+        match found.len() == before {
+            true if depth == MAX_INDEX_DEPTH => Err(Error::NoPlatform { platform: self.platform_or_host() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a manifest with all that it names. Returns the digest of its config.
+    fn take_manifest(&self, entry: &Descriptor) -> Result<Digest, Error> {
+        let manifest = parse_any_manifest(&self.copy_document(entry)?, &entry.digest)?;
         for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
             self.copy_blob(blob)?;
         }
-        let mut references = layout_name(entry).into_iter().collect::<Vec<_>>();
-        for name in docker_names.get(&blob_path(&manifest.config.digest)).into_iter().flatten() {
-            if !references.contains(name) {
-                references.push(name.clone());
-            }
+        Ok(manifest.config.digest)
+    }
+
+    /// As [`Loading::take_manifest`] where the archive, or the store, has all of it.
+    fn take_if_whole(&self, entry: &Descriptor) -> Result<Option<Digest>, Error> {
+        if !media_type::is_manifest(&entry.media_type) || !self.has(entry) {
+            return Ok(None);
         }
-        self.import(&target, references)
+        let manifest = parse_any_manifest(&self.copy_document(entry)?, &entry.digest)?;
+        let is_whole = std::iter::once(&manifest.config).chain(&manifest.layers).all(|blob| self.has(blob));
+        if is_whole { self.take_manifest(entry).map(Some) } else { Ok(None) }
+    }
+
+    fn has(&self, descriptor: &Descriptor) -> bool {
+        self.lease.keep_blob(&descriptor.digest);
+        self.images.content.contains(&descriptor.digest) || self.source.has(&blob_path(&descriptor.digest))
+    }
+
+    fn platform_or_host(&self) -> Platform {
+        self.platform.cloned().unwrap_or_else(Platform::host)
     }
 
     fn load_docker(&self, image: &DockerImage) -> Result<Loaded, Error> {
@@ -217,7 +314,7 @@ impl Loading<'_> {
         self.images.content.put(&bytes)?;
         let layers = paths.iter().map(|path| self.copy_layer(path)).collect::<Result<Vec<_>, _>>()?;
         let target = self.write_manifest(config_digest, bytes.len(), layers)?;
-        self.import(&target, references)
+        self.import(&target, &self.platform_or_host(), references)
     }
 
     /// Writes the manifest that an archive of `docker save` does not have.
@@ -234,10 +331,15 @@ impl Loading<'_> {
         Ok(Descriptor::new(media_type::OCI_MANIFEST, digest, bytes.len() as u64))
     }
 
-    fn import(&self, target: &Descriptor, references: Vec<Reference>) -> Result<Loaded, Error> {
+    fn import(
+        &self,
+        target: &Descriptor,
+        platform: &Platform,
+        references: Vec<Reference>,
+    ) -> Result<Loaded, Error> {
         let image = self.images.import(&Import {
             target,
-            platform: self.platform,
+            platform,
             references: &references,
             lease: Some(self.lease),
             progress: self.progress,

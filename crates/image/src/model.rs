@@ -1,9 +1,10 @@
 //! What callers see of images.
 
+use crate::Error;
 use oci::{Descriptor, Digest, Reference};
 use std::fmt;
 
-/// Digest of an image's config.
+/// Digest of an image's config; of an artifact that is no image, of its manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageId(pub Digest);
 
@@ -46,6 +47,25 @@ pub struct Image {
 }
 
 impl Image {
+    /// Whether it is another OCI artifact than a container image: kept, named, saved and pushed like one, but nothing to
+    /// start a container from.
+    pub fn is_artifact(&self) -> bool {
+        self.id.0 == self.manifest.digest
+    }
+
+    /// For who wants to make a container, or another image, of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Artifact`] for what is no container image.
+    pub fn check_is_image(&self) -> Result<(), Error> {
+        if !self.is_artifact() {
+            return Ok(());
+        }
+        let kind = self.manifest.artifact_type.clone().unwrap_or_else(|| self.manifest.media_type.clone());
+        Err(Error::Artifact { id: self.id, kind })
+    }
+
     /// Whether it is there only for its platform, beside the one that its names mean.
     pub fn is_beside(&self) -> bool {
         self.tags.is_empty() && self.digests.is_empty() && !self.platform_of.is_empty()

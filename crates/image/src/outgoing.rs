@@ -21,6 +21,14 @@ pub struct Outgoing {
     pub absent: Vec<Descriptor>,
 }
 
+impl Outgoing {
+    /// The digests of all that is here of it.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        let documents = self.documents.iter().map(|(descriptor, _)| descriptor.digest);
+        documents.chain(self.blobs.iter().map(|blob| blob.descriptor.digest))
+    }
+}
+
 /// A blob of an image.
 #[derive(Debug, Clone)]
 pub struct OutgoingBlob {
@@ -39,6 +47,24 @@ impl Images {
         let mut out = Outgoing::default();
         let mut seen = HashSet::new();
         self.gather(target, lease, MAX_INDEX_DEPTH, &mut seen, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`Images::outgoing`] for the manifests `entries` of some index, as far as they are here.
+    pub(crate) fn present<'e>(
+        &self,
+        entries: impl Iterator<Item = &'e Descriptor>,
+        lease: &Lease,
+    ) -> Result<Outgoing, Error> {
+        let (mut out, mut seen) = (Outgoing::default(), HashSet::new());
+        for entry in entries {
+            lease.keep_blob(&entry.digest);
+            if self.content.contains(&entry.digest) {
+                self.gather(entry, lease, MAX_INDEX_DEPTH - 1, &mut seen, &mut out)?;
+            } else {
+                out.absent.push(entry.clone());
+            }
+        }
         Ok(out)
     }
 
@@ -81,6 +107,8 @@ impl Images {
                     Ok(size) if size == blob.size => {}
                     // Bytes that the registry is told to leave with its vendor.
                     Err(_) if !blob.urls.is_empty() => continue,
+                    Err(content::Error::NotFound { .. })
+                        if is_layer && self.remake(&manifest, blob, lease)? => {}
                     Ok(_) | Err(content::Error::NotFound { .. }) => missing = Some(blob.digest),
                     Err(e) => return Err(e.into()),
                 }

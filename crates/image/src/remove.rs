@@ -4,10 +4,10 @@
 //! removes the image with its references, unless these are of several repositories. `force` overrides all but running
 //! containers. Clients look for the words of the conflicts, so they are Docker's to the letter.
 
-use crate::import::label;
+use crate::import::{label, now_ms};
 use crate::store::{find, load};
 use crate::{Error, Image, ImageId, Images};
-use metadata::WriteTx;
+use metadata::{ReferenceRow, WriteTx};
 use oci::{Digest, Reference};
 use std::collections::HashSet;
 use std::fmt;
@@ -98,6 +98,54 @@ impl Images {
             let layers = self.collect_garbage()?.layers;
             removed.extend(layers.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
         }
+        Ok(removed)
+    }
+
+    /// Removes `id`, one of the images that `name` leads to for its platform. The name goes on to mean the others; with the
+    /// last of them it goes too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Images::remove`].
+    pub fn remove_platform(&self, name: &str, id: &ImageId, how: &Remove<'_>) -> Result<Vec<Removed>, Error> {
+        let users = (how.users)(id);
+        let reference: Reference = name.parse::<Reference>()?.with_default_tag();
+        let last = self.db.delete_durable(|tx| -> Result<bool, Error> {
+            let image = load(tx, &id.0)?;
+            check_running(&image, &users)?;
+            if let Some(user) = users.first().filter(|_| !how.force) {
+                let what = format!("image is being used by stopped container {}", short(&user.container_id));
+                return Err(undeletable(&image, "must be forced", &what));
+            }
+            let names: Vec<Reference> =
+                image.tags.iter().chain(&image.digests).chain(&image.platform_of).cloned().collect();
+            let mut others = HashSet::new();
+            for row in &names {
+                let known = tx.platforms_of_reference(&row.name(), &label(row)?)?;
+                others.extend(known.into_iter().map(|(_, other)| other).filter(|other| *other != id.0));
+            }
+            if others.is_empty() {
+                return Ok(true);
+            }
+            for row in &names {
+                let known = tx.platforms_of_reference(&row.name(), &label(row)?)?;
+                let next = known.iter().map(|(_, other)| *other).find(|other| *other != id.0);
+                let means = tx.reference(&row.name(), &label(row)?)?;
+                if let (Some(next), Some(true)) = (next, means.map(|means| means == id.0)) {
+                    let row = ReferenceRow { repository: row.name(), label: label(row)?, image_id: next };
+                    tx.put_reference(&row, now_ms())?;
+                }
+            }
+            tx.delete_image(&id.0)?;
+            Ok(false)
+        })?;
+        if last {
+            return self.remove(&reference.to_string(), how);
+        }
+        self.forget_config(id);
+        let mut removed = vec![Removed::Deleted(id.to_string())];
+        let layers = self.collect_garbage()?.layers;
+        removed.extend(layers.iter().map(|chain_id| Removed::Deleted(chain_id.to_string())));
         Ok(removed)
     }
 

@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! oci-layout        version of the layout
-//! index.json        a manifest for each image and name: `io.containerd.image.name`, `org.opencontainers.image.ref.name`
+//! index.json        what was imported, for each image and name: `io.containerd.image.name`, `org.opencontainers.image.ref.name`
 //! manifest.json     config, names and layers of each image, as paths
 //! repositories      names to topmost layers, for the oldest readers
 //! blobs/sha256/...  each blob once, byte for byte as it came in
 //! ```
 //!
+//! An image that was chosen from an index is saved with that index as it is, with the other platforms and the attestations
+//! that are here, so that its digest is the same after a load; one platform alone where it is asked for. Artifacts that are
+//! no images are in the layout only.
+//!
 //! The same images give the same bytes. Blobs are held by a lease while they are written, so that a removal meanwhile takes
 //! nothing away.
 
-use crate::{Error, Image, Images, Lease};
+use crate::{Error, Image, Images, Lease, Outgoing};
 use archive::Files;
 use oci::image::{Index, Manifest, media_type};
 use oci::{Descriptor, Digest, Platform, Reference};
@@ -26,14 +30,26 @@ const OCI_NAME: &str = "org.opencontainers.image.ref.name";
 #[derive(Debug)]
 pub struct Saving {
     /// In the order in which they were first named.
-    images: Vec<(Image, Manifest, Platform, BTreeSet<Reference>)>,
+    images: Vec<Saved>,
     _lease: Lease,
+}
+
+/// An image about to be saved.
+#[derive(Debug)]
+struct Saved {
+    image: Image,
+    /// None for an artifact that is no image.
+    manifest: Option<Manifest>,
+    /// What the layout names: the index or the manifest.
+    root: Descriptor,
+    whole: Outgoing,
+    references: BTreeSet<Reference>,
 }
 
 impl Saving {
     /// The images.
     pub fn images(&self) -> impl Iterator<Item = &Image> {
-        self.images.iter().map(|(image, ..)| image)
+        self.images.iter().map(|saved| &saved.image)
     }
 }
 
@@ -43,33 +59,55 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchImage`] for the first that is none; [`Error::NoPlatform`] when an image is for another than `platform`.
+    /// [`Error::NoSuchImage`] for the first that is none; [`Error::OtherPlatform`] when there is none for `platform`;
+    /// [`Error::Content`] when a blob of it is missing.
     pub fn plan_save(&self, names: &[String], platform: Option<&Platform>) -> Result<Saving, Error> {
         let lease = self.lease();
-        let mut images: Vec<(Image, Manifest, Platform, BTreeSet<Reference>)> = Vec::new();
+        let mut images: Vec<Saved> = Vec::new();
         for name in names {
             for (image, reference) in self.named(name)? {
-                let at = match images.iter().position(|(known, ..)| known.id == image.id) {
+                let image = match platform {
+                    None => image,
+                    Some(platform) => {
+                        let own = reference.as_ref().map_or_else(|| name.clone(), Reference::to_string);
+                        self.get_for(&own, platform)?
+                    }
+                };
+                let at = match images.iter().position(|known| known.image.id == image.id) {
                     Some(at) => at,
                     None => {
-                        let manifest = self.manifest(&image.id)?;
-                        for blob in [&image.manifest, &manifest.config].into_iter().chain(&manifest.layers) {
-                            lease.keep_blob(&blob.digest);
-                        }
-                        // Looked up again now that nothing can take it away.
-                        self.image(&image.id)?;
-                        let own = platform_of(&*self.config(&image.id)?);
-                        if let Some(wanted) = platform.filter(|wanted| !own.satisfies(wanted)) {
-                            return Err(Error::NoPlatform { platform: wanted.clone() });
-                        }
-                        images.push((image, manifest, own, BTreeSet::new()));
+                        images.push(self.plan_one(image, platform.is_none(), &lease)?);
                         images.len() - 1
                     }
                 };
-                images[at].3.extend(reference);
+                images[at].references.extend(reference);
             }
         }
         Ok(Saving { images, _lease: lease })
+    }
+
+    /// What belongs to an image: all of its index that is here, or its own manifest alone.
+    fn plan_one(&self, image: Image, with_index: bool, lease: &Lease) -> Result<Saved, Error> {
+        let mut root = if with_index { image.target.clone() } else { image.manifest.clone() };
+        root.annotations.clear();
+        let whole = self.outgoing(&root, lease)?;
+        // Looked up again now that nothing can take it away.
+        self.image(&image.id)?;
+        let own = image.manifest.digest;
+        if !whole.documents.iter().any(|(document, _)| document.digest == own) {
+            // The index does not lead to it by itself, or not all of it is here: the error names what is not.
+            drop(self.outgoing(&image.manifest, lease)?);
+            return Err(content::Error::NotFound { digest: own }.into());
+        }
+        if image.is_artifact() {
+            return Ok(Saved { image, manifest: None, root, whole, references: BTreeSet::new() });
+        }
+        let manifest = self.manifest(&image.id)?;
+        if !media_type::is_index(&root.media_type) {
+            let config = self.config(&image.id)?;
+            root.platform = Some(config.platform());
+        }
+        Ok(Saved { image, manifest: Some(manifest), root, whole, references: BTreeSet::new() })
     }
 
     fn named(&self, name: &str) -> Result<Vec<(Image, Option<Reference>)>, Error> {
@@ -113,13 +151,20 @@ impl Images {
         files.directory("blobs").map_err(failed)?;
         files.directory("blobs/sha256").map_err(failed)?;
         let mut written = BTreeSet::new();
-        for (image, manifest, ..) in &saving.images {
-            for blob in [&image.manifest, &manifest.config].into_iter().chain(&manifest.layers) {
-                if !written.insert(blob.digest) {
-                    continue;
+        for Saved { whole, .. } in &saving.images {
+            for (document, text) in &whole.documents {
+                if written.insert(document.digest) {
+                    files.bytes(&path(&document.digest), text).map_err(failed)?;
                 }
-                let mut file = self.content.open_blob(&blob.digest)?;
-                files.file(&path(&blob.digest), blob.size, &mut file).map_err(failed)?;
+            }
+            // Configs first: who reads an archive as it comes knows then what the layers are to become.
+            let blobs = whole.blobs.iter().filter(|blob| !blob.is_layer);
+            for blob in blobs.chain(whole.blobs.iter().filter(|blob| blob.is_layer)) {
+                let blob = &blob.descriptor;
+                if written.insert(blob.digest) {
+                    let mut file = self.content.open_blob(&blob.digest)?;
+                    files.file(&path(&blob.digest), blob.size, &mut file).map_err(failed)?;
+                }
             }
         }
         files.finish().map(drop).map_err(failed)
@@ -134,31 +179,17 @@ pub(crate) fn path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn platform_of(config: &oci::image::ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        os_version: config.os_version.clone(),
-        variant: config.variant.clone(),
-    }
-}
-
 fn index(saving: &Saving) -> Index {
     let mut manifests = Vec::new();
-    for (image, _, platform, references) in &saving.images {
-        let plain = Descriptor {
-            platform: Some(platform.clone()),
-            annotations: BTreeMap::new(),
-            ..image.manifest.clone()
-        };
+    for Saved { root, references, .. } in &saving.images {
         for reference in references {
-            let mut named = plain.clone();
+            let mut named = root.clone();
             named.annotations.insert(DOCKER_NAME.into(), reference.to_string());
             named.annotations.insert(OCI_NAME.into(), reference.tag().unwrap_or_default().into());
             manifests.push(named);
         }
         if references.is_empty() {
-            manifests.push(plain);
+            manifests.push(root.clone());
         }
     }
     Index {
@@ -170,22 +201,23 @@ fn index(saving: &Saving) -> Index {
 }
 
 fn docker_manifest(saving: &Saving) -> serde_json::Value {
-    let entry = |(image, manifest, _, references): &(Image, Manifest, Platform, BTreeSet<Reference>)| {
-        let tags: Vec<String> = references.iter().map(Reference::familiar).collect();
+    let entry = |saved: &Saved| {
+        let manifest = saved.manifest.as_ref()?;
+        let tags: Vec<String> = saved.references.iter().map(Reference::familiar).collect();
         let layers: Vec<String> = manifest.layers.iter().map(|layer| path(&layer.digest)).collect();
-        json!({
-            "Config": path(&image.id.0),
+        Some(json!({
+            "Config": path(&saved.image.id.0),
             "RepoTags": if tags.is_empty() { serde_json::Value::Null } else { json!(tags) },
             "Layers": layers,
-        })
+        }))
     };
-    saving.images.iter().map(entry).collect()
+    saving.images.iter().filter_map(entry).collect()
 }
 
 fn repositories(saving: &Saving) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut out: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for (_, manifest, _, references) in &saving.images {
-        let Some(top) = manifest.layers.last() else { continue };
+    for Saved { manifest, references, .. } in &saving.images {
+        let Some(top) = manifest.as_ref().and_then(|manifest| manifest.layers.last()) else { continue };
         for reference in references {
             let tag = reference.tag().unwrap_or_default().to_string();
             out.entry(reference.familiar_name()).or_default().insert(tag, top.digest.hex());

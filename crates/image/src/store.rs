@@ -94,7 +94,7 @@ impl Images {
     /// Those of [`Images::get`]; [`Error::OtherPlatform`] when there is the image, but not for `platform`.
     pub fn get_for(&self, name: &str, platform: &Platform) -> Result<Image, Error> {
         let image = self.get(name)?;
-        if self.config(&image.id)?.platform().satisfies(platform) {
+        if image.is_artifact() || self.config(&image.id)?.platform().satisfies(platform) {
             return Ok(image);
         }
         let other = || Error::OtherPlatform { name: name.into(), platform: Box::new(platform.clone()) };
@@ -142,14 +142,16 @@ impl Images {
         })
     }
 
-    /// What the image's config says.
+    /// What the image's config says. An artifact that is no image has one that says nothing.
     pub fn config(&self, id: &ImageId) -> Result<Arc<ImageConfig>, Error> {
         let configs = || self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = configs().get(id) {
             return Ok(Arc::clone(config));
         }
         let damaged = |e: Error| Error::Damaged { id: *id, source: Box::new(e) };
-        self.image(id)?;
+        if self.image(id)?.is_artifact() {
+            return Ok(Arc::new(crate::artifact::config()));
+        }
         let bytes = self.content.read_bounded(&id.0, MAX_CONFIG as u64).map_err(|e| damaged(e.into()))?;
         let config = Arc::new(parse_config(&bytes, &id.0).map_err(damaged)?);
         let mut configs = configs();

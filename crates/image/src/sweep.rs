@@ -92,10 +92,11 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// As [`Images::import`]; the image stays, whatever comes of it.
+    /// [`Error::Artifact`] for what is no container image; as [`Images::import`]; the image stays, whatever comes of it.
     pub fn ensure_unpacked(&self, id: &ImageId) -> Result<(), Error> {
         let row = self.db.read(|tx| tx.image(&id.0))?;
         let row = row.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
+        self.image(id)?.check_is_image()?;
         if self.has_layers(row.chain_id)? { Ok(()) } else { self.unpack_again(&row) }
     }
 

@@ -1,7 +1,7 @@
 //! Layer blob -> layer: decompress, hash, apply, verify, commit.
 
 use crate::{Error, Images, Lease, OnProgress, Progress, State};
-use archive::Hashing;
+use archive::{Compression, Hashing};
 use content::{Follower, Watch};
 use oci::{Descriptor, Digest};
 use snapshot::{LayerDir, NewLayer};
@@ -44,7 +44,7 @@ impl Images {
             None => {
                 let dir = self.snapshotter.prepare_layer(parent)?;
                 let blob = self.content.open_blob(&layer.digest)?;
-                let size_bytes = apply(&dir, blob, layer, diff_id, progress)?;
+                let size_bytes = apply(&dir, blob, layer, diff_id, Hashed::No, progress)?;
                 (dir, size_bytes)
             }
         };
@@ -76,7 +76,7 @@ impl Images {
             return Ok(());
         }
         let dir = self.snapshotter.prepare_layer(parent)?;
-        let size_bytes = apply(&dir, blob, layer, diff_id, progress)?;
+        let size_bytes = apply(&dir, blob, layer, diff_id, Hashed::ByIngest, progress)?;
         if !watch.committed() {
             return Err(content::Error::NotFound { digest: layer.digest }.into());
         }
@@ -100,29 +100,49 @@ impl Images {
     }
 }
 
+/// Who hashes the blob that a layer is unpacked from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    /// Nobody: it comes from disk.
+    No,
+    /// Whoever takes it in, while it is read here: what it is called when that is done is a plain layer's diff ID.
+    ByIngest,
+}
+
 /// Applies a layer's blob. Returns the size of its files.
 fn apply<R: Read + Send>(
     dir: &LayerDir,
     blob: R,
     layer: &Descriptor,
     diff_id: &Digest,
+    hashed: Hashed,
     progress: OnProgress<'_>,
 ) -> Result<u64, Error> {
-    let applied = apply_plain(dir, Reporting::new(blob, layer, progress));
+    let applied = apply_plain(dir, Reporting::new(blob, layer, progress), hashed);
     let (size_bytes, actual) = applied.map_err(|source| Error::Unpack { layer: layer.digest, source })?;
+    let actual = actual.unwrap_or(layer.digest);
     if actual != *diff_id {
         return Err(Error::DiffIdMismatch { layer: layer.digest, expected: *diff_id, actual });
     }
     Ok(size_bytes)
 }
 
-/// Applies what may be a layer. Returns the size of its files and its diff ID.
-pub(crate) fn apply_plain<R: Read + Send>(dir: &LayerDir, blob: R) -> Result<(u64, Digest), archive::Error> {
+/// Applies what may be a layer. Returns the size of its files and its diff ID; none where that is the digest of the blob, which
+/// someone else finds out.
+pub(crate) fn apply_plain<R: Read + Send>(
+    dir: &LayerDir,
+    blob: R,
+    hashed: Hashed,
+) -> Result<(u64, Option<Digest>), archive::Error> {
     let plain = archive::decompress(blob)?;
+    let is_blob = plain.compression() == Compression::None && hashed == Hashed::ByIngest;
     // Decompressing takes longest; hashing and applying go on beside it.
     archive::read_ahead(plain, |plain| {
+        if is_blob {
+            return dir.apply(plain).map(|applied| (applied.bytes, None));
+        }
         let mut tar = Hashing::new(plain);
-        dir.apply(&mut tar).map(|applied| (applied.bytes, tar.finish().0))
+        dir.apply(&mut tar).map(|applied| (applied.bytes, Some(tar.finish().0)))
     })
 }
 

@@ -36,7 +36,34 @@ pub mod media_type {
     pub fn is_manifest(text: &str) -> bool {
         matches!(text, OCI_MANIFEST | DOCKER_MANIFEST)
     }
+
+    /// Whether this is what the config of a container image comes as. Old tools wrote the last.
+    pub fn is_image_config(text: &str) -> bool {
+        matches!(text, OCI_CONFIG | DOCKER_CONFIG | "application/octet-stream")
+    }
+
+    /// Whether this is a layer of a container image that can be unpacked: a tar with or without compression, which is told
+    /// from the bytes. Encrypted layers end in `+encrypted`.
+    pub fn is_tar_layer(text: &str) -> bool {
+        const KINDS: [&str; 4] = [
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            "application/vnd.docker.image.rootfs.diff.tar",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        ];
+        let suffix = KINDS.iter().find_map(|kind| text.strip_prefix(kind));
+        matches!(suffix, Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd"))
+    }
+
+    /// Whether this is a layer of a container image, also one that we cannot unpack.
+    pub fn is_layer(text: &str) -> bool {
+        text.starts_with("application/vnd.oci.image.layer.")
+            || text.starts_with("application/vnd.docker.image.rootfs.")
+    }
 }
+
+/// Annotation of an entry of an index: the manifest in it that the entry says something about, as attestations do.
+const ABOUT: &str = "vnd.docker.reference.digest";
 
 /// Names bytes by type, digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +112,18 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Manifest {
+    /// Whether it is a container image: it has an image's config, and layers of an image or none at all. Else it is another
+    /// artifact: a chart, a module, a signature, an attestation, which are kept as they are.
+    pub fn is_image(&self) -> bool {
+        let layered = match self.layers.as_slice() {
+            [] => self.artifact_type.is_none(),
+            layers => layers.iter().any(|layer| media_type::is_layer(&layer.media_type)),
+        };
+        media_type::is_image_config(&self.config.media_type) && layered
+    }
+}
+
 /// Manifests to choose from by platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,6 +134,25 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The entries that say something about the manifest `digest`: attestations of how it was built, and what is in it.
+    pub fn about(&self, digest: &Digest) -> impl Iterator<Item = &Descriptor> {
+        let text = digest.to_string();
+        self.manifests.iter().filter(move |entry| {
+            media_type::is_manifest(&entry.media_type)
+                && entry.annotations.get(ABOUT).is_some_and(|d| *d == text)
+        })
+    }
+
+    /// Whether there is nothing to choose by: several entries, none of which names a platform. Such an index is one artifact
+    /// with all that it lists.
+    pub fn is_collection(&self) -> bool {
+        let named =
+            |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
+        self.manifests.len() != 1 && !self.manifests.iter().any(named)
+    }
 }
 
 /// What the image says of itself: platform, how to run it, which layers it is made of.
@@ -209,6 +267,61 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_are_told_from_other_artifacts() {
+        let check = |config: &str, artifact: Option<&str>, layers: &[&str], expected: bool| {
+            let describe = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: None,
+                artifact_type: artifact.map(str::to_string),
+                config: describe(config),
+                layers: layers.iter().map(|kind| describe(kind)).collect(),
+                annotations: BTreeMap::new(),
+            };
+            assert_eq!(manifest.is_image(), expected, "{config} {artifact:?} {layers:?}");
+        };
+        check(media_type::OCI_CONFIG, None, &[media_type::OCI_LAYER_GZIP], true);
+        check(media_type::DOCKER_CONFIG, Some("application/vnd.x"), &[media_type::DOCKER_LAYER_GZIP], true);
+        check("application/octet-stream", None, &[media_type::DOCKER_LAYER_GZIP], true);
+        check(media_type::OCI_CONFIG, None, &[], true);
+        check(media_type::OCI_CONFIG, None, &["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"], true);
+        check(media_type::OCI_CONFIG, None, &["application/vnd.in-toto+json"], false);
+        check("application/vnd.oci.empty.v1+json", Some("application/vnd.x"), &["text/plain"], false);
+        check("application/vnd.cncf.helm.config.v1+json", None, &["application/tar+gzip"], false);
+        check("application/vnd.oci.empty.v1+json", None, &[media_type::OCI_LAYER], false);
+    }
+
+    #[test]
+    fn an_index_without_platforms_is_one_thing() {
+        let entry = |platform: Option<&str>| Descriptor {
+            platform: platform.map(|text| text.parse().unwrap()),
+            ..Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"x"), 1)
+        };
+        let check = |platforms: &[Option<&str>], expected: bool| {
+            let manifests = platforms.iter().map(|p| entry(*p)).collect();
+            let index =
+                Index { schema_version: 2, media_type: None, manifests, annotations: BTreeMap::new() };
+            assert_eq!(index.is_collection(), expected, "{platforms:?}");
+        };
+        check(&[], true);
+        check(&[None], false);
+        check(&[None, None], true);
+        check(&[None, Some("unknown/unknown")], true);
+        check(&[Some("linux/amd64"), Some("unknown/unknown")], false);
+    }
+
+    #[test]
+    fn what_is_said_about_a_manifest_is_found() {
+        let (image, other) = (Digest::of(b"image"), Digest::of(b"other"));
+        let mut attestation = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"a"), 1);
+        attestation.annotations.insert(ABOUT.into(), image.to_string());
+        let manifests = vec![Descriptor::new(media_type::OCI_MANIFEST, image, 1), attestation.clone()];
+        let index = Index { schema_version: 2, media_type: None, manifests, annotations: BTreeMap::new() };
+        assert_eq!(index.about(&image).collect::<Vec<_>>(), [&attestation]);
+        assert_eq!(index.about(&other).count(), 0);
+    }
 
     #[test]
     fn reads_a_config_with_nulls() {

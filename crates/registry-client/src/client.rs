@@ -312,7 +312,8 @@ impl Client {
         }
     }
 
-    async fn resolve_at(
+    /// As [`Client::resolve`], at one place.
+    pub(crate) async fn resolve_at(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
@@ -477,7 +478,7 @@ pub(crate) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("digits and ASCII words are a header value")
 }
 
-fn pull_scope(reference: &Reference) -> String {
+pub(crate) fn pull_scope(reference: &Reference) -> String {
     format!("repository:{}:pull", reference.repository())
 }
 
@@ -524,7 +525,7 @@ fn manifest_refusal(mut answer: Answer, reference: &Reference, auth: &Auth) -> E
     Error::ManifestUnknown { reference: reference.familiar(), source: answer }
 }
 
-fn refusal(mut answer: Answer, reference: &Reference, auth: &Auth, what: &str) -> Error {
+pub(crate) fn refusal(mut answer: Answer, reference: &Reference, auth: &Auth, what: &str) -> Error {
     let name = reference.familiar_name();
     if answer.code == "NAME_UNKNOWN" {
         return Error::RepositoryUnknown { name, source: answer };

@@ -1,4 +1,4 @@
-//! A file behind a URL, for `ADD` and remote build contexts: the same connections, TLS rules, proxies and redirects as for
+//! A file behind a URL, for `ADD`, remote build contexts and imports: the same connections, TLS rules, proxies and redirects as for
 //! registries, and no credentials.
 
 use crate::answer::{header, next_piece};
@@ -22,6 +22,8 @@ pub struct FileStream {
     pub last_modified: Option<String>,
     /// `Content-Type`, as it was sent.
     pub content_type: Option<String>,
+    /// How many bytes are promised, where the server says so.
+    pub length: Option<u64>,
 }
 
 impl FileStream {
@@ -61,6 +63,8 @@ impl Client {
         let text = |name: &str| header(response.headers(), name).map(str::to_string);
         let (last_modified, content_type) = (text("last-modified"), text("content-type"));
         let idle = self.config().timeouts.idle;
-        Ok(FileStream { body: response.into_body(), what: what(), idle, last_modified, content_type })
+        let body = response.into_body();
+        let length = hyper::body::Body::size_hint(&body).exact();
+        Ok(FileStream { body, what: what(), idle, last_modified, content_type, length })
     }
 }

@@ -1,12 +1,15 @@
 //! A whole image, from reference to stored layers.
 //!
-//! 1. Resolve the reference; store the index, if it is one, and the manifest chosen for the platform.
-//! 2. Fetch the config and, side by side, the layers that the sink does not have.
+//! 1. Resolve the reference; store the index, if it is one, and the manifest chosen for the platform; also those that the
+//!    index has about it (attestations).
+//! 2. Fetch the config and, side by side, the layers that the sink does not have, and the blobs of what is about it.
 //! 3. Tell the sink of each layer once it and the config are stored.
+//!
+//! What is no container image (a chart, a module, a signature) is fetched too, as it is, and so is all of an index that has
+//! nothing to choose by; the sink is told of no layers then.
 //!
 //! Everything but the writers' threads runs inside the caller's future: dropping it ends all of it.
 
-use crate::answer::printable;
 use crate::client::Tries;
 use crate::document::{self, Document};
 use crate::error::Received;
@@ -30,19 +33,18 @@ const MAX_NESTING: usize = 4;
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// A download that got so much further starts counting its failures anew.
 const REAL_PROGRESS: u64 = 1 << 20;
-/// What configs of container images come as; old tools wrote the last.
-const CONFIG_TYPES: [&str; 3] =
-    [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG, "application/octet-stream"];
+/// Most manifests that are fetched besides the one that was chosen: those about it, or all of an index that is one artifact.
+const MAX_BESIDE: usize = 1000;
 
 /// What a pull stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
     /// What the tag or digest named: an index or a manifest. Its digest is the image's repository digest.
     pub target: Descriptor,
-    /// The manifest chosen for the platform; the same as `target` when that is no index.
+    /// The manifest chosen for the platform; the same as `target` when that is no index, or one without a choice.
     pub manifest: Descriptor,
-    /// Digest of the image config, Docker's image ID.
-    pub config: Digest,
+    /// Digest of the image config, Docker's image ID; none for an index that is one artifact.
+    pub config: Option<Digest>,
 }
 
 /// Pulls `reference` for `platform` into `sink`.
@@ -56,7 +58,7 @@ pub struct Pulled {
 /// # Errors
 ///
 /// Those of [`Client::resolve`] and [`Client::blob`]; [`Error::NoPlatform`] with what there is;
-/// [`Error::NotAnImage`]; [`Error::Sink`] when the sink fails or finds a wrong digest. What was stored before the
+/// [`Error::Sink`] when the sink fails or finds a wrong digest. What was stored before the
 /// failure stays stored.
 pub async fn pull(
     client: &Client,
@@ -102,26 +104,43 @@ struct Pull<'a> {
 enum Done {
     Config,
     Layer(Digest),
+    /// A blob that is no layer of the image.
+    Beside,
+}
+
+/// What a reference led to.
+struct Chosen {
+    /// The manifest for the platform, or an index of which all is wanted.
+    descriptor: Descriptor,
+    manifest: Option<Manifest>,
+    /// Manifests to fetch with all their blobs.
+    beside: Vec<Descriptor>,
 }
 
 impl Pull<'_> {
     async fn run(self, platform: &Platform) -> Result<Pulled, Error> {
         self.sink.progress(Progress::Resolving);
         let (target, body) = self.client.resolve(self.reference, self.auth).await?;
-        let (descriptor, manifest) = self.choose(target.clone(), body, platform).await?;
-        self.check(&manifest)?;
-        self.fetch_all(&manifest).await?;
-        Ok(Pulled { target, manifest: descriptor, config: manifest.config.digest })
+        let Chosen { descriptor, manifest, beside } = self.choose(target.clone(), body, platform).await?;
+        if let Some(manifest) = &manifest {
+            self.check(manifest)?;
+        }
+        let beside = self.beside(beside).await?;
+        match &manifest {
+            Some(manifest) if manifest.is_image() => self.fetch_all(manifest, &beside).await?,
+            Some(manifest) => {
+                let own = manifest.layers.iter().chain([&manifest.config]).chain(&beside);
+                self.fetch_raw(&own.collect::<Vec<_>>()).await?;
+            }
+            None => self.fetch_raw(&beside.iter().collect::<Vec<_>>()).await?,
+        }
+        Ok(Pulled { target, manifest: descriptor, config: manifest.map(|manifest| manifest.config.digest) })
     }
 
     /// Goes from what the reference names to the manifest for `platform`, and stores every document on the way.
-    async fn choose(
-        &self,
-        target: Descriptor,
-        body: Bytes,
-        platform: &Platform,
-    ) -> Result<(Descriptor, Manifest), Error> {
+    async fn choose(&self, target: Descriptor, body: Bytes, platform: &Platform) -> Result<Chosen, Error> {
         let (mut descriptor, mut body) = (target, body);
+        let mut beside = Vec::new();
         for _ in 0..MAX_NESTING {
             let name = self.reference.with_digest(descriptor.digest).familiar();
             let document =
@@ -129,20 +148,55 @@ impl Pull<'_> {
             let index = match document {
                 Document::Manifest(manifest) => {
                     self.store(&descriptor, &body).await?;
-                    return Ok((descriptor, *manifest));
+                    return Ok(Chosen { descriptor, manifest: Some(*manifest), beside });
                 }
                 Document::Index(index) => index,
             };
+            if index.is_collection() {
+                self.store(&descriptor, &body).await?;
+                beside.extend(index.manifests);
+                return Ok(Chosen { descriptor, manifest: None, beside });
+            }
             let next = document::choose(&index, platform).cloned().ok_or_else(|| Error::NoPlatform {
                 wanted: platform.to_string(),
                 available: document::platforms(&index),
             })?;
+            beside.extend(index.about(&next.digest).cloned());
             self.store(&descriptor, &body).await?;
             body = self.manifest(&next).await?;
             descriptor = next;
         }
         let reason = format!("indexes nested deeper than {MAX_NESTING}");
         Err(Error::Malformed { what: format!("manifest {}", self.reference.familiar()), reason })
+    }
+
+    /// Fetches the manifests that belong to what was chosen. Returns the blobs that they name. One that the registry does not
+    /// have is left out: a copy of an image may have come without it.
+    async fn beside(&self, entries: Vec<Descriptor>) -> Result<Vec<Descriptor>, Error> {
+        if entries.len() > MAX_BESIDE {
+            let reason =
+                format!("{} manifests of one thing; at most {MAX_BESIDE} are fetched", entries.len());
+            return Err(Error::Malformed { what: format!("index {}", self.reference.familiar()), reason });
+        }
+        let mut blobs = Vec::new();
+        for entry in entries.iter().filter(|entry| media_type::is_manifest(&entry.media_type)) {
+            let body = match self.manifest(entry).await {
+                Ok(body) => body,
+                Err(Error::ManifestUnknown { .. }) => {
+                    tracing::debug!(digest = %entry.digest, "the registry does not have what its index names");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let name = self.reference.with_digest(entry.digest).familiar();
+            let read = document::read(&entry.media_type, &body).map_err(|refusal| refusal.about(&name))?;
+            if let Document::Manifest(manifest) = read {
+                self.check(&manifest)?;
+                blobs.push(manifest.config);
+                blobs.extend(manifest.layers);
+            }
+        }
+        Ok(blobs)
     }
 
     /// A manifest that an index names, from the sink where it has it.
@@ -161,20 +215,16 @@ impl Pull<'_> {
         }
     }
 
-    /// Refuses what is no image or contradicts itself, before anything large is fetched.
+    /// Refuses what contradicts itself, before anything large is fetched.
     fn check(&self, manifest: &Manifest) -> Result<(), Error> {
         let reference = self.reference.familiar();
         let what = format!("manifest {reference}");
         let config = &manifest.config;
-        if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-            let media_type = printable(&config.media_type);
-            return Err(Error::NotAnImage { reference, media_type });
-        }
-        if config.size > MAX_CONFIG as u64 {
+        if manifest.is_image() && config.size > MAX_CONFIG as u64 {
             let what = format!("config {} of {reference}", config.digest);
             return Err(Error::TooLarge { what, limit: MAX_CONFIG as u64 });
         }
-        if manifest.layers.len() > MAX_LAYERS {
+        if manifest.is_image() && manifest.layers.len() > MAX_LAYERS {
             let reason = format!("{} layers; at most {MAX_LAYERS} can be used", manifest.layers.len());
             return Err(Error::Malformed { what, reason });
         }
@@ -189,8 +239,36 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// Fetches the config and all layers that are not there.
-    async fn fetch_all(&self, manifest: &Manifest) -> Result<(), Error> {
+    /// Fetches blobs that nobody unpacks.
+    async fn fetch_raw(&self, blobs: &[&Descriptor]) -> Result<(), Error> {
+        let jobs: Vec<BoxFuture<'_, Result<Done, Error>>> =
+            self.raw_jobs(blobs).await.into_iter().map(FutureExt::boxed).collect();
+        let at_once = self.client.config().max_concurrent_downloads.max(1);
+        let mut work = stream::iter(jobs).buffer_unordered(at_once);
+        while let Some(done) = work.next().await {
+            done?;
+        }
+        Ok(())
+    }
+
+    /// The work to fetch those of `blobs` that are not there, each once.
+    async fn raw_jobs<'b>(
+        &'b self,
+        blobs: &[&'b Descriptor],
+    ) -> Vec<impl Future<Output = Result<Done, Error>> + Send + 'b> {
+        let mut once: Vec<&Descriptor> = Vec::new();
+        for &blob in blobs {
+            if once.iter().all(|known| known.digest != blob.digest) {
+                once.push(blob);
+            }
+        }
+        let have = self.have(once.iter().map(|blob| blob.digest).collect()).await;
+        let missing = once.into_iter().zip(have).filter(|(_, have)| !have);
+        missing.map(|(blob, _)| async move { self.layer(blob, false).await.map(|()| Done::Beside) }).collect()
+    }
+
+    /// Fetches the config and all layers that are not there, and the blobs `beside`.
+    async fn fetch_all(&self, manifest: &Manifest, beside: &[Descriptor]) -> Result<(), Error> {
         let mut layers: Vec<&Descriptor> = Vec::new();
         for layer in &manifest.layers {
             if layers.iter().all(|known| known.digest != layer.digest) {
@@ -224,6 +302,11 @@ impl Pull<'_> {
         for layer in missing {
             jobs.push(self.job(Some(layer), manifest).boxed());
         }
+        // Of blobs that are both, the image's own way is the one to go.
+        let own =
+            |digest: Digest| manifest.layers.iter().chain([&manifest.config]).any(|b| b.digest == digest);
+        let beside: Vec<&Descriptor> = beside.iter().filter(|blob| !own(blob.digest)).collect();
+        jobs.extend(self.raw_jobs(&beside).await.into_iter().map(FutureExt::boxed));
         if config_done {
             self.sink.config_ready(manifest);
         }
@@ -243,6 +326,7 @@ impl Pull<'_> {
                     self.sink.config_ready(manifest);
                 }
                 Some(Ok(Done::Layer(digest))) => ready.push(digest),
+                Some(Ok(Done::Beside)) => {}
             }
         }
     }
@@ -251,7 +335,7 @@ impl Pull<'_> {
     async fn job(&self, layer: Option<&Descriptor>, manifest: &Manifest) -> Result<Done, Error> {
         match layer {
             None => self.config(manifest).await.map(|()| Done::Config),
-            Some(layer) => self.layer(layer).await.map(|()| Done::Layer(layer.digest)),
+            Some(layer) => self.layer(layer, true).await.map(|()| Done::Layer(layer.digest)),
         }
     }
 
@@ -288,19 +372,19 @@ impl Pull<'_> {
         self.write_whole(descriptor, &body).await
     }
 
-    /// Fetches a layer, unless someone else does.
-    async fn layer(&self, descriptor: &Descriptor) -> Result<(), Error> {
+    /// Fetches a layer, or another blob that people do not see (`visible`), unless someone else does.
+    async fn layer(&self, descriptor: &Descriptor, visible: bool) -> Result<(), Error> {
         let digest = descriptor.digest;
         let _flight = self.client.flights().enter(&digest).await;
         if self.have(vec![digest]).await == [true] {
             self.sink.progress(Progress::DownloadComplete { digest });
             return Ok(());
         }
-        match self.fetch_layer(descriptor).await {
+        match self.fetch_layer(descriptor, visible).await {
             // What an earlier try had left was wrong; the sink has thrown it away.
             Err((error, 1..)) if error.kind() == Kind::DataLoss => {
                 tracing::warn!(%digest, error = errors::chain(&error), "fetched anew from its first byte");
-                self.fetch_layer(descriptor).await.map_err(|(error, _)| error)?;
+                self.fetch_layer(descriptor, visible).await.map_err(|(error, _)| error)?;
             }
             result => result.map_err(|(error, _)| error)?,
         }
@@ -309,11 +393,11 @@ impl Pull<'_> {
     }
 
     /// Downloads a layer behind what the sink has of it; how much that was goes with a failure.
-    async fn fetch_layer(&self, descriptor: &Descriptor) -> Result<(), (Error, u64)> {
+    async fn fetch_layer(&self, descriptor: &Descriptor, visible: bool) -> Result<(), (Error, u64)> {
         let mut writer = Writer::start(Arc::clone(&self.sink), descriptor, self.alive.clone());
         let there = writer.begun().await.map_err(|error| (error, 0))?;
         let fetched = async {
-            self.download(descriptor, &mut writer, there, true).await?;
+            self.download(descriptor, &mut writer, there, visible).await?;
             self.sink.progress(Progress::VerifyingChecksum { digest: descriptor.digest });
             writer.commit().await
         };

@@ -138,8 +138,19 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Puts a manifest or index under `name`.
+    /// Puts a manifest or index under `name`, and has it listed where it is about another.
     async fn document(&self, name: &str, descriptor: &Descriptor, body: &Bytes) -> Result<(), Error> {
+        let answer = self.put(name, descriptor, body).await?;
+        self.note_referrer(descriptor, body, &answer).await
+    }
+
+    /// Puts a manifest or index under `name`. Returns the headers of the answer.
+    pub(crate) async fn put(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+        body: &Bytes,
+    ) -> Result<HeaderMap, Error> {
         let what = format!("manifest {} as {name}", self.reference.familiar_name());
         if body.len() > MAX_MANIFEST {
             return Err(Error::TooLarge { what, limit: MAX_MANIFEST as u64 });
@@ -162,7 +173,8 @@ impl Push<'_> {
             Ok(response) => response,
             Err(answer) => return Err(self.refusal(answer, &what)),
         };
-        self.check_digest(response.headers(), &descriptor.digest, what)
+        self.check_digest(response.headers(), &descriptor.digest, what)?;
+        Ok(response.into_parts().0.headers)
     }
 
     /// Compares what the registry says it has stored with what was sent.

@@ -57,7 +57,9 @@ impl Error {
                 source.hint()
             }
             Error::Metadata(source) => source.hint(),
-            Error::NoQuota { .. } => Some("use `--storage-driver btrfs` on a data root that is on Btrfs"),
+            Error::NoQuota { .. } => Some(
+                "put the data root on ext4 or XFS that is mounted with `prjquota`, or use `--storage-driver btrfs` on Btrfs",
+            ),
             _ => None,
         }
     }

@@ -45,6 +45,7 @@ mod error;
 mod home;
 mod layer_mounts;
 mod overlay;
+mod quota;
 mod records;
 mod root;
 mod snapshotter;

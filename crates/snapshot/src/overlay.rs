@@ -18,6 +18,7 @@
 
 use crate::home::Home;
 use crate::layer_mounts::{Hold, IDLE, LayerMounts};
+use crate::quota::Quotas;
 use crate::snapshotter::{
     Audit, Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
@@ -51,6 +52,7 @@ pub struct Overlay {
 struct Inner {
     db: Arc<Database>,
     home: Arc<Home>,
+    quotas: Quotas,
     form: LayerForm,
     mounts: Arc<LayerMounts>,
     /// Held for writing by the sweeper: no overlay is being put together then.
@@ -84,6 +86,7 @@ impl Overlay {
         let inner = Inner {
             db,
             home: Arc::new(home),
+            quotas: Quotas::default(),
             form,
             mounts: LayerMounts::open(mounts)?,
             mounting: RwLock::new(()),
@@ -201,6 +204,13 @@ impl Snapshotter for Overlay {
         made
     }
 
+    fn limit(&self, key: &str, bytes: u64) -> Result<(), Error> {
+        let inner = &self.inner;
+        let number = records::snapshot(&inner.db, key)?.number;
+        // What overlay moves from one to the other may not change its project on the way.
+        inner.quotas.limit(&inner.home, self.driver(), number, &["fs", "work"], bytes)
+    }
+
     fn mount(&self, key: &str, target: &Path, options: &MountOptions) -> Result<(), Error> {
         let inner = &self.inner;
         let row = records::snapshot(&inner.db, key)?;
@@ -234,6 +244,7 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
         let Some(row) = records::delete_snapshot(&self.inner.db, key)? else { return Ok(false) };
+        self.inner.quotas.release(&self.inner.home, row.number, "fs");
         self.inner.home.discard(row.number)?;
         Ok(true)
     }
@@ -311,6 +322,7 @@ impl Snapshotter for Overlay {
         on_disk.retain(|number| !recorded.contains(number));
         for number in on_disk {
             inner.mounts.forget(number);
+            inner.quotas.release(&inner.home, number, "fs");
             inner.home.discard(number)?;
             done.orphans += 1;
         }

@@ -149,6 +149,21 @@ impl Registry {
         Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
     }
 
+    /// The bytes of a manifest or index under a tag or a digest; none where there is none.
+    pub fn manifest(&self, repository: &str, name: &str) -> Option<Vec<u8>> {
+        let answer = self.request("GET", &format!("/v2/{repository}/manifests/{name}"), "", &[]);
+        match answer.status {
+            200 => Some(answer.body.into_bytes()),
+            404 => None,
+            _ => panic!("get manifest {repository}:{name}: {answer:?}"),
+        }
+    }
+
+    /// Whether a repository has a blob.
+    pub fn has_blob(&self, repository: &str, digest: &Digest) -> bool {
+        self.request("HEAD", &format!("/v2/{repository}/blobs/{digest}"), "", &[]).status == 200
+    }
+
     /// The file in which the registry keeps a blob: for tests that change it behind the registry's back.
     pub fn blob_path(&self, digest: &Digest) -> std::path::PathBuf {
         let text = digest.to_string();
@@ -163,6 +178,14 @@ impl Registry {
     fn request(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         head += &format!("Content-Length: {}\r\n", body.len());
+        for kind in [
+            media_type::OCI_INDEX,
+            media_type::OCI_MANIFEST,
+            media_type::DOCKER_INDEX,
+            media_type::DOCKER_MANIFEST,
+        ] {
+            head += &format!("Accept: {kind}\r\n");
+        }
         if !content_type.is_empty() {
             head += &format!("Content-Type: {content_type}\r\n");
         }
@@ -249,8 +272,6 @@ fn diff_id(layer: &[u8]) -> Digest {
 struct Response {
     status: u16,
     headers: Vec<(String, String)>,
-    /// Read by whoever reads the panic.
-    #[allow(dead_code, reason = "shown by Debug")]
     body: String,
 }
 

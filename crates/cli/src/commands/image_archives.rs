@@ -4,7 +4,8 @@ use super::{Context, export, pull};
 use crate::body;
 use crate::error::{Error, Result};
 use crate::http::Path;
-use crate::terminal;
+use crate::progress::Progress;
+use crate::terminal::{self, Out};
 use hyper::Method;
 use std::io::IsTerminal;
 
@@ -77,15 +78,6 @@ pub(crate) async fn import(context: &Context, flags: &Import) -> Result<u8> {
     };
     let body = body::streamed(chunks);
     let response = context.client.request_stream(Method::POST, &path, "application/x-tar", body).await?;
-    let bytes = context.client.read_all(response).await?;
-    for line in String::from_utf8_lossy(&bytes).lines() {
-        let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-        if let Some(error) = line["error"].as_str() {
-            return Err(Error::Reported(error.into()));
-        }
-        if let Some(status) = line["status"].as_str() {
-            terminal::print_line(status)?;
-        }
-    }
+    Progress::new(Out::Stdout, false).follow(response.into_body()).await?;
     Ok(0)
 }

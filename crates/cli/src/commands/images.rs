@@ -44,6 +44,9 @@ pub(crate) struct Remove {
     /// Do not delete untagged parents
     #[arg(long)]
     no_prune: bool,
+    /// Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    platform: Vec<String>,
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
 }
@@ -84,6 +87,9 @@ pub(crate) struct History {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
+    /// Show history for the given platform. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     image: String,
 }
 
@@ -195,10 +201,21 @@ fn image_row(image: &Value, name: &Name, whole: bool) -> Row {
     ])
 }
 
+/// A platform as the API takes it.
+fn platform(text: &str) -> Result<String> {
+    let platform: oci::Platform = text.parse().map_err(|e| Error::Usage(format!("{e}")))?;
+    serde_json::to_string(&platform).map_err(|e| Error::Usage(e.to_string()))
+}
+
 pub(crate) async fn remove(context: &Context, flags: &Remove) -> Result<u8> {
     let mut missing = false;
+    let platforms = flags.platform.iter().map(|text| platform(text)).collect::<Result<Vec<_>>>()?;
     let code = each(&flags.images, async |name| {
-        let path = Path::new(&["images", &name]).flag("force", flags.force).flag("noprune", flags.no_prune);
+        let mut path =
+            Path::new(&["images", &name]).flag("force", flags.force).flag("noprune", flags.no_prune);
+        for platform in &platforms {
+            path = path.query("platforms", platform);
+        }
         let bytes = context.client.delete(&path).await?;
         let answer: Value = serde_json::from_slice(&bytes)
             .map_err(|source| Error::Decode { what: "an image's removal".into(), source })?;
@@ -230,8 +247,7 @@ pub(crate) async fn load(context: &Context, flags: &Load) -> Result<u8> {
     let quiet = flags.quiet || !std::io::stdout().is_terminal();
     let mut path = Path::new(&["images", "load"]).query("quiet", if quiet { "1" } else { "0" });
     if !flags.platform.is_empty() {
-        let platform: oci::Platform = flags.platform.parse().map_err(|e| Error::Usage(format!("{e}")))?;
-        path = path.query("platform", &serde_json::to_string(&platform).unwrap_or_default());
+        path = path.query("platform", &platform(&flags.platform)?);
     }
     let chunks = match file {
         Some(file) => crate::body::file_chunks(file),
@@ -274,7 +290,11 @@ pub(crate) async fn history(context: &Context, flags: &History) -> Result<u8> {
     let when = if flags.human { "{{.CreatedSince}}" } else { "{{.CreatedAt}}" };
     let default = format!("{{{{.ID}}}}\t{when}\t{{{{.CreatedBy}}}}\t{{{{.Size}}}}\t{{{{.Comment}}}}");
     let form = Listing { default, headers: HISTORY_HEADERS }.form(flags.format.as_deref())?;
-    let layers: Vec<Value> = context.client.get(&Path::new(&["images", &flags.image, "history"])).await?;
+    let mut path = Path::new(&["images", &flags.image, "history"]);
+    if !flags.platform.is_empty() {
+        path = path.query("platform", &platform(&flags.platform)?);
+    }
+    let layers: Vec<Value> = context.client.get(&path).await?;
     if flags.quiet && flags.format.is_none() {
         let ids: String = layers.iter().map(|l| format!("{}\n", id(l, flags.no_trunc))).collect();
         terminal::print(&ids)?;

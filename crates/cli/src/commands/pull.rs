@@ -11,7 +11,7 @@ use oci::Reference;
 /// Download an image from a registry
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Pull {
-    /// Download all tagged images in the repository (not supported yet)
+    /// Download all tagged images in the repository
     #[arg(short, long)]
     all_tags: bool,
     /// Set platform if server is multi-platform capable
@@ -43,10 +43,15 @@ impl Show {
 }
 
 pub(crate) async fn pull_command(context: &Context, flags: &Pull) -> Result<u8> {
-    if flags.all_tags {
-        return Err(Error::Unsupported("pull --all-tags is not supported yet".into()));
-    }
     let named: Reference = parse(&flags.name)?;
+    if flags.all_tags {
+        if named.tag().is_some() || named.digest().is_some() {
+            return Err(Error::Usage("tag can't be used with --all-tags/-a".into()));
+        }
+        pull(context, &named, &flags.platform, Show { out: Out::Stdout, quiet: flags.quiet }).await?;
+        terminal::print_line(&named.name())?;
+        return Ok(0);
+    }
     if named.tag().is_none() && named.digest().is_none() && !flags.quiet {
         terminal::print_line("Using default tag: latest")?;
     }
@@ -71,7 +76,7 @@ pub(crate) fn tagged(name: &str) -> Result<Reference> {
     Ok(parse(name)?.with_default_tag())
 }
 
-/// Pulls `reference` and shows the progress.
+/// Pulls `reference`, or all tags of a repository, and shows the progress.
 pub(crate) async fn pull(context: &Context, reference: &Reference, platform: &str, show: Show) -> Result<()> {
     // The API takes a digest where a tag stands.
     let version = match (reference.digest(), reference.tag()) {
@@ -80,7 +85,7 @@ pub(crate) async fn pull(context: &Context, reference: &Reference, platform: &st
     };
     let path = Path::new(&["images", "create"])
         .query("fromImage", &reference.familiar_name())
-        .query("tag", &version)
+        .query_some("tag", &version)
         .query_some("platform", platform);
     let auth = context.config.registry_auth(reference.host()).await?;
     let extra = Extra { content: None, registry_auth: auth };

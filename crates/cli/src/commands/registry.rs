@@ -1,7 +1,7 @@
-//! `search` and `manifest inspect`: what registries say, asked through the daemon.
+//! `search`: what registries find, asked through the daemon.
 
-use super::{Context, pull};
-use crate::error::{Error, Result};
+use super::Context;
+use crate::error::Result;
 use crate::http::{Extra, Path};
 use crate::listing::{self, Listing, Row};
 use crate::terminal;
@@ -10,8 +10,6 @@ use crate::units;
 use gotemplate::Value;
 use hyper::Method;
 use oci::reference::DEFAULT_HOST;
-use oci::{Digest, Reference};
-use serde_json::json;
 
 /// Width of a description that is not shown whole.
 const DESCRIPTION: usize = 45;
@@ -77,84 +75,4 @@ pub(crate) async fn search(context: &Context, flags: &Search) -> Result<u8> {
     };
     terminal::print(&form.render(found.items().iter().map(row).collect())?)?;
     Ok(0)
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Manifest {
-    /// Display an image manifest, or manifest list, as the registry has it
-    Inspect(Inspect),
-}
-
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Inspect {
-    /// Also show reference and descriptor, and the manifests that a list names
-    #[arg(short, long)]
-    verbose: bool,
-    /// The image: NAME[:TAG|@DIGEST]
-    #[arg(value_name = "MANIFEST")]
-    name: String,
-}
-
-pub(crate) async fn manifest(context: &Context, command: &Manifest) -> Result<u8> {
-    let Manifest::Inspect(flags) = command;
-    let reference = pull::tagged(&flags.name)?;
-    let (media_type, bytes) = fetch(context, &reference).await?;
-    let document: serde_json::Value = parse(&bytes)?;
-    let shown = if flags.verbose {
-        let entries = document.get("manifests").and_then(|list| list.as_array());
-        match entries {
-            None => describe(&reference, &media_type, &bytes, json!(null))?,
-            Some(entries) => {
-                let mut all = Vec::new();
-                for entry in entries {
-                    let digest = entry.get("digest").and_then(|d| d.as_str()).unwrap_or_default();
-                    let digest: Digest = digest.parse().map_err(|_| {
-                        Error::Reported(format!("the list names {:?}, which is no digest", printable(digest)))
-                    })?;
-                    let (media_type, bytes) = fetch(context, &reference.with_digest(digest)).await?;
-                    let platform = entry.get("platform").cloned().unwrap_or(json!(null));
-                    all.push(describe(&reference.with_digest(digest), &media_type, &bytes, platform)?);
-                }
-                serde_json::Value::Array(all)
-            }
-        }
-    } else {
-        document
-    };
-    let mut out = Vec::new();
-    let form = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut writer = serde_json::Serializer::with_formatter(&mut out, form);
-    serde::Serialize::serialize(&shown, &mut writer)
-        .map_err(|source| Error::Decode { what: "a manifest".into(), source })?;
-    terminal::print_line(&printable(&String::from_utf8_lossy(&out)))?;
-    Ok(0)
-}
-
-/// The manifest's media type and bytes.
-async fn fetch(context: &Context, reference: &Reference) -> Result<(String, Vec<u8>)> {
-    let name = reference.familiar();
-    let path = Path::new(&["distribution", &name, "manifest"]);
-    let extra = Extra { content: None, registry_auth: context.config.registry_auth(reference.host()).await? };
-    let response = context.client.request(Method::GET, &path, extra).await?;
-    let media_type = response.headers().get("content-type").and_then(|v| v.to_str().ok());
-    let media_type = media_type.unwrap_or_default().to_string();
-    Ok((media_type, context.client.read_all(response).await?.to_vec()))
-}
-
-fn parse(bytes: &[u8]) -> Result<serde_json::Value> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Decode { what: "a manifest".into(), source })
-}
-
-fn describe(
-    reference: &Reference,
-    media_type: &str,
-    bytes: &[u8],
-    platform: serde_json::Value,
-) -> Result<serde_json::Value> {
-    let mut descriptor = json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()});
-    if !platform.is_null() {
-        descriptor["platform"] = platform;
-    }
-    let field = if media_type.contains("docker") { "SchemaV2Manifest" } else { "OCIManifest" };
-    Ok(json!({"Ref": reference.to_string(), "Descriptor": descriptor, field: parse(bytes)?}))
 }

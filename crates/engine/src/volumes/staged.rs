@@ -41,7 +41,10 @@ impl Engine {
     ) -> Result<(), Error> {
         let doing = || format!("mount image {}", point.name);
         // Not "not found": clients would take that for the container's own image and pull it.
-        let image = self.images.get(&point.name).map_err(|e| Error::invalid(errors::chain(&e)))?;
+        let image = self.images.get(&point.name);
+        let image = image
+            .and_then(|image| image.check_is_image().map(|()| image))
+            .map_err(|e| Error::invalid(errors::chain(&e)))?;
         self.snapshots.prepare(&snapshot_key(owner, at), image.chain_id.as_ref()).during(doing)?;
         point.image = Some(image.id.0);
         point.source = self.config.staged(owner.as_str(), at).to_string_lossy().into_owned();

@@ -4,7 +4,7 @@
 //! where the storage driver takes layers in any order it is unpacked beside, by whatever thread is free: an archive
 //! says only at its end which of its files are layers and of what.
 
-use crate::unpack::apply_plain;
+use crate::unpack::{Hashed, apply_plain};
 use crate::{Error, Images, Lease};
 use archive::{Compression, Member};
 use content::Ingest;
@@ -52,7 +52,8 @@ pub(super) enum Kept {
 /// A file of the archive that was a layer of some image.
 struct Unpacked {
     dir: LayerDir,
-    diff_id: Digest,
+    /// None where it is the digest of the file.
+    diff_id: Option<Digest>,
     size_bytes: u64,
 }
 
@@ -78,6 +79,14 @@ impl Source<'_> {
             return Err(Error::Archive { reason: format!("{path:?} has more than {max} bytes") });
         }
         Ok(bytes)
+    }
+
+    /// Whether there is such a file.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        match self {
+            Source::Directory(root) => open_file(root, path).is_ok(),
+            Source::Stream(members) => matches!(find(members, path), Ok(Kept::Small(_) | Kept::Blob { .. })),
+        }
     }
 
     /// Sees to it that the file is a blob in the content store. Returns what that is called, its size and its compression.
@@ -247,7 +256,7 @@ fn receive_plain(
                         let blob = ingest.follow()?;
                         work = Some(scope.spawn(move || {
                             let dir = images.snapshotter.prepare_layer(None).ok()?;
-                            let (size_bytes, diff_id) = apply_plain(&dir, blob).ok()?;
+                            let (size_bytes, diff_id) = apply_plain(&dir, blob, Hashed::ByIngest).ok()?;
                             Some(Unpacked { dir, diff_id, size_bytes })
                         }));
                     }
@@ -284,7 +293,8 @@ fn receive_plain(
 fn finish(lease: &Lease, (blob, work): Unpacking<'_>) {
     // One that failed was no layer, or will fail again in the import, with words for it.
     if let Ok(Some(unpacked)) = work.join() {
-        lease.keep_unpacked(blob, unpacked.diff_id, unpacked.dir, unpacked.size_bytes);
+        let diff_id = unpacked.diff_id.unwrap_or(blob);
+        lease.keep_unpacked(blob, diff_id, unpacked.dir, unpacked.size_bytes);
     }
 }
 

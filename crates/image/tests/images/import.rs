@@ -129,11 +129,6 @@ fn documents_that_lie_are_refused() {
     );
     refuse(|f| f.manifest = json!("text"), "expected an object", invalid);
     refuse(
-        |f| f.manifest["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"),
-        "is not a container image",
-        Kind::Unsupported,
-    );
-    refuse(
         |f| {
             f.manifest["layers"][1]["mediaType"] =
                 json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted")

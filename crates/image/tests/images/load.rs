@@ -8,7 +8,7 @@ use oci::Platform;
 use serde_json::json;
 
 fn load(store: &Store, tar: &[u8]) -> Result<Vec<Loaded>, Error> {
-    store.images.load(tar, &Platform::host(), &image::ignore)
+    store.images.load(tar, Some(&Platform::host()), &image::ignore)
 }
 
 fn names(loaded: &[Loaded]) -> Vec<String> {
@@ -61,7 +61,7 @@ fn a_layout_in_a_directory_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let root = rootdir::RootDir::open(dir.path()).unwrap();
     archive::apply(&forged.layout(None).finish()[..], &root, &archive::Options::default()).unwrap();
-    let loaded = store.images.load_layout(dir.path(), &Platform::host(), &image::ignore).unwrap();
+    let loaded = store.images.load_layout(dir.path(), Some(&Platform::host()), &image::ignore).unwrap();
     assert_eq!(loaded[0].image.id, forged.id());
     store.check();
 }
@@ -137,7 +137,7 @@ fn the_hello_world_of_the_repository_is_loaded() {
     }
     let store = Store::new();
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/hello-world");
-    let loaded = store.images.load_layout(&dir, &Platform::host(), &image::ignore).unwrap();
+    let loaded = store.images.load_layout(&dir, Some(&Platform::host()), &image::ignore).unwrap();
     assert_eq!(loaded.len(), 1);
     assert!(names(&loaded).iter().any(|name| name.starts_with("hello-world")), "{:?}", names(&loaded));
     store.with_mount(&loaded[0].image, |root| assert!(std::fs::read_dir(root).unwrap().count() > 0));

@@ -36,7 +36,7 @@ async fn pulls_an_image() {
         pull(&client(), &reference, &Platform::host(), &Auth::Anonymous, store.sink()).await.unwrap();
     assert_eq!(pulled.target.digest, pushed.descriptor.digest);
     assert_eq!(pulled.target, pulled.manifest);
-    assert_eq!(pulled.config, pushed.manifest.config.digest);
+    assert_eq!(pulled.config, Some(pushed.manifest.config.digest));
     assert_eq!(store.blob(&pulled.manifest.digest).unwrap(), pushed.bytes);
     for layer in &layers {
         assert_eq!(&store.blob(&Digest::of(layer)).unwrap(), layer);
@@ -56,7 +56,7 @@ async fn pulls_an_image() {
     for bytes in layers.iter().chain([&pushed.bytes]) {
         again.put(bytes);
     }
-    again.put(&store.blob(&pulled.config).unwrap());
+    again.put(&store.blob(&pulled.config.unwrap()).unwrap());
     pull(&client(), &reference, &Platform::host(), &Auth::Anonymous, again.sink()).await.unwrap();
     assert_eq!(again.ready(), [0, 1, 2, 3]);
     let exists = |event: &&Progress| matches!(event, Progress::AlreadyExists { .. });
@@ -187,4 +187,26 @@ async fn a_host_that_is_not_there_is_named() {
     assert_eq!(error.kind(), Kind::Unavailable);
     let chain = errors::chain(&error);
     assert!(chain.contains(&address.to_string()) && chain.contains("Connection refused"), "{chain}");
+}
+
+/// A chart: nothing of it is announced as a layer, and all of it is there.
+#[tokio::test]
+async fn pulls_what_is_no_image() {
+    let registry = Registry::start();
+    let config = registry.push_blob("chart", "application/vnd.cncf.helm.config.v1+json", b"{\"name\":\"x\"}");
+    let content =
+        registry.push_blob("chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip", &noise(10_000, 7));
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [content, content]});
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    registry.push_manifest("chart", "1", oci::image::media_type::OCI_MANIFEST, &bytes);
+    let store = Store::default();
+    let reference = reference(&registry, "chart:1");
+    let pulled =
+        pull(&client(), &reference, &Platform::host(), &Auth::Anonymous, store.sink()).await.unwrap();
+    assert_eq!((&pulled.target, pulled.config), (&pulled.manifest, Some(config.digest)));
+    for digest in [config.digest, content.digest, Digest::of(&bytes)] {
+        assert!(store.blob(&digest).is_some());
+    }
+    assert!(store.ready().is_empty());
+    assert_eq!(client().tags(&reference, &Auth::Anonymous).await.unwrap(), ["1"]);
 }

@@ -233,9 +233,14 @@ async fn documents_that_are_none() {
     check(oci, &vec![b' '; 5 << 20], Kind::Unsupported, &["larger than 4194304 bytes"]).await;
     let schema1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     check(schema1, br#"{"schemaVersion":1}"#, Kind::Unsupported, &["schema 1, which is not supported"]).await;
-    let mut chart = Image::new(&[]).manifest;
-    chart.config.media_type = "application/vnd.cncf.helm.config.v1+json".into();
-    check(oci, &serde_json::to_vec(&chart).unwrap(), Kind::Unsupported, &["not a container image"]).await;
+    check(oci, br#"{"mediaType":"application/vnd.x","layers":[]}"#, Kind::DataLoss, &["came as"]).await;
+    check(
+        "text/plain",
+        br#"{"mediaType":"application/vnd.x","layers":[]}"#,
+        Kind::Unsupported,
+        &["unsupported media type"],
+    )
+    .await;
     let mut greedy = Image::new(&[]).manifest;
     greedy.config.size = 1 << 40;
     check(oci, &serde_json::to_vec(&greedy).unwrap(), Kind::Unsupported, &["larger than"]).await;

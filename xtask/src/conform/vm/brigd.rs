@@ -13,6 +13,8 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "brigd: containers outlive restart, stop and kill of the service", run: restart },
     Check { name: "brigd: a published port", run: port },
     Check { name: "brigd: the journal has the logs", run: journal },
+    Check { name: "brigd: sizes limited by project quotas of ext4", run: quotas_ext4 },
+    Check { name: "brigd: sizes limited by project quotas of XFS", run: quotas_xfs },
 ];
 
 const IMAGE: &str = "busy:1";
@@ -268,5 +270,80 @@ fn journal(inside: &Inside) -> Result<Outcome> {
     let both = inside.ok("/brig/bin/brig logs journal")?;
     same("logs", &(both.contains("first") && both.contains("second")).to_string(), "true")?;
     brig(inside, "rm journal")?;
+    Ok(().into())
+}
+
+fn quotas_ext4(inside: &Inside) -> Result<Outcome> {
+    quotas(inside, "ext4", "mkfs.ext4 -q -O quota,project -E quotatype=prjquota")
+}
+
+fn quotas_xfs(inside: &Inside) -> Result<Outcome> {
+    quotas(inside, "xfs", "mkfs.xfs -q")
+}
+
+/// A daemon of its own on a file system that limits what projects take; and on the same without that.
+fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
+    ensure(inside)?;
+    let home = inside.home.join(format!("quota-{kind}"));
+    let root = home.join("fs");
+    std::fs::create_dir_all(&root).doing(|| format!("create {}", root.display()))?;
+    let (image, root, home) =
+        (home.join("image").display().to_string(), root.display().to_string(), home.display().to_string());
+    let tar = inside.home.join("layer.tar").display().to_string();
+    inside.ok(&format!("truncate -s 600M {image}"))?;
+    inside.ok(&format!("{mkfs} {image}"))?;
+    let client = |line: &str| format!("/brig/bin/brig -H unix://{home}/s {line}");
+    for enforced in [true, false] {
+        let options = if enforced { "loop,prjquota" } else { "loop" };
+        inside.ok(&format!("mount -t {kind} -o {options} {image} {root}"))?;
+        let daemon = [
+            "systemd-run",
+            "--unit",
+            &format!("quota-{kind}-{enforced}"),
+            "-p",
+            "KillMode=process",
+            "/brig/bin/brigd",
+            "-H",
+            &format!("unix://{home}/s"),
+            "--data-root",
+            &format!("{root}/data"),
+            "--exec-root",
+            &format!("{home}/exec"),
+            "--cgroup-parent",
+            "/quota",
+            "--bridge",
+            "quota0",
+            "--config-file",
+            "/dev/null",
+        ]
+        .map(str::to_owned);
+        inside.words(&daemon.each_ref().map(String::as_str))?;
+        inside.until(&client("version --format {{.Server.Os}}"), "linux")?;
+        if enforced {
+            inside.ok(&client(&format!("import {tar} {IMAGE}")))?;
+            // More than the limit does not fit, and what is deleted makes room again; a container without a limit takes more.
+            let script = "b=/bin/busybox; $b dd if=/dev/zero of=/much bs=1M count=16; test $? != 0 || exit 3; $b rm /much; \
+                          $b dd if=/dev/zero of=/less bs=1M count=4 && echo fits";
+            let words = ["--storage-opt", "size=8m", IMAGE, "busybox", "sh", "-c", script];
+            let run = |more: &[&str]| {
+                let client = client("run --network none --name one");
+                let line: Vec<&str> = client.split(' ').chain(more.iter().copied()).collect();
+                inside.words(&line)
+            };
+            let said = run(&words)?;
+            same("what it says", &said.ends_with("fits").to_string(), "true")?;
+            inside.ok(&client("rm one"))?;
+            run(&[IMAGE, "busybox", "dd", "if=/dev/zero", "of=/much", "bs=1M", "count=16"])?;
+            inside.ok(&client("rm one"))?;
+        } else {
+            let line = client(&format!("run --rm --storage-opt size=8m {IMAGE} true"));
+            let words: Vec<&str> = line.split(' ').collect();
+            let (code, text) = inside.call(&words, Duration::from_secs(60))?;
+            let refused = text.contains("cannot limit the size");
+            same("a mount without limits", &format!("{code:?} {refused}"), "Some(125) true")?;
+        }
+        inside.ok(&format!("systemctl stop quota-{kind}-{enforced}"))?;
+        inside.ok(&format!("umount -R {root}"))?;
+    }
     Ok(().into())
 }

@@ -1,0 +1,105 @@
+//! Layers whose blobs are gone, packed again from what they were unpacked to.
+//!
+//! A layer that was made here (commit, build) packs to the bytes that it had, since what is written depends on nothing but
+//! the files. Of one that others made the order of its files and more is lost: it packs to another layer with the same files.
+
+use crate::commit::{NewLayer, layer_type};
+use crate::{Error, Images, Lease};
+use archive::{Compression, Hashing};
+use metadata::LayerRow;
+use oci::image::{ImageConfig, MAX_CONFIG, MAX_LAYERS, Manifest, media_type};
+use oci::{Descriptor, Digest};
+use rootdir::RootDir;
+use std::path::PathBuf;
+
+impl Images {
+    /// Packs the layer `chain_id` and those below it, bottom first. Where `diff_id` and digest of one are what they were
+    /// depends on who made it; the same layers give the same blobs each time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Snapshot`] when a layer is gone; [`Error::Pack`] with the path that could not be read.
+    pub fn repack(&self, chain_id: &Digest, lease: &Lease) -> Result<Vec<NewLayer>, Error> {
+        let chain = self.chain(chain_id)?;
+        chain.iter().map(|row| self.pack_layer(&row.chain_id, Compression::None, lease)).collect()
+    }
+
+    /// The layer `chain_id` and those below it, bottom first.
+    fn chain(&self, chain_id: &Digest) -> Result<Vec<LayerRow>, Error> {
+        let mut chain = Vec::new();
+        let mut next = Some(*chain_id);
+        while let Some(chain_id) = next.filter(|_| chain.len() < MAX_LAYERS) {
+            let missing = snapshot::Error::LayerNotFound { chain_id };
+            let row = self.snapshotter.layer(&chain_id)?.ok_or(missing)?;
+            next = row.parent;
+            chain.push(row);
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    fn pack_layer(
+        &self,
+        chain_id: &Digest,
+        compression: Compression,
+        lease: &Lease,
+    ) -> Result<NewLayer, Error> {
+        let failed = |source| Error::Pack { key: chain_id.to_string(), source };
+        let open = |path: &PathBuf| RootDir::open(path).map_err(|e| Error::Snapshot(e.into()));
+        let layers = self.snapshotter.layers(chain_id)?;
+        let roots = layers.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let Some((own, below)) = roots.split_first() else {
+            return Err(snapshot::Error::LayerNotFound { chain_id: *chain_id }.into());
+        };
+        let delta = if self.snapshotter.is_overlay_form() {
+            archive::Delta::Upper { upper: own, lowers: below }
+        } else {
+            archive::Delta::Tree { tree: own, below: below.first() }
+        };
+        let compressor = archive::compress(self.content.ingest(None, None)?, compression).map_err(failed)?;
+        let mut tar = Hashing::new(compressor);
+        let packed = archive::write_changes(&mut tar, &delta, &[]).map_err(failed)?;
+        let (compressor, diff_id, _) = tar.into_parts();
+        let ingest = compressor.finish().map_err(failed)?;
+        let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
+        let descriptor = Descriptor::new(layer_type(compression), digest, size);
+        Ok(NewLayer { descriptor, diff_id, packed })
+    }
+
+    /// Makes the blob `layer` of a manifest again, where what its layer packs to is that blob. Says whether it is.
+    pub(crate) fn remake(
+        &self,
+        manifest: &Manifest,
+        layer: &Descriptor,
+        lease: &Lease,
+    ) -> Result<bool, Error> {
+        let Some(at) = manifest.layers.iter().position(|known| known.digest == layer.digest) else {
+            return Ok(false);
+        };
+        let config = match self.content.read_bounded(&manifest.config.digest, MAX_CONFIG as u64) {
+            Ok(bytes) if media_type::is_image_config(&manifest.config.media_type) => bytes,
+            Ok(_) | Err(content::Error::NotFound { .. }) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        // What is said about an image has a config that is none.
+        let Ok(config): Result<ImageConfig, _> = crate::parse_config(&config, &manifest.config.digest) else {
+            return Ok(false);
+        };
+        let Some(chain_id) = crate::chain_ids(&config).get(at).copied() else { return Ok(false) };
+        lease.keep_layer(&chain_id);
+        if self.snapshotter.layer(&chain_id)?.is_none() {
+            return Ok(false);
+        }
+        let compression = match layer.media_type.rsplit(['+', '.']).next() {
+            Some("gzip") => Compression::Gzip,
+            Some("zstd") => Compression::Zstd,
+            _ => Compression::None,
+        };
+        let made = self.pack_layer(&chain_id, compression, lease)?;
+        let is_it = made.descriptor.digest == layer.digest;
+        if is_it {
+            tracing::info!(digest = %layer.digest, "a blob that was gone is made again of its layer");
+        }
+        Ok(is_it)
+    }
+}
