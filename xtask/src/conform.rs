@@ -15,7 +15,7 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "api, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, testcontainers [--engine brig|dockerd], vm [FILTER...]";
+const SUITES: &str = "api, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -33,6 +33,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
         "network-stress" => network_stress(rest),
         "runtime" => runtime::command(rest),
         "runtime-kill" => runtime_kill(rest),
+        "stress" => stress(rest),
         "vm" => vm::command(rest),
         // By a unit of the machine's, not by people.
         "vm-inside" => vm::inside::command(),
@@ -57,6 +58,22 @@ fn api(args: &[String]) -> Result<()> {
     let tests = ["--test", "api_surface", "--test", "checkpoints", "--test", "formats"];
     let line = [&["-p", "e2e"][..], &tests, &["--", "--include-ignored"]].concat();
     crate::test::with_environment(&line.iter().map(ToString::to_string).collect::<Vec<_>>(), &[])
+}
+
+/// 1,000 containers from 50 clients, logs at full speed, followers by the hundred; requests that no client would send; kill
+/// -9 before every step of every verb; nothing left to have of descriptors, processes, memory, disk (the tests named below, in
+/// `crates/e2e/tests`). Names of tests choose among them.
+fn stress(args: &[String]) -> Result<()> {
+    const PROGRAMS: &[&str] = &["stress", "fuzzed_api", "crash_steps", "exhaustion", "stuck"];
+    let (programs, filters): (Vec<&String>, Vec<&String>) =
+        args.iter().partition(|a| PROGRAMS.contains(&a.as_str()));
+    let mut line: Vec<String> = ["-p", "e2e"].map(str::to_string).to_vec();
+    for program in PROGRAMS.iter().filter(|p| programs.is_empty() || programs.iter().any(|a| a == *p)) {
+        line.extend(["--test".to_string(), (*program).to_string()]);
+    }
+    line.extend(["--", "--include-ignored", "--test-threads=1", "--nocapture"].map(str::to_string));
+    line.extend(filters.into_iter().cloned());
+    crate::test::with_environment(&line, &[("BRIG_CONFORM_STRESS", "1")])
 }
 
 /// kill -9 at every step of what changes images (`crates/e2e/tests/image_crash.rs`).

@@ -3,7 +3,7 @@
 use crate::filters::Filters;
 use crate::hijack::{Refusal, Style, detach_keys, hijack, multiplexed, take};
 use crate::render::{self, Sizes};
-use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end};
+use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end, with_body};
 use crate::request::Call;
 use crate::serve::Api;
 use crate::units::parse_time;
@@ -48,34 +48,34 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let (before, since) = (created("before")?, created("since")?);
     let ancestors = ancestors(api, &filters).await;
     let links = api.engine.link_names();
-    let mut out = Vec::new();
+    let shows = |record: &Record| {
+        (all || matches!(record.state.status, Status::Running | Status::Paused | Status::Restarting))
+            && before.as_ref().is_none_or(|b| record.created < *b)
+            && since.as_ref().is_none_or(|s| record.created > *s)
+            && passes(record, &filters)
+            && ancestors.as_ref().is_none_or(|a| a.contains(&record.image_id))
+    };
+    let (mut out, mut count) = (vec![b'['], 0);
     for container in api.engine.list_containers() {
-        let record = container.record();
-        if !all && !matches!(record.state.status, Status::Running | Status::Paused | Status::Restarting) {
-            continue;
-        }
-        let in_time = before.as_ref().is_none_or(|b| record.created < *b)
-            && since.as_ref().is_none_or(|s| record.created > *s);
-        if !in_time
-            || !passes(&record, &filters)
-            || ancestors.as_ref().is_some_and(|a| !a.contains(&record.image_id))
-        {
+        if !container.read(shows) {
             continue;
         }
         let sizes = if with_size { sizes(api, &container).await } else { None };
-        let mut summary = render::summary(&record, sizes);
-        if let Some(names) = links.get(record.id.as_str()) {
-            summary["Names"]
-                .as_array_mut()
-                .into_iter()
-                .for_each(|all| all.extend(names.iter().map(|n| n.clone().into())));
+        if count > 0 {
+            out.push(b',');
         }
-        out.push(summary);
-        if limit.is_some_and(|n| out.len() >= n) {
+        let names = links.get(container.id().as_str()).map_or(&[][..], Vec::as_slice);
+        let written =
+            container.read(|record| serde_json::to_writer(&mut out, &render::summary(record, sizes, names)));
+        written
+            .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("list containers: {e}")))?;
+        count += 1;
+        if limit.is_some_and(|n| count >= n) {
             break;
         }
     }
-    ok(&out)
+    out.extend_from_slice(b"]\n");
+    Ok(with_body(StatusCode::OK, Some("application/json"), out))
 }
 
 async fn ancestors(api: &Arc<Api>, filters: &Filters) -> Option<Vec<oci::Digest>> {

@@ -118,7 +118,8 @@ async fn containers(api: &Arc<Api>) -> Result<Vec<Value>, Failure> {
         let writable = api.engine.writable_size(&container).await.unwrap_or(0);
         let record = container.record();
         let base = images.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
-        out.push(render::summary(&record, Some(Sizes { writable, total: writable + base })));
+        let sizes = Sizes { writable, total: writable + base };
+        out.push(json!(render::summary(&record, Some(sizes), &[])));
     }
     Ok(out)
 }

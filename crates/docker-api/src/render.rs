@@ -4,7 +4,9 @@ use crate::units::{human_duration, seconds_since, unix_seconds};
 use engine::{Engine, HealthStatus, MountPoint, Network, Record, Status};
 use image::{HistoryEntry, Image, Sizes as ImageSizes};
 use oci::image::ImageConfig;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Bytes of a container.
 #[derive(Debug, Clone, Copy)]
@@ -13,36 +15,78 @@ pub(crate) struct Sizes {
     pub(crate) total: u64,
 }
 
-/// One entry of `GET /containers/json`.
-pub(crate) fn summary(record: &Record, sizes: Option<Sizes>) -> Value {
-    let mut host_config = json!({ "NetworkMode": record.host_config.network_mode });
-    if !record.host_config.annotations.is_empty() {
-        host_config["Annotations"] = json!(record.host_config.annotations);
-    }
-    let mut out = json!({
-        "Id": record.id.as_str(),
-        "Names": [format!("/{}", record.name)],
-        "Image": record.config.image,
-        "ImageID": record.image_id,
-        "Command": command(&record.args),
-        "Created": unix_seconds(&record.created),
-        "Ports": ports(record),
-        "Labels": record.config.labels,
-        "State": record.state.status.as_str(),
-        "Status": status(record),
-        "HostConfig": host_config,
-        "NetworkSettings": { "Networks": record.networks },
-        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
-        "Health": {
-            "Status": health(record),
-            "FailingStreak": record.state.health.as_ref().map_or(0, |h| h.failing_streak),
+/// One entry of `GET /containers/json`, written straight from the record: lists are long and asked for often.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Summary<'a> {
+    id: &'a str,
+    names: Vec<String>,
+    image: &'a str,
+    #[serde(rename = "ImageID")]
+    image_id: &'a oci::Digest,
+    command: String,
+    created: i64,
+    ports: Vec<Value>,
+    labels: &'a BTreeMap<String, String>,
+    state: &'a str,
+    status: String,
+    host_config: SummaryHost<'a>,
+    network_settings: SummaryNetworks<'a>,
+    mounts: Vec<Value>,
+    health: SummaryHealth<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_rw: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_root_fs: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SummaryHost<'a> {
+    network_mode: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SummaryNetworks<'a> {
+    networks: &'a BTreeMap<String, engine::model::EndpointSettings>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SummaryHealth<'a> {
+    status: &'a str,
+    failing_streak: u32,
+}
+
+/// One entry of `GET /containers/json`; `links` are the names that others have for it.
+pub(crate) fn summary<'a>(record: &'a Record, sizes: Option<Sizes>, links: &[String]) -> Summary<'a> {
+    Summary {
+        id: record.id.as_str(),
+        names: std::iter::once(format!("/{}", record.name)).chain(links.iter().cloned()).collect(),
+        image: &record.config.image,
+        image_id: &record.image_id,
+        command: command(&record.args),
+        created: unix_seconds(&record.created),
+        ports: ports(record),
+        labels: &record.config.labels,
+        state: record.state.status.as_str(),
+        status: status(record),
+        host_config: SummaryHost {
+            network_mode: &record.host_config.network_mode,
+            annotations: Some(&record.host_config.annotations).filter(|all| !all.is_empty()),
         },
-    });
-    if let Some(sizes) = sizes {
-        out["SizeRw"] = sizes.writable.into();
-        out["SizeRootFs"] = sizes.total.into();
+        network_settings: SummaryNetworks { networks: &record.networks },
+        mounts: record.mounts.iter().map(mount).collect(),
+        health: SummaryHealth {
+            status: health(record),
+            failing_streak: record.state.health.as_ref().map_or(0, |h| h.failing_streak),
+        },
+        size_rw: sizes.map(|s| s.writable),
+        size_root_fs: sizes.map(|s| s.total),
     }
-    out
 }
 
 /// Docker joins the words and quotes those with spaces.

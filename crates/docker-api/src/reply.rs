@@ -100,7 +100,8 @@ fn blames_the_request(error: &Error, message: &str) -> bool {
     let by_place = places.iter().any(|place| message.contains(place));
     match kind {
         Kind::DataLoss | Kind::Hostile => {
-            matches!(doing.as_str(), "load images" | "import image") || doing.starts_with("unpack into ")
+            matches!(doing.as_str(), "load images" | "import image")
+                || ["unpack into ", "import volume "].iter().any(|start| doing.starts_with(start))
         }
         Kind::NotFound | Kind::Denied | Kind::Internal if by_runtime || by_place => {
             let lower = message.to_lowercase();

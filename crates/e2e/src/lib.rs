@@ -5,9 +5,14 @@
 //! another docker CLI): `cargo xtask test` sees to all of it.
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
+// The largest of the documents that are made wrong.
+#![recursion_limit = "256"]
 
 pub mod builds;
+pub mod hostile;
+pub mod random;
 pub mod session;
+pub mod steps;
 
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -1,13 +1,13 @@
 //! `kill -9` of the daemon, and of a shim: no container is harmed, nothing acknowledged is lost, nothing is left.
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
-#![allow(clippy::print_stdout, reason = "read by who runs the tests")]
 
+use e2e::random::Random;
 use e2e::{BUSYBOX, Client};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use testkit::daemon::{Daemon, Options};
 use testkit::registry::Registry;
 use testkit::{images, leaks, raw, tar, wait_until};
@@ -157,31 +157,10 @@ fn a_killed_shim() {
     daemon.assert_empties();
 }
 
-/// Numbers that look random: xorshift.
-struct Random(u64);
-
-impl Random {
-    /// Seeded by `BRIG_TEST_SEED` to see a failure again, else by the clock.
-    fn new() -> Random {
-        let given = std::env::var("BRIG_TEST_SEED").ok().and_then(|s| s.parse().ok());
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let seed = given.unwrap_or(u64::from(clock.subsec_nanos())) | 1;
-        println!("BRIG_TEST_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// An image of four layers, of which one is large enough for a kill to hit.
 fn push_layers(registry: &Registry) -> String {
     let mut layers = vec![tar::gzip(images::busybox_layer())];
-    let mut random = Random(7);
+    let mut random = Random::seeded(7);
     for n in 0..3 {
         let body: Vec<u8> = (0..400_000).map(|_| random.below(256).to_le_bytes()[0]).collect();
         let entry = tar::Entry::file(&format!("file{n}"), 0o644, body);
@@ -224,7 +203,7 @@ fn killed_while_pulling() {
 
 /// What clients do while the daemon dies under them, again and again until told to stop. Every failure is expected.
 fn work(socket: &std::path::Path, worker: u64, seed: u64, reference: &str, stop: &AtomicBool) {
-    let mut random = Random(seed ^ (worker << 32) | 1);
+    let mut random = Random::seeded(seed ^ (worker << 32));
     let ask = |method: &str, path: &str, body: &str| {
         raw::send(socket, method, path, "application/json", body.as_bytes()).ok()
     };

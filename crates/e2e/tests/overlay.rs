@@ -303,7 +303,7 @@ fn what_cannot_be_is_refused() {
         &["-d", "overlay", "--opt", "com.docker.network.driver.overlay.vxlanid_list=0", "x"],
         "vxlan id",
     );
-    refused(&one, &["-d", "overlay", "--scope", "swarm", "x"], "scope");
+    refused(&one, &["-d", "overlay", "--scope", "swarm", "x"], "This node is not a swarm manager");
     let number = "com.docker.network.driver.overlay.vxlanid_list=300";
     one.docker(&["network", "create", "-d", "overlay", "--opt", number, "--subnet", "10.78.0.0/24", "x"])
         .success();

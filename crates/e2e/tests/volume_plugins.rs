@@ -230,3 +230,27 @@ fn a_plugin_that_does_not_answer_holds_up_nobody_else() {
     std::fs::remove_file(&socket).unwrap();
     assert_eq!(daemon.get("/volumes")["Volumes"], json!([]));
 }
+
+#[test]
+fn a_volume_that_its_container_took_along_is_removed_by_its_plugin_at_last() {
+    let Some(mut daemon) = stage() else { return };
+    let plugin = Plugin::start("d");
+    let run =
+        ["run", "-d", "--name", "cc", "--volume-driver", &plugin.name, "-v", "/v", "busybox", "sleep", "600"];
+    daemon.docker(&run).success();
+    let name = daemon.get("/containers/cc/json")["Mounts"][0]["Name"].as_str().unwrap().to_string();
+    assert_eq!(daemon.get("/containers/cc/json")["Mounts"][0]["Driver"], json!(plugin.name));
+    daemon.docker(&["kill", "cc"]).success();
+    wait_until("it is given back", || plugin.calls().last().is_some_and(|c| c.contains("Unmount")));
+    // The plugin is down, and the daemon is killed: neither has the container wait, nor the volume forgotten.
+    let aside = plugin.socket.with_extension("aside");
+    std::fs::rename(&plugin.socket, &aside).unwrap();
+    daemon.docker(&["rm", "-v", "cc"]).success();
+    assert_eq!(daemon.get("/volumes")["Volumes"], json!([]));
+    daemon.kill9();
+    std::fs::rename(&aside, &plugin.socket).unwrap();
+    daemon.spawn();
+    let removed = format!("VolumeDriver.Remove {name}");
+    wait_until("the plugin has removed it", || plugin.calls().contains(&removed));
+    daemon.assert_no_leaks();
+}

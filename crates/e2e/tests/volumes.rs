@@ -85,7 +85,7 @@ fn names_drivers_and_options_that_cannot_be_are_refused() {
     check(json!({"Name": "good", "DriverOpts": {"colour": "red"}}), 400, "invalid option");
     check(json!({"Name": "good", "DriverOpts": {"type": "tmpfs"}}), 400, "missing required option");
     check(json!({"Name": "good", "DriverOpts": {"size": "1g"}}), 400, "quota");
-    check(json!({"Name": "good", "ClusterVolumeSpec": {"Group": "g"}}), 501, "cluster volume");
+    check(json!({"Name": "good", "ClusterVolumeSpec": {"Group": "g"}}), 503, "not a swarm manager");
 }
 
 #[test]

@@ -96,6 +96,11 @@ impl Container {
         self.lock().clone()
     }
 
+    /// What `look` makes of its record, which is not copied for it. `look` must not wait for anything.
+    pub fn read<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.lock())
+    }
+
     /// Where it is in its life.
     pub fn status(&self) -> Status {
         self.lock().state.status
@@ -104,6 +109,11 @@ impl Container {
     /// What waiters watch.
     pub fn life(&self) -> watch::Receiver<Life> {
         self.life.subscribe()
+    }
+
+    /// How long its task has run, by a clock that nobody sets.
+    pub(crate) fn ran(&self) -> Duration {
+        self.started.lock().expect("no holder panics").map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Registers someone who wants streams from the first byte of the next task.

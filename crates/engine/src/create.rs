@@ -23,6 +23,8 @@ const MAX_WORD: usize = 128 << 10;
 const OWN_LABELS: &str = "brig.";
 /// Names tried before giving up on finding a free one.
 const NAME_ATTEMPTS: u32 = 20;
+/// Pauses before the tries to take back what a failed create could not at once.
+const GIVE_UP_PAUSES_S: [u64; 5] = [1, 4, 15, 60, 240];
 
 /// What a client asks for.
 #[derive(Debug, Clone, Default)]
@@ -146,16 +148,28 @@ impl Engine {
     /// Takes back what a create that failed has made before its record.
     async fn give_up(self: &Arc<Self>, name: &str, id: &ContainerId) {
         self.containers.release(name);
+        self.drop_claims(id);
+        let Err(e) = self.take_back(id).await else { return };
+        tracing::warn!(error = %errors::chain(&e), "what a failed create has made is not removed yet");
+        // What made it fail may be why: too few descriptors, a full disk. If it lasts, the next start of the daemon does it.
         let (engine, id) = (self.clone(), id.clone());
-        // What cannot be taken back now, the next start of the daemon does.
-        let removed = blocking(move || {
-            engine.drop_claims(&id);
+        tokio::spawn(async move {
+            for pause in GIVE_UP_PAUSES_S {
+                tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+                if engine.take_back(&id).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn take_back(self: &Arc<Self>, id: &ContainerId) -> Result<(), Error> {
+        let (engine, id) = (self.clone(), id.clone());
+        blocking(move || {
             engine.remove_snapshots_of(|owner| owner == id.as_str())?;
             engine.remove_volumes_of(|owner| owner == id.as_str())
-        });
-        if let Err(e) = removed.await {
-            tracing::warn!(error = %errors::chain(&e), "volumes of a failed create not removed");
-        }
+        })
+        .await
     }
 
     fn take_name(&self, wanted: &str, id: &ContainerId) -> Result<String, Error> {

@@ -134,25 +134,19 @@ impl Check {
         })
     }
 
-    /// Whether failures do not count yet.
-    fn is_in_start_period(&self, record: &Record, at: &str) -> bool {
-        let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
-        let since = time(at).zip(time(&record.state.started_at)).map(|(at, start)| at.duration_since(start));
-        since.and_then(|d| Duration::try_from(d).ok()).is_some_and(|since| since < self.start_period)
+    /// Whether failures do not count yet, of a task that has run for so long: by a clock that nobody sets.
+    fn is_in_start_period(&self, ran: Duration) -> bool {
+        ran < self.start_period
     }
 
-    fn pause(&self, record: &Record) -> Duration {
+    fn pause(&self, record: &Record, ran: Duration) -> Duration {
         let is_starting = record.state.health.as_ref().is_none_or(|h| h.status == HealthStatus::Starting);
-        if is_starting && self.is_in_start_period(record, &now()) {
-            self.start_interval
-        } else {
-            self.interval
-        }
+        if is_starting && self.is_in_start_period(ran) { self.start_interval } else { self.interval }
     }
 
-    /// Takes a run into account; the new status where it changed.
-    fn judge(&self, record: &mut Record, probe: Probe) -> Option<HealthStatus> {
-        let is_early = self.is_in_start_period(record, &probe.start);
+    /// Takes a run into account that began when the task had run for `ran`; the new status where it changed.
+    fn judge(&self, record: &mut Record, probe: Probe, ran: Duration) -> Option<HealthStatus> {
+        let is_early = self.is_in_start_period(ran);
         let health = record.state.health.get_or_insert_with(Health::starting);
         let before = health.status;
         if probe.exit_code == 0 {
@@ -274,10 +268,11 @@ impl Engine {
         tokio::spawn(async move {
             let watch = async {
                 loop {
-                    let pause = check.pause(&container.record());
+                    let pause = check.pause(&container.record(), container.ran());
                     tokio::time::sleep(pause).await;
+                    let ran = container.ran();
                     let probe = engine.probe(&container, &check).await;
-                    engine.take_probe(&container, &check, probe).await;
+                    engine.take_probe(&container, &check, probe, ran).await;
                 }
             };
             tokio::select! {
@@ -292,7 +287,13 @@ impl Engine {
         container.health_watch.send_modify(|n| *n += 1);
     }
 
-    async fn take_probe(self: &Arc<Self>, container: &Arc<Container>, check: &Check, probe: Probe) {
+    async fn take_probe(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        check: &Check,
+        probe: Probe,
+        ran: Duration,
+    ) {
         self.probes[0].fetch_add(1, Ordering::Relaxed);
         if probe.exit_code != 0 {
             self.probes[1].fetch_add(1, Ordering::Relaxed);
@@ -302,7 +303,7 @@ impl Engine {
             if !record.state.status.is_alive() {
                 return;
             }
-            check.judge(&mut record, probe)
+            check.judge(&mut record, probe, ran)
         };
         let Some(status) = changed else { return };
         self.save_if_possible(container).await;
@@ -425,8 +426,10 @@ mod tests {
         let mut record = crate::bundle::tests::record(Default::default(), Config::default());
         let check =
             Check::of(&config(Healthcheck { test: words(&["CMD", "x"]), ..Healthcheck::default() })).unwrap();
-        let got: Vec<Option<HealthStatus>> =
-            [1, 1, 0, 1, 1, 1, 1, 0].into_iter().map(|code| check.judge(&mut record, probe(code))).collect();
+        let got: Vec<Option<HealthStatus>> = [1, 1, 0, 1, 1, 1, 1, 0]
+            .into_iter()
+            .map(|code| check.judge(&mut record, probe(code), Duration::ZERO))
+            .collect();
         let (healthy, unhealthy) = (Some(HealthStatus::Healthy), Some(HealthStatus::Unhealthy));
         assert_eq!(got, [None, None, healthy, None, None, unhealthy, None, healthy]);
         assert_eq!(record.state.health.unwrap().log.len(), KEPT);
@@ -435,7 +438,6 @@ mod tests {
     #[test]
     fn failures_of_the_start_do_not_count() {
         let mut record = crate::bundle::tests::record(Default::default(), Config::default());
-        record.state.started_at = now();
         let health = Healthcheck {
             test: words(&["CMD", "x"]),
             retries: 1,
@@ -443,15 +445,16 @@ mod tests {
             ..Healthcheck::default()
         };
         let check = Check::of(&config(health)).unwrap();
-        assert_eq!(check.judge(&mut record, probe(1)), None);
+        let early = Duration::from_secs(3599);
+        assert_eq!(check.judge(&mut record, probe(1), early), None);
         assert_eq!(
-            (check.pause(&record), record.state.health.as_ref().unwrap().failing_streak),
+            (check.pause(&record, early), record.state.health.as_ref().unwrap().failing_streak),
             (DEFAULT_START_INTERVAL, 0)
         );
-        assert_eq!(check.judge(&mut record, probe(0)), Some(HealthStatus::Healthy));
+        assert_eq!(check.judge(&mut record, probe(0), early), Some(HealthStatus::Healthy));
         // Once healthy, the start is over.
-        assert_eq!(check.judge(&mut record, probe(1)), Some(HealthStatus::Unhealthy));
-        assert_eq!(check.pause(&record), DEFAULT_INTERVAL);
+        assert_eq!(check.judge(&mut record, probe(1), early), Some(HealthStatus::Unhealthy));
+        assert_eq!(check.pause(&record, early), DEFAULT_INTERVAL);
     }
 
     #[test]

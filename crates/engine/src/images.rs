@@ -263,7 +263,8 @@ impl Drop for CollectOnDrop {
     fn drop(&mut self) {
         if self.armed {
             let engine = self.engine.clone();
-            std::thread::spawn(move || {
+            // Without one the next collection takes what is left.
+            let _soon = crate::behind::spawn("collect", move || {
                 std::thread::sleep(LEASE_LINGERS);
                 engine.images.clear_leftovers();
             });

@@ -7,7 +7,9 @@
 //!
 //! The engine keeps nothing that it cannot rebuild from the database and from the shims.
 
+mod age;
 mod attach;
+mod behind;
 mod bundle;
 mod cdi;
 mod changes;
@@ -162,7 +164,8 @@ impl Engine {
             Err(e) => return tracing::warn!(error = %errors::chain(&e), "rules are not watched"),
         };
         let engine = Arc::downgrade(self);
-        std::thread::spawn(move || {
+        // Without one the rules are made anew when the daemon starts, as on kernels that cannot say.
+        let _watched = behind::spawn("rules", move || {
             while watch.wait_for_loss().is_ok() {
                 let Some(engine) = engine.upgrade() else { return };
                 tracing::warn!("another program deleted the firewall's table; making it anew");

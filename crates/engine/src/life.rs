@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long a killed task may take to be gone before we say that it cannot be killed.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long before we look whether somebody else froze it: on cgroup v1 the frozen do not die.
+const FROST: Duration = Duration::from_millis(500);
 
 /// A signal by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,13 +130,30 @@ impl Engine {
     /// Waits until the task that was number `exits` is gone, as long as a killed one may take.
     pub(crate) async fn wait_for_end(&self, container: &Container, exits: u64) -> Result<(), Error> {
         let mut life = container.life.subscribe();
-        match tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || l.removed)).await {
+        let mut ended = std::pin::pin!(life.wait_for(|l| l.exits > exits || l.removed));
+        if tokio::time::timeout(FROST, &mut ended).await.is_ok() {
+            return Ok(());
+        }
+        self.thaw_for(container).await;
+        match tokio::time::timeout(KILL_DEADLINE, ended).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::conflict(format!(
                 "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
                 container.lock().name,
                 KILL_DEADLINE.as_secs()
             ))),
+        }
+    }
+
+    /// Lets go of a killed task that somebody else froze.
+    async fn thaw_for(&self, container: &Container) {
+        let path = self.cgroups_path(&container.record());
+        let thawed = blocking(move || {
+            let cgroup = cgroup::Cgroup::open(&path)?;
+            if cgroup.is_frozen()? { cgroup.thaw() } else { Ok(()) }
+        });
+        if let Err(e) = thawed.await {
+            tracing::debug!(container_id = %container.id(), error = %errors::chain(&e), "thaw for a signal");
         }
     }
 
@@ -161,10 +180,11 @@ impl Engine {
             let exits = container.life.borrow().exits;
             if container.status().is_alive() {
                 let mut life = container.life.subscribe();
-                drop(
-                    tokio::time::timeout(KILL_DEADLINE, life.wait_for(|l| l.exits > exits || !l.running))
-                        .await,
-                );
+                let mut ended = std::pin::pin!(life.wait_for(|l| l.exits > exits || !l.running));
+                if tokio::time::timeout(FROST, &mut ended).await.is_err() {
+                    self.thaw_for(&container).await;
+                    drop(tokio::time::timeout(KILL_DEADLINE, ended).await);
+                }
             }
         }
         Ok(())

@@ -14,6 +14,7 @@
 //! | bridge without a network's record; interface of a running container that its record does not know | removed |
 //! | rules and published ports that nobody has | removed, in `networks.rs` |
 //! | snapshot, container directory without a record | removed |
+//! | volume of a plugin that its container took along | removed by the plugin, in `volumes/doomed.rs` |
 //! | half-pulled blobs, layers without image | removed |
 //!
 //! Each step may be cut off and done again; a second recovery finds nothing to do.
@@ -133,7 +134,8 @@ impl Engine {
     }
 
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
-        *container.started.lock().expect("no holder panics") = Some(std::time::Instant::now());
+        let pid = container.lock().state.pid;
+        *container.started.lock().expect("no holder panics") = Some(crate::age::start_of(pid));
         container.life.send_modify(|life| life.running = true);
         if container.status() == Status::Running {
             self.watch_health(container);
@@ -211,6 +213,7 @@ impl Engine {
         }
         self.remove_volumes_of(|owner| !known.contains(owner))?;
         self.sweep_volumes()?;
+        self.remove_doomed_volumes();
         self.tidy_later();
         Ok(())
     }

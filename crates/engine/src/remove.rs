@@ -159,7 +159,8 @@ impl Engine {
         let (snapshots, db, tidying) = (self.snapshots.clone(), self.db.clone(), self.tidying.clone());
         let content = self.content.clone();
         let last_checkpoint = self.last_checkpoint.clone();
-        std::thread::spawn(move || {
+        let flag = self.tidying.clone();
+        let soon = crate::behind::spawn("tidy", move || {
             // A short wait gathers the leavings of many removals in one round.
             std::thread::sleep(TIDY_PAUSE);
             tidying.store(false, Ordering::SeqCst);
@@ -174,6 +175,10 @@ impl Engine {
                 *last = Some(Instant::now());
             }
         });
+        if !soon {
+            // The next removal asks again.
+            flag.store(false, Ordering::SeqCst);
+        }
     }
 }
 

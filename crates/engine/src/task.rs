@@ -7,7 +7,7 @@ use crate::{Engine, error::blocking, shim_alive, shm};
 use shim_api::{Event, Exit};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// First pause before an automatic restart; doubles up to [`MAX_BACKOFF_MS`], as Docker's.
 const FIRST_BACKOFF_MS: u64 = 100;
@@ -61,6 +61,12 @@ impl Engine {
         if lost {
             // Nobody supervises what may still run: it must not go on unseen.
             tracing::warn!(container_id = id, "the shim was killed; killing what it left");
+            self.runtime_delete(container).await;
+        } else if self.config.runtime_root().join(id).exists() {
+            tracing::warn!(
+                container_id = id,
+                "the runtime did not get to delete the container; doing it again"
+            );
             self.runtime_delete(container).await;
         }
         self.stop_watching(container);
@@ -189,11 +195,7 @@ impl Engine {
         if container.is_restarting() {
             return None;
         }
-        let ran = container
-            .started
-            .lock()
-            .expect("no holder panics")
-            .map_or(Duration::ZERO, |t: Instant| t.elapsed());
+        let ran = container.ran();
         let mut record = container.lock();
         let policy = record.host_config.restart_policy.clone();
         let again = !record.state.manually_stopped

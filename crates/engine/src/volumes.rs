@@ -8,6 +8,7 @@
 //! ([`staged`]). Nothing here removes a directory before it has seen that nothing is mounted below it: what is mounted
 //! there is somebody else's.
 
+mod doomed;
 mod fill;
 mod local;
 mod plugin;
@@ -98,6 +99,8 @@ pub(crate) struct Volumes {
     claims: Mutex<HashMap<ContainerId, Vec<String>>>,
     /// Containers with a task, by the volume with options that they use.
     mounted: Mutex<HashMap<String, Arc<Mutex<HashSet<ContainerId>>>>>,
+    /// Held by the thread that asks plugins to remove what is doomed.
+    dooming: Arc<Mutex<()>>,
 }
 
 impl Volumes {
@@ -177,7 +180,7 @@ impl Engine {
                 let users = users.join(", ");
                 return Err(Error::conflict(format!("remove {name}: volume is in use - [{users}]")));
             }
-            engine.erase_volume(&name)
+            engine.erase_volume(&name, false)
         })
         .await
     }
@@ -201,7 +204,7 @@ impl Engine {
                     continue;
                 }
                 // One that cannot be removed must not keep the others.
-                if let Err(e) = engine.erase_volume(&volume.name) {
+                if let Err(e) = engine.erase_volume(&volume.name, false) {
                     tracing::warn!(volume = volume.name, error = %errors::chain(&e), "volume not removed");
                     continue;
                 }
@@ -482,12 +485,16 @@ impl Engine {
 
     /// Removes the anonymous volumes of containers that never came to be. Blocking.
     pub(crate) fn remove_volumes_of(&self, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let mut is_doomed = false;
         for volume in self.volume_records()? {
             if volume.owner.as_deref().is_some_and(&is_gone) {
                 tracing::info!(volume = volume.name, "removing a volume whose container never came to be");
-                self.erase_volume(&volume.name)?;
-                remove_with_driver_behind(volume);
+                self.erase_volume(&volume.name, true)?;
+                is_doomed |= !is_local(&volume.driver);
             }
+        }
+        if is_doomed {
+            self.remove_doomed_volumes();
         }
         Ok(())
     }
@@ -514,24 +521,26 @@ impl Engine {
             if users.iter().any(|id| id != record.id.as_str()) {
                 continue;
             }
-            let volume = self.volume_record(&point.name);
-            if let Err(e) = self.erase_volume(&point.name) {
+            if let Err(e) = self.erase_volume(&point.name, true) {
                 tracing::warn!(volume = point.name, error = %errors::chain(&e), "volume not removed");
-            } else if let Ok(volume) = volume {
-                remove_with_driver_behind(volume);
             }
+        }
+        if record.mounts.iter().any(|m| m.kind == MountKind::Volume && !is_local(&m.driver)) {
+            self.remove_doomed_volumes();
         }
     }
 
-    /// Removes a volume whatever it holds, but never what is mounted in it.
-    fn erase_volume(&self, name: &str) -> Result<(), Error> {
+    /// Removes a volume whatever it holds, but never what is mounted in it. With `doomed` its driver is yet to be asked
+    /// ([`Engine::remove_doomed_volumes`]).
+    fn erase_volume(&self, name: &str, doomed: bool) -> Result<(), Error> {
         let doing = || format!("remove volume {name}");
-        let driver = self.volume_record(name).map_or_else(|_| local(), |v| v.driver);
+        let volume = self.volume_record(name)?;
         let directory = self.config.data_root.join("volumes").join(name);
         local::release(&directory).during(doing)?;
-        if !self.db.delete_record(RecordKind::Volume, name).during(doing)? {
+        if !self.delete_volume_record(&volume, doomed)? {
             return Err(Error::NoSuchVolume { name: name.into() });
         }
+        let driver = volume.driver;
         // Callers hold the claims: whatever it weighs, nobody waits for more than a rename. A daemon killed before the
         // thread is done leaves a directory without a record, which the next one removes.
         let doomed = directory.with_file_name(format!("{REMOVING}{}", random_hex()));
@@ -577,22 +586,6 @@ fn remove_with_driver(volume: &Volume) -> Result<(), Error> {
         return Ok(());
     }
     Plugin::find(&volume.driver)?.remove(&volume.name).during(|| format!("remove {}", volume.name))
-}
-
-/// As [`remove_with_driver`] for a volume that is forgotten here, on a thread of its own.
-fn remove_with_driver_behind(volume: Volume) {
-    if is_local(&volume.driver) {
-        return;
-    }
-    let name = volume.name.clone();
-    let remove = move || {
-        if let Err(e) = remove_with_driver(&volume) {
-            tracing::warn!(volume = volume.name, error = %errors::chain(&e), "its driver keeps it");
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("remove-volume".into()).spawn(remove) {
-        tracing::warn!(volume = name, %error, "its driver keeps it");
-    }
 }
 
 /// Removes a directory that nobody finds any more, on a thread of its own.

@@ -245,8 +245,8 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
-        // A context may have a million files: nobody waits for them.
-        std::thread::spawn(move || {
+        // A context may have a million files: nobody waits for them. Without a thread the next start removes it.
+        let _soon = crate::behind::spawn("scratch", move || {
             if let Err(e) = snapshot::remove_tree(&path) {
                 tracing::warn!(path = %path.display(), error = %errors::chain(&e), "scratch directory not removed");
             }

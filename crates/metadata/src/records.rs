@@ -10,6 +10,8 @@ pub enum RecordKind {
     Container,
     Network,
     Volume,
+    /// A volume that is gone, and that its driver is yet to remove.
+    DoomedVolume,
 }
 
 impl RecordKind {
@@ -18,12 +20,13 @@ impl RecordKind {
             RecordKind::Container => "container",
             RecordKind::Network => "network",
             RecordKind::Volume => "volume",
+            RecordKind::DoomedVolume => "doomed-volume",
         }
     }
 
     /// Whether losing the record to a power failure would lose a user's data: a volume outlives its containers.
     fn is_durable(self) -> bool {
-        matches!(self, RecordKind::Volume)
+        matches!(self, RecordKind::Volume | RecordKind::DoomedVolume)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod netns;
 pub mod process;
 pub mod program;
 pub mod project_quota;
+pub mod ptrace;
 pub mod scheduling;
 pub mod seccomp;
 pub mod session;

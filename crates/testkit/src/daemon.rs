@@ -270,8 +270,14 @@ impl Daemon {
 
     /// What brigd has logged: the end of it.
     pub fn log(&self) -> String {
-        let bytes = std::fs::read(self.log_path()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL)..]).into_owned()
+        let log = self.whole_log();
+        let start = (log.len().saturating_sub(LOG_TAIL)..).find(|at| log.is_char_boundary(*at));
+        log[start.unwrap_or_default()..].to_string()
+    }
+
+    /// What brigd has logged since the first of it was started here.
+    pub fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
     fn log_path(&self) -> PathBuf {

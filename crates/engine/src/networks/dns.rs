@@ -130,7 +130,8 @@ impl NameServer {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).io_during(doing)?;
         }
-        std::thread::spawn(move || child.wait());
+        // Without one it stays a zombie until this daemon leaves.
+        let _reaped = crate::behind::spawn("reaper", move || drop(child.wait()));
         match line.as_str() {
             "ready\n" => Ok(()),
             _ => {
@@ -146,7 +147,7 @@ impl NameServer {
             return;
         }
         let this = self.clone();
-        std::thread::spawn(move || {
+        let watching = crate::behind::spawn("name-server", move || {
             let listen = || {
                 let mut stream = UnixStream::connect(this.directory.join(::dns::CONTROL_SOCKET))?;
                 stream.write_all(b"watch\nend\n")?;
@@ -161,6 +162,10 @@ impl NameServer {
                 }
             }
         });
+        if !watching {
+            // The next change of a name tries again.
+            self.watched.store(false, Ordering::SeqCst);
+        }
     }
 }
 

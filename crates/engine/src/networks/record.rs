@@ -18,9 +18,9 @@ pub struct Network {
     pub created: String,
     /// In records of version 1 before there were `pools`; read only.
     #[serde(default, skip_serializing)]
-    subnet: Option<String>,
+    pub(super) subnet: Option<String>,
     #[serde(default, skip_serializing)]
-    gateway: Option<IpAddr>,
+    pub(super) gateway: Option<IpAddr>,
     #[serde(default)]
     pub pools: Vec<NetworkPool>,
     #[serde(default)]

@@ -114,6 +114,7 @@ impl Engine {
         if super::is_local(&volume.driver) || self.volume_record(&volume.name).is_ok() {
             return Ok(());
         }
+        self.spare_volume(&volume.name)?;
         let doing = || format!("create {}", volume.name);
         let plugin = Plugin::find(&volume.driver)?;
         // As Docker: one that the driver has already is taken as it is.
