@@ -62,6 +62,7 @@ impl Layout {
                 created_by: Some("COPY hello /".into()),
                 ..History::default()
             }],
+            build_cache: None,
         };
         let manifest = Manifest {
             schema_version: 2,

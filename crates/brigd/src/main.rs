@@ -53,7 +53,7 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
     let version = env!("CARGO_PKG_VERSION");
     let buildkit = buildkit::Server::new(engine.clone(), version);
-    let api = Arc::new(Api { engine, buildkit, version });
+    let api = Arc::new(Api { engine, buildkit, exchanges: Default::default(), version });
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {

@@ -98,6 +98,22 @@ pub(crate) fn row(
     }
 }
 
+/// Those of `rows` whose layer and blob are here. Blocking.
+pub(crate) fn present(engine: &Engine, rows: Vec<BuildCacheRow>) -> Result<Vec<BuildCacheRow>, Error> {
+    let doing = || "look for a layer".to_string();
+    let mut out = Vec::new();
+    for row in rows {
+        let has_layer = match &row.chain_id {
+            Some(chain_id) => engine.snapshots().layer(chain_id).during(doing)?.is_some(),
+            None => true,
+        };
+        if has_layer && row.blob.is_none_or(|blob| engine.content().contains(&blob)) {
+            out.push(row);
+        }
+    }
+    Ok(out)
+}
+
 /// Characters of an instruction that the cache's list shows.
 const MAX_DESCRIPTION: usize = 500;
 

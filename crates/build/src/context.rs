@@ -21,6 +21,8 @@ pub struct Context {
     home: Home,
     /// Digests of files that are known to be as they were.
     pub(crate) known: Option<Arc<Known>>,
+    /// Where it came from, of one that the daemon read itself.
+    pub(crate) material: Option<crate::attest::Material>,
 }
 
 /// Where the files are.
@@ -60,7 +62,13 @@ impl Context {
         let doing = || format!("create {}", path.display());
         std::fs::DirBuilder::new().mode(0o755).create(&path).io_during(doing)?;
         let root = RootDir::open(&path).during(doing)?;
-        Ok(Context { root, ignore: Ignore::default(), home: Home::Scratch(scratch), known: None })
+        Ok(Context {
+            root,
+            ignore: Ignore::default(),
+            home: Home::Scratch(scratch),
+            known: None,
+            material: None,
+        })
     }
 
     /// An empty context whose directory is `context` in the directory that comes back. What is beside it goes with it.
@@ -82,7 +90,7 @@ impl Context {
     pub fn of_kept(kept: Kept) -> Result<Context, Error> {
         let root = kept.root().try_clone().during(|| "open the build context".into())?;
         let known = Some(kept.known().clone());
-        Ok(Context { root, ignore: Ignore::default(), home: Home::Kept(kept), known })
+        Ok(Context { root, ignore: Ignore::default(), home: Home::Kept(kept), known, material: None })
     }
 
     /// Reads the Dockerfile at `path` (empty for the usual names), and takes the ignore file that belongs to it. Returns

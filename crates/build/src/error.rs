@@ -17,6 +17,9 @@ pub enum Error {
     /// A command ended with another code than 0.
     #[error("The command '{command}' returned a non-zero code: {code}")]
     Command { command: String, code: i32 },
+    /// A shared cache that a step relied on does not have what it said.
+    #[error("{message}")]
+    Lost { message: String },
     /// What this waits for failed, which is told there.
     #[error("another stage failed")]
     Elsewhere,
@@ -66,6 +69,7 @@ impl HasKind for Error {
         match self {
             Error::Dockerfile { .. } | Error::Invalid { .. } | Error::Command { .. } => Kind::InvalidArgument,
             Error::Unsupported { .. } => Kind::Unsupported,
+            Error::Lost { .. } => Kind::Unavailable,
             Error::Elsewhere => Kind::Cancelled,
             Error::Failed { kind, .. } => *kind,
         }

@@ -33,6 +33,20 @@ pub struct StepResult {
 pub enum Event {
     /// What will be done, before anything is.
     Planned(Vec<StepInfo>),
+    /// A shared cache was read, or could not be.
+    CacheImport {
+        name: String,
+        error: Option<String>,
+    },
+    /// A shared cache did not have what it said, and why: steps are done that it knew.
+    CacheLost {
+        why: String,
+    },
+    /// What was to be done with the build's own cache, and how it ended.
+    CacheExport {
+        text: String,
+        error: Option<String>,
+    },
     /// A finding of the build checks.
     Warning(Warning),
     /// Progress of a pull for a base image.

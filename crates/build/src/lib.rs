@@ -16,6 +16,7 @@
 //! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
 //! inside, whoever made them.
 
+mod attest;
 mod cache;
 mod chmod;
 mod context;
@@ -32,9 +33,11 @@ mod remote;
 mod request;
 mod run;
 mod select;
+mod share;
 mod solve;
 mod stage;
 
+pub use attest::{Attests, Predicate, Subject, attest_files};
 pub use context::Context;
 pub use error::Error;
 pub use event::{Event, StepInfo, StepResult};
@@ -43,4 +46,8 @@ pub use kept::Kept;
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
 pub use remote::{fetch_context, file_name, read_context};
 pub use request::{Agent, Answer, Client, Entitlements, Request, Secret};
+pub use share::{
+    Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
+    receive_blob,
+};
 pub use solve::{Built, Solved, build, solve};

@@ -35,7 +35,7 @@ pub(crate) struct StagePlan {
 }
 
 /// All of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) file: Dockerfile,
     pub(crate) target: usize,

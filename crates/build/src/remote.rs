@@ -1,9 +1,10 @@
 //! Files from URLs, for ADD and for remote contexts.
 
+use crate::attest::Material;
 use crate::context::Context;
 use crate::error::{During, Error, IoDuring};
 use crate::git::{GitAccess, Repository};
-use crate::git_url::{GitUrl, is_git};
+use crate::git_url::{GitUrl, is_git, redact};
 use engine::Engine;
 use oci::Digest;
 use sha2::Digest as _;
@@ -91,10 +92,14 @@ pub async fn fetch_context(
         let repository = Repository::open(engine, &url, access).await?;
         let resolved = repository.resolve(None).await?;
         let keep_git_dir = url.keep_git_dir.unwrap_or(access.keep_git_dir);
-        return Ok((repository.check_out(&resolved, keep_git_dir).await?, None));
+        let mut context = repository.check_out(&resolved, keep_git_dir).await?;
+        context.material = Some(Material::Git { url: url.remote.clone(), commit: resolved.commit });
+        return Ok((context, None));
     }
     let downloaded = download(engine, url).await?;
-    read_context(engine, &downloaded.path, url)
+    let (mut context, text) = read_context(engine, &downloaded.path, url)?;
+    context.material = Some(Material::Http { url: redact(url), digest: downloaded.digest });
+    Ok((context, text))
 }
 
 /// A build context in a file: an archive, or a Dockerfile, whose text comes back. Blocking.

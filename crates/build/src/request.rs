@@ -47,6 +47,18 @@ pub struct Request {
     pub client: Option<Arc<dyn Client>>,
     /// The name that commands see as theirs; empty for the usual one.
     pub hostname: String,
+    /// Shared caches to use, those that go before others first.
+    pub cache_from: Vec<crate::CacheFrom>,
+    /// Shared caches to make. [`crate::build`] does; who only solves sees to it.
+    pub cache_to: Vec<crate::CacheTo>,
+    /// What is to be said of the image beside it.
+    pub attests: crate::Attests,
+    /// Options as a client of the frontend gave them; empty where it is no such client.
+    pub origin_args: BTreeMap<String, String>,
+    /// Directories of the client's that files come from, by name.
+    pub locals: Vec<String>,
+    /// The build's own cache goes into the config of its image.
+    pub inline_cache: bool,
 }
 
 /// An answer that takes time.
@@ -117,6 +129,12 @@ impl Request {
             auth: BTreeMap::new(),
             client: None,
             hostname: String::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+            attests: crate::Attests::default(),
+            origin_args: BTreeMap::new(),
+            locals: Vec::new(),
+            inline_cache: false,
         }
     }
 
@@ -127,6 +145,30 @@ impl Request {
             (None, Some(client)) => client.credentials(host).await.map_err(crate::Error::invalid),
             (None, None) => Ok(Auth::default()),
         }
+    }
+
+    /// What the frontend was asked, as its clients write it.
+    pub(crate) fn frontend_args(&self) -> BTreeMap<String, String> {
+        if !self.origin_args.is_empty() {
+            return self.origin_args.clone();
+        }
+        let mut out = BTreeMap::new();
+        for (name, value) in &self.build_args {
+            if let Some(value) = value {
+                out.insert(format!("build-arg:{name}"), value.clone());
+            }
+        }
+        out.extend(self.labels.iter().map(|(name, value)| (format!("label:{name}"), value.clone())));
+        if !self.target.is_empty() {
+            out.insert("target".into(), self.target.clone());
+        }
+        if self.no_cache {
+            out.insert("no-cache".into(), String::new());
+        }
+        if !self.network_mode.is_empty() {
+            out.insert("force-network-mode".into(), self.network_mode.clone());
+        }
+        out
     }
 
     /// The value of a build argument.

@@ -85,6 +85,7 @@ pub(crate) async fn run(place: &Place, state: &mut StageState, run: &Run) -> Res
         }
         Some(other) => other.to_string(),
     };
+    shared.capture.network(&network);
     let devices = devices(place, run).await?;
     let mounts = mounts::plan(place, state, run).await?;
     let env = state.environment();

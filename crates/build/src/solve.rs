@@ -1,11 +1,14 @@
 //! From a request to an image: bases, stages side by side, the image.
 
-use crate::cache::Keeper;
+use crate::attest::{self, Attests, Capture};
+use crate::cache::{self, Keeper};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
 use crate::request::Request;
+use crate::share::{self, Lent, Trail};
 use crate::stage::{StageState, run_stage};
+use base64::Engine as _;
 use dockerfile::{Dockerfile, Instruction};
 use engine::Engine;
 use engine::blocking;
@@ -28,13 +31,15 @@ pub struct Built {
 #[derive(Debug, Clone)]
 pub(crate) struct Base {
     pub(crate) id: Option<ImageId>,
+    /// What its name leads to at a registry: an index, or its manifest.
+    pub(crate) target: Option<Digest>,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<Descriptor>,
     pub(crate) chain_id: Option<Digest>,
 }
 
 /// What all stages share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) request: Request,
@@ -50,7 +55,13 @@ pub(crate) struct Shared {
     /// When the build began: RFC 3339.
     pub(crate) began: String,
     /// Networks that no step uses at the moment, by mode.
-    pub(crate) networks: Mutex<Vec<(String, engine::StepNetwork)>>,
+    pub(crate) networks: Arc<Mutex<Vec<(String, engine::StepNetwork)>>>,
+    /// What shared caches offer.
+    pub(crate) lent: Arc<Lent>,
+    /// The steps that were gone through.
+    pub(crate) trail: Arc<Trail>,
+    /// What went in.
+    pub(crate) capture: Arc<Capture>,
 }
 
 impl Shared {
@@ -73,8 +84,8 @@ impl Shared {
 /// What a build came to, before anything is made of it. Its layers stay for as long as it lives.
 #[derive(Debug, Clone)]
 pub struct Solved {
-    engine: Arc<Engine>,
-    lease: Arc<Lease>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) lease: Arc<Lease>,
     pub config: ImageConfig,
     /// Bottom first.
     pub layers: Vec<Descriptor>,
@@ -82,13 +93,23 @@ pub struct Solved {
     pub chain_id: Option<Digest>,
     /// The image that it was made from.
     parent: Option<ImageId>,
+    /// For who shares the cache.
+    pub(crate) trail: Arc<Vec<share::format::Record>>,
+    pub(crate) lent: Arc<Lent>,
+    pub(crate) origin: Arc<attest::Origin>,
+    /// What is to be said of it.
+    pub attests: Attests,
     pub warnings: Vec<dockerfile::Warning>,
 }
 
 impl Solved {
-    /// Makes an image of it, with these names; they may be none.
+    /// Makes an image of it, with these names; they may be none. With what is to be said of it, in an index.
     pub async fn image(&self, references: &[Reference]) -> Result<Built, Error> {
         let (solved, references) = (self.clone(), references.to_vec());
+        if !self.attests.is_empty() {
+            let (image_id, manifest) = blocking(move || solved.attested(&references)).await?;
+            return Ok(Built { image_id, manifest, warnings: self.warnings.clone() });
+        }
         let image = blocking(move || {
             let Solved { engine, lease, config, layers, parent, .. } = &solved;
             engine
@@ -105,6 +126,30 @@ impl Solved {
         })
         .await?;
         Ok(Built { image_id: image.id, manifest: image.manifest, warnings: self.warnings.clone() })
+    }
+
+    /// Makes an index of its manifest and what is said of it, and an image of that.
+    fn attested(&self, references: &[Reference]) -> Result<(ImageId, Descriptor), Error> {
+        let doing = || "make the image".to_string();
+        let images = self.engine.images();
+        let manifest = self.compose(&BTreeMap::new())?.manifest;
+        let platform = self.config.platform();
+        let said = self.attest(&self.attests, &platform, &manifest.digest, references)?;
+        let entries = std::iter::once(manifest).chain(said).collect();
+        let index = images.compose_index(entries, BTreeMap::new(), &self.lease).during(doing)?;
+        let import = image::Import {
+            target: &index,
+            platform: &platform,
+            references,
+            lease: Some(&self.lease),
+            progress: &image::ignore,
+        };
+        let image = images.import(&import).during(doing)?;
+        if let Some(parent) = self.parent.filter(|parent| *parent != image.id) {
+            let noted = self.engine.database().write(|tx| tx.put_image_parent(&image.id.0, &parent.0));
+            noted.during(doing)?;
+        }
+        Ok((image.id, index))
     }
 
     /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
@@ -137,8 +182,23 @@ pub async fn build(
     file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Built, Error> {
-    let references = request.references.clone();
-    solve(engine, request, file, events).await?.image(&references).await
+    let (references, caches) = (request.references.clone(), request.cache_to.clone());
+    let asked = request.clone();
+    let solved = solve(engine, request, file, events.clone()).await?;
+    let built = solved.image(&references).await?;
+    for to in caches {
+        let given = share::give(&[&solved], &to, &asked).await;
+        let (text, error) = match &given {
+            Ok(text) => (text.clone(), None),
+            Err(e) => (to.doing().into(), Some(e.text())),
+        };
+        drop(events.send(Event::CacheExport { text, error }).await);
+        match given {
+            Err(e) if !to.ignore_error => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(built)
 }
 
 /// Builds up to the files and the config of an image, and makes none.
@@ -167,6 +227,7 @@ pub async fn solve(
         return Err(Error::invalid("lint violation found for rules: ".to_string() + &rules(&warnings)));
     }
     let epoch = request.epoch()?;
+    let started = jiff::Timestamp::now().to_string();
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
     for warning in base_platforms(&plan, &bases) {
         drop(events.send(Event::Warning(warning.clone())).await);
@@ -183,16 +244,17 @@ pub async fn solve(
         let result = StepResult { image_id: String::new(), from_cache: false };
         drop(events.send(Event::Finished { index, result }).await);
     }
-    let keeper = Keeper::start(engine.clone(), lease.clone());
-    let mut done = BTreeMap::new();
-    let mut senders = BTreeMap::new();
-    for index in plan.stages.keys() {
-        let (sender, receiver) = watch::channel(None);
-        done.insert(*index, receiver);
-        senders.insert(*index, sender);
+    let capture = Arc::new(Capture::default());
+    for (source, base) in &bases {
+        let (Source::Image { name, .. }, Some(digest)) = (source, base.target) else { continue };
+        capture.image(name, &base.config.platform(), digest);
     }
-    let target = plan.target;
-    let shared = Arc::new(Shared {
+    for context in [&request.context].into_iter().chain(request.contexts.values()) {
+        context.material.iter().for_each(|material| capture.material(material.clone()));
+    }
+    let lent = Arc::new(Lent::new(share::import(&engine, &request, &lease, &events).await));
+    let keeper = Keeper::start(engine.clone(), lease.clone());
+    let mut shared = Shared {
         engine: engine.clone(),
         keeper: keeper.sender(),
         request,
@@ -200,14 +262,77 @@ pub async fn solve(
         lease: lease.clone(),
         events,
         bases,
-        done,
+        done: BTreeMap::new(),
         epoch,
         began: match epoch {
             Some(seconds) => timestamp(seconds),
             None => jiff::Timestamp::now().to_string(),
         },
-        networks: Mutex::default(),
-    });
+        networks: Arc::default(),
+        lent: lent.clone(),
+        trail: Arc::default(),
+        capture,
+    };
+    let state = loop {
+        match run_stages(&mut shared).await {
+            // What was done is remembered; what was relied on in vain is not relied on again.
+            Err(Error::Lost { message }) if !lent.is_empty() => {
+                shared.tell(Event::CacheLost { why: message }).await;
+            }
+            result => break result?,
+        }
+    };
+    let labels = shared.request.labels.clone();
+    let wants_inline = shared.wants_inline()?;
+    let (captured, source) = (shared.capture.all(), &shared.plan.file.source);
+    let origin = Arc::new(attest::Origin::of(&shared.request, captured, &started, source));
+    let attests = shared.request.attests.clone();
+    let trail = shared.trail.take();
+    let (here, taken) = (engine.clone(), lent.rows());
+    for row in blocking(move || cache::present(&here, taken)).await? {
+        drop(shared.keeper.send(row));
+    }
+    drop(shared);
+    keeper.finish().await?;
+    let mut config = state.document();
+    if !labels.is_empty() {
+        let run = config.config.get_or_insert_default();
+        run.labels.get_or_insert_default().extend(labels);
+    }
+    let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
+    if wants_inline {
+        let diff_ids = config.rootfs.diff_ids.iter();
+        let own: Vec<(Digest, Digest)> = layers.iter().map(|l| l.digest).zip(diff_ids.copied()).collect();
+        let records = share::format::inline(&trail, &own);
+        config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
+    }
+    let trail = Arc::new(trail);
+    Ok(Solved { engine, lease, config, layers, chain_id, parent, trail, lent, origin, attests, warnings })
+}
+
+impl Shared {
+    /// Whether the image's config is to have the cache.
+    fn wants_inline(&self) -> Result<bool, Error> {
+        match self.request.build_arg("BUILDKIT_INLINE_CACHE") {
+            None | Some("" | "0" | "false") => Ok(self.request.inline_cache),
+            Some("1" | "true") => Ok(true),
+            Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
+        }
+    }
+}
+
+/// Runs all stages, side by side. Nothing of it runs any more when it returns.
+async fn run_stages(shared: &mut Shared) -> Result<Arc<StageState>, Error> {
+    let mut senders = BTreeMap::new();
+    shared.done.clear();
+    for index in shared.plan.stages.keys() {
+        let (sender, receiver) = watch::channel(None);
+        shared.done.insert(*index, receiver);
+        senders.insert(*index, sender);
+    }
+    shared.trail = Arc::default();
+    let target = shared.plan.target;
+    let shared = Arc::new(shared.clone());
     let mut tasks = tokio::task::JoinSet::new();
     for (index, sender) in senders {
         let shared = shared.clone();
@@ -238,16 +363,9 @@ pub async fn solve(
         return Err(e);
     }
     let state = shared.stage(target).await?;
-    let labels = shared.request.labels.clone();
-    drop(shared);
-    keeper.finish().await?;
-    let mut config = state.document();
-    if !labels.is_empty() {
-        let run = config.config.get_or_insert_default();
-        run.labels.get_or_insert_default().extend(labels);
-    }
-    let (layers, chain_id, parent) = (state.layers.clone(), state.chain_id, state.base_id);
-    Ok(Solved { engine, lease, config, layers, chain_id, parent, warnings })
+    // An image has its layers, wherever they were.
+    shared.lent.fetch(&shared.engine, &shared.lease, state.chain_id).await?;
+    Ok(state)
 }
 
 /// Base images that are for another platform than their stage.
@@ -382,7 +500,7 @@ async fn fetch(
             lease.keep_layer(chain_id);
         }
         layers.iter().for_each(|layer| lease.keep_blob(&layer.digest));
-        let base = Base { id: None, config, layers, chain_id };
+        let base = Base { id: None, target: None, config, layers, chain_id };
         bases.insert(source.clone(), base.clone());
         return Ok(base);
     }
@@ -453,7 +571,8 @@ async fn load(engine: &Arc<Engine>, lease: &Arc<Lease>, name: &str) -> Result<Op
         for layer in &layers {
             lease.keep_blob(&layer.digest);
         }
-        Ok(Some(Base { id: Some(image.id), config, layers, chain_id: image.chain_id }))
+        let (id, target) = (Some(image.id), Some(image.target.digest));
+        Ok(Some(Base { id, target, config, layers, chain_id: image.chain_id }))
     })
     .await
 }

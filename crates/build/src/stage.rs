@@ -44,6 +44,8 @@ pub(crate) struct StageState {
     pub(crate) args: Vec<(String, Option<String>)>,
     /// When the newest layer was made.
     created: Option<String>,
+    /// The time of the last step that changed the config alone is that of this build, for want of another.
+    is_dated_now: bool,
     has_cmd: bool,
     /// Key of the step that led here.
     pub(crate) key: Option<Digest>,
@@ -67,11 +69,13 @@ impl StageState {
                 container_config: None,
                 rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
                 history: Vec::new(),
+                build_cache: None,
             },
             layers: Vec::new(),
             chain_id: None,
             args: Vec::new(),
             created: None,
+            is_dated_now: false,
             has_cmd: false,
             key: None,
             escape,
@@ -142,8 +146,17 @@ impl StageState {
             (_, Some(_)) | (None, None) => shared.began.clone(),
             (Some(created), None) => created.clone(),
         };
+        self.is_dated_now |= self.created.is_none();
         self.created.get_or_insert_with(|| created.clone());
         self.push_history(created, created_by, true);
+    }
+
+    /// The steps that have the time of this build were done then.
+    fn date(&mut self, created: &str) {
+        let before = self.created.replace(created.to_string());
+        for last in self.config.history.iter_mut().rev().take_while(|last| last.created == before) {
+            last.created = Some(created.to_string());
+        }
     }
 
     fn push_history(&mut self, created: String, created_by: String, empty_layer: bool) {
@@ -287,6 +300,8 @@ async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Err
         Source::Context(_) => StageState::scratch(escape),
     };
     state.config.created = None;
+    // Of a result of another build: its own.
+    state.config.build_cache = None;
     state.has_cmd = false;
     state.config.os.clone_from(&plan.platform.os);
     state.config.architecture.clone_from(&plan.platform.architecture);
@@ -348,16 +363,39 @@ async fn recall(place: &Place, state: &mut StageState) -> Result<bool, Error> {
     key["before"] = json!(state.key.map(|d| d.to_string()));
     key["text"] = json!(last);
     let key = crate::hash::of_json(&key);
-    if place.uses_cache {
-        let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
-        if blocking(move || cache::look_up(&engine, &lease, &key)).await?.is_some() {
-            return Ok(true);
-        }
-    }
-    let outcome = Outcome { chain_id: state.chain_id, layer: None, created: layer_time(shared) };
     let text = crate::git_url::redact(&place.instruction.text);
+    let is_dated_now = std::mem::take(&mut state.is_dated_now);
+    if let Some(outcome) = look_up(place, state, key, &text).await? {
+        // Where nothing below says when, it was then and not now.
+        if shared.epoch.is_none() && is_dated_now {
+            state.date(&outcome.created);
+        }
+        shared.trail.note(place.stage, key, state.key, &outcome, &text);
+        return Ok(true);
+    }
+    let created = state.created.clone().unwrap_or_else(|| layer_time(shared));
+    let outcome = Outcome { chain_id: state.chain_id, layer: None, created };
     drop(shared.keeper.send(cache::row(&key, state.key.as_ref(), &outcome, 0, &text)));
+    shared.trail.note(place.stage, key, state.key, &outcome, &text);
     Ok(false)
+}
+
+/// What is known of a key: here, or by a shared cache.
+async fn look_up(
+    place: &Place,
+    state: &StageState,
+    key: Digest,
+    text: &str,
+) -> Result<Option<Outcome>, Error> {
+    if !place.uses_cache {
+        return Ok(None);
+    }
+    let shared = &place.shared;
+    let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
+    if let Some(known) = blocking(move || cache::look_up(&engine, &lease, &key)).await? {
+        return Ok(Some(known));
+    }
+    Ok(shared.lent.take(&shared.lease, &key, state.chain_id, state.key.as_ref(), text))
 }
 
 /// Looks the step's key up, or does its work and remembers what it came to.
@@ -370,18 +408,18 @@ pub(crate) async fn step(
 ) -> Result<bool, Error> {
     let shared = &place.shared;
     let key = crate::hash::of_json(key);
-    if place.uses_cache {
-        let (engine, lease) = (shared.engine.clone(), shared.lease.clone());
-        let found = blocking(move || cache::look_up(&engine, &lease, &key)).await?;
-        if let Some(outcome) = found {
-            state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
-            return Ok(true);
-        }
-    }
-    let (outcome, size) = work().await?;
     let text = crate::git_url::redact(&place.instruction.text);
+    if let Some(outcome) = look_up(place, state, key, &text).await? {
+        shared.trail.note(place.stage, key, state.key, &outcome, &text);
+        state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
+        return Ok(true);
+    }
+    // The work is done on files.
+    shared.lent.fetch(&shared.engine, &shared.lease, state.chain_id).await?;
+    let (outcome, size) = work().await?;
     let row = cache::row(&key, state.key.as_ref(), &outcome, size, &text);
     drop(shared.keeper.send(row));
+    shared.trail.note(place.stage, key, state.key, &outcome, &text);
     state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
     Ok(false)
 }
@@ -415,7 +453,7 @@ async fn workdir(place: &Place, state: &mut StageState, word: &str) -> Result<bo
     let created_by = format!("WORKDIR {path}");
     if path == "/" {
         state.note(&place.shared, created_by);
-        return Ok(false);
+        return recall(place, state).await;
     }
     let mut key = base_key(place, state, "workdir");
     key["path"] = json!(path);

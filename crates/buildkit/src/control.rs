@@ -1,12 +1,15 @@
 //! `Control`: a build from request to export, and its news.
 
+use crate::caches;
 use crate::export::{self, Exported, Wanted};
 use crate::frontend;
 use crate::job::{Job, Output};
 use crate::options::CacheEntry;
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
-use crate::wire::{FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
+use crate::wire::{
+    CacheOptionsEntry, FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -28,15 +31,13 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
     let session = server.sessions.get(&asked.session).await?;
     let wanted = Wanted::of(&asked)?;
     let cache = asked.cache.unwrap_or_default();
-    if let Some(entry) = cache.exports.first() {
-        return Err(Status::unimplemented(format!(
-            "exporting a cache (type={}) is not supported by this version of brig",
-            entry.kind
-        )));
-    }
-    let imports = cache.imports.into_iter().map(|e| CacheEntry { kind: e.kind, attrs: e.attrs }).collect();
+    let entries = |list: Vec<CacheOptionsEntry>| {
+        list.into_iter().map(|e| CacheEntry { kind: e.kind, attrs: e.attrs }).collect::<Vec<_>>()
+    };
+    let exports = caches::exports(&session, &entries(cache.exports))?;
+    let (entitlements, imports) = (asked.entitlements.clone(), entries(cache.imports));
     let (registered, returned) =
-        server.jobs.begin(asked.reference.clone(), session, asked.entitlements.clone(), imports)?;
+        server.jobs.begin(asked.reference.clone(), session, entitlements, imports, exports)?;
     let job = registered.job.clone();
     let result = match asked.frontend.as_str() {
         "" => {
@@ -48,7 +49,7 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
         }
         "dockerfile.v0" | "gateway.v0" => {
             check_frontend(&asked.frontend, &asked.frontend_attrs)?;
-            frontend::solve(&server, &job, &asked.frontend_attrs, &asked.frontend_inputs).await?
+            frontend::solve(&server, &job, &asked.frontend_attrs, &asked.frontend_inputs, Vec::new()).await?
         }
         other => return Err(Status::not_found(format!("frontend {other} not found"))),
     };
@@ -64,6 +65,7 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
             let Exported { answer } = export::export(&server, &job, index, wanted, &outputs).await?;
             response.extend(answer);
         }
+        response.extend(caches::export(&job, &outputs).await?);
     }
     drop(registered);
     Ok(SolveResponse { exporter_response: response })

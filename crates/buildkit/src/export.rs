@@ -191,8 +191,10 @@ where
 async fn documents(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) -> Reply<Documents> {
     let (engine, outputs, annotations) =
         (server.engine.clone(), outputs.to_vec(), wanted.annotations.clone());
+    let (is_docker, references) = (wanted.kind == Kind::Docker, wanted.references.clone());
     blocking(move || {
         let is_multi = outputs.iter().any(|o| o.origin.is_multi);
+        let mut said = Vec::new();
         let mut composed = Vec::new();
         let mut manifests = Vec::new();
         for output in &outputs {
@@ -204,9 +206,22 @@ async fn documents(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) ->
             let mut entry = one.manifest.clone();
             entry.platform = Some(output.platform.clone());
             entry.annotations = annotations.manifest_descriptor(&platform);
+            // Archives for `docker load` have one manifest. What nobody asked for is left out of them.
+            let asked = &output.origin.attests;
+            if !(is_docker && asked.is_by_default()) {
+                let subject = &entry.digest;
+                let statements = output.solved.attest(asked, &output.platform, subject, &references);
+                said.extend(statements.map_err(|e| status::failed(&e, "", "", None))?);
+            }
             manifests.push(entry);
             composed.push(one);
         }
+        if is_docker && !said.is_empty() {
+            return Err(Status::invalid_argument(
+                "docker exporter does not currently support exporting manifest lists",
+            ));
+        }
+        manifests.extend(said);
         let target = match (is_multi, manifests.as_slice()) {
             (false, [only]) => {
                 annotations.refuse_index()?;
@@ -307,6 +322,10 @@ async fn roots(
             let workspace =
                 engine.open_workspace(output.solved.chain_id.as_ref()).map_err(|e| status::of(&e))?;
             let place = if is_split { output.platform.to_string().replace('/', "_") } else { String::new() };
+            let predicates = output.solved.predicates(&output.origin.attests);
+            predicates
+                .and_then(|predicates| build::attest_files(workspace.root(), &predicates))
+                .map_err(|e| status::failed(&e, "", "", None))?;
             roots.push((place, workspace.root().try_clone().map_err(|e| status::of(&e))?));
             workspaces.push(workspace);
         }

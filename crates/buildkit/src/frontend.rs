@@ -3,13 +3,13 @@
 use crate::board::Task;
 use crate::client::{BuildClient, Local, fresh, load};
 use crate::job::{Job, Origin, Output, named_by};
-use crate::options::Options;
+use crate::options::{CacheEntry, Options};
 use crate::progress::{Drawing, Source};
 use crate::rpc::Reply;
 use crate::server::Server;
 use crate::wire::{Definition, FrontendResult, Ref, RefMap, Refs};
 use crate::{requests, status};
-use build::{Context, Entitlements, Event, GitAccess, Request};
+use build::{Attests, Context, Entitlements, Event, GitAccess, Request};
 use dockerfile::Dockerfile;
 use oci::Platform;
 use serde_json::json;
@@ -38,21 +38,14 @@ pub(crate) async fn solve(
     job: &Arc<Job>,
     options: &BTreeMap<String, String>,
     inputs: &BTreeMap<String, Definition>,
+    cache_imports: Vec<CacheEntry>,
 ) -> Reply<FrontendResult> {
-    let asked = Options::parse(options)?;
+    let mut asked = Options::parse(options)?;
+    asked.cache_imports.extend(cache_imports);
     if asked.request == "frontend.subrequests.describe" {
         return Ok(requests::describe());
     }
-    if let Some((kind, _)) = asked.attestations.iter().find(|(_, value)| value.as_str() != "disabled=true") {
-        return Err(Status::unimplemented(format!(
-            "{kind} attestations are not supported by this version of brig"
-        )));
-    }
-    for entry in job.cache_imports.iter().chain(&asked.cache_imports) {
-        let name = entry.attrs.get("ref").or(entry.attrs.get("src")).unwrap_or(&entry.kind);
-        Task::begin(&job.board, fresh(), format!("importing cache manifest from {name}"))
-            .failed("importing a cache is not supported by this version of brig; the local cache is used");
-    }
+    let attests = Attests::parse(&asked.attestations).map_err(|e| status::failed(&e, "", "", None))?;
     let loaded = load_dockerfile(server, job, &asked).await?;
     let (name, text) = (loaded.source.name.clone(), loaded.source.text.clone());
     let parsed = Dockerfile::parse(&name, &text);
@@ -71,8 +64,9 @@ pub(crate) async fn solve(
         "frontend.outline" => return requests::outline(&file, &asked),
         other => return Err(Status::unimplemented(format!("unsupported request {other}"))),
     }
-    let origin = Arc::new(Origin { options: options.clone(), is_multi: asked.is_multi });
+    let origin = Arc::new(Origin { options: options.clone(), is_multi: asked.is_multi, attests });
     let mut request = request(server, job, &asked, inputs, &loaded).await?;
+    request.origin_args.clone_from(options);
     let platforms: Vec<Option<Platform>> = if asked.platforms.is_empty() {
         vec![None]
     } else {
@@ -158,6 +152,7 @@ async fn request(
         key: asked.shared_keys.get(&asked.context_dir).cloned().unwrap_or_default(),
     };
     let local = loaded.context.is_none().then_some(local);
+    let locals = local.iter().map(|local| local.name.clone()).collect();
     let context = match &loaded.context {
         Some(context) => context.clone(),
         None => Arc::new(
@@ -179,6 +174,9 @@ async fn request(
     request.network_mode.clone_from(&asked.network);
     request.host_config = asked.host_config.clone();
     request.hostname.clone_from(&asked.hostname);
+    request.locals = locals;
+    request.cache_from = crate::caches::imports(job, &asked.cache_imports)?;
+    request.inline_cache = job.cache_exports.iter().any(|to| to.place.is_none());
     request.entitlements = entitlements(&job.entitlements)?;
     if asked.network == "host" && !request.entitlements.network_host {
         return Err(Status::permission_denied("network.host is not allowed"));

@@ -3,6 +3,7 @@
 use crate::control::check_frontend;
 use crate::frontend;
 use crate::job::Job;
+use crate::options::CacheEntry;
 use crate::rpc::Reply;
 use crate::server::Server;
 use crate::status;
@@ -42,7 +43,10 @@ pub(crate) async fn solve(
         "" => of_definition(&server, &job, &asked)?,
         frontend @ ("dockerfile.v0" | "gateway.v0") => {
             check_frontend(frontend, &asked.frontend_opt)?;
-            frontend::solve(&server, &job, &asked.frontend_opt, &asked.frontend_inputs).await?
+            let imports = asked.cache_imports.iter();
+            let imports: Vec<CacheEntry> =
+                imports.map(|e| CacheEntry { kind: e.kind.clone(), attrs: e.attrs.clone() }).collect();
+            frontend::solve(&server, &job, &asked.frontend_opt, &asked.frontend_inputs, imports).await?
         }
         other => return Err(Status::not_found(format!("frontend {other} not found"))),
     };

@@ -4,7 +4,7 @@ use crate::board::Board;
 use crate::rpc::Reply;
 use crate::session::Session;
 use crate::wire::{Definition, Op, OpMetadata, Ref, ReturnRequest, SourceOp};
-use build::Solved;
+use build::{Attests, Solved};
 use oci::{Digest, Platform};
 use prost::Message;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -36,6 +36,8 @@ pub(crate) struct Origin {
     pub(crate) options: BTreeMap<String, String>,
     /// An index is wanted.
     pub(crate) is_multi: bool,
+    /// What is to be said of it.
+    pub(crate) attests: Attests,
 }
 
 /// A build that goes on.
@@ -46,6 +48,7 @@ pub(crate) struct Job {
     pub(crate) board: Arc<Board>,
     pub(crate) entitlements: Vec<String>,
     pub(crate) cache_imports: Vec<crate::options::CacheEntry>,
+    pub(crate) cache_exports: Vec<build::CacheTo>,
     refs: Mutex<HashMap<String, Arc<Output>>>,
     next: AtomicU64,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
@@ -142,6 +145,7 @@ impl Jobs {
         session: Arc<Session>,
         entitlements: Vec<String>,
         cache_imports: Vec<crate::options::CacheEntry>,
+        cache_exports: Vec<build::CacheTo>,
     ) -> Reply<(Registered<'_>, oneshot::Receiver<ReturnRequest>)> {
         let (sender, receiver) = oneshot::channel();
         let job = Arc::new(Job {
@@ -150,6 +154,7 @@ impl Jobs {
             board: Arc::default(),
             entitlements,
             cache_imports,
+            cache_exports,
             refs: Mutex::default(),
             next: AtomicU64::new(0),
             returned: Mutex::new(Some(sender)),

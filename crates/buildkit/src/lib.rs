@@ -17,6 +17,7 @@
 //! anything, sizes have maxima, and unknown options are refused by name.
 
 mod board;
+mod caches;
 mod client;
 mod control;
 mod export;

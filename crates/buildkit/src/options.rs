@@ -53,8 +53,7 @@ pub(crate) struct CacheEntry {
 
 /// Options that change nothing here: how sessions and frontends are found, which is known, and what limits of frontends a
 /// client knows.
-const WITHOUT_EFFECT: &[&str] =
-    &["source", "cmdline", "frontend.caps", "BUILDKIT_SESSION_ID", "gateway-devel"];
+const WITHOUT_EFFECT: &[&str] = &["source", "cmdline", "frontend.caps", "BUILDKIT_SESSION_ID"];
 
 fn invalid(message: impl Into<String>) -> Status {
     Status::invalid_argument(message)
@@ -94,7 +93,7 @@ impl Options {
                 // Configs of results of other builds, which are known here with them.
                 "input-metadata" => {}
                 "attest" => drop(self.attestations.insert(name, text)),
-                // What is known of the source: for provenance, of which there is none.
+                // What is known of the source: for provenance, which has all options.
                 "vcs" => {}
                 "sharedkey" => {
                     let name = name.strip_prefix("localdir:").unwrap_or(&name).to_string();
@@ -172,6 +171,8 @@ impl Options {
                     self.cache_imports.push(CacheEntry { kind: "registry".into(), attrs });
                 }
             }
+            // A frontend that is built on the way.
+            "gateway-devel" if !boolean(key, value)? => {}
             _ if WITHOUT_EFFECT.contains(&key) => {}
             _ => return Err(unknown(key)),
         }
@@ -185,6 +186,9 @@ impl Options {
             // The frontend is built in, whatever its version.
             "BUILDKIT_SYNTAX" => {}
             _ => {}
+        }
+        if let Some(kind) = name.strip_prefix("BUILDKIT_ATTEST_") {
+            self.attestations.entry(kind.to_lowercase()).or_insert_with(|| value.into());
         }
         self.build_args.insert(name.into(), Some(value.into()));
         Ok(())

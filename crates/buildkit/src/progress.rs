@@ -63,6 +63,21 @@ impl Drawing {
                     self.board.vertex(vertex.clone());
                 }
             }
+            Event::CacheImport { name, error } => {
+                let (digest, what) =
+                    (format!("cache {name}"), format!("importing cache manifest from {name}"));
+                let task = Task::begin(&self.board, self.digest(&digest), what);
+                match error {
+                    None => task.done(),
+                    Some(e) => task.failed(&e),
+                }
+            }
+            Event::CacheLost { why } => {
+                let task = Task::begin(&self.board, self.digest(&why), "using a shared cache");
+                task.failed(&why);
+            }
+            // Told where it is done.
+            Event::CacheExport { .. } => {}
             Event::Running { .. } | Event::StageFinished { .. } => {}
             Event::Output { index, is_stderr, bytes } => {
                 if let Some(vertex) = self.vertexes.get(&index) {

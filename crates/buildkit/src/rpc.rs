@@ -165,10 +165,25 @@ impl Caller {
         Q: Message + Default + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
+        self.unary_with(path, message, MetadataMap::new()).await
+    }
+
+    /// The same, with metadata.
+    pub(crate) async fn unary_with<Q, A>(
+        &self,
+        path: &'static str,
+        message: Q,
+        metadata: MetadataMap,
+    ) -> Reply<A>
+    where
+        Q: Message + Default + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
         let codec = ProstCodec::<Q, A>::default();
         let path = http::uri::PathAndQuery::from_static(path);
-        let answer = self.grpc().unary(tonic::Request::new(message), path, codec).await?;
-        Ok(answer.into_inner())
+        let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = metadata;
+        Ok(self.grpc().unary(request, path, codec).await?.into_inner())
     }
 
     /// Calls with a stream and gets one.

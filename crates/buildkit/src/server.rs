@@ -73,6 +73,7 @@ const LLB_CAPS: &[&str] = &[
     "meta.exportcache",
     "exporter.multiple",
     "exporter.sourcedateepoch",
+    "exporter.image.attestations",
 ];
 
 /// BuildKit's API on the engine's builder.

@@ -1,10 +1,12 @@
 //! The messages, as they are on the wire. Names and numbers are those of BuildKit's protocol buffers, as far as this door
 //! reads or writes them; fields that are not listed are skipped when read.
 
+mod content;
 mod control;
 mod gateway;
 mod session;
 
+pub(crate) use content::*;
 pub(crate) use control::*;
 pub(crate) use gateway::*;
 pub(crate) use session::*;

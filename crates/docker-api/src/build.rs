@@ -4,6 +4,7 @@
 //! document ([`Extra`]), the document, then the tar. It carries what the classic form cannot (secrets, sockets of ssh
 //! agents, named contexts as images, entitlements) and is answered with events by step. `docs/build.md` describes it.
 
+pub(crate) mod exchange;
 mod lines;
 mod request;
 
@@ -76,14 +77,15 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     if extra.check {
         return ok(&checked(&file, &name, &context));
     }
-    let mut request = asked.request(Arc::new(context), &extra, &name)?;
+    let exchange = api.exchanges.open();
+    let mut request = asked.request(Arc::new(context), &extra, &name, &exchange.exchange)?;
     request.contexts = contexts;
     let mode = match (is_own, asked.quiet) {
         (true, _) => Mode::Events,
         (false, true) => Mode::Quiet,
         (false, false) => Mode::Classic,
     };
-    Ok(follow(api, request, file, mode, asked.notes()))
+    Ok(follow(api, request, file, mode, exchange))
 }
 
 /// Further contexts by name.
@@ -183,14 +185,14 @@ fn follow(
     request: Request,
     file: dockerfile::Dockerfile,
     mode: Mode,
-    notes: Vec<String>,
+    mut exchange: exchange::Open,
 ) -> crate::reply::Reply {
     let (sender, reply) = stream("application/json");
     let engine = api.engine.clone();
     tokio::spawn(async move {
         let tags: Vec<String> = request.references.iter().map(oci::Reference::familiar).collect();
         let mut lines = Lines::new(mode);
-        let mut out: Vec<Value> = notes.iter().flat_map(|n| lines.note(n)).collect();
+        let mut out: Vec<Value> = Vec::new();
         let (events, mut receiver) = mpsc::channel::<Event>(EVENTS);
         let mut building = Box::pin(build::build(engine.clone(), request, file, events));
         let mut result = None;
@@ -207,6 +209,7 @@ fn follow(
                     None if result.is_some() => break,
                     None => result = Some((&mut building).await),
                 },
+                Some(asks) = exchange.asks.recv() => out = vec![asks],
                 built = &mut building, if result.is_none() => result = Some(built),
                 // Dropping the build ends what it runs.
                 () = sender.closed() => return,

@@ -48,6 +48,7 @@ mod volumes;
 mod websocket;
 mod wire;
 
+pub use build::exchange::Exchanges;
 pub use examine::examine;
 pub use metrics::serve_metrics;
 pub use serve::{Api, serve};

@@ -1,5 +1,6 @@
 //! From method and path to handler.
 
+use crate::build::exchange;
 use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
@@ -112,6 +113,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "checkpoints", name] if delete => checkpoints::remove(api, id, name, &call).await,
 
         ["build"] if post => build::build(api, call).await,
+        ["brig", "builds", id, "blobs", digest] => exchange::blob(api, id, digest, call).await,
         ["build", "prune"] if post => build::prune(api, &call).await,
         ["session"] if post => buildkit::session(api, call),
         ["grpc"] if post => buildkit::grpc(api, call),

@@ -25,6 +25,8 @@ pub struct Api {
     pub engine: Arc<Engine>,
     /// BuildKit's API, whose connections begin as requests here.
     pub buildkit: Arc<buildkit::Server>,
+    /// Builds whose clients have shared caches.
+    pub exchanges: crate::Exchanges,
     /// Version text of the program.
     pub version: &'static str,
 }

@@ -192,6 +192,7 @@ impl Engine {
             container: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
+            build_cache: None,
         };
         for layer in &layers {
             let comment = Some("of an image that was removed".to_string());

@@ -37,6 +37,7 @@ pub(crate) fn config() -> ImageConfig {
         container: None,
         rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
         history: Vec::new(),
+        build_cache: None,
     }
 }
 

@@ -72,7 +72,7 @@ impl Images {
         Ok(Descriptor::new(media_type::OCI_INDEX, self.keep(&bytes, lease)?, bytes.len() as u64))
     }
 
-    fn keep(&self, bytes: &[u8], lease: &Lease) -> Result<Digest, Error> {
+    pub(crate) fn keep(&self, bytes: &[u8], lease: &Lease) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
         lease.keep_blob(&digest);
         self.content.put(bytes)?;

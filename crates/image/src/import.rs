@@ -37,7 +37,7 @@ pub struct Import<'a> {
 #[derive(Debug)]
 enum Found {
     Image(Box<Resolved>),
-    Artifact(Artifact),
+    Artifact(Box<Artifact>),
 }
 
 /// An image.
@@ -73,7 +73,7 @@ impl Images {
         }
         let resolved = match self.follow(import.target, import.platform, lease)? {
             Found::Image(resolved) => *resolved,
-            Found::Artifact(artifact) => return self.import_artifact(import, artifact, lease),
+            Found::Artifact(artifact) => return self.import_artifact(import, *artifact, lease),
         };
         self.check_layers(&resolved, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
@@ -130,7 +130,7 @@ impl Images {
                 let index = parse_index(&bytes, &next.digest, &next.media_type)?;
                 if index.is_collection() {
                     let created = index.annotations.get(CREATED).cloned();
-                    return Ok(Found::Artifact(Artifact { descriptor: next, documents, created }));
+                    return Ok(Found::Artifact(Box::new(Artifact { descriptor: next, documents, created })));
                 }
                 documents.push(next.digest);
                 next = choose(&index, platform)?.clone();
@@ -144,7 +144,7 @@ impl Images {
             if !any.is_image() {
                 let created = any.annotations.get(CREATED).cloned();
                 next.artifact_type = any.artifact_type.or(next.artifact_type);
-                return Ok(Found::Artifact(Artifact { descriptor: next, documents, created }));
+                return Ok(Found::Artifact(Box::new(Artifact { descriptor: next, documents, created })));
             }
             documents.push(next.digest);
             let manifest = parse_manifest(&bytes, &next.digest, &next.media_type)?;

@@ -92,6 +92,7 @@ impl Images {
             container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
+            build_cache: None,
         };
         let history = History {
             created: Some(import.created.into()),

@@ -28,6 +28,7 @@
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
 mod artifact;
+mod attestations;
 mod check;
 mod commit;
 mod compose;
@@ -47,6 +48,7 @@ mod store;
 mod sweep;
 mod unpack;
 
+pub use attestations::Statement;
 pub use check::{Checked, Fault, Object, Repair};
 pub use commit::{Assemble, NewLayer, layer_type, push_layer};
 pub use compose::{Composed, Root};

@@ -181,6 +181,9 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
     #[serde(default)]
     pub history: Vec<History>,
+    /// BuildKit's own: a build cache. Written with an image that is built, and never read for one that is built on it.
+    #[serde(rename = "moby.buildkit.cache.v0", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<String>,
 }
 
 impl ImageConfig {

@@ -1,5 +1,6 @@
 //! COPY and ADD as steps.
 
+use crate::attest::Material;
 use crate::cache::Outcome;
 use crate::chmod::Chmod;
 use crate::context::Context;
@@ -121,6 +122,10 @@ pub(crate) async fn copy(
     let (place_, parent) = (place.clone(), state.chain_id);
     let work = move || -> Work {
         Box::pin(async move {
+            if let From::Layers(chain_id) = &job.from {
+                let shared = &place_.shared;
+                shared.lent.fetch(&shared.engine, &shared.lease, *chain_id).await?;
+            }
             let trees = std::mem::take(&mut *job.git.lock().unwrap_or_else(PoisonError::into_inner));
             let mut fetched = Vec::new();
             for tree in trees {
@@ -199,12 +204,15 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
             let message = format!("digest mismatch {}: {wanted} was expected", file.digest);
             return Err(wrong("--checksum", message));
         }
+        place.shared.capture.material(Material::Http { url: redact(url), digest: file.digest });
         digests.push(json!([file.name, file.digest.to_string(), file.modified_s]));
         remote.push((Arc::new(file.context), file.name));
     }
     let mut git = Vec::new();
     for text in &repositories {
         let one = open_repository(place, text, copy, checksum.as_deref()).await?;
+        let (url, commit) = (one.url.remote.clone(), one.resolved.commit.clone());
+        place.shared.capture.material(Material::Git { url, commit });
         digests.push(one.key());
         git.push(one);
     }

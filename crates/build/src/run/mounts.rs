@@ -67,6 +67,11 @@ async fn plan_one(place: &Place, state: &StageState, mount: Mount, text: &str) -
     if target == "/" {
         return Err(place.wrong(text, "invalid mount target \"/\""));
     }
+    match mount.kind {
+        MountKind::Secret => shared.capture.secret(&id, !mount.required),
+        MountKind::Ssh => shared.capture.agent(&id, !mount.required),
+        MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {}
+    }
     let source = match (&mount.from, mount.kind) {
         (Some(name), _) => from(place, name).await?,
         (None, MountKind::Bind) => From::Context(shared.request.context.clone()),
@@ -152,6 +157,9 @@ impl Prepared {
     ) -> Result<Prepared, Error> {
         let mut prepared = Prepared::default();
         for planned in mounts {
+            if let From::Layers(chain_id) = &planned.source {
+                place.shared.lent.fetch(&place.shared.engine, &place.shared.lease, *chain_id).await?;
+            }
             match planned.mount.kind {
                 MountKind::Tmpfs => step.mounts.push(StepMount::Tmpfs {
                     target: planned.target.clone(),

@@ -44,15 +44,6 @@ impl Lines {
         }
     }
 
-    /// A sentence that belongs to no step.
-    pub(crate) fn note(&mut self, text: &str) -> Vec<Value> {
-        match self.mode {
-            Mode::Classic => vec![stream_line(format!("{text}\n"))],
-            Mode::Quiet => Vec::new(),
-            Mode::Events => vec![json!({ "brig": { "event": "note", "text": text } })],
-        }
-    }
-
     pub(crate) fn event(&mut self, event: Event) -> Vec<Value> {
         if let Event::Pull { name, event } = &event {
             if self.mode == Mode::Quiet {
@@ -86,6 +77,9 @@ impl Lines {
                 "url": w.rule.url(),
                 "lines": [w.lines.0, w.lines.1],
             }),
+            Event::CacheImport { .. } | Event::CacheLost { .. } | Event::CacheExport { .. } => {
+                json!({ "event": "note", "text": cache_text(event).unwrap_or_default() })
+            }
             Event::Pull { .. } => return Vec::new(),
             Event::Started { index } => json!({ "event": "start", "index": index }),
             Event::Running { index, workspace } => json!({ "event": "run", "index": index, "id": workspace }),
@@ -144,6 +138,9 @@ impl Lines {
                 let mut out = self.in_turn(index, lines);
                 out.extend(self.next(index));
                 return out;
+            }
+            Event::CacheImport { .. } | Event::CacheLost { .. } | Event::CacheExport { .. } => {
+                return cache_text(&event).map(|text| stream_line(format!("{text}\n"))).into_iter().collect();
             }
             Event::Warning(_) | Event::Pull { .. } | Event::StageFinished { .. } => return Vec::new(),
         };
@@ -217,6 +214,20 @@ impl Lines {
         out.push(json!({ "errorDetail": { "code": error.code(), "message": message }, "error": message }));
         out
     }
+}
+
+/// What happened to a shared cache, in words.
+fn cache_text(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::CacheImport { name, error: None } => format!("importing cache manifest from {name}"),
+        Event::CacheImport { name, error: Some(e) } => {
+            format!("[Warning] importing cache manifest from {name}: {e}")
+        }
+        Event::CacheLost { why } => format!("[Warning] {why}"),
+        Event::CacheExport { text, error: None } => text.clone(),
+        Event::CacheExport { text, error: Some(e) } => format!("[Warning] {text}: {e}"),
+        _ => return None,
+    })
 }
 
 fn stream_line(text: String) -> Value {

@@ -1,8 +1,9 @@
 //! Query, headers and our own document: what a client asks for.
 
+use super::exchange::Exchange;
 use crate::reply::Failure;
 use crate::request::Call;
-use build::{Context, GitAccess, Request, Secret};
+use build::{Attests, CacheFrom, CacheTo, Context, GitAccess, Request, Secret};
 use engine::model::{HostConfig, Ulimit};
 use oci::Reference;
 use registry_client::Auth;
@@ -42,6 +43,21 @@ pub(crate) struct Extra {
     pub(crate) context_urls: BTreeMap<String, String>,
     /// Stages that take nothing from the cache.
     pub(crate) no_cache_stages: Vec<String>,
+    /// Shared caches to use, and to make.
+    pub(crate) cache_from: Vec<Shared>,
+    pub(crate) cache_to: Vec<Shared>,
+    /// What is to be said of the image, by kind.
+    pub(crate) attests: BTreeMap<String, String>,
+}
+
+/// A shared cache as clients write it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Shared {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(default)]
+    pub(crate) attrs: BTreeMap<String, String>,
 }
 
 /// An archive in pieces: four bytes (big-endian) with a length, so many bytes, and so on; a length of 0 is the end.
@@ -181,16 +197,6 @@ impl Asked {
         })
     }
 
-    /// What the client should know before anything happens.
-    pub(crate) fn notes(&self) -> Vec<String> {
-        let named = self.cache_from.iter().map(|name| {
-            format!(
-                "[Warning] cache-from {name}: importing a cache is not supported; the local cache is used"
-            )
-        });
-        named.collect()
-    }
-
     /// With what a context is read that is a repository. A client of the classic endpoint has no secrets to give.
     pub(crate) fn git_access(&self, extra: &Extra) -> Result<GitAccess, Failure> {
         Ok(GitAccess::new(extra.decoded()?, extra.ssh.get("default").cloned(), &self.build_args))
@@ -201,6 +207,7 @@ impl Asked {
         context: Arc<Context>,
         extra: &Extra,
         dockerfile: &str,
+        exchange: &Arc<Exchange>,
     ) -> Result<Request, Failure> {
         let mut request = Request::new(context);
         request.dockerfile = dockerfile.to_string();
@@ -219,7 +226,25 @@ impl Asked {
         for (name, image) in &extra.context_images {
             request.context_images.insert(name.to_lowercase(), image.clone());
         }
+        request.attests = Attests::parse(&extra.attests).map_err(super::failure)?;
+        if self.remote.is_empty() {
+            request.locals = vec!["context".into()];
+        }
         request.secrets = extra.decoded()?;
+        let store = |name: &str| Ok(exchange.store(name));
+        for name in &self.cache_from {
+            request.cache_from.push(CacheFrom::image(name).map_err(super::failure)?);
+        }
+        for Shared { kind, attrs } in &extra.cache_from {
+            request.cache_from.push(CacheFrom::parse(kind, attrs, &store).map_err(super::failure)?);
+        }
+        for Shared { kind, attrs } in &extra.cache_to {
+            let to = CacheTo::parse(kind, attrs, &store).map_err(super::failure)?;
+            request.inline_cache |= to.place.is_none();
+            if to.place.is_some() {
+                request.cache_to.push(to);
+            }
+        }
         for name in &extra.allow {
             match name.as_str() {
                 "network.host" => request.entitlements.network_host = true,

@@ -252,6 +252,7 @@ impl Image {
             container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids },
             history: Vec::new(),
+            build_cache: None,
         };
         let config = serde_json::to_vec(&config).unwrap();
         let describe =
