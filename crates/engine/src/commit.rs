@@ -190,6 +190,7 @@ impl Engine {
             variant: host.variant,
             config: None,
             container: None,
+            container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
             build_cache: None,
