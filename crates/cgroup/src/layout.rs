@@ -172,8 +172,8 @@ fn place(line: &str) -> Option<(u64, u64, &str)> {
 }
 
 /// Whether some mount other than `id` and its ancestors is at `directory` or above. Both as the kernel escapes them.
-fn is_covered(text: &str, id: u64, directory: &str) -> bool {
-    let parent_of = |id| text.lines().filter_map(place).find(|place| place.0 == id).map(|place| place.1);
+fn is_covered(places: &[(u64, u64, &str)], id: u64, directory: &str) -> bool {
+    let parent_of = |id| places.iter().find(|place| place.0 == id).map(|place| place.1);
     let mut ancestors = vec![id];
     while let Some(parent) = ancestors.last().and_then(|&last| parent_of(last))
         && !ancestors.contains(&parent)
@@ -185,7 +185,7 @@ fn is_covered(text: &str, id: u64, directory: &str) -> bool {
             .strip_prefix(point)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || point == "/")
     };
-    text.lines().filter_map(place).any(|(other, _, point)| above(point) && !ancestors.contains(&other))
+    places.iter().any(|(other, _, point)| above(point) && !ancestors.contains(other))
 }
 
 /// The cgroup mounts in the text of `/proc/PID/mountinfo`, those below `/sys/fs/cgroup` first.
@@ -195,6 +195,7 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
     // Super block options that are not controllers.
     let options: BTreeSet<&str> =
         ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"].into();
+    let places: Vec<_> = text.lines().filter_map(place).collect();
     let mut mounts: Vec<Mount> = text
         .lines()
         .filter_map(|line| {
@@ -215,7 +216,7 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
                 .filter(|o| !v2 && !options.contains(o) && !o.starts_with("release_agent="))
                 .map(str::to_owned)
                 .collect();
-            let covered = is_covered(text, id, escaped);
+            let covered = is_covered(&places, id, escaped);
             Some(Mount { id, directory, v2, controllers, covered })
         })
         .collect();
