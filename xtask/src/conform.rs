@@ -5,7 +5,6 @@ mod build;
 mod compose;
 mod compose2;
 mod daemons;
-mod debian;
 mod docker_py;
 mod dockerode;
 mod engines;

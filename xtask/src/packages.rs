@@ -122,6 +122,9 @@ pub(crate) const BENCH: &[Package] = &[
 /// What the bench of networks uses beside [`BENCH`].
 pub(crate) const BENCH_NETWORK: &[Package] = &[program("iperf3", "iperf3")];
 
+/// What the bench of builds uses beside [`BENCH`].
+pub(crate) const BENCH_BUILD: &[Package] = &[program("buildah", "buildah"), program("time", "time")];
+
 /// What the bench of images uses beside [`BENCH`].
 pub(crate) const BENCH_IMAGES: &[Package] = &[
     program("debootstrap", "debootstrap"),

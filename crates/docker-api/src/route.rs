@@ -39,6 +39,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
 
         ["brig", "check"] if get || post => brig::check(api, &call).await,
         ["brig", "df"] if get => brig::disk(api).await,
+        ["brig", "context"] if post => build::list(api, call).await,
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
@@ -104,7 +105,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
         ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        ["containers", id, "export"] if get => archives::export(api, id).await,
+        ["containers", id, "export"] if get => archives::export(api, id, &call).await,
         ["containers", id, "archive"] if get => archives::get(api, id, &call).await,
         ["containers", id, "archive"] if method == Method::HEAD => archives::head(api, id, &call).await,
         ["containers", id, "archive"] if method == Method::PUT => archives::put(api, id, call).await,

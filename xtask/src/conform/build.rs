@@ -1,7 +1,6 @@
 //! `conform build`: the corpus of Dockerfiles (`crates/e2e/src/builds.rs`) by `brig build`, by the docker CLI's classic
 //! builder, and by buildx where its program is: named, installed as a plugin of the docker CLI, or fetched from Debian.
 
-use super::debian;
 use crate::run::{Result, no_more, take_flag, take_value};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +21,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     no_more(&args)?;
     let buildx = match named.or_else(installed) {
         Some(path) => Some(path),
-        None if fetches => Some(debian::fetch("buildx", PACKAGE, IN_PACKAGE)?),
+        None if fetches => Some(crate::trixie::fetch(&[PACKAGE])?.join(IN_PACKAGE)),
         None => None,
     };
     let line =

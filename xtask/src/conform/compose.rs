@@ -2,7 +2,7 @@
 //! the old one, and a larger one by Compose of today where that is: named, or fetched from a newer Debian.
 
 use super::daemons::{Daemon, Registry, wait};
-use super::{compose2, debian, images};
+use super::{compose2, images};
 use crate::packages;
 use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     let work = std::env::temp_dir().join(format!("brig-compose-{}", std::process::id()));
     std::fs::create_dir(&work).doing(|| format!("create {}", work.display()))?;
     let today = match named {
-        None if fetches => Some(debian::fetch("compose", "docker-compose", IN_PACKAGE)?),
+        None if fetches => Some(crate::trixie::fetch(&["docker-compose"])?.join(IN_PACKAGE)),
         named => named,
     };
     if today.is_none() {

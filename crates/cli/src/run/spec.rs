@@ -457,7 +457,7 @@ fn device(text: &str) -> Result<Value> {
 }
 
 /// `NAME=SOFT[:HARD]`.
-fn ulimit(text: &str) -> Result<Value> {
+pub(crate) fn ulimit(text: &str) -> Result<Value> {
     let bad = || Error::Usage(format!("invalid ulimit argument: {text}"));
     let (name, values) = text.split_once('=').ok_or_else(bad)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
