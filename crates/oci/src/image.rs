@@ -151,7 +151,7 @@ impl Index {
     pub fn is_collection(&self) -> bool {
         let named =
             |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
-        self.manifests.len() != 1 && !self.manifests.iter().any(named)
+        self.manifests.len() > 1 && !self.manifests.iter().any(named)
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
                 Index { schema_version: 2, media_type: None, manifests, annotations: BTreeMap::new() };
             assert_eq!(index.is_collection(), expected, "{platforms:?}");
         };
-        check(&[], true);
+        check(&[], false);
         check(&[None], false);
         check(&[None, None], true);
         check(&[None, Some("unknown/unknown")], true);
