@@ -92,6 +92,10 @@ pub(crate) const CONFORM: &[Package] = &[
     program("tar", "tar"),
 ];
 
+/// What the suites of Node's clients need beside [`CONFORM`].
+pub(crate) const CONFORM_NODE: &[Package] =
+    &[program("git", "git"), program("nodejs", "node"), program("npm", "npm")];
+
 /// What the bench of runtimes alone needs.
 pub(crate) const RUNTIMES: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

@@ -82,9 +82,13 @@ async fn wait_for_signal() -> Result<(), errors::Report> {
             .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("listen for signals: {e}")))
     };
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            // Docker's daemon reads its configuration anew; ours is restarted for that, which no container notices.
+            _ = hangup.recv() => tracing::warn!("SIGHUP: settings are read at start only; restart brigd to change them"),
+        }
     }
-    Ok(())
 }

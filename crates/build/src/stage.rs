@@ -67,6 +67,7 @@ impl StageState {
                 variant: None,
                 config: Some(RunConfig::default()),
                 container: None,
+                container_config: None,
                 rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
                 history: Vec::new(),
                 build_cache: None,
@@ -283,7 +284,8 @@ async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Err
                 .ok_or_else(|| Error::invalid(format!("image {name} is missing")))?;
             let mut state = StageState::scratch(escape);
             state.base_id = base.id;
-            state.config = base.config.clone();
+            // What is built was committed from no container.
+            state.config = ImageConfig { container: None, container_config: None, ..base.config.clone() };
             state.layers.clone_from(&base.layers);
             state.chain_id = base.chain_id;
             state.created = base

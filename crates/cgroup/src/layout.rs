@@ -24,6 +24,40 @@ pub fn mode() -> Result<Mode, Error> {
     layout().map(|layout| layout.mode)
 }
 
+/// Which limits can be set here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub memory: bool,
+    pub swap: bool,
+    pub cpu_shares: bool,
+    /// Period and quota.
+    pub cpu_quota: bool,
+    pub cpuset: bool,
+    pub pids: bool,
+}
+
+/// Which limits this kernel and these mounts have.
+pub fn limits() -> Result<Limits, Error> {
+    let layout = layout()?;
+    let of = |controller: &str| layout.index_of(controller).map(|at| &layout.hierarchies[at]);
+    // v1 has its files at the root too; on v2 they are where a controller is enabled, and always all of them.
+    let has = |controller: &str, file: &str| {
+        of(controller).is_some_and(|h| h.v2 || std::path::Path::new(&h.directory).join(file).exists())
+    };
+    let swap = match of("memory") {
+        Some(h) if h.v2 => std::path::Path::new("/proc/swaps").exists(),
+        _ => has("memory", "memory.memsw.limit_in_bytes"),
+    };
+    Ok(Limits {
+        memory: of("memory").is_some(),
+        swap,
+        cpu_shares: of("cpu").is_some(),
+        cpu_quota: has("cpu", "cpu.cfs_quota_us"),
+        cpuset: of("cpuset").is_some(),
+        pids: of("pids").is_some(),
+    })
+}
+
 /// One mounted hierarchy.
 #[derive(Debug)]
 pub(crate) struct Hierarchy {

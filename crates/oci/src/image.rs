@@ -175,6 +175,9 @@ pub struct ImageConfig {
     /// Docker's own: the container that the image was committed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// And what that one was made with, as the engine writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_config: Option<serde_json::Value>,
     pub rootfs: RootFs,
     #[serde(default)]
     pub history: Vec<History>,
