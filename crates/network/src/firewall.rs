@@ -158,10 +158,26 @@ fn commit(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
 /// Makes the table of interfaces' own chains and does `change`, all in one batch. Whether it can be owned is known by now:
 /// a network has its rules before anybody is on it.
 pub(crate) fn commit_devices(operation: &str, change: impl Fn(&mut Batch)) -> Result<()> {
-    let mut batch = Batch::of_devices(table());
-    batch.table();
-    change(&mut batch);
-    batch.commit(operation)
+    let attempt = || {
+        let mut batch = Batch::of_devices(table());
+        batch.table();
+        change(&mut batch);
+        batch.commit(operation)
+    };
+    match attempt() {
+        // The table is one that a daemon before this has left. The kernel takes no chain with a hook in the batch in which a
+        // table changes hands, and says so with this.
+        Err(Error::Firewall { source, .. })
+            if source.raw_os_error().map(rustix::io::Errno::from_raw_os_error)
+                == Some(rustix::io::Errno::INVAL) =>
+        {
+            let mut alone = Batch::of_devices(table());
+            alone.table();
+            alone.commit(operation)?;
+            attempt()
+        }
+        done => done,
+    }
 }
 
 /// Tries again without ownership where the kernel does not know it.
