@@ -1,36 +1,25 @@
-//! `bench`: brig and its peers in turn, on one machine in one run, as ratios.
-//!
-//! Three processes, one after the other:
-//!
-//! ```text
-//! cargo xtask bench       builds, makes the image, and at the end removes cgroups and directories
-//!   init (unshare)        process 1 of namespaces of its own: pid, mount, network; reaps
-//!     inside              starts the engines, measures, writes bench/RESULTS.md
-//! ```
-//!
-//! So the engines' bridges, firewall rules and mounts are not this machine's, and when `init` ends the kernel ends
-//! whatever they left running.
+//! `bench`: brig and its peers in turn, on one machine in one run, as ratios. The processes of one: `bench/stages.rs`.
 
+mod builds;
 mod engines;
 mod image;
 mod images;
 mod loads;
 mod memory;
 mod network;
+mod peak;
 mod report;
 mod runtimes;
 mod sections;
+mod stages;
+mod table;
 mod times;
 
-use crate::build::{Profile, build};
-use crate::packages;
-use crate::run::{Doing, Error, Result, no_more, run, take_flag, take_value};
+use crate::run::{Doing, Result, no_more, take_flag, take_value};
 use crate::workspace::target;
 use engines::Engine;
 use report::{Report, Row};
-use rustix::process::{WaitOptions, wait};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Fewer say little about a median.
 const RUNS: usize = 20;
@@ -78,6 +67,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     match args.split_first() {
         Some((first, rest)) if first == "runtime" => return runtimes::command(rest),
         Some((first, rest)) if first == "images" => return images::command(rest),
+        Some((first, rest)) if first == "build" => return builds::command(rest),
         Some((first, rest)) if first == "network" => return network::command(rest),
         _ => {}
     }
@@ -90,36 +80,14 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let wishes = Wishes::take(&mut args)?;
     no_more(&args)?;
     match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => init(&stage_words("inside", &work, &wishes)?),
+        (Some("init"), Some(work)) => stages::init(&stage_words("inside", &work, &wishes)?),
         (Some("inside"), Some(work)) => inside(&work, &wishes),
         _ => outside(&wishes, no_build),
     }
 }
 
-/// Without a build, the programs are those of the last one.
 fn outside(wishes: &Wishes, no_build: bool) -> Result<()> {
-    packages::ensure(packages::BUILD)?;
-    packages::ensure(packages::BENCH)?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::new("the bench starts container engines: run it as root"));
-    }
-    if no_build {
-        eprintln!("warning: measuring the programs of the last build, which may not be those of this commit");
-    } else {
-        build(Profile::Release)?;
-    }
-    let work = target().join(format!("bench-{}", std::process::id()));
-    std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
-    let made = image::make(&work);
-    let measured = made.and_then(|()| {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-        run(command.arg("--mount-proc").args(stage_words("init", &work, wishes)?))
-    });
-    engines::remove_cgroups();
-    // The namespaces are gone, and with them all mounts below.
-    let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
-    measured.and(removed)
+    stages::outside("bench", &[], no_build, image::make, |work| stage_words("init", work, wishes))
 }
 
 /// This program again, as another stage.
@@ -132,44 +100,8 @@ fn stage_words(name: &str, work: &Path, wishes: &Wishes) -> Result<Vec<String>> 
     Ok(out)
 }
 
-/// Process 1: supervisors whose parents end become its children, and it takes their exit statuses.
-fn init(words: &[String]) -> Result<()> {
-    let mut child = Command::new(&words[0]).args(&words[1..]).spawn().doing(|| "start the bench".into())?;
-    let pid = rustix::process::Pid::from_child(&child);
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((ended, status))) if ended == pid => {
-                return match status.exit_status() {
-                    Some(0) => Ok(()),
-                    _ => Err(Error::new("the bench failed")),
-                };
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => {
-                // Nothing to wait for: then the child is not there either.
-                drop(child.kill());
-                return Err(Error::new(format!("wait for the bench: {errno}")));
-            }
-        }
-    }
-}
-
-/// What is ours alone in the namespaces that we are in now.
-fn own_namespace() -> Result<()> {
-    // A /run of our own: peers keep locks and sockets in places that no flag of theirs changes.
-    for words in [&["ip", "link", "set", "lo", "up"][..], &["mount", "-t", "tmpfs", "tmpfs", "/run"]] {
-        run(Command::new(words[0]).args(&words[1..]))?;
-    }
-    // crun refuses cgroup v1 with controllers in a v2 hierarchy beside it. Only this mount namespace loses that one.
-    let unified = Path::new("/sys/fs/cgroup/unified");
-    if std::fs::read_to_string(unified.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty()) {
-        run(Command::new("umount").arg(unified))?;
-    }
-    Ok(())
-}
-
 fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
-    own_namespace()?;
+    stages::own_namespace()?;
     let programs = target().join("brig/release");
     let mut engines = engines::all(&programs, work);
     engines.retain(|engine| !wishes.without.iter().any(|name| name == engine.name()));

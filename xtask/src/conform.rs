@@ -3,8 +3,10 @@
 
 mod build;
 mod compose;
+mod compose2;
 mod daemons;
 mod docker_py;
+mod dockerode;
 mod engines;
 mod images;
 mod runtime;
@@ -12,15 +14,18 @@ mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "build [--buildx PROGRAM | --fetch-buildx], compose, docker-py [--engine brig|dockerd] [PYTEST ARGS], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], vm [FILTER...]";
+const SUITES: &str = "api, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
         return Err(Error::new(format!("which suite? {SUITES}")));
     };
     match suite.as_str() {
+        "api" => api(rest),
         "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
+        "dockerode" => dockerode::command(rest),
+        "testcontainers" => dockerode::testcontainers(rest),
         "build" => build::command(rest),
         "engines" => engines::command(rest),
         "image-stress" => image_stress(rest),
@@ -42,6 +47,16 @@ fn network_stress(args: &[String]) -> Result<()> {
     }
     let line = ["-p", "e2e", "--test", "network_crash", "--", "--include-ignored"].map(str::to_string);
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
+}
+
+/// Docker's description of the API against the daemon, templates against the docker CLI's, checkpoints.
+fn api(args: &[String]) -> Result<()> {
+    if let Some(other) = args.first() {
+        return Err(Error::new(format!("conform api takes no arguments, not {other:?}")));
+    }
+    let tests = ["--test", "api_surface", "--test", "checkpoints", "--test", "formats"];
+    let line = [&["-p", "e2e"][..], &tests, &["--", "--include-ignored"]].concat();
+    crate::test::with_environment(&line.iter().map(ToString::to_string).collect::<Vec<_>>(), &[])
 }
 
 /// 1,000 containers from 50 clients, logs at full speed, followers by the hundred; requests that no client would send; kill

@@ -16,6 +16,7 @@ mod quickstart;
 mod run;
 mod test;
 mod tidy;
+mod trixie;
 mod workspace;
 
 use run::{Error, Result};
@@ -44,12 +45,20 @@ usage: cargo xtask COMMAND
                           brig, dockerd, containerd, podman, skopeo and the floor in turn: pull, push, save, load,
                           commit, diff, rmi; writes its part of bench/RESULTS.md
   conform network-stress  kill -9 at every step of what changes networks; many of everything
+  bench build [--runs 5] [--without PEER] [--no-build] [--smoke]
+                          brig, dockerd's classic builder, BuildKit (fetched from Debian) and buildah in turn: unchanged and
+                          changed contexts, RUN steps, stages side by side; writes its part of bench/RESULTS.md
   bench network [--runs 5] [--seconds 5] [--without PEER] [--no-build] [--smoke]
                           brig, dockerd, podman and a bare veth pair in turn: throughput, ports, names, networks;
                           writes its part of bench/RESULTS.md
-  conform compose         a project of Compose's, up, asked, scaled and down
+  conform api             Docker's description of its API, templates beside the docker CLI's, checkpoints
+  conform compose [--compose PROGRAM | --fetch-compose]
+                          projects of Compose's, up, asked, scaled and down
   conform docker-py [--engine brig|dockerd] [PYTEST ARGS]
+  conform dockerode [--engine brig|dockerd] [--from REPOSITORY]
                           others' test suites against brig, or against its peers
+  conform testcontainers [--engine brig|dockerd]
+                          what tests of people's programs do with Testcontainers for Node
   conform build           the corpus of Dockerfiles, by brig and by the docker CLI
   fuzz TARGET... [--seconds 60] [--seed N]
                           feeds a target with changed inputs; `fuzz` alone lists the targets, `all` means each

@@ -92,6 +92,10 @@ pub(crate) const CONFORM: &[Package] = &[
     program("tar", "tar"),
 ];
 
+/// What the suites of Node's clients need beside [`CONFORM`].
+pub(crate) const CONFORM_NODE: &[Package] =
+    &[program("git", "git"), program("nodejs", "node"), program("npm", "npm")];
+
 /// What the bench of runtimes alone needs.
 pub(crate) const RUNTIMES: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },
@@ -117,6 +121,9 @@ pub(crate) const BENCH: &[Package] = &[
 
 /// What the bench of networks uses beside [`BENCH`].
 pub(crate) const BENCH_NETWORK: &[Package] = &[program("iperf3", "iperf3")];
+
+/// What the bench of builds uses beside [`BENCH`].
+pub(crate) const BENCH_BUILD: &[Package] = &[program("buildah", "buildah"), program("time", "time")];
 
 /// What the bench of images uses beside [`BENCH`].
 pub(crate) const BENCH_IMAGES: &[Package] = &[

@@ -55,6 +55,7 @@ impl Layout {
                 ..RunConfig::default()
             }),
             container: None,
+            container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest] },
             history: vec![History {
                 created: Some(CREATED.into()),

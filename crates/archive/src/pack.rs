@@ -25,6 +25,8 @@ pub struct PackOptions {
     pub rebase: Option<PathBuf>,
     /// Go into file systems mounted below. Else a mount point is an empty directory.
     pub cross_mounts: bool,
+    /// Seconds since 1970: times after it are told as it.
+    pub latest_s: Option<i64>,
 }
 
 /// What was written.
@@ -60,6 +62,7 @@ const BUFFER: usize = 256 * 1024;
 pub fn pack<W: Write>(out: W, root: &RootDir, path: &Path, options: &PackOptions) -> Result<Packed, Error> {
     let fail = |source| Error::Root { path: path.into(), source };
     let mut packer = Packer::new(out, Form::Tree, options.cross_mounts);
+    packer.latest_s = options.latest_s;
     let is_root = !path.components().any(|part| matches!(part, std::path::Component::Normal(_)));
     let rebase = options.rebase.as_deref().map(|name| name.as_os_str().as_bytes().to_vec());
     if is_root {
@@ -155,6 +158,7 @@ struct Packer<'k, W> {
     writer: Writer<W>,
     form: Form,
     cross_mounts: bool,
+    latest_s: Option<i64>,
     /// First name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     packed: Packed,
@@ -172,7 +176,8 @@ struct Frame {
 impl<'k, W: Write> Packer<'k, W> {
     fn new(out: W, form: Form, cross_mounts: bool) -> Packer<'k, W> {
         let writer = Writer::new(out);
-        Packer { keep: None, writer, form, cross_mounts, links: HashMap::new(), packed: Packed::default() }
+        let (links, packed) = (HashMap::new(), Packed::default());
+        Packer { keep: None, writer, form, cross_mounts, latest_s: None, links, packed }
     }
 
     fn finish(mut self) -> Result<Packed, Error> {
@@ -376,7 +381,13 @@ impl<'k, W: Write> Packer<'k, W> {
 
     fn put(&mut self, entry: &Entry) -> Result<(), Error> {
         self.packed.entries += 1;
-        self.writer.entry(entry)
+        match self.latest_s {
+            Some(seconds) if entry.mtime.seconds >= seconds => {
+                let mtime = Timestamp { seconds, nanoseconds: 0 };
+                self.writer.entry(&Entry { mtime, ..entry.clone() })
+            }
+            _ => self.writer.entry(entry),
+        }
     }
 }
 

@@ -103,6 +103,31 @@ fn names_in_the_archive() {
 }
 
 #[test]
+fn times_after_the_latest_are_told_as_it() {
+    if !is_root() {
+        return;
+    }
+    let packed = |seconds: [u64; 2], latest_s: Option<i64>| {
+        let arena = Arena::new();
+        arena
+            .apply(&tar(&[dir("d"), file("d/old", b"1"), file("d/new", b"2")]), &Options::default())
+            .unwrap();
+        for (name, seconds) in [("d/old", seconds[0]), ("d/new", seconds[1]), ("d", seconds[1])] {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::new(seconds, 5);
+            std::fs::File::open(arena.path().join(name)).unwrap().set_modified(time).unwrap();
+        }
+        let mut bytes = Vec::new();
+        let options = PackOptions { latest_s, ..PackOptions::default() };
+        pack(&mut bytes, &arena.root(), "/".as_ref(), &options).unwrap();
+        bytes
+    };
+    assert_eq!(packed([100, 5000], Some(1000)), packed([100, 6000], Some(1000)));
+    assert_ne!(packed([100, 5000], None), packed([100, 6000], None));
+    // What is earlier stays.
+    assert_ne!(packed([100, 5000], Some(1000)), packed([200, 5000], Some(1000)));
+}
+
+#[test]
 fn sockets_are_left_out_and_mounts_not_entered() {
     if !is_root() {
         return;

@@ -32,6 +32,8 @@ fn run(settings: Settings) -> Result<(), errors::Report> {
     let level = if settings.debug { "debug" } else { "info" };
     let filter = EnvFilter::new(format!("{level},hyper=info,h2=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // What steps of builds and containers make does not depend on who started the daemon.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -80,9 +82,13 @@ async fn wait_for_signal() -> Result<(), errors::Report> {
             .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("listen for signals: {e}")))
     };
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            // Docker's daemon reads its configuration anew; ours is restarted for that, which no container notices.
+            _ = hangup.recv() => tracing::warn!("SIGHUP: settings are read at start only; restart brigd to change them"),
+        }
     }
-    Ok(())
 }

@@ -33,6 +33,9 @@ pub(crate) struct Flags {
     /// Log what is done and not only what changes
     #[arg(short = 'D', long)]
     debug: bool,
+    /// Have what Docker calls experimental: checkpoints, which want criu
+    #[arg(long)]
+    experimental: bool,
     /// Group that may use the socket [default: brig, else docker, else root]
     #[arg(short = 'G', long, value_name = "GROUP")]
     group: Option<String>,
@@ -81,6 +84,9 @@ pub(crate) struct Flags {
     /// A further OCI runtime, NAME=PATH; may be given several times
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     add_runtimes: Vec<String>,
+    /// Label of this daemon, KEY=VALUE, that info shows; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
     /// Log driver of containers that name none [default: json-file]
     #[arg(long, value_name = "NAME")]
     log_driver: Option<String>,
@@ -129,6 +135,7 @@ struct File {
     exec_root: Option<PathBuf>,
     pidfile: Option<PathBuf>,
     debug: bool,
+    experimental: bool,
     group: Option<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
@@ -145,6 +152,7 @@ struct File {
     cluster_ttl: Option<u32>,
     default_runtime: Option<String>,
     runtimes: BTreeMap<String, PathBuf>,
+    labels: Vec<String>,
     log_driver: Option<String>,
     log_opts: BTreeMap<String, String>,
     cdi_spec_dirs: Vec<PathBuf>,
@@ -220,6 +228,10 @@ impl Settings {
         if cgroup_parent.split('/').any(|p| p == "..") {
             return Err(invalid(format!("--cgroup-parent {cgroup_parent}: must not hold ..")));
         }
+        let labels: Vec<String> = file.labels.into_iter().chain(flags.labels).collect();
+        if let Some(bad) = labels.iter().find(|l| l.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
+            return Err(invalid(format!("--label {bad}: want KEY=VALUE")));
+        }
         let mut hosts = if flags.hosts.is_empty() { file.hosts } else { flags.hosts };
         if hosts.is_empty() {
             hosts.push(format!("unix://{}", exec_root.join("brig.sock").display()));
@@ -283,6 +295,8 @@ impl Settings {
                 stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
                 registry,
                 debug,
+                labels,
+                experimental: flags.experimental || file.experimental,
             },
         })
     }

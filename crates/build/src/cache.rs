@@ -5,6 +5,7 @@
 //! killed leaves behind what it had finished some moments before, and never a row without its layer.
 
 use crate::error::{During, Error};
+use crate::flight::Flight;
 use engine::blocking;
 use engine::{Engine, StepLayer};
 use image::Lease;
@@ -74,6 +75,16 @@ pub(crate) fn look_up(engine: &Engine, lease: &Lease, key: &Digest) -> Result<Op
     Ok(Some(Outcome { chain_id: row.chain_id, layer: body.layer, created: body.created }))
 }
 
+/// Keeps what a step of another build came to.
+pub(crate) fn hold(lease: &Lease, outcome: &Outcome) {
+    if let Some(chain_id) = &outcome.chain_id {
+        lease.keep_layer(chain_id);
+    }
+    if let Some((descriptor, _)) = &outcome.layer {
+        lease.keep_blob(&descriptor.digest);
+    }
+}
+
 /// A row for the outcome of a step.
 pub(crate) fn row(
     key: &Digest,
@@ -117,25 +128,33 @@ pub(crate) fn present(engine: &Engine, rows: Vec<BuildCacheRow>) -> Result<Vec<B
 /// Characters of an instruction that the cache's list shows.
 const MAX_DESCRIPTION: usize = 500;
 
+/// Something to remember, and the step that is known for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) row: BuildCacheRow,
+    #[expect(dead_code, reason = "dropped once the row is written")]
+    pub(crate) flight: Option<Flight>,
+}
+
 /// Puts layers on disk and remembers them.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    sender: mpsc::UnboundedSender<BuildCacheRow>,
+    sender: mpsc::UnboundedSender<News>,
     task: tokio::task::JoinHandle<Result<(), Error>>,
 }
 
 impl Keeper {
     /// Starts the task, which goes on to the end of what it was given even when nobody waits.
     pub(crate) fn start(engine: Arc<Engine>, lease: Arc<Lease>) -> Keeper {
-        let (sender, mut receiver) = mpsc::unbounded_channel::<BuildCacheRow>();
+        let (sender, mut receiver) = mpsc::unbounded_channel::<News>();
         let task = tokio::spawn(async move {
             while let Some(first) = receiver.recv().await {
-                let mut rows = vec![first];
-                while let Ok(row) = receiver.try_recv() {
-                    rows.push(row);
+                let mut news = vec![first];
+                while let Ok(more) = receiver.try_recv() {
+                    news.push(more);
                 }
                 let engine = engine.clone();
-                blocking(move || keep(&engine, &rows)).await?;
+                blocking(move || keep(&engine, &news)).await?;
             }
             drop(lease);
             Ok(())
@@ -143,7 +162,7 @@ impl Keeper {
         Keeper { sender, task }
     }
 
-    pub(crate) fn sender(&self) -> mpsc::UnboundedSender<BuildCacheRow> {
+    pub(crate) fn sender(&self) -> mpsc::UnboundedSender<News> {
         self.sender.clone()
     }
 
@@ -157,13 +176,13 @@ impl Keeper {
     }
 }
 
-fn keep(engine: &Engine, rows: &[BuildCacheRow]) -> Result<(), Error> {
+fn keep(engine: &Engine, news: &[News]) -> Result<(), Error> {
     let doing = || "write the build cache".to_string();
     engine.snapshots().sync().during(doing)?;
     engine
         .database()
         .write(|tx| {
-            for row in rows {
+            for News { row, .. } in news {
                 if let Some(chain_id) = &row.chain_id {
                     tx.set_layer_durable(chain_id)?;
                 }

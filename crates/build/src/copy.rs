@@ -78,7 +78,11 @@ impl Target<'_> {
     pub(crate) fn unpack(&self, archive: impl Read + Send, what: &str) -> Result<(), Error> {
         let doing = || format!("unpack {what}");
         let dir = self.directory(&self.path)?;
-        let options = archive::Options { whiteouts: archive::Whiteouts::Keep, ..archive::Options::default() };
+        let options = archive::Options {
+            whiteouts: archive::Whiteouts::Keep,
+            owner: self.owner,
+            ..archive::Options::default()
+        };
         archive::apply(archive::decompress(archive).during(doing)?, &RootDir::from_fd(dir), &options)
             .during(doing)?;
         Ok(())

@@ -21,8 +21,7 @@ pub(crate) fn of_pick(pick: &Pick, filter: Filter<'_>, known: Option<&Known>) ->
         walk(pick, filter, &mut |entry| hasher.entry(entry))?;
     } else if FileType::from_raw_mode(pick.stat.st_mode).is_file() {
         let doing = || format!("read {}", pick.path);
-        let file = pick.open().io_during(doing)?;
-        hasher.file(file).io_during(doing)?;
+        hasher.file(&pick.stat, || pick.open()).io_during(doing)?;
     }
     Ok(Digest::from_sha256(hasher.sha.finalize().into()))
 }
@@ -44,10 +43,7 @@ impl Hasher<'_> {
         self.piece(entry.relative.as_os_str().as_bytes());
         self.stat(entry.stat);
         match entry.kind() {
-            FileType::RegularFile => {
-                let file = entry.open().io_during(doing)?;
-                self.file(file).io_during(doing)
-            }
+            FileType::RegularFile => self.file(entry.stat, || entry.open()).io_during(doing),
             FileType::Symlink => {
                 let text = entry.link().io_during(doing)?;
                 self.piece(&text);
@@ -64,41 +60,51 @@ impl Hasher<'_> {
         self.sha.update(stat.st_rdev.to_le_bytes());
     }
 
-    fn file(&mut self, mut file: File) -> std::io::Result<()> {
-        for (name, value) in attributes(&file)? {
-            self.piece(&name);
-            self.piece(&value);
-        }
-        let stamp = match self.known {
-            Some(_) => Some(Stamp::of(&rustix::fs::fstat(&file)?)),
-            None => None,
-        };
-        if let (Some(known), Some(stamp)) = (self.known, &stamp)
-            && let Some(digest) = known.get(stamp)
-        {
-            self.sha.update(digest);
-            return Ok(());
-        }
-        let mut inner = sha2::Sha256::new();
-        loop {
-            match file.read(&mut self.buffer)? {
-                0 => break,
-                n => inner.update(&self.buffer[..n]),
+    /// One that is known to be as it was is not opened.
+    fn file(&mut self, stat: &Stat, open: impl FnOnce() -> std::io::Result<File>) -> std::io::Result<()> {
+        let known = self.known.and_then(|known| known.get(&Stamp::of(stat)));
+        let digest = match known {
+            Some(digest) => digest,
+            None => {
+                let mut file = open()?;
+                let stamp = Stamp::of(&rustix::fs::fstat(&file)?);
+                let digest = self.content(&mut file)?;
+                if let Some(known) = self.known {
+                    known.put(stamp, digest);
+                }
+                digest
             }
-        }
-        let digest: [u8; 32] = inner.finalize().into();
-        if let (Some(known), Some(stamp)) = (self.known, stamp) {
-            known.put(stamp, digest);
-        }
+        };
         self.sha.update(digest);
         Ok(())
     }
 
+    /// Digest of a file's attributes and bytes.
+    fn content(&mut self, file: &mut File) -> std::io::Result<[u8; 32]> {
+        let mut sha = sha2::Sha256::new();
+        for (name, value) in attributes(&*file)? {
+            piece(&mut sha, &name);
+            piece(&mut sha, &value);
+        }
+        // No piece is as long as that.
+        sha.update(u64::MAX.to_le_bytes());
+        loop {
+            match file.read(&mut self.buffer)? {
+                0 => return Ok(sha.finalize().into()),
+                n => sha.update(&self.buffer[..n]),
+            }
+        }
+    }
+
     /// With its length, so that pieces cannot run into each other.
     fn piece(&mut self, bytes: &[u8]) {
-        self.sha.update((bytes.len() as u64).to_le_bytes());
-        self.sha.update(bytes);
+        piece(&mut self.sha, bytes);
     }
+}
+
+fn piece(sha: &mut sha2::Sha256, bytes: &[u8]) {
+    sha.update((bytes.len() as u64).to_le_bytes());
+    sha.update(bytes);
 }
 
 /// The extended attributes that are copied: file capabilities and the user's own, by name.

@@ -29,7 +29,7 @@ pub(crate) const PREFIX: &str = "context:";
 /// Their kind in the list of the cache.
 pub(crate) const KIND: &str = "source.local";
 /// First bytes of a file with digests; with the version of its form.
-const MAGIC: &[u8; 8] = b"brigkh\0\x01";
+const MAGIC: &[u8; 8] = b"brigkh\0\x02";
 /// Bytes of one entry: device, inode, size, times of the content and the inode, digest.
 const ENTRY: usize = 7 * 8 + 32;
 /// Files whose digests are remembered.
@@ -178,7 +178,7 @@ impl Stamp {
     }
 }
 
-/// Digests of the bytes of files.
+/// Digests of files: of their copied attributes and their bytes. Both change the time of the inode's own change.
 #[derive(Debug)]
 pub(crate) struct Known {
     path: PathBuf,
@@ -276,9 +276,9 @@ mod tests {
         assert_eq!((known.get(&a), known.get(&b)), (Some([7; 32]), None));
         drop(known);
         // What is cut or strange is no digest.
-        std::fs::write(&path, b"brigkh\0\x01abc").expect("write");
+        std::fs::write(&path, b"brigkh\0\x02abc").expect("write");
         assert_eq!(Known::read(path.clone()).get(&a), None);
-        std::fs::write(&path, b"brigkh\0\x02").expect("write");
+        std::fs::write(&path, b"brigkh\0\x01").expect("write");
         assert_eq!(Known::read(path).get(&a), None);
     }
 }

@@ -176,11 +176,11 @@ impl Request {
         self.build_args.get(name)?.as_deref()
     }
 
-    /// Seconds since 1970 that times of the image must not pass.
-    pub(crate) fn epoch(&self) -> Result<Option<i64>, crate::Error> {
-        let Some(text) = self.build_arg("SOURCE_DATE_EPOCH").filter(|t| !t.is_empty()) else {
-            return Ok(None);
-        };
+    /// Seconds since 1970 that times of the image must not pass: as asked, else as the Dockerfile's global argument says.
+    pub(crate) fn epoch(&self, global: Option<&String>) -> Result<Option<i64>, crate::Error> {
+        let given = self.build_args.get("SOURCE_DATE_EPOCH").map(|v| v.as_deref().unwrap_or_default());
+        let text = given.or(global.map(String::as_str)).filter(|t| !t.is_empty());
+        let Some(text) = text else { return Ok(None) };
         text.parse()
             .map(Some)
             .map_err(|_| crate::Error::invalid(format!("invalid SOURCE_DATE_EPOCH: {text}")))

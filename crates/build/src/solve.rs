@@ -1,7 +1,7 @@
 //! From a request to an image: bases, stages side by side, the image.
 
 use crate::attest::{self, Attests, Capture};
-use crate::cache::{self, Keeper};
+use crate::cache::{self, Keeper, News};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) lease: Arc<Lease>,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) keeper: mpsc::UnboundedSender<metadata::BuildCacheRow>,
+    pub(crate) keeper: mpsc::UnboundedSender<News>,
     /// Images by name and platform.
     pub(crate) bases: BTreeMap<Source, Base>,
     /// Finished stages.
@@ -91,6 +91,8 @@ pub struct Solved {
     pub layers: Vec<Descriptor>,
     /// Topmost layer; none for no files at all.
     pub chain_id: Option<Digest>,
+    /// Seconds since 1970 that no time of it passes.
+    pub epoch: Option<i64>,
     /// The image that it was made from.
     parent: Option<ImageId>,
     /// For who shares the cache.
@@ -218,6 +220,11 @@ pub async fn solve(
         })?;
         file.directives.checks = file.directives.checks.merged(&checks);
     }
+    if request.hostname.is_empty()
+        && let Some(name) = request.build_arg("BUILDKIT_SANDBOX_HOSTNAME")
+    {
+        request.hostname = name.to_string();
+    }
     let lease = Arc::new(engine.images().lease());
     let mut warnings = request.context.check(&file);
     for warning in &warnings {
@@ -226,9 +233,9 @@ pub async fn solve(
     if file.directives.checks.error && !warnings.is_empty() {
         return Err(Error::invalid("lint violation found for rules: ".to_string() + &rules(&warnings)));
     }
-    let epoch = request.epoch()?;
     let started = jiff::Timestamp::now().to_string();
     let (plan, bases) = make_plan(&engine, &request, file, &lease, &events).await?;
+    let epoch = request.epoch(plan.global.get("SOURCE_DATE_EPOCH"))?;
     for warning in base_platforms(&plan, &bases) {
         drop(events.send(Event::Warning(warning.clone())).await);
         warnings.push(warning);
@@ -290,7 +297,7 @@ pub async fn solve(
     let trail = shared.trail.take();
     let (here, taken) = (engine.clone(), lent.rows());
     for row in blocking(move || cache::present(&here, taken)).await? {
-        drop(shared.keeper.send(row));
+        drop(shared.keeper.send(News { row, flight: None }));
     }
     drop(shared);
     keeper.finish().await?;
@@ -307,7 +314,20 @@ pub async fn solve(
         config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
     }
     let trail = Arc::new(trail);
-    Ok(Solved { engine, lease, config, layers, chain_id, parent, trail, lent, origin, attests, warnings })
+    Ok(Solved {
+        engine,
+        lease,
+        config,
+        layers,
+        chain_id,
+        epoch,
+        parent,
+        trail,
+        lent,
+        origin,
+        attests,
+        warnings,
+    })
 }
 
 impl Shared {

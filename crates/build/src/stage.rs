@@ -1,8 +1,9 @@
 //! One stage: instruction after instruction, each sees the state that the one before left.
 
-use crate::cache::{self, Outcome};
+use crate::cache::{self, News, Outcome};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
+use crate::flight::{self, Turn};
 use crate::plan::{self, Source, StagePlan};
 use crate::solve::Shared;
 use dockerfile::{Arg, Change, Expander, Heredoc, Instruction, Kind};
@@ -66,6 +67,7 @@ impl StageState {
                 variant: None,
                 config: Some(RunConfig::default()),
                 container: None,
+                container_config: None,
                 rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
                 history: Vec::new(),
                 build_cache: None,
@@ -282,7 +284,8 @@ async fn begin(shared: &Arc<Shared>, plan: &StagePlan) -> Result<StageState, Err
                 .ok_or_else(|| Error::invalid(format!("image {name} is missing")))?;
             let mut state = StageState::scratch(escape);
             state.base_id = base.id;
-            state.config = base.config.clone();
+            // What is built was committed from no container.
+            state.config = ImageConfig { container: None, container_config: None, ..base.config.clone() };
             state.layers.clone_from(&base.layers);
             state.chain_id = base.chain_id;
             state.created = base
@@ -373,7 +376,8 @@ async fn recall(place: &Place, state: &mut StageState) -> Result<bool, Error> {
     }
     let created = state.created.clone().unwrap_or_else(|| layer_time(shared));
     let outcome = Outcome { chain_id: state.chain_id, layer: None, created };
-    drop(shared.keeper.send(cache::row(&key, state.key.as_ref(), &outcome, 0, &text)));
+    let row = cache::row(&key, state.key.as_ref(), &outcome, 0, &text);
+    drop(shared.keeper.send(News { row, flight: None }));
     shared.trail.note(place.stage, key, state.key, &outcome, &text);
     Ok(false)
 }
@@ -407,16 +411,32 @@ pub(crate) async fn step(
     let shared = &place.shared;
     let key = crate::hash::of_json(key);
     let text = crate::git_url::redact(&place.instruction.text);
-    if let Some(outcome) = look_up(place, state, key, &text).await? {
-        shared.trail.note(place.stage, key, state.key, &outcome, &text);
-        state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
-        return Ok(true);
+    let mut flight = None;
+    while place.uses_cache && flight.is_none() {
+        let found = match flight::begin(&shared.engine, &key) {
+            Turn::Mine(own) => {
+                flight = Some(own);
+                look_up(place, state, key, &text).await?
+            }
+            Turn::Others(other) => flight::wait(other).await.map(|(outcome, _kept)| {
+                cache::hold(&shared.lease, &outcome);
+                outcome
+            }),
+        };
+        if let Some(outcome) = found {
+            shared.trail.note(place.stage, key, state.key, &outcome, &text);
+            state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
+            return Ok(true);
+        }
     }
     // The work is done on files.
     shared.lent.fetch(&shared.engine, &shared.lease, state.chain_id).await?;
     let (outcome, size) = work().await?;
+    if let Some(flight) = &flight {
+        flight.came_to(&outcome, &shared.lease);
+    }
     let row = cache::row(&key, state.key.as_ref(), &outcome, size, &text);
-    drop(shared.keeper.send(row));
+    drop(shared.keeper.send(News { row, flight }));
     shared.trail.note(place.stage, key, state.key, &outcome, &text);
     state.take(&outcome, key, created_by).map_err(|m| place.wrong("", m))?;
     Ok(false)

@@ -111,8 +111,10 @@ impl Wanted {
             "platform-split" => self.platform_split = Some(flag()?),
             // The image is unpacked where it was built, named only by its own names, and its documents are OCI's.
             "unpack" | "oci-mediatypes" | "name-canonical" if flag()? => {}
-            "push-by-digest" | "registry.insecure" | "force-compression" | "rewrite-timestamp"
-            | "buildinfo" | "oci-artifact" | "oci-mediatypes" | "unpack" | "name-canonical" => {
+            // With SOURCE_DATE_EPOCH layers are made so, and without it there is nothing to rewrite to.
+            "rewrite-timestamp" => drop(flag()?),
+            "push-by-digest" | "registry.insecure" | "force-compression" | "buildinfo" | "oci-artifact"
+            | "oci-mediatypes" | "unpack" | "name-canonical" => {
                 let is_default = !flag()? || key == "unpack";
                 // Insecure registries are a matter of the daemon's configuration.
                 if !is_default && key != "name-canonical" {
@@ -336,8 +338,7 @@ async fn roots(
 }
 
 fn epoch(outputs: &[Arc<Output>]) -> Option<i64> {
-    let options = &outputs.first()?.origin.options;
-    options.get("build-arg:SOURCE_DATE_EPOCH")?.parse().ok()
+    outputs.first()?.solved.epoch
 }
 
 /// Files into a directory of the client's.
@@ -404,6 +405,7 @@ async fn tar(
 ) -> Reply<Exported> {
     let task = Task::begin(&job.board, fresh(), "exporting to client tarball");
     let (roots, workspaces) = roots(server, wanted, outputs).await?;
+    let latest_s = epoch(outputs);
     let sent = one_file(job, index, &BTreeMap::new(), move |mut out| {
         let [(place, root)] = roots.as_slice() else {
             return Err(Status::unimplemented(
@@ -415,8 +417,8 @@ async fn tar(
                 "platform-split for tar output is not supported by this version of brig",
             ));
         }
-        let packed =
-            archive::pack(&mut out, root, std::path::Path::new("."), &archive::PackOptions::default());
+        let options = archive::PackOptions { latest_s, ..archive::PackOptions::default() };
+        let packed = archive::pack(&mut out, root, std::path::Path::new("."), &options);
         drop(workspaces);
         packed.map(drop).map_err(|e| status::of(&e))
     })

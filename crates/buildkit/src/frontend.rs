@@ -74,10 +74,14 @@ pub(crate) async fn solve(
     };
     let mut refs = BTreeMap::new();
     let mut known = Vec::new();
-    for platform in platforms {
-        request.platform.clone_from(&platform);
+    // Side by side; a step that several of them have is done once.
+    let solving = platforms.into_iter().map(|platform| {
+        let request = Request { platform: platform.clone(), ..request.clone() };
         let shown = platform.as_ref().filter(|_| asked.is_multi).map(ToString::to_string);
-        let solved = run(server, job, &request, &file, &loaded.source, shown).await?;
+        let (file, source) = (&file, &loaded.source);
+        async move { Ok::<_, Status>((platform, run(server, job, &request, file, source, shown).await?)) }
+    });
+    for (platform, solved) in futures_util::future::try_join_all(solving).await? {
         let platform = platform.unwrap_or_else(Platform::host);
         let key = platform.to_string();
         known.push(json!({ "ID": key, "Platform": {

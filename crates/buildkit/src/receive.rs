@@ -9,30 +9,19 @@
 //!   FINISH
 //! ```
 //!
-//! A file is as it was when kind, mode, size and time of change are. What a client tells is hostile: names that are no
-//! plain relative paths, out of order, or below something that is no directory end the transfer; no symlink is followed.
+//! What is told is compared and written by [`build::Mirror`].
 
 use crate::rpc::{Reply, stream_of_unbounded};
 use crate::session::Session;
 use crate::wire::{Packet, Stat};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
-use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use build::{FileStat, Mirror, Received};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::path::Path;
 use tokio::sync::mpsc;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Status, Streaming};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
-/// Most files of one directory tree.
-const MAX_FILES: u32 = 2_000_000;
-/// Longest path.
-const MAX_PATH: usize = 4096;
-/// Under which name a file is written; in the root, and told by no client because it is refused.
-const PARTIAL: &str = ".brig-partial-";
-
 // Of Go's `os.FileMode`.
 const GO_DIR: u32 = 1 << 31;
 const GO_SYMLINK: u32 = 1 << 27;
@@ -50,15 +39,6 @@ pub(crate) struct Wanted {
     pub(crate) exclude: Vec<String>,
     /// Only these paths, with what their symlinks lead to; empty for all.
     pub(crate) follow: Vec<String>,
-}
-
-/// What a transfer came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Received {
-    pub(crate) files: u32,
-    /// Files that were sent, and their bytes.
-    pub(crate) sent_files: u32,
-    pub(crate) sent_bytes: u64,
 }
 
 /// Makes the directory `to` like what the client of `session` offers. `progress` hears the bytes received so far.
@@ -82,14 +62,14 @@ pub(crate) async fn receive(
         .map_err(|e| Status::internal(format!("open {}: {e}", to.display())))?;
     let handle = tokio::runtime::Handle::current();
     let work = move || {
-        let mut receiver = Receiver::new(root, sender.clone());
-        let done = run(&handle, incoming, &mut receiver, &progress);
+        let mut mirror = Mirror::new(root);
+        let done = run(&handle, incoming, &sender, &mut mirror, &progress);
         if let Err(status) = &done {
             let data = bytes::Bytes::from(status.message().to_string());
             drop(sender.send(Packet { data, ..Packet::new(Packet::ERROR) }));
         }
-        receiver.clean();
-        done.map(|()| receiver.received)
+        mirror.clean();
+        done.map(|()| mirror.received())
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Status::internal(e.to_string())))
 }
@@ -128,430 +108,74 @@ fn put(metadata: &mut MetadataMap, key: &'static str, values: &[String]) -> Repl
 fn run(
     handle: &tokio::runtime::Handle,
     mut incoming: Streaming<Packet>,
-    receiver: &mut Receiver,
+    to_client: &mpsc::UnboundedSender<Packet>,
+    mirror: &mut Mirror,
     progress: &dyn Fn(u64),
 ) -> Reply<()> {
+    let failed = |e: build::Error| match errors::HasKind::kind(&e) {
+        errors::Kind::InvalidArgument => Status::invalid_argument(e.text()),
+        _ => Status::internal(e.text()),
+    };
+    let send = |packet| to_client.send(packet).map_err(|_| Status::aborted("the client has gone"));
+    let mut next_id = 0;
+    let mut has_said = false;
     loop {
         let Some(packet) = handle.block_on(incoming.message())? else {
             return Err(Status::aborted("the client ended a transfer of files in the middle"));
         };
-        match (packet.kind, packet.stat) {
-            (Packet::STAT, Some(stat)) => receiver.told(stat)?,
-            (Packet::STAT, None) => receiver.told_all()?,
-            (Packet::DATA, _) => {
-                receiver.data(packet.id, &packet.data)?;
-                progress(receiver.received.sent_bytes);
+        let is_complete = match (packet.kind, packet.stat) {
+            (Packet::STAT, Some(stat)) => {
+                if mirror.told(file_stat(stat)).map_err(failed)? {
+                    send(Packet { id: next_id, ..Packet::new(Packet::REQUEST) })?;
+                }
+                next_id += 1;
+                false
             }
-            (Packet::FINISH, _) if receiver.is_finished => return Ok(()),
+            (Packet::STAT, None) => mirror.told_all().map_err(failed)?,
+            (Packet::DATA, _) => {
+                let is_complete = mirror.data(packet.id, &packet.data).map_err(failed)?;
+                progress(mirror.received().sent_bytes);
+                is_complete
+            }
+            (Packet::FINISH, _) if has_said => return Ok(()),
             (Packet::ERROR, _) => {
                 let text = String::from_utf8_lossy(&packet.data);
                 return Err(Status::unknown(format!("error from sender: {text}")));
             }
             (kind, _) => return Err(Status::invalid_argument(format!("unexpected packet of kind {kind}"))),
-        }
-    }
-}
-
-/// A file that was asked for.
-struct Missing {
-    stat: Stat,
-    file: Option<std::fs::File>,
-    written: u64,
-}
-
-struct Receiver {
-    root: OwnedFd,
-    to_client: mpsc::UnboundedSender<Packet>,
-    /// The directories from the root to what was told last: name, and who is told in it.
-    stack: Vec<Level>,
-    next_id: u32,
-    missing: HashMap<u32, Missing>,
-    /// Further names of files that are still missing, made at the end.
-    links: Vec<(String, String)>,
-    /// Regular files that were told: only these can be linked to.
-    regular: HashSet<String>,
-    /// Times of directories, set when nothing in them changes any more.
-    directories: Vec<(String, i64)>,
-    has_all: bool,
-    is_finished: bool,
-    received: Received,
-}
-
-struct Level {
-    path: String,
-    fd: OwnedFd,
-    /// What was told in it.
-    names: HashSet<String>,
-    last: String,
-}
-
-fn failed(what: &str, path: &str, e: impl Into<std::io::Error>) -> Status {
-    let e: std::io::Error = e.into();
-    Status::internal(format!("{what} {path:?} of a build context: {e}"))
-}
-
-fn hostile(path: &str, why: &str) -> Status {
-    Status::invalid_argument(format!("the client told of a file {path:?}, {why}"))
-}
-
-impl Receiver {
-    fn new(root: OwnedFd, to_client: mpsc::UnboundedSender<Packet>) -> Receiver {
-        Receiver {
-            root,
-            to_client,
-            stack: Vec::new(),
-            next_id: 0,
-            missing: HashMap::new(),
-            links: Vec::new(),
-            regular: HashSet::new(),
-            directories: Vec::new(),
-            has_all: false,
-            is_finished: false,
-            received: Received::default(),
-        }
-    }
-
-    fn open_level(&self, path: &str) -> Reply<Level> {
-        let fd = if path.is_empty() {
-            self.root.try_clone().map_err(|e| failed("open", path, e))?
-        } else {
-            self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?
         };
-        Ok(Level { path: path.to_string(), fd, names: HashSet::new(), last: String::new() })
-    }
-
-    /// Opens a path below the root without following anything.
-    fn open(&self, path: &str, flags: OFlags) -> Reply<OwnedFd> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
-            .map_err(|e| failed("open", path, e))
-    }
-
-    /// A file is announced.
-    fn told(&mut self, stat: Stat) -> Reply<()> {
-        if self.has_all {
-            return Err(hostile(&stat.path, "after it had told all"));
-        }
-        let id = self.next_id;
-        self.next_id += 1;
-        if id >= MAX_FILES {
-            return Err(Status::resource_exhausted(format!(
-                "a build context has more than {MAX_FILES} files"
-            )));
-        }
-        let path = stat.path.clone();
-        if path.len() > MAX_PATH || path.split('/').any(|p| matches!(p, "" | "." | "..") || p.contains('\0'))
-        {
-            return Err(hostile(&path, "which is no plain relative path"));
-        }
-        if path.starts_with(PARTIAL) {
-            return Err(hostile(&path, "a name that is used for what is not complete"));
-        }
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        self.enter(parent, &path)?;
-        let level = self.stack.last_mut().expect("the root at least");
-        if level.last.as_str() >= name {
-            return Err(hostile(&path, "out of order"));
-        }
-        level.last = name.to_string();
-        level.names.insert(name.to_string());
-        self.received.files += 1;
-        let kind = stat.mode & GO_TYPE;
-        match kind {
-            GO_DIR => self.directory(name, &stat),
-            GO_SYMLINK => self.symlink(name, &stat),
-            GO_PIPE => self.pipe(name, &stat),
-            0 if !stat.link.is_empty() => {
-                if !self.regular.contains(&stat.link) {
-                    return Err(hostile(&path, "another name of one that it has not told of"));
-                }
-                self.links.push((stat.link, path));
-                Ok(())
-            }
-            0 => self.file(id, name, stat),
-            _ => Err(hostile(&path, "a device or socket, which contexts may not have")),
-        }
-    }
-
-    /// Goes to the directory `parent`: what is left on the way is complete.
-    fn enter(&mut self, parent: &str, path: &str) -> Reply<()> {
-        if self.stack.is_empty() {
-            let level = self.open_level("")?;
-            self.stack.push(level);
-        }
-        loop {
-            let top = self.stack.last().expect("the root is never left").path.clone();
-            if top == parent {
-                return Ok(());
-            }
-            let is_above = top.is_empty() || parent.strip_prefix(&top).is_some_and(|r| r.starts_with('/'));
-            if !is_above {
-                self.leave()?;
-                continue;
-            }
-            // One step down; it must be what was told last up there.
-            let rest = if top.is_empty() { parent } else { &parent[top.len() + 1..] };
-            let next = rest.split('/').next().unwrap_or(rest);
-            let level = self.stack.last().expect("the root is never left");
-            if level.last != next {
-                return Err(hostile(path, "before its directory"));
-            }
-            let below = if top.is_empty() { next.to_string() } else { format!("{top}/{next}") };
-            let level = self.open_level(&below)?;
-            self.stack.push(level);
-        }
-    }
-
-    /// The directory on top is complete: what was not told of it goes.
-    fn leave(&mut self) -> Reply<()> {
-        let level = self.stack.pop().expect("called with one on top");
-        let found = rootdir_list(&level.fd).map_err(|e| failed("list", &level.path, e))?;
-        for name in found {
-            let is_told = name.to_str().is_some_and(|n| level.names.contains(n));
-            let is_partial = name.to_str().is_some_and(|n| n.starts_with(PARTIAL) && level.path.is_empty());
-            if !is_told && !is_partial {
-                remove_all(&level.fd, &name).map_err(|e| failed("remove", &level.path, e))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn found(&self, name: &str) -> Reply<Option<rustix::fs::Stat>> {
-        let level = self.stack.last().expect("the root at least");
-        match rustix::fs::statat(&level.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(failed("look at", name, e)),
-        }
-    }
-
-    /// Makes room for something of another kind.
-    fn clear(&self, name: &str) -> Reply<()> {
-        let level = self.stack.last().expect("the root at least");
-        remove_all(&level.fd, std::ffi::OsStr::new(name)).map_err(|e| failed("remove", name, e))
-    }
-
-    fn directory(&mut self, name: &str, stat: &Stat) -> Reply<()> {
-        let found = self.found(name)?;
-        let is_there = found.is_some_and(|f| FileType::from_raw_mode(f.st_mode).is_dir());
-        if found.is_some() && !is_there {
-            self.clear(name)?;
-        }
-        let level = self.stack.last().expect("the root at least");
-        if !is_there {
-            rustix::fs::mkdirat(&level.fd, name, Mode::RWXU).map_err(|e| failed("create", &stat.path, e))?;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&level.fd, name, flags, Mode::empty())
-            .map_err(|e| failed("open", &stat.path, e))?;
-        settle(fd.as_fd(), stat).map_err(|e| failed("set up", &stat.path, e))?;
-        self.directories.push((stat.path.clone(), stat.modified_ns));
-        Ok(())
-    }
-
-    fn symlink(&mut self, name: &str, stat: &Stat) -> Reply<()> {
-        if stat.link.is_empty() || stat.link.len() > MAX_PATH || stat.link.contains('\0') {
-            return Err(hostile(&stat.path, "a symlink that leads to no path"));
-        }
-        let level = self.stack.last().expect("the root at least");
-        if let Some(found) = self.found(name)? {
-            let is_link = FileType::from_raw_mode(found.st_mode).is_symlink();
-            let same = is_link
-                && rustix::fs::readlinkat(&level.fd, name, Vec::new())
-                    .is_ok_and(|text| text.to_bytes() == stat.link.as_bytes());
-            if same {
-                return Ok(());
-            }
-            self.clear(name)?;
-        }
-        rustix::fs::symlinkat(stat.link.as_str(), &level.fd, name)
-            .map_err(|e| failed("create", &stat.path, e))?;
-        let times = times(stat.modified_ns);
-        rustix::fs::utimensat(&level.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| failed("set the time of", &stat.path, e))
-    }
-
-    fn pipe(&mut self, name: &str, stat: &Stat) -> Reply<()> {
-        if self.found(name)?.is_some() {
-            self.clear(name)?;
-        }
-        let level = self.stack.last().expect("the root at least");
-        rustix::fs::mknodat(&level.fd, name, FileType::Fifo, permissions(stat.mode), 0)
-            .map_err(|e| failed("create", &stat.path, e))
-    }
-
-    fn file(&mut self, id: u32, name: &str, stat: Stat) -> Reply<()> {
-        self.regular.insert(stat.path.clone());
-        if let Some(found) = self.found(name)? {
-            let is_same = FileType::from_raw_mode(found.st_mode).is_file()
-                && found.st_size == stat.size
-                && permissions(stat.mode) == Mode::from_raw_mode(found.st_mode & 0o7777)
-                && (found.st_uid, found.st_gid) == (stat.uid, stat.gid)
-                && nanoseconds(&found) == Some(stat.modified_ns)
-                // Of several names one may have been another file meanwhile.
-                && found.st_nlink == 1
-                && stat.attributes.is_empty();
-            if is_same {
-                return Ok(());
-            }
-        }
-        self.missing.insert(id, Missing { stat, file: None, written: 0 });
-        let request = Packet { id, ..Packet::new(Packet::REQUEST) };
-        self.to_client.send(request).map_err(|_| Status::aborted("the client has gone"))
-    }
-
-    /// All files were announced.
-    fn told_all(&mut self) -> Reply<()> {
-        if std::mem::replace(&mut self.has_all, true) {
-            return Err(Status::invalid_argument("the client told twice that it had told all"));
-        }
-        self.enter("", "")?;
-        self.leave()?;
-        self.finish_if_complete()
-    }
-
-    fn data(&mut self, id: u32, data: &[u8]) -> Reply<()> {
-        let Some(missing) = self.missing.get_mut(&id) else {
-            return Err(Status::invalid_argument(format!(
-                "the client sent file {id}, which nobody asked for"
-            )));
-        };
-        let partial = format!("{PARTIAL}{id}");
-        let path = missing.stat.path.clone();
-        if missing.file.is_none() {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&self.root, partial.as_str(), flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|e| failed("create", &path, e))?;
-            missing.file = Some(fd.into());
-        }
-        let file = missing.file.as_mut().expect("opened above");
-        if !data.is_empty() {
-            missing.written += data.len() as u64;
-            self.received.sent_bytes += data.len() as u64;
-            return file.write_all(data).map_err(|e| failed("write", &path, e));
-        }
-        let mut missing = self.missing.remove(&id).expect("looked at above");
-        let file = missing.file.take().expect("opened above");
-        // A file that grew or shrank while it was sent gets another time, so that it is asked for again.
-        if u64::try_from(missing.stat.size) != Ok(missing.written) {
-            missing.stat.modified_ns = 0;
-        }
-        settle(file.as_fd(), &missing.stat).map_err(|e| failed("set up", &path, e))?;
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        let parent = match parent {
-            "" => self.root.try_clone().map_err(|e| failed("open", &path, e))?,
-            parent => self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?,
-        };
-        let rename = || rustix::fs::renameat(&self.root, partial.as_str(), &parent, name);
-        match rename() {
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                remove_all(&parent, std::ffi::OsStr::new(name)).map_err(|e| failed("remove", &path, e))?;
-                rename().map_err(|e| failed("rename", &path, e))?;
-            }
-            done => done.map_err(|e| failed("rename", &path, e))?,
-        }
-        self.received.sent_files += 1;
-        self.finish_if_complete()
-    }
-
-    /// Tells the client that nothing is missing, once that is so.
-    fn finish_if_complete(&mut self) -> Reply<()> {
-        if !self.has_all || !self.missing.is_empty() || self.is_finished {
-            return Ok(());
-        }
-        for (first, path) in std::mem::take(&mut self.links) {
-            let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            let parent = match parent {
-                "" => self.root.try_clone().map_err(|e| failed("open", &path, e))?,
-                parent => self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?,
-            };
-            remove_all(&parent, std::ffi::OsStr::new(name)).map_err(|e| failed("remove", &path, e))?;
-            let (above, first_name) = first.rsplit_once('/').unwrap_or(("", &first));
-            let above = match above {
-                "" => self.root.try_clone().map_err(|e| failed("open", &first, e))?,
-                above => self.open(above, OFlags::PATH | OFlags::DIRECTORY)?,
-            };
-            rustix::fs::linkat(&above, first_name, &parent, name, AtFlags::empty())
-                .map_err(|e| failed("link", &path, e))?;
-        }
-        for (path, modified_ns) in std::mem::take(&mut self.directories).into_iter().rev() {
-            let fd = self.open(&path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-            rustix::fs::futimens(&fd, &times(modified_ns))
-                .map_err(|e| failed("set the time of", &path, e))?;
-        }
-        self.is_finished = true;
-        self.to_client.send(Packet::new(Packet::FINISH)).map_err(|_| Status::aborted("the client has gone"))
-    }
-
-    /// Removes what is not complete.
-    fn clean(&self) {
-        for name in rootdir_list(&self.root).unwrap_or_default() {
-            if name.to_str().is_some_and(|n| n.starts_with(PARTIAL))
-                && let Err(error) = rustix::fs::unlinkat(&self.root, &name, AtFlags::empty())
-            {
-                tracing::debug!(%error, ?name, "half a file of a build context stays");
-            }
+        if is_complete && !std::mem::replace(&mut has_said, true) {
+            send(Packet::new(Packet::FINISH))?;
         }
     }
 }
 
-/// Names in a directory. Opened anew: duplicates of a descriptor share how far it was read.
-fn rootdir_list(fd: &OwnedFd) -> std::io::Result<Vec<std::ffi::OsString>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(fd, ".", flags, Mode::empty())?;
-    rootdir::list_at(fd.as_fd())
-}
-
-fn remove_all(parent: &OwnedFd, name: &std::ffi::OsStr) -> std::io::Result<()> {
-    match rootdir::remove_all_at(parent.as_fd(), name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn permissions(go: u32) -> Mode {
-    let special = [(GO_SETUID, 0o4000), (GO_SETGID, 0o2000), (GO_STICKY, 0o1000)];
-    let bits = special.iter().filter(|(bit, _)| go & bit != 0).map(|(_, mode)| mode).sum::<u32>();
-    Mode::from_raw_mode(go & 0o777 | bits)
-}
-
-fn nanoseconds(stat: &rustix::fs::Stat) -> Option<i64> {
-    let nanos = i64::try_from(stat.st_mtime_nsec).ok()?;
-    stat.st_mtime.checked_mul(1_000_000_000)?.checked_add(nanos)
-}
-
-fn times(modified_ns: i64) -> Timestamps {
-    let time = Timespec {
-        tv_sec: modified_ns.div_euclid(1_000_000_000),
-        tv_nsec: modified_ns.rem_euclid(1_000_000_000),
+/// The same with the kernel's mode. Kinds that contexts may not have become a device, which nobody takes.
+fn file_stat(stat: Stat) -> FileStat {
+    let kind = match stat.mode & GO_TYPE {
+        0 => FileType::RegularFile,
+        GO_DIR => FileType::Directory,
+        GO_SYMLINK => FileType::Symlink,
+        GO_PIPE => FileType::Fifo,
+        _ => FileType::CharacterDevice,
     };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// Owner, attributes, mode and time, in the order in which one does not undo the other.
-fn settle(fd: std::os::fd::BorrowedFd<'_>, stat: &Stat) -> std::io::Result<()> {
-    let owner = |id| Some((rustix::fs::Uid::from_raw(stat.uid), rustix::fs::Gid::from_raw(id)));
-    let (uid, gid) = owner(stat.gid).unzip();
-    rustix::fs::fchown(fd, uid, gid)?;
-    rustix::fs::fchmod(fd, permissions(stat.mode))?;
-    for (name, value) in told_attributes(&stat.attributes) {
-        match rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty()) {
-            // As for copies: what the file system cannot keep is not kept.
-            Err(Errno::OPNOTSUPP | Errno::PERM) | Ok(()) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    rustix::fs::futimens(fd, &times(stat.modified_ns))?;
-    Ok(())
-}
-
-/// The attributes that are copied at all: file capabilities and the user's own.
-fn told_attributes(all: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (&str, &[u8])> {
-    all.iter()
-        .map(|(name, value)| (name.as_str(), value.as_slice()))
-        .filter(|(name, _)| *name == "security.capability" || name.starts_with("user."))
+    let special = [(GO_SETUID, 0o4000), (GO_SETGID, 0o2000), (GO_STICKY, 0o1000)];
+    let bits = special.iter().filter(|(bit, _)| stat.mode & bit != 0).map(|(_, mode)| mode).sum::<u32>();
+    let Stat { path, mode, uid, gid, size, modified_ns, link, attributes, .. } = stat;
+    let mode = kind.as_raw_mode() | mode & 0o777 | bits;
+    FileStat { path, mode, uid, gid, size, modified_ns, link, attributes }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_the_kernels() {
+        let mode = |go: u32| file_stat(Stat { mode: go, ..Stat::default() }).mode;
+        assert_eq!(mode(GO_DIR | 0o750), 0o040_750);
+        assert_eq!(mode(GO_SYMLINK | 0o777), 0o120_777);
+        assert_eq!(mode(0o755 | GO_SETUID | GO_STICKY), 0o105_755);
+        assert_eq!(mode(1 << 26 | 0o600), 0o020_600);
+    }
+}

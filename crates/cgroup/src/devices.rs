@@ -8,7 +8,6 @@
 use crate::directories::directory_error;
 use crate::{Cgroup, Error, file};
 use oci::runtime::DeviceRule;
-use rustix::fs::OFlags;
 use std::os::fd::AsFd;
 
 const MKNOD: u32 = 1;
@@ -70,20 +69,27 @@ pub(crate) fn apply(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Error> 
 }
 
 fn apply_v1(cgroup: &Cgroup, table: &Table) -> Result<(), Error> {
-    let Some((hierarchy, directory)) = cgroup.controller("devices") else { return Ok(()) };
+    let Some(index) = cgroup.layout.index_of("devices") else { return Ok(()) };
+    let hierarchy = &cgroup.layout.hierarchies[index];
+    let shown = cgroup.shown(hierarchy);
     let (default, other) =
         if table.allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
-    file::write(directory, default, "a", &cgroup.shown(hierarchy))?;
+    let path = format!("{shown}/{default}");
+    file::write_path(&path, "a").map_err(|e| Error::Write {
+        value: "a".into(),
+        file: path,
+        source: e.into(),
+    })?;
     if table.exceptions.is_empty() {
         return Ok(());
     }
-    let fd = file::open(directory, other, OFlags::WRONLY)
+    let fd = file::open_to_write(&format!("{shown}/{other}"))
         .map_err(|e| directory_error("open", hierarchy, &cgroup.path, e))?;
     for exception in &table.exceptions {
         let line = v1_line(exception);
         rustix::io::write(&fd, line.as_bytes()).map_err(|e| Error::Write {
             value: line,
-            file: format!("{}/{other}", cgroup.shown(hierarchy)),
+            file: format!("{shown}/{other}"),
             source: e.into(),
         })?;
     }

@@ -42,10 +42,14 @@ pub(crate) fn read_table(path: &str) -> Result<String, Errno> {
     read_all(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, 16384, 0)
 }
 
+/// A file of the kernel's by its path on the host.
+pub(crate) fn open_to_write(path: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Writes a file of the kernel's by its path on the host.
 pub(crate) fn write_path(path: &str, value: &str) -> Result<(), Errno> {
-    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    write_and_spend(fd, value)
+    write_and_spend(open_to_write(path)?, value)
 }
 
 fn write_and_spend(fd: OwnedFd, value: &str) -> Result<(), Errno> {

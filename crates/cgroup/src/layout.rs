@@ -24,6 +24,40 @@ pub fn mode() -> Result<Mode, Error> {
     layout().map(|layout| layout.mode)
 }
 
+/// Which limits can be set here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub memory: bool,
+    pub swap: bool,
+    pub cpu_shares: bool,
+    /// Period and quota.
+    pub cpu_quota: bool,
+    pub cpuset: bool,
+    pub pids: bool,
+}
+
+/// Which limits this kernel and these mounts have.
+pub fn limits() -> Result<Limits, Error> {
+    let layout = layout()?;
+    let of = |controller: &str| layout.index_of(controller).map(|at| &layout.hierarchies[at]);
+    // v1 has its files at the root too; on v2 they are where a controller is enabled, and always all of them.
+    let has = |controller: &str, file: &str| {
+        of(controller).is_some_and(|h| h.v2 || std::path::Path::new(&h.directory).join(file).exists())
+    };
+    let swap = match of("memory") {
+        Some(h) if h.v2 => std::path::Path::new("/proc/swaps").exists(),
+        _ => has("memory", "memory.memsw.limit_in_bytes"),
+    };
+    Ok(Limits {
+        memory: of("memory").is_some(),
+        swap,
+        cpu_shares: of("cpu").is_some(),
+        cpu_quota: has("cpu", "cpu.cfs_quota_us"),
+        cpuset: of("cpuset").is_some(),
+        pids: of("pids").is_some(),
+    })
+}
+
 /// One mounted hierarchy.
 #[derive(Debug)]
 pub(crate) struct Hierarchy {
@@ -138,8 +172,8 @@ fn place(line: &str) -> Option<(u64, u64, &str)> {
 }
 
 /// Whether some mount other than `id` and its ancestors is at `directory` or above. Both as the kernel escapes them.
-fn is_covered(text: &str, id: u64, directory: &str) -> bool {
-    let parent_of = |id| text.lines().filter_map(place).find(|place| place.0 == id).map(|place| place.1);
+fn is_covered(places: &[(u64, u64, &str)], id: u64, directory: &str) -> bool {
+    let parent_of = |id| places.iter().find(|place| place.0 == id).map(|place| place.1);
     let mut ancestors = vec![id];
     while let Some(parent) = ancestors.last().and_then(|&last| parent_of(last))
         && !ancestors.contains(&parent)
@@ -151,7 +185,7 @@ fn is_covered(text: &str, id: u64, directory: &str) -> bool {
             .strip_prefix(point)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || point == "/")
     };
-    text.lines().filter_map(place).any(|(other, _, point)| above(point) && !ancestors.contains(&other))
+    places.iter().any(|(other, _, point)| above(point) && !ancestors.contains(other))
 }
 
 /// The cgroup mounts in the text of `/proc/PID/mountinfo`, those below `/sys/fs/cgroup` first.
@@ -161,6 +195,7 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
     // Super block options that are not controllers.
     let options: BTreeSet<&str> =
         ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods"].into();
+    let places: Vec<_> = text.lines().filter_map(place).collect();
     let mut mounts: Vec<Mount> = text
         .lines()
         .filter_map(|line| {
@@ -181,7 +216,7 @@ fn parse_mountinfo(text: &str) -> Vec<Mount> {
                 .filter(|o| !v2 && !options.contains(o) && !o.starts_with("release_agent="))
                 .map(str::to_owned)
                 .collect();
-            let covered = is_covered(text, id, escaped);
+            let covered = is_covered(&places, id, escaped);
             Some(Mount { id, directory, v2, controllers, covered })
         })
         .collect();

@@ -30,7 +30,7 @@ mod systemd;
 
 pub use directories::{Cgroup, HierarchyMount};
 pub use error::{Error, Warning};
-pub use layout::{Mode, mode};
+pub use layout::{Limits, Mode, limits, mode};
 pub use oom::OomEvents;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
 pub use systemd::Unit;

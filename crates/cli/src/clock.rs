@@ -84,6 +84,12 @@ fn seconds_and_nanos(time: Timestamp) -> String {
     format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())
 }
 
+/// A time of the API, RFC 3339, as Go prints one: `2024-05-06 07:08:09.1 +0000 UTC`. What is none is left as it is.
+pub(crate) fn go_time(text: &str) -> String {
+    let time = text.parse::<Timestamp>();
+    time.map_or_else(|_| text.to_string(), |t| t.strftime("%Y-%m-%d %H:%M:%S%.f +0000 UTC").to_string())
+}
+
 /// The API's `timeNano` as a log line shows it: local zone, nine decimals.
 pub(crate) fn event_time(nanos: i64) -> String {
     match Timestamp::from_nanosecond(i128::from(nanos)) {
@@ -99,6 +105,13 @@ pub(crate) fn event_time(nanos: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_as_go_prints_them() {
+        assert_eq!(go_time("2024-05-06T07:08:09.120Z"), "2024-05-06 07:08:09.12 +0000 UTC");
+        assert_eq!(go_time("2024-05-06T07:08:09Z"), "2024-05-06 07:08:09 +0000 UTC");
+        assert_eq!(go_time(""), "");
+    }
 
     #[test]
     fn reads_what_since_takes() {

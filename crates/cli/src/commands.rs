@@ -3,6 +3,7 @@
 mod attach;
 mod build;
 mod builder;
+mod checkpoint;
 mod commit;
 mod containers;
 mod context;
@@ -57,6 +58,8 @@ impl Context {
     }
 }
 
+const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
+
 /// A container engine that speaks Docker
 #[derive(Debug, Parser)]
 #[command(
@@ -64,6 +67,7 @@ impl Context {
     version,
     args_override_self = true,
     disable_help_subcommand = true,
+    disable_version_flag = true,
     after_help = "Run 'brig COMMAND --help' for more information on a command."
 )]
 pub(crate) struct Line {
@@ -72,6 +76,15 @@ pub(crate) struct Line {
     /// Location of client config files
     #[arg(long, value_name = "string")]
     config: Option<std::path::PathBuf>,
+    /// Print version information and quit
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// Tell every request to the daemon on stderr
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// What to tell on stderr: with "debug" every request, with "info", "warn", "error" and "fatal" none
+    #[arg(short, long, value_name = "string", default_value = "info", value_parser = LOG_LEVELS)]
+    log_level: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -87,6 +100,9 @@ enum Command {
     /// Manage builds
     #[command(subcommand)]
     Builder(builder::Builder),
+    /// Manage checkpoints (experimental: the daemon wants --experimental, and criu)
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Checkpoint),
     /// Manage containers
     #[command(name = "container", subcommand)]
     Containers(ContainerGroup),
@@ -293,7 +309,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
     };
     let pinned = http::pinned_version(std::env::var("DOCKER_API_VERSION").ok().as_deref())?;
     let mut context = Context {
-        client: Client::new(chosen.host, pinned),
+        client: Client::new(chosen.host, pinned, line.debug || line.log_level == "debug"),
         config,
         current: chosen.context,
         default_host: chosen.default,
@@ -318,6 +334,7 @@ pub(crate) async fn dispatch(line: Line) -> Result<u8> {
         Command::System(SystemShort::System(command)) => system::short(&mut context, command).await,
         Command::SystemGroup(group) => system::group(&context, group).await,
         Command::Builder(command) => builder::builder(&context, &command).await,
+        Command::Checkpoint(command) => checkpoint::checkpoint(&context, &command).await,
         Command::Context(command) => context::context(&mut context, command),
         Command::Manifest(command) => manifest::manifest(&context, &command).await,
         Command::Network(command) => objects::network(&context, command).await,

@@ -29,8 +29,8 @@ pub(crate) enum Error {
     #[error("{0}")]
     Unsupported(String),
     /// A format string is wrong, or does not fit what it is applied to.
-    #[error("{0}")]
-    Template(String),
+    #[error(transparent)]
+    Template(#[from] gotemplate::Error),
     /// A file named by the user.
     #[error("{doing} {path:?}")]
     File { doing: &'static str, path: PathBuf, source: io::Error },

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::http::{self, Client, Io, Path};
 use bytes::{Buf, Bytes, BytesMut};
+use hyper::Method;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -79,7 +80,11 @@ impl Client {
     pub(crate) async fn hijack(&self, path: &Path, body: Option<&serde_json::Value>) -> Result<Hijacked> {
         loop {
             let version = self.version();
-            match self.try_hijack(path, body).await {
+            let begin = std::time::Instant::now();
+            let answer = self.try_hijack(path, body).await;
+            let end = answer.as_ref().map_or_else(|e| errors::chain(e), |_| "upgraded".to_string());
+            self.tell(&Method::POST, &self.versioned(path), &end, begin);
+            match answer {
                 Err(Error::Api { status: 400, .. }) if self.version() != version => {}
                 result => return result,
             }

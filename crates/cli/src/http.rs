@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -125,6 +125,8 @@ pub(crate) struct Client {
     host: Host,
     version: Cell<Version>,
     negotiated: Cell<bool>,
+    /// Every request is told on stderr.
+    tells: bool,
     idle: RefCell<Vec<SendRequest<Body>>>,
 }
 
@@ -135,12 +137,13 @@ struct Message {
 
 impl Client {
     /// A client for the daemon at `host`; connects when first used. `pinned` (from `DOCKER_API_VERSION`) fixes the
-    /// version.
-    pub(crate) fn new(host: Host, pinned: Option<Version>) -> Client {
+    /// version. With `tells` every request is told on stderr.
+    pub(crate) fn new(host: Host, pinned: Option<Version>, tells: bool) -> Client {
         Client {
             host,
             version: Cell::new(pinned.unwrap_or(API_VERSION)),
             negotiated: Cell::new(pinned.is_some()),
+            tells,
             idle: RefCell::default(),
         }
     }
@@ -342,6 +345,28 @@ impl Client {
     /// Sends on an idle connection, or on a new one. An idle connection that the daemon closed meanwhile fails
     /// before the request is written, and the next is tried.
     async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
+        let (what, begin) =
+            (self.tells.then(|| (request.method().clone(), request.uri().clone())), Instant::now());
+        let answer = self.send_somehow(request).await;
+        if let Some((method, uri)) = what {
+            let end = match &answer {
+                Ok(response) => response.status().as_str().to_string(),
+                Err(error) => errors::chain(error),
+            };
+            self.tell(&method, &uri.to_string(), &end, begin);
+        }
+        answer
+    }
+
+    /// One line on a request and its answer, where lines are wanted.
+    pub(crate) fn tell(&self, method: &Method, path: &str, end: &str, begin: Instant) {
+        if self.tells {
+            let line = format!("{method} {path}: {end} ({} ms)", begin.elapsed().as_millis());
+            crate::terminal::warn(&crate::text::printable(&line));
+        }
+    }
+
+    async fn send_somehow(&self, request: Request<Body>) -> Result<Response<Incoming>> {
         let mut request = request;
         loop {
             let idle = self.take_idle();

@@ -13,6 +13,8 @@ mod contexts;
 mod credentials;
 mod daemon;
 mod demux;
+#[cfg(test)]
+mod docker_flags;
 mod drafts;
 mod error;
 mod hijack;
@@ -24,13 +26,11 @@ mod run;
 mod ssh;
 mod streams;
 mod table;
-mod template;
 mod terminal;
 mod text;
 mod tls;
 mod units;
 mod usage;
-mod value;
 
 use std::process::ExitCode;
 

@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::table;
-use crate::template::Template;
-use crate::value::Value;
+use gotemplate::Template;
+use gotemplate::Value;
 
 /// A row: every field a template may name.
 pub(crate) type Row = Vec<(String, Value)>;
@@ -75,7 +75,7 @@ impl Form {
     /// The text for one row, without the end of the line.
     pub(crate) fn render_row(&self, row: Row) -> Result<String> {
         match &self.template {
-            Some(template) => template.execute(&Value::Map(row)),
+            Some(template) => Ok(template.execute(&Value::Map(row))?),
             None => {
                 let mut row = row;
                 row.sort_by(|a, b| a.0.cmp(&b.0));

@@ -44,29 +44,7 @@ fn scale(mut size: f64, base: f64, units: &[&str], digits: usize) -> String {
         size /= base;
         unit += 1;
     }
-    format!("{}{}", significant(size, digits), units[unit])
-}
-
-/// C's `%.{digits}g`: that many significant digits, no trailing zeros, an exponent where the number needs more.
-pub(crate) fn significant(value: f64, digits: usize) -> String {
-    let digits = digits.max(1);
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let scientific = format!("{:.*e}", digits - 1, value);
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let trim = |text: &str| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
-        false => text.to_string(),
-    };
-    let limit = i32::try_from(digits).unwrap_or(i32::MAX);
-    if exponent < -4 || exponent >= limit {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{}e{sign}{:02}", trim(mantissa), exponent.abs());
-    }
-    let decimals = usize::try_from(limit - 1 - exponent).unwrap_or(0);
-    trim(&format!("{value:.decimals$}"))
+    format!("{}{}", gotemplate::significant(size, digits), units[unit])
 }
 
 /// Bytes from `512m`, `1.5GiB`, `100`: binary multiples whatever the spelling of the suffix.

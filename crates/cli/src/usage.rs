@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Commands of docker that are known and not there: missing, not mistyped.
-const NOT_YET: &[&str] = &["buildx", "checkpoint", "compose", "plugin", "swarm", "trust"];
+const NOT_YET: &[&str] = &["buildx", "compose", "plugin", "swarm", "trust"];
 
 /// Parses `arguments`; prints help or the mistake and gives back the exit code where there is nothing to run.
 pub(crate) fn parse(command: Command, arguments: Vec<OsString>) -> Result<Line, ExitCode> {

@@ -27,9 +27,10 @@ pub(crate) async fn changes(api: &Arc<Api>, id: &str) -> Outcome {
     ok(&changes.iter().map(entry).collect::<Vec<_>>())
 }
 
-/// `GET /containers/{id}/export`.
-pub(crate) async fn export(api: &Arc<Api>, id: &str) -> Outcome {
-    let packing = api.engine.export(id).await?;
+/// `GET /containers/{id}/export`. Our own `latest=SECONDS` tells times after it as it.
+pub(crate) async fn export(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let latest_s = call.query.number("latest")?;
+    let packing = api.engine.export(id).await?.with_latest(latest_s);
     Ok(body::written("application/octet-stream", move |out| packing.write(out)))
 }
 

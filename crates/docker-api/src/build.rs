@@ -6,6 +6,7 @@
 
 pub(crate) mod exchange;
 mod lines;
+mod listed;
 mod request;
 
 use crate::body;
@@ -17,6 +18,7 @@ use build::{Context, Event, Request};
 use errors::HasKind;
 use hyper::StatusCode;
 use lines::{Lines, Mode};
+pub(crate) use listed::list;
 use request::{Asked, Extra, OWN_TYPE};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -129,7 +131,10 @@ fn receive(
 ) -> Result<Received, Failure> {
     let extra = if is_own { Extra::read(&mut reader)? } else { Extra::default() };
     let contexts = extra.named(engine, &mut reader)?;
-    let mut context = Context::from_tar(engine, &mut reader).map_err(failure)?;
+    let mut context = match extra.kept.get("") {
+        Some(token) => listed::finish(token, &mut reader)?,
+        None => Context::from_tar(engine, &mut reader).map_err(failure)?,
+    };
     // What is behind the end of the archive belongs to the request too.
     drop(std::io::copy(&mut reader.by_ref().take(request::MAX_TAIL), &mut std::io::sink()));
     let (name, text) = match &extra.dockerfile {

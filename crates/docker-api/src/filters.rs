@@ -1,11 +1,21 @@
 //! The `filters` parameter: `{"label":["a=b"]}`, or the older `{"label":{"a=b":true}}`.
 
 use crate::reply::Failure;
+use regex_lite::{Regex, RegexBuilder};
 use std::collections::BTreeMap;
+
+/// Keys whose values are regular expressions, as Docker has them.
+const PATTERNS: &[&str] = &["name", "id"];
+/// Bytes that one may take when it is compiled.
+const MAX_PATTERN: usize = 256 << 10;
 
 /// Values by key. A key without values passes everything.
 #[derive(Debug, Default)]
-pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
+pub(crate) struct Filters {
+    values: BTreeMap<String, Vec<String>>,
+    /// Those of [`PATTERNS`] that are well formed.
+    patterns: BTreeMap<String, Vec<Regex>>,
+}
 
 impl Filters {
     /// Reads the parameter; only the keys in `known` may appear.
@@ -35,12 +45,24 @@ impl Filters {
             };
             out.insert(key, values);
         }
-        Ok(Filters(out))
+        let compile = |text: &String| RegexBuilder::new(text).size_limit(MAX_PATTERN).build().ok();
+        let of = |key: &str| Some((key.to_string(), out.get(key)?.iter().filter_map(compile).collect()));
+        let patterns = PATTERNS.iter().filter_map(|key| of(key)).collect();
+        Ok(Filters { values: out, patterns })
+    }
+
+    /// Whether the key is absent, or one of its values is `text`, or a regular expression that is found in it. What is none
+    /// is compared only, as Docker does.
+    pub(crate) fn found(&self, key: &str, text: &str) -> bool {
+        let values = self.get(key);
+        values.is_empty()
+            || values.iter().any(|v| v == text)
+            || self.patterns.get(key).is_some_and(|all| all.iter().any(|p| p.is_match(text)))
     }
 
     /// The values of a key.
     pub(crate) fn get(&self, key: &str) -> &[String] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
+        self.values.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Refuses a value of `key` that cannot be.
@@ -83,6 +105,24 @@ impl Filters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_regular_expressions() {
+        let check = |pattern: &str, name: &str, want: bool| {
+            let text = serde_json::json!({ "name": [pattern] }).to_string();
+            let filters = Filters::parse(&text, &["name"]).unwrap();
+            assert_eq!(filters.found("name", name), want, "{pattern} {name}");
+            assert!(filters.found("id", "anything"));
+        };
+        check("we", "web", true);
+        check("^we", "my-web", false);
+        check("^web$", "web", true);
+        check("^web$", "web2", false);
+        check("^(web|db)-[0-9]+$", "db-12", true);
+        check("w.b", "wab", true);
+        check("(", "x(", false);
+        check("(", "(", true);
+    }
 
     #[test]
     fn both_forms_are_read_and_others_refused() {

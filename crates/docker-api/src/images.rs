@@ -148,8 +148,7 @@ pub(crate) async fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome 
     if !call.at_least(45) {
         out["Container"] = config.container.clone().unwrap_or_default().into();
         // What the container was made with; images that no container was committed to have none.
-        let has_container = config.container.is_some();
-        out["ContainerConfig"] = if has_container { out["Config"].clone() } else { serde_json::json!({}) };
+        out["ContainerConfig"] = config.container_config.clone().unwrap_or_else(|| serde_json::json!({}));
     }
     ok(&out)
 }

@@ -27,8 +27,8 @@ pub(crate) fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let dangling = filters.flag("dangling")?;
     let shown = api.engine.list_networks().into_iter().filter(|n| {
         let kind = if n.is_user_defined() { "custom" } else { "builtin" };
-        filters.any("id", |v| n.id.starts_with(v))
-            && filters.any("name", |v| n.name.contains(v))
+        filters.found("id", &n.id)
+            && filters.found("name", &n.name)
             && filters.any("driver", |v| n.driver == v)
             && filters.any("scope", |v| v == n.scope())
             && filters.any("type", |v| v == kind)

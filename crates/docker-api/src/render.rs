@@ -44,6 +44,8 @@ pub(crate) struct Summary<'a> {
 #[serde(rename_all = "PascalCase")]
 struct SummaryHost<'a> {
     network_mode: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,7 +74,10 @@ pub(crate) fn summary<'a>(record: &'a Record, sizes: Option<Sizes>, links: &[Str
         labels: &record.config.labels,
         state: record.state.status.as_str(),
         status: status(record),
-        host_config: SummaryHost { network_mode: &record.host_config.network_mode },
+        host_config: SummaryHost {
+            network_mode: &record.host_config.network_mode,
+            annotations: Some(&record.host_config.annotations).filter(|all| !all.is_empty()),
+        },
         network_settings: SummaryNetworks { networks: &record.networks },
         mounts: record.mounts.iter().map(mount).collect(),
         health: SummaryHealth {
@@ -219,7 +224,12 @@ pub(crate) fn inspect(engine: &Engine, record: &Record, execs: &[String], sizes:
         "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": record.host_config,
-        "GraphDriver": { "Name": engine.storage_driver(), "Data": {} },
+        // What people look for in it: where the container's root is mounted while it runs.
+        "GraphDriver": {
+            "Name": engine.storage_driver(),
+            "Data": { "MergedDir": config.exec_root.join("rootfs").join(id) },
+        },
+        "Storage": { "RootFS": { "Snapshot": { "Name": engine.storage_driver() } } },
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": record.config,
         "NetworkSettings": network_settings(engine, record),

@@ -5,8 +5,8 @@ use crate::reply::{Failure, Outcome};
 use crate::request::{Call, decode};
 use crate::serve::Api;
 use crate::{
-    archives, brig, build, buildkit, commit, containers, execs, image_archives, images, networks, push,
-    registry, stats, system, update, volumes, websocket,
+    archives, brig, build, buildkit, checkpoints, commit, containers, disk, execs, image_archives, images,
+    info, networks, push, registry, stats, system, update, volumes, websocket,
 };
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -32,13 +32,14 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
     match words.as_slice() {
         ["_ping"] if get || method == Method::HEAD => system::ping(&call),
         ["version"] if get => system::version(api),
-        ["info"] if get => system::info(api).await,
+        ["info"] if get => info::info(api).await,
         ["events"] if get => system::events(api, &call),
         ["auth"] if post => registry::auth(api, call).await,
-        ["system", "df"] if get => system::disk_usage(api, &call).await,
+        ["system", "df"] if get => disk::disk_usage(api, &call).await,
 
         ["brig", "check"] if get || post => brig::check(api, &call).await,
         ["brig", "df"] if get => brig::disk(api).await,
+        ["brig", "context"] if post => build::list(api, call).await,
 
         ["images", "json"] if get => images::list(api, &call).await,
         ["images", "create"] if post => images::create(api, call).await,
@@ -51,6 +52,10 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         }
         ["images", name @ .., "history"] if get && !name.is_empty() => {
             images::history(api, &name.join("/"), &call).await
+        }
+        ["images", name @ .., "attestations"] if get && !name.is_empty() => {
+            api.engine.image(&name.join("/")).await?;
+            Err(Failure::not_here("reading the attestations of an image"))
         }
         ["images", name @ .., "tag"] if post && !name.is_empty() => {
             images::tag(api, &name.join("/"), &call).await
@@ -83,7 +88,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id] if delete => containers::remove(api, id, &call).await,
         ["containers", parent, alias] if delete => containers::remove_link(api, parent, alias, &call).await,
         ["containers", id, "json"] if get => containers::inspect(api, id, &call).await,
-        ["containers", id, "start"] if post => containers::start(api, id).await,
+        ["containers", id, "start"] if post => checkpoints::start(api, id, call).await,
         ["containers", id, "stop"] if post => containers::stop(api, id, &call).await,
         ["containers", id, "restart"] if post => containers::restart(api, id, &call).await,
         ["containers", id, "kill"] if post => containers::kill(api, id, &call).await,
@@ -100,14 +105,13 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
         ["containers", id, "stats"] if get => stats::stats(api, id, &call).await,
         ["containers", id, "update"] if post => update::update(api, id, call).await,
         ["containers", id, "exec"] if post => execs::create(api, id, call).await,
-        ["containers", id, "export"] if get => archives::export(api, id).await,
+        ["containers", id, "export"] if get => archives::export(api, id, &call).await,
         ["containers", id, "archive"] if get => archives::get(api, id, &call).await,
         ["containers", id, "archive"] if method == Method::HEAD => archives::head(api, id, &call).await,
         ["containers", id, "archive"] if method == Method::PUT => archives::put(api, id, call).await,
-        ["containers", id, verb @ "checkpoints"] => {
-            api.engine.container(id)?;
-            Err(Failure::not_here(&format!("container {verb}")))
-        }
+        ["containers", id, "checkpoints"] if post => checkpoints::create(api, id, call).await,
+        ["containers", id, "checkpoints"] if get => checkpoints::list(api, id, &call).await,
+        ["containers", id, "checkpoints", name] if delete => checkpoints::remove(api, id, name, &call).await,
 
         ["build"] if post => build::build(api, call).await,
         ["brig", "builds", id, "blobs", digest] => exchange::blob(api, id, digest, call).await,

@@ -97,7 +97,10 @@ async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Reply {
     };
     let headers = reply.headers_mut();
     headers.insert("Api-Version", HeaderValue::from_static(API_VERSION));
-    headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
+    headers.insert(
+        "Docker-Experimental",
+        HeaderValue::from_static(if api.engine.config().experimental { "true" } else { "false" }),
+    );
     headers.insert("Ostype", HeaderValue::from_static("linux"));
     headers
         .insert("Server", HeaderValue::from_static(concat!("brig/", env!("CARGO_PKG_VERSION"), " (linux)")));

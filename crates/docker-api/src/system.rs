@@ -5,7 +5,7 @@ use crate::reply::{Failure, Outcome, line, ok, stream, with_body};
 use crate::request::Call;
 use crate::serve::Api;
 use crate::units::parse_time;
-use crate::{API_VERSION, MIN_API_VERSION, render};
+use crate::{API_VERSION, MIN_API_VERSION};
 use engine::Event;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
@@ -38,7 +38,7 @@ pub(crate) fn version(api: &Api) -> Outcome {
         "MinAPIVersion": MIN_API_VERSION,
         "Os": "linux",
     });
-    ok(&json!({
+    let mut document = json!({
         "Platform": { "Name": "brig" },
         "Components": [{ "Name": "Engine", "Version": api.version, "Details": details }],
         "Version": api.version,
@@ -50,78 +50,30 @@ pub(crate) fn version(api: &Api) -> Outcome {
         "Arch": arch,
         "KernelVersion": kernel(),
         "BuildTime": "",
-    }))
+    });
+    if api.engine.config().experimental {
+        document["Experimental"] = true.into();
+    }
+    ok(&document)
 }
 
-/// `GET /info`.
-pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
-    let info = api.engine.info().await?;
-    let config = api.engine.config();
-    let runtimes: serde_json::Map<String, Value> =
-        config.runtimes.iter().map(|(name, path)| (name.clone(), json!({ "path": path }))).collect();
-    ok(&json!({
-        "ID": info.id,
-        "Containers": info.containers,
-        "ContainersRunning": info.running,
-        "ContainersPaused": info.paused,
-        "ContainersStopped": info.containers - info.running - info.paused,
-        "Images": info.images,
-        "Driver": info.storage_driver,
-        "DriverStatus": [],
-        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": engine::LOG_DRIVERS },
-        "MemoryLimit": true,
-        "SwapLimit": true,
-        "CpuCfsPeriod": true,
-        "CpuCfsQuota": true,
-        "CPUShares": true,
-        "CPUSet": true,
-        "PidsLimit": true,
-        "IPv4Forwarding": info.ipv4_forwarding,
-        "Debug": config.debug,
-        "NFd": info.open_fds,
-        "OomKillDisable": info.cgroup_version == "1",
-        "NGoroutines": info.threads,
-        "SystemTime": jiff::Timestamp::now().to_string(),
-        "LoggingDriver": config.log_driver,
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": info.cgroup_version,
-        "NEventsListener": info.event_listeners,
-        "KernelVersion": info.kernel,
-        "OperatingSystem": info.operating_system,
-        "OSVersion": "",
-        "OSType": "linux",
-        "Architecture": std::env::consts::ARCH,
-        "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {
-            "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"],
-            "IndexConfigs": {},
-            "Mirrors": config.registry.mirrors,
-        },
-        "NCPU": info.cpus,
-        "MemTotal": info.memory_bytes,
-        "GenericResources": null,
-        "DockerRootDir": config.data_root,
-        "HttpProxy": registry_client::ProxyConfig::without_password(&config.registry.proxy.http),
-        "HttpsProxy": registry_client::ProxyConfig::without_password(&config.registry.proxy.https),
-        "NoProxy": config.registry.proxy.no_proxy,
-        "Name": info.hostname,
-        "Labels": [],
-        "ExperimentalBuild": false,
-        "ServerVersion": api.version,
-        "Runtimes": runtimes,
-        "DefaultRuntime": config.default_runtime,
-        "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
-        "LiveRestoreEnabled": true,
-        "Isolation": "",
-        "InitBinary": "docker-init",
-        "CDISpecDirs": config.cdi_spec_dirs,
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "Warnings": null,
-    }))
-}
-
-const EVENT_FILTERS: &[&str] =
-    &["container", "event", "image", "label", "type", "network", "volume", "daemon", "scope"];
+const EVENT_FILTERS: &[&str] = &[
+    "container",
+    "event",
+    "image",
+    "label",
+    "type",
+    "network",
+    "volume",
+    "daemon",
+    "scope",
+    "builder",
+    "config",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+];
 
 /// `GET /events`.
 pub(crate) fn events(api: &Arc<Api>, call: &Call) -> Outcome {
@@ -195,6 +147,9 @@ fn passes(event: &Event, filters: &Filters) -> bool {
         && filters.any("network", of("network"))
         && filters.any("volume", of("volume"))
         && filters.any("daemon", of("daemon"))
+        // There are no objects of these kinds, and so no events of them.
+        && ["config", "node", "plugin", "secret", "service"].iter().all(|kind| filters.any(kind, of(kind)))
+        && filters.any("builder", of("builder"))
         && filters.any("scope", |v| v == "local")
         && filters.any("image", |v| {
             of("image")(v)
@@ -221,54 +176,4 @@ fn event_json(event: &Event) -> Value {
         out["from"] = image.clone().into();
     }
     out
-}
-
-/// `GET /system/df`: of all kinds of objects, or of those that `type` names.
-pub(crate) async fn disk_usage(api: &Arc<Api>, call: &Call) -> Outcome {
-    let kinds = call.query.all("type");
-    if let Some(unknown) =
-        kinds.iter().find(|kind| !matches!(kind.as_str(), "container" | "image" | "volume" | "build-cache"))
-    {
-        return Err(Failure::bad_request(format!("unknown object type: {unknown}")));
-    }
-    let wants = |kind: &str| kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
-    let mut out = json!({});
-    let images = api.engine.images().clone();
-    let (list, sizes) =
-        tokio::task::spawn_blocking(move || Ok::<_, image::Error>((images.list()?, images.sizes()?)))
-            .await
-            .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?
-            .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, errors::chain(&e)))?;
-    if wants("image") {
-        out["LayersSize"] = api.engine.disk_usage().await?.layers_bytes.into();
-        let summary = |i: &image::Image| {
-            let uses = i64::try_from(api.engine.image_uses(&i.id.0)).unwrap_or(-1);
-            render::image_summary(i, sizes.get(&i.id), uses, &Value::Null)
-        };
-        out["Images"] = list.iter().map(summary).collect();
-    }
-    let records: Vec<engine::Record> = api.engine.list_containers().iter().map(|c| c.record()).collect();
-    if wants("container") {
-        let mut containers = Vec::new();
-        for container in api.engine.list_containers() {
-            let writable = api.engine.writable_size(&container).await.unwrap_or(0);
-            let record = container.record();
-            let base = list.iter().find(|i| i.id.0 == record.image_id).map_or(0, |i| i.size_bytes);
-            let sizes = render::Sizes { writable, total: writable + base };
-            containers.push(json!(render::summary(&record, Some(sizes), &[])));
-        }
-        out["Containers"] = containers.into();
-    }
-    if wants("volume") {
-        let mut volumes = Vec::new();
-        for volume in api.engine.list_volumes().await? {
-            let size = api.engine.volume_size(&volume.name).await;
-            volumes.push(crate::volumes::with_usage(&api.engine, &volume, size, &records));
-        }
-        out["Volumes"] = volumes.into();
-    }
-    if wants("build-cache") {
-        out["BuildCache"] = json!(crate::build::list_cache(api).await?);
-    }
-    ok(&out)
 }

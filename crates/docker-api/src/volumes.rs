@@ -58,7 +58,7 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let (volumes, warnings) = api.engine.show_volumes().await?;
     let shown = volumes.into_iter().filter(|shown| {
         let v = &shown.volume;
-        filters.any("name", |f| v.name.contains(f))
+        filters.found("name", &v.name)
             && filters.any("driver", |f| v.driver == f)
             && filters.labels(&v.labels)
             && dangling.is_none_or(|d| d != used.contains(&v.name))

@@ -4,6 +4,7 @@ use crate::expand::Expander;
 use crate::file::{Dockerfile, Stage};
 use crate::ignore::{Ignore, Verdict};
 use crate::instruction::{Command, Instruction, Kind};
+use crate::line::Checks;
 use crate::suggest::suggest;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -164,7 +165,7 @@ pub fn check(file: &Dockerfile) -> Vec<Warning> {
         checker.stage(index);
     }
     let mut out = checker.out;
-    out.retain(|w| is_wanted(file, w.rule));
+    keep_wanted(file, &mut out);
     out.sort_by_key(|w| w.lines);
     out
 }
@@ -172,7 +173,7 @@ pub fn check(file: &Dockerfile) -> Vec<Warning> {
 /// Checks what needs the context's ignore patterns too: files that are named and not sent.
 pub fn check_ignored(file: &Dockerfile, ignore: &Ignore) -> Vec<Warning> {
     let mut out = Vec::new();
-    if ignore.is_empty() || !is_wanted(file, Rule::CopyIgnoredFile) {
+    if ignore.is_empty() {
         return out;
     }
     for instruction in file.stages.iter().flat_map(|s| &s.instructions) {
@@ -192,6 +193,7 @@ pub fn check_ignored(file: &Dockerfile, ignore: &Ignore) -> Vec<Warning> {
             }
         }
     }
+    keep_wanted(file, &mut out);
     out
 }
 
@@ -206,21 +208,44 @@ pub fn check_base_platform(
     let detail = format!(
         "Base image {image} was pulled with platform {found:?}, expected {expected:?} for current build"
     );
-    is_wanted(file, Rule::InvalidBaseImagePlatform).then_some(Warning {
-        rule: Rule::InvalidBaseImagePlatform,
-        detail,
-        lines: stage.head.lines,
-    })
+    let mut out = vec![Warning { rule: Rule::InvalidBaseImagePlatform, detail, lines: stage.head.lines }];
+    keep_wanted(file, &mut out);
+    out.pop()
 }
 
-/// Whether the file's directives want a rule.
-pub(crate) fn is_wanted(file: &Dockerfile, rule: Rule) -> bool {
-    let checks = &file.directives.checks;
+/// Leaves what the file's directives, and those in the comments above an instruction, want to be told of.
+fn keep_wanted(file: &Dockerfile, warnings: &mut Vec<Warning>) {
+    let own = own_checks(file);
+    warnings.retain(|warning| match own.get(&warning.lines) {
+        Some(own) => is_wanted(&file.directives.checks.merged(own), warning.rule),
+        None => is_wanted(&file.directives.checks, warning.rule),
+    });
+}
+
+fn is_wanted(checks: &Checks, rule: Rule) -> bool {
     let named = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case(&rule.name()));
     if rule.is_experimental() && !checks.experimental_all && !named(&checks.experimental) {
         return false;
     }
     !checks.skip_all && !named(&checks.skip)
+}
+
+/// What `# check=...` directly above instructions says, by their lines. What is not understood there is a comment.
+fn own_checks(file: &Dockerfile) -> HashMap<(u32, u32), Checks> {
+    let stages = file.stages.iter().flat_map(|s| std::iter::once(&s.head).chain(&s.instructions));
+    let mut out: HashMap<(u32, u32), Checks> = HashMap::new();
+    for instruction in file.global.iter().chain(stages) {
+        for comment in &instruction.comments {
+            let Some((key, value)) = comment.split_once('=') else { continue };
+            if key.trim().eq_ignore_ascii_case("check")
+                && let Ok(checks) = Checks::parse(value)
+            {
+                let known = out.entry(instruction.lines).or_default();
+                *known = known.merged(&checks);
+            }
+        }
+    }
+    out
 }
 
 struct Checker<'a> {
@@ -238,6 +263,8 @@ struct Checker<'a> {
 struct Known {
     names: BTreeSet<String>,
     has_absolute_workdir: bool,
+    /// A shell was chosen: who does that means the shell form.
+    has_shell: bool,
 }
 
 impl Checker<'_> {
@@ -414,8 +441,11 @@ impl Checker<'_> {
         let lines = instruction.lines;
         self.undefined(instruction, known);
         match &instruction.kind {
-            Kind::Cmd(Command::Shell { .. }) => self.json_recommended("CMD", lines),
-            Kind::Entrypoint(Command::Shell { .. }) => self.json_recommended("ENTRYPOINT", lines),
+            Kind::Shell(_) => known.has_shell = true,
+            Kind::Cmd(Command::Shell { .. }) if !known.has_shell => self.json_recommended("CMD", lines),
+            Kind::Entrypoint(Command::Shell { .. }) if !known.has_shell => {
+                self.json_recommended("ENTRYPOINT", lines);
+            }
             Kind::Maintainer(_) => {
                 let detail = "Maintainer instruction is deprecated in favor of using label".to_string();
                 self.warn(Rule::MaintainerDeprecated, lines, detail);
@@ -584,6 +614,47 @@ mod tests {
         check_rules("FROM a\nEXPOSE 127.0.0.1:80:80", &[ExposeInvalidFormat]);
         check_rules("# check=experimental=all\n# x\nFROM a AS b", &[InvalidDefinitionDescription]);
         check_rules("# x\nFROM a AS b", &[]);
+    }
+
+    /// What is next to a finding and none.
+    #[test]
+    fn every_rule_leaves_what_is_right() {
+        for good in [
+            "FROM a AS base-1",
+            "from a as b\nrun x",
+            "FROM a\nRUN x \\\n# comment\n y",
+            "FROM a\nRUN x\nCMD [\"y\"]",
+            "FROM a AS b\nFROM a AS c",
+            "FROM a AS scratchy",
+            "FROM a\nCMD [\"x\"]\nENTRYPOINT [\"y\"]",
+            "FROM a\nSHELL [\"/bin/bash\", \"-c\"]\nCMD x",
+            "FROM a AS s\nSHELL [\"/bin/bash\", \"-c\"]\nFROM s\nENTRYPOINT x",
+            "FROM a\nLABEL maintainer=x",
+            "ARG x=1\nFROM a:$x",
+            "FROM a\nWORKDIR /b\nFROM a\nWORKDIR $x/c\nARG x",
+            "FROM a\nARG x=1\nENV y=$x z=${u:-1}",
+            "FROM a\nCMD [\"x\"]\nFROM a\nCMD [\"y\"]",
+            "FROM a\nENV x=y\nLABEL x=y",
+            "FROM --platform=$BUILDPLATFORM a",
+            "ARG p\nFROM --platform=$p a",
+            "FROM a\nARG KEYBOARD\nENV TOKENS=1 SECRET_VERSION=2",
+            "ARG v=latest\nFROM a:${v}",
+            "FROM a\nEXPOSE 80/tcp 90-91/udp",
+            "# check=experimental=all\n# b is it\nFROM a AS b",
+        ] {
+            let found: Vec<Warning> = check(&Dockerfile::parse("D", good).expect("good"));
+            let known = found.iter().filter(|w| w.rule != Rule::UndefinedVar || !good.contains("$x/c"));
+            assert_eq!(known.collect::<Vec<_>>(), Vec::<&Warning>::new(), "{good}");
+        }
+    }
+
+    #[test]
+    fn directives_above_an_instruction_are_its_own() {
+        use Rule::*;
+        check_rules("FROM a\n# check=skip=JSONArgsRecommended\nCMD x", &[]);
+        check_rules("FROM a\n# check=skip=all\nCMD x\nFROM b\nCMD x", &[JSONArgsRecommended]);
+        check_rules("FROM a\n# check=skip=StageNameCasing\nCMD x", &[JSONArgsRecommended]);
+        check_rules("FROM a\n# check=strange\nCMD x", &[JSONArgsRecommended]);
     }
 
     #[test]

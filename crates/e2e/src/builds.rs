@@ -4,6 +4,10 @@
 //! `cargo test -p e2e --test build` builds all by `brig`; `cargo xtask conform build` also by the docker CLI (classic), and
 //! by buildx where its program is.
 
+mod more;
+
+pub use more::MORE;
+
 use crate::BUSYBOX;
 use serde_json::Value;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use e2e::builds::{CASES, judge};
+use e2e::builds::{CASES, MORE, judge};
 use e2e::{BUSYBOX, own};
 use serde_json::json;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn the_corpus() {
     clients.extend(is_set("BRIG_TEST_BUILDX").then_some("buildx"));
     let mut count = 0;
     for client in clients {
-        for case in CASES.iter().filter(|c| client == "brig" || c.own.is_empty()) {
+        for case in CASES.iter().chain(MORE).filter(|c| client == "brig" || c.own.is_empty()) {
             count += 1;
             if let Err(reason) = judge(&daemon, case, client) {
                 wrong.push(format!("{client}: {}: {reason}", case.name));

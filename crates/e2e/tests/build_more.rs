@@ -69,7 +69,7 @@ fn named_contexts_are_directories_too() {
     build(&daemon, &main, &flags).success();
     assert_eq!(run(&daemon, "/bin/busybox cat /w/o /n"), "22");
     for (value, want) in
-        [("x=/nonexistent", "No such file"), ("x=oci-layout:///x", "not"), ("x", "expected key=value")]
+        [("x=/nonexistent", "No such file"), ("x=oci-layout:///x", "index.json"), ("x", "expected key=value")]
     {
         let failed = build(&daemon, &main, &["--build-context", value]);
         assert!(failed.code != Some(0) && failed.stderr.contains(want), "{value}: {failed:?}");

@@ -202,6 +202,17 @@ pub(crate) fn resolve(host: &HostConfig, directories: &[PathBuf]) -> Result<Edit
     Err(Error::invalid(message))
 }
 
+/// All devices of the specs that can be read, sorted. Blocking.
+pub(crate) fn devices(directories: &[PathBuf]) -> Vec<String> {
+    let (files, _) = read(directories);
+    let of = |file: File| {
+        let kind = file.kind;
+        file.devices.into_iter().map(move |device| format!("{kind}={}", device.name)).collect::<Vec<_>>()
+    };
+    let all: std::collections::BTreeSet<String> = files.into_iter().flat_map(|(_, file)| of(file)).collect();
+    all.into_iter().collect()
+}
+
 /// The specs that could be read, and why others could not.
 fn read(directories: &[PathBuf]) -> (Vec<(PathBuf, File)>, Vec<String>) {
     let (mut files, mut mistakes) = (Vec::new(), Vec::new());

@@ -152,6 +152,7 @@ impl Engine {
             os: if base.os.is_empty() { host.os } else { base.os.clone() },
             config: Some(config),
             container: Some(record.id.to_string()),
+            container_config: serde_json::to_value(&record.config).ok(),
             ..base
         };
         image::push_layer(&mut document, layer.as_ref(), history).during(doing)?;
@@ -189,6 +190,7 @@ impl Engine {
             variant: host.variant,
             config: None,
             container: None,
+            container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
             build_cache: None,

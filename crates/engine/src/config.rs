@@ -40,6 +40,10 @@ pub struct Config {
     pub registry: registry_client::Config,
     /// Debug was asked for; shown by `info`.
     pub debug: bool,
+    /// `KEY=VALUE` that the administrator says of this daemon; shown by `info`.
+    pub labels: Vec<String>,
+    /// What Docker calls experimental is there: checkpoints.
+    pub experimental: bool,
 }
 
 impl Config {

@@ -71,6 +71,7 @@ pub struct Packing {
     view: View,
     what: What,
     name: String,
+    latest_s: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -82,17 +83,20 @@ enum What {
 }
 
 impl Packing {
+    /// Tells times after this second (since 1970) as it.
+    pub fn with_latest(self, latest_s: Option<i64>) -> Packing {
+        Packing { latest_s, ..self }
+    }
+
     /// Writes the archive. Blocks.
     pub fn write(self, out: impl Write) -> Result<(), Error> {
-        let cross_mounts = true;
+        let options = PackOptions { cross_mounts: true, latest_s: self.latest_s, ..PackOptions::default() };
         let packed = match &self.what {
             What::Directory(dir, name) => {
                 let rebase = Some(name.clone()).filter(|n| !n.as_os_str().is_empty());
-                archive::pack(out, dir, Path::new("."), &PackOptions { rebase, cross_mounts })
+                archive::pack(out, dir, Path::new("."), &PackOptions { rebase, ..options })
             }
-            What::Other(path) => {
-                archive::pack(out, self.view.root(), path, &PackOptions { rebase: None, cross_mounts })
-            }
+            What::Other(path) => archive::pack(out, self.view.root(), path, &options),
         };
         packed.map(drop).during(|| format!("pack files of container {}", self.name))
     }
@@ -163,7 +167,7 @@ impl Engine {
             } else {
                 What::Other(named.path)
             };
-            Ok::<_, Error>((stat, Packing { view, what, name: owned }))
+            Ok::<_, Error>((stat, Packing { view, what, name: owned, latest_s: None }))
         })
         .await?;
         self.publish(&container, "archive-path", &[]);
@@ -188,7 +192,7 @@ impl Engine {
         let view = self.open_view(&container, false).await?;
         let dir = view.root().try_clone().during(|| "open root file system".into())?;
         self.publish(&container, "export", &[]);
-        Ok(Packing { view, what: What::Directory(dir, PathBuf::new()), name: own })
+        Ok(Packing { view, what: What::Directory(dir, PathBuf::new()), name: own, latest_s: None })
     }
 
     /// Unpacks the archive that `input` brings, plain or compressed, into the directory `path` of a container.

@@ -44,6 +44,15 @@ impl Engine {
     /// NotModified when it runs already; otherwise what made it impossible. The container then has an exit code and
     /// the reason in its state, and goes if it is to be removed automatically.
     pub async fn start(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        self.start_from(name, None).await
+    }
+
+    /// The same, from the images of a checkpoint where one is given.
+    pub(crate) async fn start_from(
+        self: &Arc<Self>,
+        name: &str,
+        images: Option<PathBuf>,
+    ) -> Result<(), Error> {
         let container = self.container(name)?;
         let _verb = container.take_verbs().await?;
         match container.status() {
@@ -62,13 +71,21 @@ impl Engine {
         container.restart_plan.send_modify(|n| *n += 1);
         *container.backoff_ms.lock().expect("no holder panics") = 0;
         container.lock().state.restart_count = 0;
-        self.launch(&container).await
+        self.launch_from(&container, images).await
     }
 
     /// Starts the task. The caller holds the container's verbs.
     pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+        self.launch_from(container, None).await
+    }
+
+    async fn launch_from(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        images: Option<PathBuf>,
+    ) -> Result<(), Error> {
         let remains = container.remains.clone().lock_owned().await;
-        let result = self.try_launch(container).await;
+        let result = self.try_launch(container, images).await;
         if let Err(e) = &result {
             drop(container.take_early());
             self.end_task(container).await;
@@ -102,7 +119,11 @@ impl Engine {
         result
     }
 
-    async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+    async fn try_launch(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        images: Option<PathBuf>,
+    ) -> Result<(), Error> {
         let record = container.record();
         let id = record.id.as_str();
         let doing = || format!("start container {}", record.name);
@@ -135,7 +156,7 @@ impl Engine {
         let files = {
             let engine = self.clone();
             let record = Record { networks: endpoints, ..record.clone() };
-            blocking(move || engine.prepare_files(&record, &joined))
+            blocking(move || engine.prepare_files(&record, &joined, images))
         };
         let (network, files) = tokio::join!(network, files);
         network.during(doing)?;
@@ -328,7 +349,7 @@ impl Engine {
     }
 
     /// Mounts the root file system and writes everything that shim and runtime read. Blocking.
-    fn prepare_files(&self, record: &Record, joined: &Joined) -> Result<(), Error> {
+    fn prepare_files(&self, record: &Record, joined: &Joined, images: Option<PathBuf>) -> Result<(), Error> {
         let id = record.id.as_str();
         let rootfs = self.config.rootfs(id);
         let shim_dir = self.config.shim_dir(id);
@@ -391,7 +412,8 @@ impl Engine {
             links::add_environment(&mut process.env, link_environment);
         }
         write_json(&shim_dir.join("config.json"), &spec)?;
-        write_json(&shim_dir.join(shim_api::CONFIG_FILE), &self.shim_config(record, &shim_dir)?)
+        let shim = shim_api::Config { restore: images, ..self.shim_config(record, &shim_dir)? };
+        write_json(&shim_dir.join(shim_api::CONFIG_FILE), &shim)
     }
 
     /// Where the container's cgroups are, below each hierarchy's root.
@@ -421,6 +443,7 @@ impl Engine {
             open_stdin: config.open_stdin,
             stdin_once: config.stdin_once,
             log,
+            restore: None,
         })
     }
 

@@ -12,10 +12,13 @@ use crate::error::{During, Error};
 use crate::model::LogConfig;
 use crate::record::Record;
 use errors::{Kind, Report};
+use gotemplate::{Template, Value};
+use regex_lite::{Regex, RegexBuilder};
 use shim_api::{Log, LogFile, RemoteLog, SyslogAddress, SyslogFormat};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// The drivers, as `info` lists them.
 pub const DRIVERS: [&str; 5] = ["journald", "json-file", "local", "none", "syslog"];
@@ -26,6 +29,8 @@ const SYSLOG_PORT: u16 = 514;
 /// Docker's limits for `local` and for the copy that is kept beside what is sent.
 const LOCAL_SIZE: u64 = 20 << 20;
 const LOCAL_FILES: u32 = 5;
+/// Bytes that a regular expression may take when it is compiled: people write lines, not programs.
+const MAX_PATTERN: usize = 256 << 10;
 
 const FILE_OPTIONS: &[&str] = &["max-size", "max-file", "compress"];
 const ATTRIBUTE_OPTIONS: &[&str] = &["labels", "labels-regex", "env", "env-regex", "tag"];
@@ -74,10 +79,8 @@ pub(crate) fn check(log: &LogConfig) -> Result<(), Error> {
     if let Some(unknown) = options.keys().find(|k| !groups.iter().any(|g| g.contains(&k.as_str()))) {
         return Err(Error::invalid(format!("unknown log opt '{unknown}' for {driver} log driver")));
     }
-    for regex in ["labels-regex", "env-regex"] {
-        if options.contains_key(regex) {
-            return Err(Error::unsupported(format!("the log option {regex}")));
-        }
+    for name in ["labels-regex", "env-regex"] {
+        pattern(options, name)?;
     }
     match options.get("mode").map(String::as_str) {
         None | Some("blocking" | "non-blocking") => {}
@@ -92,7 +95,7 @@ pub(crate) fn check(log: &LogConfig) -> Result<(), Error> {
     }
     size(options, "max-buffer-size", 0)?;
     if let Some(tag) = options.get("tag") {
-        tag_words(tag)?;
+        parse_tag(tag)?;
     }
     match driver {
         "json-file" => {
@@ -138,9 +141,9 @@ pub(crate) fn of(config: &Config, record: &Record) -> Result<Log, Error> {
         "json-file" => {
             let defaults = (0, 1, false);
             let file = file(config.log_path(id), options, ("max-size", "max-file", "compress"), defaults)?;
-            let mut attrs = attributes(record, options);
-            if let Some(tag) = options.get("tag") {
-                attrs.insert("tag".into(), tag_of(record, tag)?);
+            let mut attrs = attributes(record, options)?;
+            if options.get("tag").is_some_and(|tag| !tag.is_empty()) {
+                attrs.insert("tag".into(), tag_of(record, options)?);
             }
             return Ok(Log::JsonFile { file, attrs });
         }
@@ -152,7 +155,7 @@ pub(crate) fn of(config: &Config, record: &Record) -> Result<Log, Error> {
             address: resolve(options)?,
             format: format(options)?,
             facility: facility(options)?,
-            tag: tag_of(record, options.get("tag").map_or("", String::as_str))?,
+            tag: tag_of(record, options)?,
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         },
         other => return Err(Error::invalid(format!("logger: no log driver named '{other}' is registered"))),
@@ -232,68 +235,77 @@ fn flag(options: &BTreeMap<String, String>, name: &str) -> Result<bool, Error> {
     }
 }
 
-/// The labels and variables that the options name.
-fn attributes(record: &Record, options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let names = |key: &str| options.get(key).map(|v| v.split(',').collect::<Vec<_>>()).unwrap_or_default();
+/// The regular expression of an option, if it is given.
+fn pattern(options: &BTreeMap<String, String>, name: &str) -> Result<Option<Regex>, Error> {
+    let Some(text) = options.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let compiled = RegexBuilder::new(text).size_limit(MAX_PATTERN).build();
+    compiled.map(Some).map_err(|e| Error::invalid(format!("invalid {name} {text:?}: {e}")))
+}
+
+/// The labels and variables that the options name, or describe.
+fn attributes(
+    record: &Record,
+    options: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let labels = record.config.labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    let env = record.config.env.iter().filter_map(|e| e.split_once('='));
     let mut out = BTreeMap::new();
-    for name in names("labels") {
-        if let Some(value) = record.config.labels.get(name) {
-            out.insert(name.to_string(), value.clone());
+    for (names, regex, all) in
+        [("labels", "labels-regex", labels.collect::<Vec<_>>()), ("env", "env-regex", env.collect())]
+    {
+        let names: Vec<&str> = options.get(names).map(|v| v.split(',').collect()).unwrap_or_default();
+        let regex = pattern(options, regex)?;
+        for (name, value) in all {
+            if names.contains(&name) || regex.as_ref().is_some_and(|r| r.is_match(name)) {
+                out.insert(name.to_string(), value.to_string());
+            }
         }
     }
-    for name in names("env") {
-        if let Some((_, value)) =
-            record.config.env.iter().filter_map(|e| e.split_once('=')).find(|(k, _)| *k == name)
-        {
-            out.insert(name.to_string(), value.to_string());
-        }
-    }
-    out
-}
-
-/// A piece of a tag: plain text, or the name of a field.
-enum TagWord<'a> {
-    Text(&'a str),
-    Field(&'a str),
-}
-
-/// Reads `{{.Name}}/{{.ID}}`. Docker takes any Go template here; people use fields.
-fn tag_words(tag: &str) -> Result<Vec<TagWord<'_>>, Error> {
-    const FIELDS: &[&str] =
-        &["ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName", "Command", "Hostname"];
-    let bad =
-        || Error::invalid(format!("invalid log tag {tag:?}: want text and fields such as {{{{.Name}}}}"));
-    let mut out = Vec::new();
-    let mut rest = tag;
-    while let Some((text, after)) = rest.split_once("{{") {
-        let (inside, after) = after.split_once("}}").ok_or_else(bad)?;
-        let field = inside.trim().strip_prefix('.').filter(|f| FIELDS.contains(f)).ok_or_else(bad)?;
-        out.extend([TagWord::Text(text), TagWord::Field(field)]);
-        rest = after;
-    }
-    out.push(TagWord::Text(rest));
     Ok(out)
 }
 
-/// The tag of a container; its short id where none is given.
-fn tag_of(record: &Record, tag: &str) -> Result<String, Error> {
-    let tag = if tag.is_empty() { "{{.ID}}" } else { tag };
+/// Checks a tag as far as that can be without a container.
+fn parse_tag(tag: &str) -> Result<Template, Error> {
+    Template::parse(tag).map_err(|e| Error::invalid(format!("invalid log tag {tag:?}: {e}")))
+}
+
+/// The tag of a container, a template on what Docker tells its drivers; its short id where none is given.
+fn tag_of(record: &Record, options: &BTreeMap<String, String>) -> Result<String, Error> {
+    let tag = options.get("tag").map(String::as_str).filter(|tag| !tag.is_empty()).unwrap_or("{{.ID}}");
     let image = record.image_id.hex();
-    let words = tag_words(tag)?.into_iter().map(|word| match word {
-        TagWord::Text(text) => text.to_string(),
-        TagWord::Field(field) => match field {
-            "ID" => record.id.short().to_string(),
-            "FullID" => record.id.to_string(),
-            "Name" => record.name.clone(),
-            "ImageID" => image[..12].to_string(),
-            "ImageFullID" => record.image_id.to_string(),
-            "ImageName" => record.config.image.clone(),
-            "Command" => record.args.join(" "),
-            "Hostname" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            _ => "brig".to_string(),
-        },
-    });
-    Ok(words.collect())
+    let (program, arguments) = record.args.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let list = |words: &[String]| Value::List(words.iter().map(|w| w.as_str().into()).collect());
+    let map = |pairs: &BTreeMap<String, String>| {
+        Value::Map(pairs.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect())
+    };
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let extra = map(&attributes(record, options)?);
+    let data = [
+        ("ID", record.id.short().into()),
+        ("FullID", record.id.as_str().into()),
+        ("Name", record.name.as_str().into()),
+        ("ImageID", image[..12].into()),
+        ("ImageFullID", record.image_id.to_string().into()),
+        ("ImageName", record.config.image.as_str().into()),
+        ("Command", record.args.join(" ").into()),
+        ("Hostname", hostname.into()),
+        ("DaemonName", "brig".into()),
+        ("Config", map(options)),
+        ("ContainerID", record.id.as_str().into()),
+        ("ContainerName", format!("/{}", record.name).into()),
+        ("ContainerEntrypoint", program.into()),
+        ("ContainerArgs", list(arguments)),
+        ("ContainerImageID", record.image_id.to_string().into()),
+        ("ContainerImageName", record.config.image.as_str().into()),
+        ("ContainerCreated", record.created.as_str().into()),
+        ("ContainerEnv", list(&record.config.env)),
+        ("ContainerLabels", map(&record.config.labels)),
+        // Its argument changes names, and templates have no functions to give.
+        ("ExtraAttributes", Value::Method(Rc::new(move |_: &[Value]| Ok(extra.clone())))),
+    ];
+    let data =
+        Value::Map(data.into_iter().map(|(name, value): (&str, Value)| (name.into(), value)).collect());
+    parse_tag(tag)?.execute(&data).map_err(|e| Error::invalid(format!("invalid log tag {tag:?}: {e}")))
 }
 
 /// The fields that go with each entry of the journal, as Docker names them.
@@ -301,7 +313,7 @@ fn journal_fields(
     record: &Record,
     options: &BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>, Error> {
-    let tag = tag_of(record, options.get("tag").map_or("", String::as_str))?;
+    let tag = tag_of(record, options)?;
     let mut fields: Vec<(String, String)> = [
         ("CONTAINER_ID", record.id.short().to_string()),
         ("CONTAINER_ID_FULL", record.id.to_string()),
@@ -312,7 +324,7 @@ fn journal_fields(
     ]
     .map(|(name, value)| (name.to_string(), value))
     .to_vec();
-    for (name, value) in attributes(record, options) {
+    for (name, value) in attributes(record, options)? {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
         let name: String = name.chars().map(plain).collect();
         // journald takes no field that begins with an underscore from a client.
@@ -451,13 +463,17 @@ mod tests {
         bad("json-file", &[("compress", "true")], "compress cannot be true when max-file is less than 2");
         bad("json-file", &[("mode", "hasty")], "logging mode not supported");
         bad("json-file", &[("max-buffer-size", "1m")], "only supported with 'mode=non-blocking'");
-        bad("json-file", &[("tag", "{{.Nope}}")], "invalid log tag");
+        bad("json-file", &[("tag", "{{.ID")], "invalid log tag");
+        bad("json-file", &[("tag", "{{nope .ID}}")], "function \"nope\" not defined");
         bad("syslog", &[("syslog-address", "x")], "proto://address");
         bad("syslog", &[("syslog-address", "http://x")], "unsupported scheme");
         bad("syslog", &[("syslog-address", "tcp+tls://x:1")], "TLS");
         bad("syslog", &[("syslog-facility", "none")], "invalid syslog facility");
         bad("syslog", &[("syslog-format", "rfc1")], "Invalid syslog format");
-        bad("journald", &[("env-regex", "x")], "env-regex");
+        good("journald", &[("env-regex", "^(A|B_)"), ("labels-regex", "^com\\.example\\.")]);
+        bad("journald", &[("env-regex", "(")], "invalid env-regex \"(\"");
+        bad("json-file", &[("labels-regex", "((a{1000}){1000}){1000}")], "invalid labels-regex");
+        bad("local", &[("env-regex", "x")], "unknown log opt 'env-regex' for local log driver");
     }
 
     #[test]
@@ -469,9 +485,17 @@ mod tests {
             ..ContainerConfig::default()
         };
         let record = crate::bundle::tests::record(HostConfig::default(), container);
-        let check = |tag: &str, want: String| assert_eq!(tag_of(&record, tag).unwrap(), want, "{tag}");
+        let tag = |tag: &str| {
+            tag_of(&record, &config("syslog", &[("tag", tag), ("labels", "a.b"), ("env", "V")]).config)
+        };
+        let check = |text: &str, want: String| assert_eq!(tag(text).unwrap(), want, "{text}");
         check("", record.id.short().into());
         check("{{.ImageName}}/{{.Name}}!", "web:1/x!".into());
+        check("{{upper .Name}} {{index .ContainerLabels \"a.b\"}} {{.DaemonName}}", "X 1 brig".into());
+        check("{{(.ExtraAttributes nil).V}}{{with .ContainerArgs}}{{end}}", "2".into());
+        assert!(tag("{{.Nope}}").unwrap_err().to_string().contains("no entry for key \"Nope\""));
+        let regex = config("json-file", &[("labels-regex", r"^a\.[b-d]$"), ("env-regex", "^(v|w)$")]).config;
+        assert_eq!(attributes(&record, &regex).unwrap(), [("a.b".to_string(), "1".to_string())].into());
         let options = config("journald", &[("labels", "a.b"), ("env", "V")]).config;
         let fields = journal_fields(&record, &options).unwrap();
         assert!(

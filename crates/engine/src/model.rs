@@ -341,6 +341,61 @@ mod tests {
         assert!(config.env.is_empty());
     }
 
+    /// A member that nobody reads takes anything: one that is read refuses either a truth value or a text.
+    fn reads<T: serde::de::DeserializeOwned>(member: &str) -> bool {
+        let takes = |value: &str| serde_json::from_str::<T>(&format!(r#"{{"{member}":{value}}}"#)).is_ok();
+        !takes("true") || !takes(r#""x""#)
+    }
+
+    #[test]
+    fn every_member_of_dockers_documents_is_read() {
+        let check = |name: &str, reads: fn(&str) -> bool, members: &str| {
+            for member in members.split_whitespace() {
+                assert!(reads(member), "{name}.{member}");
+            }
+            assert!(!reads("Nothing"), "{name}");
+        };
+        check(
+            "HostConfig",
+            reads::<HostConfig>,
+            "CpuShares Memory CgroupParent BlkioWeight BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps \
+             BlkioDeviceReadIOps BlkioDeviceWriteIOps CpuPeriod CpuQuota CpuRealtimePeriod CpuRealtimeRuntime CpusetCpus \
+             CpusetMems Devices DeviceCgroupRules DeviceRequests MemoryReservation MemorySwap MemorySwappiness NanoCpus \
+             OomKillDisable Init PidsLimit Ulimits CpuCount CpuPercent IOMaximumIOps IOMaximumBandwidth Binds \
+             ContainerIDFile LogConfig NetworkMode PortBindings RestartPolicy AutoRemove VolumeDriver VolumesFrom Mounts \
+             ConsoleSize Annotations CapAdd CapDrop CgroupnsMode Dns DnsOptions DnsSearch ExtraHosts GroupAdd IpcMode Cgroup \
+             Links OomScoreAdj PidMode Privileged PublishAllPorts ReadonlyRootfs SecurityOpt StorageOpt Tmpfs UTSMode \
+             UsernsMode ShmSize Sysctls Runtime Isolation MaskedPaths ReadonlyPaths KernelMemory",
+        );
+        check(
+            "Config",
+            reads::<Config>,
+            "Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env Cmd \
+             Healthcheck ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled OnBuild Labels StopSignal \
+             StopTimeout Shell MacAddress",
+        );
+        check(
+            "EndpointSettings",
+            reads::<EndpointSettings>,
+            "IPAMConfig Links MacAddress Aliases DriverOpts GwPriority NetworkID EndpointID Gateway IPAddress IPPrefixLen \
+             IPv6Gateway GlobalIPv6Address GlobalIPv6PrefixLen DNSNames",
+        );
+        check("EndpointIpam", reads::<EndpointIpam>, "IPv4Address IPv6Address LinkLocalIPs");
+        check(
+            "Mount",
+            reads::<MountRequest>,
+            "Target Source Type ReadOnly Consistency BindOptions VolumeOptions ImageOptions TmpfsOptions",
+        );
+        check(
+            "BindOptions",
+            reads::<BindOptions>,
+            "Propagation NonRecursive CreateMountpoint ReadOnlyNonRecursive ReadOnlyForceRecursive",
+        );
+        check("VolumeOptions", reads::<VolumeOptions>, "NoCopy Labels DriverConfig Subpath");
+        check("TmpfsOptions", reads::<TmpfsOptions>, "SizeBytes Mode Options");
+        check("Healthcheck", reads::<Healthcheck>, "Test Interval Timeout Retries StartPeriod StartInterval");
+    }
+
     #[test]
     fn wrong_types_are_errors() {
         assert!(serde_json::from_str::<Config>(r#"{"Env":"A=1"}"#).is_err());

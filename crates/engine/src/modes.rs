@@ -22,6 +22,9 @@ pub(crate) fn check(config: &Config, host: &HostConfig) -> Result<(), Error> {
     if host.uts_mode == "host" && !config.hostname.is_empty() {
         return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
     }
+    if !host.cgroup.is_empty() {
+        return Err(Error::unsupported("the option Cgroup (CgroupParent and CgroupnsMode are)"));
+    }
     let elsewhere = [
         (host.cpu_count != 0, "CpuCount"),
         (host.cpu_percent != 0, "CpuPercent"),
@@ -102,6 +105,7 @@ mod tests {
             Some("hostname and the UTS mode"),
         );
         check(|_, h| h.cpu_count = 2, Some("CpuCount"));
+        check(|_, h| h.cgroup = "container:x".into(), Some("the option Cgroup"));
         check(|_, h| h.isolation = "hyperv".into(), Some("Isolation"));
     }
 

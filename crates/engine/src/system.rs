@@ -18,6 +18,7 @@ pub struct Info {
     pub cgroup_version: &'static str,
     pub kernel: String,
     pub operating_system: String,
+    pub os_version: String,
     pub hostname: String,
     pub cpus: usize,
     pub memory_bytes: u64,
@@ -25,7 +26,18 @@ pub struct Info {
     pub threads: usize,
     pub event_listeners: usize,
     pub ipv4_forwarding: bool,
+    pub limits: cgroup::Limits,
+    /// The kind of file system below the data root, by Docker's name for it.
+    pub backing_filesystem: String,
+    /// `vendor.com/class=name` of what the CDI specs have.
+    pub cdi_devices: Vec<String>,
+    /// Ours, and the plugins that volumes are of.
+    pub volume_drivers: Vec<String>,
+    pub has_apparmor: bool,
 }
+
+/// The network drivers, as `info` lists them.
+pub const NETWORK_DRIVERS: [&str; 6] = ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"];
 
 /// What takes space.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +57,8 @@ impl Engine {
             let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
             let entries = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
             let uname = rustix::system::uname();
+            let mut volume_drivers = vec!["local".to_string()];
+            volume_drivers.extend(engine.volume_plugins()?);
             Ok(Info {
                 id: engine.id.clone(),
                 running: count(Status::Running),
@@ -55,13 +69,20 @@ impl Engine {
                 cgroup_version: if engine.cgroup_mode == cgroup::Mode::V2 { "2" } else { "1" },
                 kernel: uname.release().to_string_lossy().into_owned(),
                 hostname: uname.nodename().to_string_lossy().into_owned(),
-                operating_system: os_release(&text("/etc/os-release")),
+                operating_system: os_release(&text("/etc/os-release"), "PRETTY_NAME")
+                    .unwrap_or("Linux".into()),
+                os_version: os_release(&text("/etc/os-release"), "VERSION_ID").unwrap_or_default(),
                 cpus: std::thread::available_parallelism().map_or(1, usize::from),
                 memory_bytes: memory(&text("/proc/meminfo")),
                 open_fds: entries("/proc/self/fd"),
                 threads: entries("/proc/self/task"),
                 event_listeners: engine.events.listeners(),
                 ipv4_forwarding: text("/proc/sys/net/ipv4/ip_forward").trim() == "1",
+                limits: cgroup::limits().during(|| "look at the cgroups".into())?,
+                backing_filesystem: filesystem(&engine.config.data_root),
+                cdi_devices: crate::cdi::devices(&engine.config.cdi_spec_dirs),
+                volume_drivers,
+                has_apparmor: crate::modes::has_apparmor(),
             })
         })
         .await
@@ -75,9 +96,30 @@ impl Engine {
     }
 }
 
-fn os_release(text: &str) -> String {
-    let pretty = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
-    pretty.trim_matches('"').to_string()
+/// Docker's word for the file system at `path`: mostly the kernel's name for it.
+///
+/// Kernel: statfs(2), `linux/magic.h`.
+fn filesystem(path: &Path) -> String {
+    let magic = rustix::fs::statfs(path).ok().and_then(|s| u64::try_from(s.f_type).ok()).unwrap_or(0);
+    match magic {
+        0xef53 => "extfs".into(),
+        0x5846_5342 => "xfs".into(),
+        0x9123_683e => "btrfs".into(),
+        0x794c_7630 => "overlayfs".into(),
+        0x0102_1994 => "tmpfs".into(),
+        0x2fc1_2fc1 => "zfs".into(),
+        0xf2f5_2010 => "f2fs".into(),
+        0x6969 => "nfs".into(),
+        0xca45_1a4e => "bcachefs".into(),
+        0x6573_5546 => "fuse".into(),
+        other => format!("<unknown> ({other:#x})"),
+    }
+}
+
+/// A value of os-release(5).
+fn os_release(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_string())
 }
 
 fn memory(text: &str) -> u64 {

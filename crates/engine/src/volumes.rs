@@ -327,6 +327,12 @@ impl Engine {
     }
 
     /// Ends the claims of a container that has its record now, or never will.
+    /// The drivers of others that volumes are of.
+    pub(crate) fn volume_plugins(&self) -> Result<std::collections::BTreeSet<String>, Error> {
+        let drivers = self.volume_records()?.into_iter().map(|volume| volume.driver);
+        Ok(drivers.filter(|driver| !is_local(driver)).collect())
+    }
+
     pub(crate) fn drop_claims(&self, id: &ContainerId) {
         self.volumes.claims().remove(id);
     }

@@ -35,6 +35,7 @@ pub(crate) fn config() -> ImageConfig {
         variant: None,
         config: None,
         container: None,
+        container_config: None,
         rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
         history: Vec::new(),
         build_cache: None,

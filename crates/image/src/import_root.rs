@@ -89,6 +89,7 @@ impl Images {
             variant: import.platform.variant.clone(),
             config: Some(import.config.clone()),
             container: None,
+            container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids: Vec::new() },
             history: Vec::new(),
             build_cache: None,

@@ -151,7 +151,7 @@ impl Index {
     pub fn is_collection(&self) -> bool {
         let named =
             |entry: &Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
-        self.manifests.len() != 1 && !self.manifests.iter().any(named)
+        self.manifests.len() > 1 && !self.manifests.iter().any(named)
     }
 }
 
@@ -175,6 +175,9 @@ pub struct ImageConfig {
     /// Docker's own: the container that the image was committed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// And what that one was made with, as the engine writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_config: Option<serde_json::Value>,
     pub rootfs: RootFs,
     #[serde(default)]
     pub history: Vec<History>,
@@ -305,7 +308,7 @@ mod tests {
                 Index { schema_version: 2, media_type: None, manifests, annotations: BTreeMap::new() };
             assert_eq!(index.is_collection(), expected, "{platforms:?}");
         };
-        check(&[], true);
+        check(&[], false);
         check(&[None], false);
         check(&[None, None], true);
         check(&[None, Some("unknown/unknown")], true);

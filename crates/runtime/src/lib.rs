@@ -71,5 +71,5 @@ pub fn is_root_outside() -> bool {
 
 /// Whether the caller is root, here or in its user namespace.
 pub fn is_root() -> bool {
-    sys::process::user_at_start() == 0
+    sys::process::ids_at_start().0 == 0
 }

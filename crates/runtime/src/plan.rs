@@ -638,10 +638,7 @@ impl Builder {
             inheritable: set(&caps.inheritable),
             ambient: set(&caps.ambient),
             keep_groups: user && !crate::is_root() && ids.additional_gids.is_empty(),
-            stays_root: !user
-                && (ids.uid, ids.gid) == (0, 0)
-                && crate::is_root()
-                && rustix::process::getegid().is_root(),
+            stays_root: !user && (ids.uid, ids.gid) == (0, 0) && sys::process::ids_at_start() == (0, 0),
             in_user_namespace: user,
         };
         // The specification asks for warnings, not errors, of both.

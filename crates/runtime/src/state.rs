@@ -150,7 +150,7 @@ impl State {
             scope: None,
             namespaces: 0,
             no_pivot: false,
-            owner: sys::process::user_at_start(),
+            owner: sys::process::ids_at_start().0,
             annotations: BTreeMap::new(),
             later_hooks: None,
             rdt: Vec::new(),
@@ -187,7 +187,10 @@ impl Store {
             other => other,
         };
         match made {
-            Ok(()) => lock(id, path),
+            Ok(()) => {
+                let directory = open_directory(id, &path)?;
+                lock(Container { directory, path, id: id.clone() })
+            }
             Err(Errno::EXIST) => Err(Error::Exists { id: id.0.clone() }),
             Err(e) => Err(Error::io(format!("make {}", path.display()), e)),
         }
@@ -195,7 +198,9 @@ impl Store {
 
     /// Opens and locks a container's directory.
     pub(crate) fn lock(&self, id: &ContainerId) -> Result<Container, Error> {
-        lock(id, self.root.join(&id.0))
+        let path = self.root.join(&id.0);
+        let directory = open_directory(id, &path)?;
+        lock(Container { directory, path, id: id.clone() })
     }
 
     /// Reads without lock; the rename makes it whole.
@@ -240,15 +245,30 @@ fn open_directory(id: &ContainerId, path: &Path) -> Result<OwnedFd, Error> {
     }
 }
 
-fn lock(id: &ContainerId, path: PathBuf) -> Result<Container, Error> {
-    let directory = open_directory(id, &path)?;
-    let at = |e| Error::io(format!("lock {}", path.display()), e);
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive)).map_err(at)?;
+fn lock(container: Container) -> Result<Container, Error> {
+    let at = |e| Error::io(format!("lock {}", container.path.display()), e);
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&container.directory, FlockOperation::LockExclusive))
+        .map_err(at)?;
     // While we waited a delete may have removed it; a directory without links is not the one of that name any more.
-    if rustix::fs::fstat(&directory).map_err(at)?.st_nlink == 0 {
-        return Err(Error::NotFound { id: id.0.clone() });
+    if rustix::fs::fstat(&container.directory).map_err(at)?.st_nlink == 0 {
+        return Err(Error::NotFound { id: container.id.0.clone() });
     }
-    Ok(Container { directory, path, id: id.clone() })
+    Ok(container)
+}
+
+/// A container's directory that others may lock meanwhile.
+#[derive(Debug)]
+pub(crate) struct Unlocked(Container);
+
+impl Unlocked {
+    /// Locks it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it was deleted meanwhile, whatever has its name now.
+    pub(crate) fn lock(self) -> Result<Container, Error> {
+        lock(self.0)
+    }
 }
 
 /// A container's directory, locked while this lives.
@@ -260,6 +280,13 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Lets others lock it.
+    pub(crate) fn unlock(self) -> Result<Unlocked, Error> {
+        rustix::fs::flock(&self.directory, FlockOperation::Unlock)
+            .map_err(|e| Error::io(format!("unlock {}", self.path.display()), e))?;
+        Ok(Unlocked(self))
+    }
+
     /// Lets go of it, in a process that is a copy of the one that locked it.
     pub(crate) fn spend(self) {
         spend(self.directory);

@@ -38,6 +38,8 @@ pub(crate) struct World {
     null: Option<OwnedFd>,
     cwd_entered: bool,
     descriptors_closed: bool,
+    /// The working directory is the container's root.
+    at_root: bool,
     pub(crate) inherited: Inherited,
 }
 
@@ -55,6 +57,7 @@ impl World {
             null: None,
             cwd_entered: false,
             descriptors_closed: false,
+            at_root: false,
             inherited,
         }
     }
@@ -163,6 +166,7 @@ pub(crate) fn perform(step: Step, world: &mut World) -> Done {
         Step::PivotRoot { propagation } => {
             pivot_root(world.root()?, propagation).map_err(|e| Failure::new("pivot_root", e))?;
             world.leave_root();
+            world.at_root = true;
             Ok(())
         }
         Step::MoveRoot { rootfs } => {
@@ -602,6 +606,10 @@ fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {
     world.leave_root();
     world.proc.take().into_iter().for_each(Proc::spend);
     sys::spent::close();
+    if world.at_root && path == Path::new("/") {
+        world.cwd_entered = true;
+        return Ok(());
+    }
     if !world.cwd_entered {
         let failure = |e: Errno| {
             let text = crate::child::lower(e);
@@ -650,14 +658,20 @@ fn become_user(credentials: &Credentials, world: &World) -> Done {
     if !credentials.stays_root {
         rustix::thread::set_keep_capabilities(true).map_err(at("keep capabilities"))?;
     }
-    if !credentials.keep_groups {
+    // Who is the same user already, with the same groups, need not become it.
+    let same = !credentials.in_user_namespace
+        && credentials.groups.is_empty()
+        && world.inherited.only_ids == Some((credentials.uid.as_raw(), credentials.gid.as_raw()));
+    if !credentials.keep_groups && !same {
         rustix::thread::set_thread_groups(&credentials.groups).map_err(at("set additional groups"))?;
     }
     let (uid, gid) = (credentials.uid, credentials.gid);
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .map_err(|e| Failure::new(format!("become group {}", gid.as_raw()), e))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid)
-        .map_err(|e| Failure::new(format!("become user {}", uid.as_raw()), e))?;
+    if !same {
+        rustix::thread::set_thread_res_gid(gid, gid, gid)
+            .map_err(|e| Failure::new(format!("become group {}", gid.as_raw()), e))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)
+            .map_err(|e| Failure::new(format!("become user {}", uid.as_raw()), e))?;
+    }
     if !credentials.stays_root {
         rustix::thread::set_keep_capabilities(false).map_err(at("keep capabilities"))?;
         // Changing ids unties, and makes the process visible again on some settings.
@@ -671,7 +685,9 @@ fn become_user(credentials: &Credentials, world: &World) -> Done {
         inheritable: credentials.inheritable,
     };
     rustix::thread::set_capabilities(None, sets).map_err(at("set capabilities"))?;
-    rustix::thread::clear_ambient_capability_set().map_err(at("clear ambient capabilities"))?;
+    if credentials.in_user_namespace || world.inherited.ambient != 0 {
+        rustix::thread::clear_ambient_capability_set().map_err(at("clear ambient capabilities"))?;
+    }
     for number in 0..64u32 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if credentials.ambient.contains(capability) {

@@ -124,11 +124,16 @@ pub fn run(
     }
     let Made { started, container, state, .. } = made;
     // Other verbs must be able to work on it while it runs.
-    drop(container);
+    let container = container.unlock()?;
     let code = wait_in_foreground(started.terminal.as_ref(), &started.pidfd)?;
     if !keep {
-        match delete_ended(store, id, &state, hooks) {
-            Ok(more) => warnings.extend(more),
+        match container.lock() {
+            // As it was made: what later verbs change is limits.
+            Ok(container) => {
+                warnings.extend(dispose(&container, &state, Status::Stopped, None, Some(hooks))?);
+                container.spend();
+            }
+            // Somebody deleted it; what has its name now is theirs.
             Err(Error::NotFound { .. }) => {}
             Err(e) => return Err(e),
         }
@@ -136,19 +141,6 @@ pub fn run(
     // Its descriptors go with this process.
     std::mem::forget(started);
     Ok(Exit { code, warnings })
-}
-
-/// What `delete` does, for who has just seen the end of the container that was made by `state`, with these hooks.
-fn delete_ended(store: &Store, id: &ContainerId, state: &State, hooks: Hooks) -> Result<Vec<String>, Error> {
-    let container = store.lock(id)?;
-    let now = container.read()?;
-    if (now.pid, now.start_time) != (state.pid, state.start_time) {
-        // Somebody else's of that name; ours was deleted.
-        return Ok(Vec::new());
-    }
-    let warnings = dispose(&container, &now, Status::Stopped, None, Some(hooks));
-    container.spend();
-    warnings
 }
 
 /// Lets the created init go.
@@ -806,6 +798,7 @@ pub(crate) fn wait_in_foreground(terminal: Option<&OwnedFd>, pidfd: &OwnedFd) ->
     };
     console::relay(terminal, pidfd.as_fd(), Some(signals.as_fd()), forward)
         .map_err(|e| Error::io("relay the terminal", e))?;
+    sys::spent::spend(signals);
     reap(pidfd).map_err(|e| Error::io("wait for the container", e))
 }
 

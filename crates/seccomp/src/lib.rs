@@ -4,6 +4,10 @@
 //! table), then finds the call by binary search over ranges of numbers that share an action, then checks arguments.
 //! libseccomp tests one number after the other; the search needs a tenth of the instructions, which the kernel must
 //! check and translate at each container start.
+//!
+//! Programs are not kept by the content of their profiles. Docker's profile for three architectures takes 1.6 million
+//! instructions of the 3.0 million that `create` takes itself (callgrind, release build with musl), 0.7 of them for finding
+//! numbers by name: less of those is worth more than a file of filters that somebody could write to.
 
 mod architecture;
 mod assemble;

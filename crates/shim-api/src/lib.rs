@@ -81,6 +81,10 @@ pub struct Config {
     /// Stdin closes when the first attached client that gave stdin is gone.
     pub stdin_once: bool,
     pub log: Log,
+    /// The images that the container's processes come back from, by the runtime's `restore` in place of `create`. They run
+    /// then before [`Request::Start`], which finds nothing left to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<PathBuf>,
 }
 
 /// Where output goes besides attached clients.

@@ -34,6 +34,7 @@ pub(crate) struct Runtime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Create,
+    Restore,
     Start,
     Pause,
     Resume,
@@ -46,6 +47,7 @@ impl Op {
     fn name(self) -> &'static str {
         match self {
             Op::Create => "create",
+            Op::Restore => "restore",
             Op::Start => "start",
             Op::Pause => "pause",
             Op::Resume => "resume",

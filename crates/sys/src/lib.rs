@@ -1,6 +1,9 @@
 //! Every syscall, ioctl and structure that rustix does not have. No policy: one function per call, descriptors in,
 //! descriptors or errors out. A raw integer never leaves this crate. It is the only crate with `unsafe` code; other
 //! crates use `rustix` for what it has.
+//!
+//! `brig-runtime` is built with musl too, whose structures are not all glibc's: modules that it does not use may be for glibc
+//! only.
 
 pub mod bpf;
 pub mod btrfs;
@@ -15,7 +18,9 @@ pub mod mount_attr;
 pub mod netns;
 pub mod process;
 pub mod program;
+#[cfg(target_env = "gnu")]
 pub mod project_quota;
+#[cfg(target_env = "gnu")]
 pub mod ptrace;
 pub mod scheduling;
 pub mod seccomp;

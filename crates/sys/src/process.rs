@@ -194,19 +194,43 @@ pub struct Inherited {
     pub blocked: u64,
     /// Capabilities of the bounding set.
     pub bounding: u64,
+    /// Capabilities of the ambient set.
+    pub ambient: u64,
+    /// User and group, where all four of each are the same, and no other groups.
+    pub only_ids: Option<(u32, u32)>,
 }
 
 impl Inherited {
     /// Nothing is known.
-    pub const UNKNOWN: Inherited = Inherited { ignored: u64::MAX, blocked: u64::MAX, bounding: u64::MAX };
+    pub const UNKNOWN: Inherited = Inherited {
+        ignored: u64::MAX,
+        blocked: u64::MAX,
+        bounding: u64::MAX,
+        ambient: u64::MAX,
+        only_ids: None,
+    };
 
     /// From the text of a `status`.
     pub fn parse(status: &str) -> Inherited {
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let mask = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
+            line(name).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
         };
-        Inherited { ignored: mask("SigIgn:"), blocked: mask("SigBlk:"), bounding: mask("CapBnd:") }
+        // Real, effective, saved, and that of file systems.
+        let id = |name: &str| {
+            let mut ids = line(name)?.split_ascii_whitespace();
+            let first = ids.next()?;
+            let rest: Vec<&str> = ids.collect();
+            first.parse().ok().filter(|_| rest == [first; 3])
+        };
+        let alone = line("Groups:").is_some_and(|groups| groups.trim().is_empty());
+        Inherited {
+            ignored: mask("SigIgn:"),
+            blocked: mask("SigBlk:"),
+            bounding: mask("CapBnd:"),
+            ambient: mask("CapAmb:"),
+            only_ids: id("Uid:").zip(id("Gid:")).filter(|_| alone),
+        }
     }
 }
 
@@ -229,14 +253,17 @@ pub fn reset_signals(inherited: &Inherited) {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// The effective user id that this program was started with, which the kernel left beside its arguments: no system call. For who
-/// did not change it.
+/// The effective user and group that this program was started with, which the kernel left beside its arguments: no system
+/// call. For who did not change them.
 ///
-/// Docs: getauxval(3), `AT_EUID`.
-pub fn user_at_start() -> u32 {
-    // SAFETY: reads what the C library found at the start; any number may be asked for.
-    let id = unsafe { libc::getauxval(libc::AT_EUID) };
-    u32::try_from(id).unwrap_or(u32::MAX)
+/// Docs: getauxval(3), `AT_EUID`, `AT_EGID`.
+pub fn ids_at_start() -> (u32, u32) {
+    let ids = [libc::AT_EUID, libc::AT_EGID].map(|name| {
+        // SAFETY: reads what the C library found at the start; any number may be asked for.
+        let id = unsafe { libc::getauxval(name) };
+        u32::try_from(id).unwrap_or(u32::MAX)
+    });
+    (ids[0], ids[1])
 }
 
 /// Lets SIGTERM end this process until its next execve, also where it is process 1 of a PID namespace, to which the kernel
@@ -304,9 +331,15 @@ mod tests {
 
     #[test]
     fn what_a_status_tells() {
-        let text = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t1\nCapBnd:\t00000000000004ff\n";
-        assert_eq!(Inherited::parse(text), Inherited { ignored: 0x1001, blocked: 0, bounding: 0x4ff });
+        let text = "Name:\tx\nUid:\t0\t0\t0\t0\nGid:\t7\t7\t7\t7\nGroups:\t \nSigBlk:\t0000000000000000\n\
+                    SigIgn:\t0000000000001001\nSigCgt:\t1\nCapBnd:\t00000000000004ff\nCapAmb:\t0000000000000000\n";
+        let expected =
+            Inherited { ignored: 0x1001, blocked: 0, bounding: 0x4ff, ambient: 0, only_ids: Some((0, 7)) };
+        assert_eq!(Inherited::parse(text), expected);
         assert_eq!(Inherited::parse(""), Inherited::UNKNOWN);
+        for other in [text.replace("7\t7\n", "7\t8\n"), text.replace("Groups:\t ", "Groups:\t0 ")] {
+            assert_eq!(Inherited::parse(&other).only_ids, None, "{other}");
+        }
     }
 
     #[test]

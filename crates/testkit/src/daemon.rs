@@ -36,6 +36,8 @@ pub struct Options {
     pub data_root: Option<PathBuf>,
     /// The network namespace that it is to run in, in place of the test's: a host of its own, as far as networks go.
     pub netns: Option<PathBuf>,
+    /// The umask that it is started with, in octal, in place of the test's.
+    pub umask: Option<&'static str>,
 }
 
 /// A running brigd, or one that was just killed.
@@ -49,6 +51,7 @@ pub struct Daemon {
     pub bridge: String,
     flags: Vec<String>,
     netns: Option<PathBuf>,
+    umask: Option<&'static str>,
     process: Option<Child>,
     root: tempfile::TempDir,
 }
@@ -70,6 +73,7 @@ impl Daemon {
             // At most 15 characters: process ids have up to 7 digits.
             bridge: format!("bt{pid}n{number}"),
             flags: options.flags,
+            umask: options.umask,
             netns: options.netns,
             process: None,
             root,
@@ -98,10 +102,15 @@ impl Daemon {
         assert!(self.process.is_none(), "brigd runs already");
         let program = program("brigd");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match &self.netns {
-            None => Command::new(&program),
-            // It becomes the program: the process id is brigd's.
-            Some(netns) => {
+        // What is put before it becomes the program: the process id is brigd's.
+        let mut command = match (&self.netns, self.umask) {
+            (None, None) => Command::new(&program),
+            (None, Some(umask)) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "umask $0; exec \"$@\"", umask]).arg(&program);
+                command
+            }
+            (Some(netns), _) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", netns.display())).arg("--").arg(&program);
                 command

@@ -11,20 +11,26 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a daemon may take to leave.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Parent cgroups, one an engine: what is left below them can be found.
-const CGROUP_PARENTS: &[&str] = &["brig-bench", "dockerd-bench", "podman-bench"];
+const CGROUP_PARENTS: &[&str] = &["brig-bench", "dockerd-bench", "podman-bench", "buildkit-bench"];
+/// Programs of Debian's packages.
+const DOCKERD: &str = "usr/sbin/dockerd";
+const PROXY: &str = "usr/sbin/docker-proxy";
+const BUILDX: &str = "usr/libexec/docker/cli-plugins/docker-buildx";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Brig,
     Dockerd,
     Podman,
+    /// A newer dockerd, whose builder is BuildKit.
+    BuildKit,
 }
 
 /// One engine.
 #[derive(Debug)]
 pub(super) struct Engine {
     kind: Kind,
-    /// brig's programs.
+    /// Where its programs are, of those that are not installed: brig's, BuildKit's.
     programs: PathBuf,
     /// Everything of this engine's.
     home: PathBuf,
@@ -42,12 +48,19 @@ pub(super) fn all(programs: &Path, work: &Path) -> Vec<Engine> {
     vec![engine(Kind::Brig, "brig"), engine(Kind::Dockerd, "dockerd"), engine(Kind::Podman, "podman")]
 }
 
+/// dockerd and buildx as Debian's packages unpack into `programs`.
+pub(super) fn buildkit(programs: &Path, work: &Path) -> Engine {
+    let (kind, home) = (Kind::BuildKit, work.join("buildkit"));
+    Engine { kind, programs: programs.into(), home, processes: Vec::new() }
+}
+
 impl Engine {
     pub(super) fn name(&self) -> &'static str {
         match self.kind {
             Kind::Brig => "brig",
             Kind::Dockerd => "dockerd",
             Kind::Podman => "podman",
+            Kind::BuildKit => "BuildKit",
         }
     }
 
@@ -66,6 +79,11 @@ impl Engine {
             Kind::Podman => {
                 format!("{}; {}; {}", first(ask("podman")?), first(ask("crun")?), first(ask("conmon")?))
             }
+            Kind::BuildKit => {
+                let buildx = output(Command::new(self.programs.join(BUILDX)).arg("version"))?;
+                let dockerd = output(Command::new(self.programs.join(DOCKERD)).arg("--version"))?;
+                format!("BuildKit in: {dockerd}; {buildx}")
+            }
         })
     }
 
@@ -73,7 +91,7 @@ impl Engine {
     pub(super) fn daemons(&self) -> &'static [&'static str] {
         match self.kind {
             Kind::Brig => &["brigd"],
-            Kind::Dockerd => &["dockerd", "containerd"],
+            Kind::Dockerd | Kind::BuildKit => &["dockerd", "containerd"],
             Kind::Podman => &[],
         }
     }
@@ -82,7 +100,7 @@ impl Engine {
     pub(super) fn supervisors(&self) -> &'static [&'static str] {
         match self.kind {
             Kind::Brig => &["brig-shim"],
-            Kind::Dockerd => &["containerd-shim-runc-v2"],
+            Kind::Dockerd | Kind::BuildKit => &["containerd-shim-runc-v2"],
             Kind::Podman => &["conmon"],
         }
     }
@@ -108,7 +126,7 @@ impl Engine {
                 ]);
                 self.spawn("brigd", command)?;
             }
-            Kind::Dockerd => {
+            Kind::Dockerd | Kind::BuildKit => {
                 let config = self.home.join("containerd.toml");
                 std::fs::write(&config, self.containerd_config()).doing(|| "write containerd.toml".into())?;
                 let mut containerd = Command::new("containerd");
@@ -116,7 +134,27 @@ impl Engine {
                 self.spawn("containerd", containerd)?;
                 let socket = self.home.join("containerd.sock");
                 wait_until("containerd", || socket.exists())?;
-                let mut command = Command::new("dockerd");
+                let mut command = match self.kind {
+                    // One docker0 there is, and the other dockerd may have it.
+                    Kind::BuildKit => {
+                        for line in [
+                            "link add dkit0 type bridge",
+                            "addr add 198.18.64.1/24 dev dkit0",
+                            "link set dkit0 up",
+                        ] {
+                            output(Command::new("ip").args(line.split(' ')))?;
+                        }
+                        let mut command = Command::new(self.programs.join(DOCKERD));
+                        command.args(["--bridge", "dkit0", "--cgroup-parent", "/buildkit-bench"]);
+                        command.arg("--userland-proxy-path").arg(self.programs.join(PROXY));
+                        command
+                    }
+                    _ => {
+                        let mut command = Command::new("dockerd");
+                        command.args(["--cgroup-parent", "/dockerd-bench"]);
+                        command
+                    }
+                };
                 command.arg("--host").arg(self.host()).arg("--containerd").arg(socket);
                 command
                     .arg("--data-root")
@@ -124,7 +162,7 @@ impl Engine {
                     .arg("--exec-root")
                     .arg(self.home.join("exec"));
                 command.arg("--pidfile").arg(self.home.join("dockerd.pid"));
-                command.args(["--cgroup-parent", "/dockerd-bench", "--storage-driver", "overlay2"]);
+                command.args(["--storage-driver", "overlay2"]);
                 let config = self.home.join("daemon.json");
                 std::fs::write(&config, "{}").doing(|| "write daemon.json".into())?;
                 command.arg("--config-file").arg(config).args(["--log-level", "warn"]);
@@ -158,7 +196,7 @@ impl Engine {
     pub(super) fn socket(&self) -> PathBuf {
         self.home.join(match self.kind {
             Kind::Brig => "exec/brig.sock",
-            Kind::Dockerd | Kind::Podman => "docker.sock",
+            Kind::Dockerd | Kind::BuildKit | Kind::Podman => "docker.sock",
         })
     }
 
@@ -194,15 +232,18 @@ impl Engine {
         let mut command = match self.kind {
             Kind::Brig => Command::new(self.programs.join("brig")),
             // Debian's own client of the same version, where it is.
-            Kind::Dockerd => {
+            // Works without its plugin's frame, and asks the daemon itself.
+            Kind::BuildKit if args.first() == Some(&"build") => Command::new(self.programs.join(BUILDX)),
+            Kind::Dockerd | Kind::BuildKit => {
                 Command::new(if Path::new("/usr/bin/docker").exists() { "/usr/bin/docker" } else { "docker" })
             }
             Kind::Podman => Command::new("podman"),
         };
         command.env("HOME", &self.home).env_remove("BRIG_HOST").env_remove("DOCKER_CONTEXT");
         match self.kind {
-            Kind::Brig | Kind::Dockerd => {
+            Kind::Brig | Kind::Dockerd | Kind::BuildKit => {
                 command.env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", &self.home).args(args);
+                command.env("DOCKER_BUILDKIT", "0").env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
             }
             Kind::Podman => {
                 for (flag, name) in [

@@ -6,12 +6,12 @@
 
 mod material;
 mod peers;
-mod table;
 
+use super::peak::Peak;
 use super::report::machine;
-use super::times::median;
-use super::{engines, init};
-use crate::build::{Profile, build};
+use super::stages;
+use super::table::{self, Row, Target};
+use super::times::{median, milliseconds, settle};
 use crate::packages;
 use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
 use crate::workspace::{cargo, target};
@@ -23,7 +23,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use table::{Row, Target};
 
 const RUNS: usize = 5;
 /// Where this part begins in the page of results.
@@ -34,8 +33,6 @@ const PUSH_PORT: u16 = 5001;
 const CROWD: usize = 50;
 /// Containers that are made to find what one costs.
 const CREATED: usize = 20;
-/// For what a removal leaves to do behind the client's back.
-const SETTLE: Duration = Duration::from_millis(700);
 
 pub(super) fn command(args: &[String]) -> Result<()> {
     let mut args = args.to_vec();
@@ -65,40 +62,23 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         Ok(words)
     };
     match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => init(&stage_of("inside", &work)?),
+        (Some("init"), Some(work)) => stages::init(&stage_of("inside", &work)?),
         (Some("inside"), Some(work)) => inside(&work, runs, &without, smoke),
         _ => outside(no_build, stage_of),
     }
 }
 
 fn outside(no_build: bool, stage_of: impl Fn(&str, &Path) -> Result<Vec<String>>) -> Result<()> {
-    packages::ensure(packages::BUILD)?;
-    packages::ensure(packages::BENCH)?;
-    packages::ensure(packages::BENCH_IMAGES)?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::new("the bench starts container engines: run it as root"));
-    }
-    if no_build {
-        eprintln!("warning: measuring the programs of the last build, which may not be those of this commit");
-    } else {
-        build(Profile::Release)?;
-    }
-    run(cargo().args(["build", "--release", "--package", "archive", "--example", "images-floor"]))?;
-    material::ensure()?;
+    let prepare = |_: &Path| {
+        run(cargo().args(["build", "--release", "--package", "archive", "--example", "images-floor"]))?;
+        material::ensure().map(drop)
+    };
     // Short: podman refuses a long path.
-    let work = target().join(format!("bi-{}", std::process::id()));
-    std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
-    let words = stage_of("init", &work)?;
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-    let measured = run(command.arg("--mount-proc").args(words));
-    engines::remove_cgroups();
-    let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
-    measured.and(removed)
+    stages::outside("bi", &[packages::BENCH_IMAGES], no_build, prepare, |work| stage_of("init", work))
 }
 
 fn inside(work: &Path, runs: usize, without: &[String], smoke: bool) -> Result<()> {
-    super::own_namespace()?;
+    stages::own_namespace()?;
     let material = material::ensure()?;
     let mut peers = peers::all(&target().join("brig/release"), work);
     peers.retain(|peer| !without.iter().any(|name| name == peer.name()));
@@ -208,7 +188,7 @@ impl Bench<'_> {
         let mut grown = vec![0.0_f64; self.peers.len()];
         let cold = self.in_turn(&format!("pull, {codec}, cold"), |peer| {
             remove(peer, &[&name, &next]);
-            let before = Memory::reset(&peer.daemons());
+            let before = Peak::reset(&peer.daemons());
             let time = peer.act(Deed::Pull(&name))?;
             let at = self.place(peer.name());
             grown[at] = grown[at].max(before.growth());
@@ -477,10 +457,6 @@ fn words(first: &[&str], paths: &[&Path]) -> Vec<String> {
     first.iter().map(ToString::to_string).chain(paths.iter().map(|p| p.display().to_string())).collect()
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
 /// Small numbers are exact.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn count(n: usize) -> f64 {
@@ -493,12 +469,6 @@ fn remove(peer: &Peer, names: &[&str]) {
         drop(peer.act(Deed::Remove(name)));
     }
     settle();
-}
-
-/// Waits until nothing is on its way to the disk.
-fn settle() {
-    std::thread::sleep(SETTLE);
-    rustix::fs::sync();
 }
 
 fn timed(peer: &Peer, args: &[&str]) -> Result<Option<Duration>> {
@@ -549,32 +519,4 @@ fn ask(stream: &mut UnixStream, method: &str, path: &str, body: &str) -> std::io
             n => answer.extend(&piece[..n]),
         }
     }
-}
-
-/// What processes held resident when their peak was set back.
-struct Memory {
-    before: Vec<(u32, f64)>,
-}
-
-impl Memory {
-    fn reset(pids: &[u32]) -> Memory {
-        let reset = |pid: &u32| {
-            drop(std::fs::write(format!("/proc/{pid}/clear_refs"), "5"));
-            (*pid, status(*pid, "VmRSS:"))
-        };
-        Memory { before: pids.iter().map(reset).collect() }
-    }
-
-    /// By how much they have grown at the most since, in MiB.
-    fn growth(&self) -> f64 {
-        self.before.iter().map(|(pid, before)| (status(*pid, "VmHWM:") - before).max(0.0)).sum()
-    }
-}
-
-/// A line of a process's status, in MiB.
-fn status(pid: u32, line: &str) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let found =
-        text.lines().find_map(|l| l.strip_prefix(line)?.split_whitespace().next()?.parse::<f64>().ok());
-    found.unwrap_or_default() / 1024.0
 }

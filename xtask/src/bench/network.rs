@@ -7,10 +7,9 @@
 use super::engines::{self, Engine};
 use super::report::machine;
 use super::times::median;
-use super::{image, init, own_namespace};
-use crate::build::{Profile, build};
+use super::{image, stages};
 use crate::packages;
-use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
+use crate::run::{Doing, Error, Result, no_more, output, take_flag, take_value};
 use crate::workspace::target;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -64,7 +63,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         words
     };
     match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => init(&words("inside", &work)),
+        (Some("init"), Some(work)) => stages::init(&words("inside", &work)),
         (Some("inside"), Some(work)) => inside(&work, runs, seconds, &without, smoke),
         (Some("ask"), _) => ask(Duration::from_secs(seconds)),
         _ => outside(no_build, words),
@@ -72,31 +71,11 @@ pub(super) fn command(args: &[String]) -> Result<()> {
 }
 
 fn outside(no_build: bool, words: impl Fn(&str, &Path) -> Vec<String>) -> Result<()> {
-    packages::ensure(packages::BUILD)?;
-    packages::ensure(packages::BENCH)?;
-    packages::ensure(packages::BENCH_NETWORK)?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::new("the bench starts container engines: run it as root"));
-    }
-    if no_build {
-        eprintln!("warning: measuring the programs of the last build, which may not be those of this commit");
-    } else {
-        build(Profile::Release)?;
-    }
-    let work = target().join(format!("bn-{}", std::process::id()));
-    std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
-    let measured = image::make(&work).and_then(|()| {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-        run(command.arg("--mount-proc").args(words("init", &work)))
-    });
-    engines::remove_cgroups();
-    let removed = std::fs::remove_dir_all(&work).doing(|| format!("remove {}", work.display()));
-    measured.and(removed)
+    stages::outside("bn", &[packages::BENCH_NETWORK], no_build, image::make, |work| Ok(words("init", work)))
 }
 
 fn inside(work: &Path, runs: usize, seconds: u64, without: &[String], smoke: bool) -> Result<()> {
-    own_namespace()?;
+    stages::own_namespace()?;
     let mut all = engines::all(&target().join("brig/release"), work);
     all.retain(|e| !without.iter().any(|name| name == e.name()));
     let result = (|| {

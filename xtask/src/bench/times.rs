@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Runs before those that count: caches, and networks that are made when first used.
 const WARM_UP: usize = 2;
 
+/// For what a removal leaves to do behind the client's back.
+const SETTLE: Duration = Duration::from_millis(700);
+
 /// Name of the container that [`Row::before`] starts.
 const STANDING: &str = "standing";
 
@@ -91,6 +94,16 @@ pub(super) fn median(mut times: Vec<Duration>) -> Duration {
         n if n % 2 == 1 => times[n / 2],
         n => (times[n / 2 - 1] + times[n / 2]) / 2,
     }
+}
+
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Waits until nothing is on its way to the disk.
+pub(super) fn settle() {
+    std::thread::sleep(SETTLE);
+    rustix::fs::sync();
 }
 
 #[cfg(test)]

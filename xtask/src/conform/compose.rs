@@ -1,10 +1,11 @@
-//! `conform compose`: a project of three services brought up, asked, scaled and taken down by Debian's docker-compose.
+//! `conform compose`: a project of three services brought up, asked, scaled and taken down by Debian's docker-compose, which is
+//! the old one, and a larger one by Compose of today where that is: named, or fetched from a newer Debian.
 
 use super::daemons::{Daemon, Registry, wait};
-use super::images;
+use super::{compose2, images};
 use crate::packages;
-use crate::run::{Doing, Error, Result, no_more, output, run};
-use std::path::Path;
+use crate::run::{Doing, Error, Result, no_more, output, run, take_flag, take_value};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PROJECT: &str = r#"version: "3.7"
@@ -30,21 +31,35 @@ services:
 volumes: {data: {}}
 networks: {front: {}, back: {internal: true}}
 "#;
+/// Where the newer Debian has it.
+const IN_PACKAGE: &str = "usr/libexec/docker/cli-plugins/docker-compose";
 const DOCKERFILE: &str =
     "FROM busybox:latest\nRUN mkdir /www && echo hello of compose > /www/index.html\nEXPOSE 80\n";
 
 pub(super) fn command(args: &[String]) -> Result<()> {
-    no_more(args)?;
+    let mut args = args.to_vec();
+    let named = take_value(&mut args, "--compose")?.map(PathBuf::from);
+    let fetches = take_flag(&mut args, "--fetch-compose");
+    no_more(&args)?;
     packages::ensure(packages::BUILD)?;
     packages::ensure(packages::CONFORM)?;
     let work = std::env::temp_dir().join(format!("brig-compose-{}", std::process::id()));
     std::fs::create_dir(&work).doing(|| format!("create {}", work.display()))?;
-    let done = test(&work);
+    let today = match named {
+        None if fetches => Some(crate::trixie::fetch(&["docker-compose"])?.join(IN_PACKAGE)),
+        named => named,
+    };
+    if today.is_none() {
+        println!(
+            "only the old Compose: --compose PROGRAM names one of today, --fetch-compose takes Debian's"
+        );
+    }
+    let done = test(&work, today.as_deref());
     drop(std::fs::remove_dir_all(&work));
     done
 }
 
-fn test(work: &Path) -> Result<()> {
+fn test(work: &Path, today: Option<&Path>) -> Result<()> {
     let archive = images::make(work)?;
     let registry = Registry::start(work)?;
     let daemon = Daemon::brig(work, &registry)?;
@@ -92,5 +107,5 @@ fn test(work: &Path) -> Result<()> {
         }
     }
     println!("nothing is left behind");
-    Ok(())
+    today.map_or(Ok(()), |program| compose2::test(program, &daemon.host, work))
 }

@@ -2,6 +2,7 @@
 //! for are the same, the programs are not.
 
 use crate::run::{Doing, Error, Result, output};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +12,7 @@ const IMAGES: &[(&[&str], &str, &str)] = &[
     (&["alpine:latest"], r#"["/bin/sh"]"#, "3.22.0"),
     (&["busybox:latest", "busybox:buildroot-2014.02"], r#"["sh"]"#, "busybox"),
     (&["hello-world:latest"], r#"["echo","Hello from Docker!"]"#, "hello"),
+    (&["ubuntu:latest"], r#"["/bin/bash"]"#, "ubuntu"),
 ];
 
 /// All names.
@@ -62,6 +64,21 @@ fn fill(root: &Path, mark: &str) -> Result<()> {
     for applet in output(Command::new("/bin/busybox").arg("--list"))?.lines().filter(|a| *a != "busybox") {
         let link = root.join("bin").join(applet);
         std::os::unix::fs::symlink("busybox", &link).doing(|| format!("link {}", link.display()))?;
+    }
+    // Of those who look for more than busybox has: a bash, and an uptime that counts users.
+    for (name, text) in [
+        ("bash", "#!/bin/sh\nexec /bin/busybox sh \"$@\"\n"),
+        (
+            "uptime",
+            "#!/bin/sh\necho ' 12:00:00 up 1 day,  1:00,  0 users,  load average: 0.00, 0.00, 0.00'\n",
+        ),
+    ] {
+        let path = root.join("bin").join(name);
+        // An applet's link would be written through.
+        drop(std::fs::remove_file(&path));
+        std::fs::write(&path, text).doing(|| format!("write {name}"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .doing(|| format!("chmod {name}"))?;
     }
     for (name, text) in [
         (

@@ -120,6 +120,7 @@ impl Container {
                 },
                 attrs: BTreeMap::new(),
             },
+            restore: None,
         };
         std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
         let mut shim = Command::new(env!("CARGO_BIN_EXE_brig-shim"))

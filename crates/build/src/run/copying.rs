@@ -11,6 +11,7 @@ use crate::git_url::{self, GitUrl, redact};
 use crate::plan::{self, Source};
 use crate::remote;
 use crate::select::{Filter, Pick, pick};
+use crate::solve::Shared;
 use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
 use dockerfile::{Copy, Glob, Ignore};
 use engine::Workspace;
@@ -312,10 +313,12 @@ fn perform(
         Some(text) => Some(owner(&workspace, text)?),
     };
     let copied = match &job.from {
-        From::Context(context) => put_all(job, trees, &context.root, &context.ignore, &workspace, owner),
+        From::Context(context) => {
+            put_all(shared, job, trees, &context.root, &context.ignore, &workspace, owner)
+        }
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
-            put_all(job, trees, source.root(), &Ignore::default(), &workspace, owner)
+            put_all(shared, job, trees, source.root(), &Ignore::default(), &workspace, owner)
         }
     };
     copied.map_err(|e| in_words(place, e))?;
@@ -325,6 +328,7 @@ fn perform(
 }
 
 fn put_all(
+    shared: &Shared,
     job: &Job,
     trees: &[Context],
     root: &RootDir,
@@ -350,7 +354,7 @@ fn put_all(
         }
         for one in picks {
             let below = if job.parents { below_pivot(source, &one) } else { String::new() };
-            if job.unpacks && !one.is_dir() && unpack(job, &one, &target)? {
+            if job.unpacks && !one.is_dir() && unpack(shared, &one, &target)? {
                 continue;
             }
             target.put(&one, filter, &below)?;
@@ -359,7 +363,7 @@ fn put_all(
     let nothing = Ignore::default();
     for (context, name) in &job.remote {
         for one in pick(&context.root, &nothing, &Glob::escape(name), false)? {
-            if !(job.unpacks_remote && unpack(job, &one, &target)?) {
+            if !(job.unpacks_remote && unpack(shared, &one, &target)?) {
                 target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
             }
         }
@@ -387,7 +391,10 @@ fn below_pivot(source: &str, one: &Pick) -> String {
 }
 
 /// Unpacks a picked file into the target if it is an archive. Whether it was.
-fn unpack(job: &Job, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
+///
+/// Owners are given on the way. Other modes are given by a copy of what was unpacked apart: only that knows what was there
+/// before. `--exclude` is about the sources, and does not reach into them.
+fn unpack(shared: &Shared, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
     if !FileType::from_raw_mode(one.stat.st_mode).is_file() {
         return Ok(false);
     }
@@ -395,13 +402,23 @@ fn unpack(job: &Job, one: &Pick, target: &Target<'_>) -> Result<bool, Error> {
     if !is_tar(&mut file, &one.path)? {
         return Ok(false);
     }
-    if target.chmod.is_some() || target.owner.is_some() || !job.exclude.is_empty() {
-        return Err(Error::unsupported(format!(
-            "--chown, --chmod or --exclude for the archive {}, which is unpacked,",
-            one.path
-        )));
+    if target.chmod.is_none() {
+        target.unpack(file, &one.path)?;
+        return Ok(true);
     }
-    target.unpack(file, &one.path)?;
+    let apart = Context::empty(&shared.engine)?;
+    let aside = Target {
+        root: &apart.root,
+        path: String::new(),
+        is_directory: true,
+        owner: target.owner,
+        chmod: None,
+    };
+    aside.unpack(file, &one.path)?;
+    let nothing = Ignore::default();
+    for whole in pick(&apart.root, &nothing, "", false)? {
+        target.put(&whole, Filter { ignore: &nothing, exclude: &nothing }, "")?;
+    }
     Ok(true)
 }
 

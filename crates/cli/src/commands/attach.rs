@@ -6,7 +6,7 @@ use crate::http::{Extra, Path};
 use crate::run::{self, Waited, spec};
 use crate::streams::{Ended, Plan, SignalProxy};
 use crate::terminal::RawMode;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -32,6 +32,12 @@ pub(crate) struct Start {
     /// Attach container's STDIN
     #[arg(short, long)]
     interactive: bool,
+    /// Restore from this checkpoint
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    checkpoint: String,
+    /// Use a custom checkpoint storage directory
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    checkpoint_dir: String,
     /// Override the key sequence for detaching a container
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     detach_keys: String,
@@ -61,11 +67,19 @@ pub(crate) async fn attach(context: &Context, flags: &Attach) -> Result<u8> {
 }
 
 pub(crate) async fn start(context: &Context, flags: &Start) -> Result<u8> {
+    let start_path = |name: &str| {
+        Path::new(&["containers", name, "start"])
+            .query_some("checkpoint", &flags.checkpoint)
+            .query_some("checkpoint-dir", &flags.checkpoint_dir)
+    };
+    if !flags.checkpoint.is_empty() && flags.containers.len() > 1 {
+        return Err(Error::Usage("you cannot restore multiple containers at once".into()));
+    }
     if !flags.attach && !flags.interactive {
         let failed = std::cell::RefCell::new(Vec::new());
         let code = each(&flags.containers, async |name| {
-            let started = run::start(context, &name).await;
-            started.inspect_err(|_| failed.borrow_mut().push(name.clone())).map(|()| Some(name))
+            let started = context.client.post(&start_path(&name)).await;
+            started.inspect_err(|_| failed.borrow_mut().push(name.clone())).map(|_| Some(name))
         })
         .await?;
         if code != 0 {
@@ -85,21 +99,21 @@ pub(crate) async fn start(context: &Context, flags: &Start) -> Result<u8> {
     let plan =
         Plan { stdin: flags.interactive && config("OpenStdin"), tty: config("Tty"), detach_keys: keys };
     run::check_tty(plan.stdin, plan.tty)?;
-    joined(context, name, &plan, true, Begin::Start { removed }).await
+    joined(context, name, &plan, true, Begin::Start { removed, path: start_path(name) }).await
 }
 
 /// Whether the container runs already.
 enum Begin {
     Running,
-    Start { removed: bool },
+    Start { removed: bool, path: Path },
 }
 
 async fn joined(context: &Context, name: &str, plan: &Plan, sig_proxy: bool, begin: Begin) -> Result<u8> {
     let client = &context.client;
-    let condition = match begin {
+    let condition = match &begin {
         Begin::Running => "",
-        Begin::Start { removed: true } => "removed",
-        Begin::Start { removed: false } => "next-exit",
+        Begin::Start { removed: true, .. } => "removed",
+        Begin::Start { removed: false, .. } => "next-exit",
     };
     let wait_path = Path::new(&["containers", name, "wait"]).query_some("condition", condition);
     let attach = spec::Attach { stdin: plan.stdin, stdout: true, stderr: true };
@@ -109,8 +123,8 @@ async fn joined(context: &Context, name: &str, plan: &Plan, sig_proxy: bool, beg
     let waiting = client.request(Method::POST, &wait_path, Extra::default());
     let (connection, waiting) = tokio::try_join!(attaching, waiting)?;
     let raw = if plan.tty && plan.stdin { Some(RawMode::enter()?) } else { None };
-    if let Begin::Start { .. } = begin {
-        run::start(context, name).await?;
+    if let Begin::Start { path, .. } = begin {
+        client.post(&path).await?;
     }
     let ended = run::session(context, name, Some(connection), plan, proxy).await;
     drop(raw);

@@ -1,6 +1,8 @@
 //! `build`: packs the context, sends it with what the build needs besides, and shows what happens.
 
 mod caches;
+mod layout;
+mod listed;
 mod named;
 mod outcome;
 mod show;
@@ -23,6 +25,7 @@ use show::Show;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 
 /// The type of a body in brig's own form.
 const OWN_TYPE: &str = "application/vnd.brig.build";
@@ -58,6 +61,21 @@ pub(crate) struct Build {
     /// Check the Dockerfile and build nothing
     #[arg(long)]
     check: bool,
+    /// Limit the CPU CFS (Completely Fair Scheduler) period of the RUN instructions
+    #[arg(long, value_name = "int")]
+    cpu_period: Option<i64>,
+    /// Limit the CPU CFS (Completely Fair Scheduler) quota of the RUN instructions
+    #[arg(long, value_name = "int")]
+    cpu_quota: Option<i64>,
+    /// CPU shares (relative weight) of the RUN instructions
+    #[arg(short, long, value_name = "int")]
+    cpu_shares: Option<i64>,
+    /// CPUs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    cpuset_cpus: String,
+    /// MEMs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    cpuset_mems: String,
     /// Name of the Dockerfile (default: "PATH/Dockerfile")
     #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
     file: String,
@@ -70,6 +88,9 @@ pub(crate) struct Build {
     /// Memory limit of the RUN instructions
     #[arg(short, long, value_name = "bytes", value_parser = crate::units::parse_bytes)]
     memory: Option<i64>,
+    /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
+    #[arg(long, value_name = "bytes", value_parser = crate::units::parse_bytes_or_unlimited, allow_negative_numbers = true)]
+    memory_swap: Option<i64>,
     /// Write build result metadata to a file
     #[arg(long, value_name = "string")]
     metadata_file: Option<PathBuf>,
@@ -118,6 +139,9 @@ pub(crate) struct Build {
     /// Set the target build stage to build
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     target: String,
+    /// Ulimit options of the RUN instructions
+    #[arg(long, value_name = "ulimit")]
+    ulimit: Vec<String>,
     /// PATH, URL of a git repository, an archive or a Dockerfile, or '-' for either on standard input
     #[arg(value_name = "PATH | URL | -")]
     context: String,
@@ -133,21 +157,49 @@ enum Source {
 }
 
 pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
+    let flags = &with_epoch(flags.clone());
+    let mut lent = Vec::new();
+    let done = build_with(context, flags, &mut lent).await;
+    for image in lent {
+        image.give_back(&context.client).await;
+    }
+    done
+}
+
+async fn build_with(context: &Context, flags: &Build, lent: &mut Vec<layout::Lent>) -> Result<u8> {
     let outputs = flags.output.iter().map(|o| Output::parse(o)).collect::<Result<Vec<_>>>()?;
     let caches = Caches::read(&flags.cache_from, &flags.cache_to)?;
     let mut document = document(flags, &caches)?;
     let (source, dockerfile) = source(flags, &mut document)?;
     let path = query(flags, &dockerfile)?;
     let auth = context.config.registry_config().await?;
-    let (name, ignore) = (dockerfile.clone(), ignore_of(&source, &dockerfile)?);
+    let keep = keep(ignore_of(&source, &dockerfile)?, &dockerfile);
+    let mut named = Named::read(&flags.build_context)?;
+    let mut kept = named.tell(&context.client).await?;
+    for (name, text) in &named.layouts {
+        let image = layout::lend(&context.client, name, text).await?;
+        document["context_images"][name] = json!(image.id);
+        lent.push(image);
+    }
+    let mut listed = None;
+    if let Source::Directory(root) = &source {
+        listed = listed::tell(&context.client, root, keep.clone()).await?;
+        kept.extend(listed.iter().map(|listed| (String::new(), listed.token.clone())));
+    }
+    if !kept.is_empty() {
+        document["kept"] = json!(kept);
+    }
     let bytes = document.to_string().into_bytes();
-    let named = Named::read(&flags.build_context)?;
+    let shown = listed.as_ref().map(listed::Listed::shown);
     let body = body::streamed(upload(move |out| {
         out.write_all(&(bytes.len() as u64).to_be_bytes())
             .and_then(|()| out.write_all(&bytes))
             .map_err(|e| e.to_string())?;
         named.send(out)?;
-        send(out, source, &ignore, &name)
+        match listed {
+            Some(listed) => listed.send(out),
+            None => send(out, source, &*keep),
+        }
     }));
     let response = context.client.request_build(&path, OWN_TYPE, auth.as_deref(), body).await?;
     if flags.check {
@@ -155,6 +207,9 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
         return show::checks(&answer);
     }
     let mut show = Show::new(if flags.quiet { "quiet" } else { &flags.progress })?;
+    if let Some(text) = shown {
+        show.note(&text)?;
+    }
     let mut lines = JsonLines::new(response.into_body());
     let mut built = None;
     while let Some(line) = lines.next::<Value>().await? {
@@ -180,12 +235,34 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
     }
     let built = built.ok_or_else(|| Error::Reported("the build ended without a result".into()))?;
     show.done()?;
-    outcome::finish(context, &built, &outputs, flags.iidfile.as_deref(), flags.metadata_file.as_deref())
-        .await?;
+    let (ids, metadata) = (flags.iidfile.as_deref(), flags.metadata_file.as_deref());
+    outcome::finish(context, &built, &outputs, ids, metadata, &epoch(flags)).await?;
     if flags.quiet {
         terminal::print_line(built["image"].as_str().unwrap_or_default())?;
     }
     Ok(0)
+}
+
+/// The build argument that bounds times.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Has the variable of the environment as the argument, unless there is one.
+fn with_epoch(mut flags: Build) -> Build {
+    let is_given = flags.build_arg.iter().any(|arg| arg.split('=').next() == Some(EPOCH));
+    if !is_given && let Ok(value) = std::env::var(EPOCH) {
+        flags.build_arg.push(format!("{EPOCH}={value}"));
+    }
+    flags
+}
+
+/// The value of that argument; empty for none.
+fn epoch(flags: &Build) -> String {
+    let given = flags.build_arg.iter().rev().find_map(|arg| match arg.split_once('=') {
+        Some((EPOCH, value)) => Some(value.to_string()),
+        None if arg == EPOCH => std::env::var(EPOCH).ok(),
+        _ => None,
+    });
+    given.unwrap_or_default()
 }
 
 /// The query, as Docker's classic endpoint has it.
@@ -207,6 +284,8 @@ fn query(flags: &Build, dockerfile: &str) -> Result<Path> {
         .query_some("platform", &flags.platform)
         .query_some("networkmode", &flags.network)
         .query_some("cgroupparent", &flags.cgroup_parent)
+        .query_some("cpusetcpus", &flags.cpuset_cpus)
+        .query_some("cpusetmems", &flags.cpuset_mems)
         .flag("nocache", flags.no_cache)
         .flag("pull", flags.pull)
         .flag("rm", true);
@@ -226,7 +305,18 @@ fn query(flags: &Build, dockerfile: &str) -> Result<Path> {
     if !flags.add_host.is_empty() {
         path = path.query("extrahosts", &json!(flags.add_host).to_string());
     }
-    for (name, value) in [("memory", flags.memory), ("shmsize", flags.shm_size)] {
+    if !flags.ulimit.is_empty() {
+        let limits = flags.ulimit.iter().map(|u| crate::run::spec::ulimit(u)).collect::<Result<Vec<_>>>()?;
+        path = path.query("ulimits", &Value::Array(limits).to_string());
+    }
+    for (name, value) in [
+        ("memory", flags.memory),
+        ("memswap", flags.memory_swap),
+        ("shmsize", flags.shm_size),
+        ("cpuperiod", flags.cpu_period),
+        ("cpuquota", flags.cpu_quota),
+        ("cpushares", flags.cpu_shares),
+    ] {
         if let Some(value) = value {
             path = path.query(name, &value.to_string());
         }
@@ -443,12 +533,18 @@ fn ignore_of(source: &Source, dockerfile: &str) -> Result<Ignore> {
     Ok(Ignore::default())
 }
 
-fn send(
-    out: &mut dyn Write,
-    source: Source,
-    ignore: &Ignore,
-    dockerfile: &str,
-) -> std::result::Result<(), String> {
+/// What of a directory is sent.
+fn keep(ignore: Ignore, dockerfile: &str) -> Arc<listed::Keep> {
+    // The builder reads these also where they are ignored.
+    let needed = [dockerfile.to_string(), format!("{dockerfile}.dockerignore"), ".dockerignore".to_string()];
+    Arc::new(move |path: &FilePath, is_dir: bool| {
+        let text = path.to_string_lossy();
+        let on_the_way = |n: &String| *n == *text || (is_dir && n.starts_with(&format!("{text}/")));
+        ignore.judge(&text, is_dir) != Verdict::Ignored || needed.iter().any(on_the_way)
+    })
+}
+
+fn send(out: &mut dyn Write, source: Source, keep: &listed::Keep) -> std::result::Result<(), String> {
     let failed = |e: std::io::Error| e.to_string();
     match source {
         Source::Empty => out.write_all(&[0; 1024]).map_err(failed),
@@ -457,16 +553,10 @@ fn send(
             std::io::copy(&mut std::io::stdin(), out).map(drop).map_err(failed)
         }
         Source::Directory(root) => {
-            // The builder reads these also where they are ignored.
-            let needed =
-                [dockerfile.to_string(), format!("{dockerfile}.dockerignore"), ".dockerignore".into()];
-            let keep = |path: &FilePath, is_dir: bool| {
-                let text = path.to_string_lossy();
-                let on_the_way = |n: &String| *n == *text || (is_dir && n.starts_with(&format!("{text}/")));
-                ignore.judge(&text, is_dir) != Verdict::Ignored || needed.iter().any(on_the_way)
-            };
             let root = RootDir::open(&root).map_err(|e| errors::chain(&e))?;
-            archive::pack_kept(out, &root, &keep).map(drop).map_err(|e| errors::chain(&e))
+            archive::pack_kept(out, &root, &|path, is_dir| keep(path, is_dir))
+                .map(drop)
+                .map_err(|e| errors::chain(&e))
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::http::{Extra, Path};
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 
 #[derive(Debug, Clone, clap::Args)]

@@ -6,7 +6,7 @@ use crate::http::Path;
 use crate::run::Waited;
 use crate::table;
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 
 #[derive(Debug, clap::Subcommand)]

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::host::Endpoint;
 use crate::listing::{self, Listing};
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Value;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Read as _, Write as _};

@@ -225,7 +225,8 @@ fn pack(
         let (above, leaf) = rules::split(&source.path);
         (open(&above)?, leaf)
     };
-    let options = archive::PackOptions { rebase: Some(name.into()), cross_mounts: true };
+    let options =
+        archive::PackOptions { rebase: Some(name.into()), cross_mounts: true, ..Default::default() };
     Ok(upload(move |out| {
         archive::pack(out, &root, std::path::Path::new(&leaf), &options)
             .map(drop)

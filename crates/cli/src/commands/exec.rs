@@ -6,7 +6,7 @@ use crate::http::{Extra, Path};
 use crate::run::{self, environment};
 use crate::streams::{self, Ended, Plan};
 use crate::terminal::{self, RawMode};
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 use serde_json::json;
 

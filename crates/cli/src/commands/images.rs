@@ -6,8 +6,8 @@ use crate::http::Path;
 use crate::listing::{self, Listing, Row};
 use crate::progress::Progress;
 use crate::terminal::{self, Out};
-use crate::value::Value;
 use crate::{clock, units};
+use gotemplate::Value;
 use hyper::Method;
 use std::io::IsTerminal;
 

@@ -3,9 +3,9 @@
 use super::Context;
 use crate::error::{Error, Result};
 use crate::http::Path;
-use crate::template::Template;
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Template;
+use gotemplate::Value;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Inspect {

@@ -5,7 +5,7 @@ use crate::config::{self, Credentials};
 use crate::error::{Error, Result};
 use crate::http::Path;
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Value;
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Read};
 

@@ -6,7 +6,7 @@ use crate::demux::Demux;
 use crate::error::{Error, Result};
 use crate::http::{Extra, Path};
 use crate::streams;
-use crate::value::Value;
+use gotemplate::Value;
 use http_body_util::BodyExt;
 use hyper::Method;
 use jiff::Timestamp;

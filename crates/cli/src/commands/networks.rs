@@ -5,7 +5,7 @@ use super::objects::{pairs, post_body};
 use crate::error::{Error, Result};
 use crate::http::Path;
 use crate::terminal;
-use crate::value::Value;
+use gotemplate::Value;
 use serde_json::{Map, json};
 use std::net::IpAddr;
 

@@ -3,12 +3,13 @@
 use super::inspect::{self, Kind};
 use super::networks;
 use super::{Context, each};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::http::{Extra, Path};
 use crate::listing::{self, Listing};
 use crate::terminal;
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 use serde_json::{Map, json};
 use std::io::BufRead;
@@ -149,7 +150,7 @@ async fn network_list(context: &Context, flags: &List) -> Result<u8> {
         let labels = network.get("Labels").cloned().unwrap_or_default();
         let truth = |field| Value::Str(network.get(field).is_some_and(Value::is_true).to_string());
         listing::row([
-            ("CreatedAt", Value::from(network.text_at(&["Created"]))),
+            ("CreatedAt", Value::Str(clock::go_time(network.text_at(&["Created"])))),
             ("Driver", Value::from(network.text_at(&["Driver"]))),
             ("ID", Value::Str(id(network))),
             ("IPv6", truth("EnableIPv6")),

@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::http::Path;
 use crate::listing::{self, Listing, Row};
 use crate::terminal;
-use crate::value::Value;
-use crate::{clock, text, units};
+use crate::{clock, units};
+use gotemplate::Value;
 
 /// List containers
 #[derive(Debug, Clone, clap::Args)]
@@ -119,7 +119,7 @@ fn row(container: &Value, whole: bool) -> Row {
 }
 
 fn command(command: &str, whole: bool) -> String {
-    text::quote(&if whole { command.to_string() } else { units::ellipsis(command, 20) })
+    gotemplate::quote(&if whole { command.to_string() } else { units::ellipsis(command, 20) })
 }
 
 fn image(container: &Value, whole: bool) -> String {

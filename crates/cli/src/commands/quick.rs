@@ -27,7 +27,14 @@ pub(crate) fn parse(arguments: &[OsString]) -> Option<Line> {
         "ps" => Command::System(SystemShort::Ps(one("ps", false, rest)?)),
         _ => return None,
     };
-    Some(Line { host: host::Flags::default(), config: None, command })
+    Some(Line {
+        host: host::Flags::default(),
+        config: None,
+        version: None,
+        debug: false,
+        log_level: "info".into(),
+        command,
+    })
 }
 
 fn one<T: Args>(name: &'static str, has_own_help: bool, words: &[OsString]) -> Option<T> {

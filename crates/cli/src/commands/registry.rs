@@ -7,7 +7,7 @@ use crate::listing::{self, Listing, Row};
 use crate::terminal;
 use crate::text::printable;
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 use oci::reference::DEFAULT_HOST;
 

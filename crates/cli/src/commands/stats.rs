@@ -7,7 +7,7 @@ use crate::http::Path;
 use crate::listing::{self, Form, Listing, Row};
 use crate::terminal;
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -7,8 +7,8 @@ use crate::listing;
 use crate::table;
 use crate::terminal;
 use crate::units;
-use crate::value::Value;
 use crate::{clock, commands::objects};
+use gotemplate::Value;
 use hyper::Method;
 use std::fmt::Write as _;
 

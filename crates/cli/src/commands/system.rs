@@ -5,10 +5,10 @@ use crate::error::{Error, Result};
 use crate::http::{self, Extra, Path};
 use crate::listing;
 use crate::progress::JsonLines;
-use crate::template::Template;
 use crate::terminal;
-use crate::value::Value;
 use crate::{clock, text, units};
+use gotemplate::Template;
+use gotemplate::Value;
 use hyper::Method;
 use jiff::Timestamp;
 use serde_json::json;
@@ -288,7 +288,7 @@ async fn events(context: &Context, flags: &Events) -> Result<u8> {
     let mut lines = JsonLines::new(response.into_body());
     while let Some(event) = lines.next::<Value>().await? {
         let line = match (&template, flags.format.as_str()) {
-            (Some(template), _) => template.execute(&event)?,
+            (Some(template), _) => template.execute_on_texts(&event)?,
             (None, "json") => event.to_json(),
             (None, _) => text::printable(&event_line(&event)),
         };

@@ -6,7 +6,7 @@ use crate::http::{Extra, Path};
 use crate::run::spec;
 use crate::terminal;
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use hyper::Method;
 use serde_json::{Map, json};
 

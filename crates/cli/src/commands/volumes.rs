@@ -9,7 +9,7 @@ use crate::http::{Extra, Path};
 use crate::listing::{self, Listing};
 use crate::terminal::{self, Out};
 use crate::units;
-use crate::value::Value;
+use gotemplate::Value;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::json;

@@ -457,7 +457,7 @@ fn device(text: &str) -> Result<Value> {
 }
 
 /// `NAME=SOFT[:HARD]`.
-fn ulimit(text: &str) -> Result<Value> {
+pub(crate) fn ulimit(text: &str) -> Result<Value> {
     let bad = || Error::Usage(format!("invalid ulimit argument: {text}"));
     let (name, values) = text.split_once('=').ok_or_else(bad)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
@@ -608,7 +608,7 @@ fn network(text: &str) -> Result<(String, Map<String, Value>)> {
         return Ok((text.to_string(), endpoint));
     }
     let (mut name, mut ipam, mut driver) = (String::new(), Map::new(), Map::new());
-    let mut aliases = Vec::new();
+    let (mut aliases, mut link_local) = (Vec::new(), Vec::new());
     for field in text.split(',') {
         let bad = || Error::Usage(format!("invalid field {field:?} in network {text:?}"));
         match field.split_once('=').ok_or_else(bad)? {
@@ -616,7 +616,7 @@ fn network(text: &str) -> Result<(String, Map<String, Value>)> {
             ("alias", value) => aliases.push(value.to_string()),
             ("ip", value) => drop(ipam.insert("IPv4Address".into(), json!(value))),
             ("ip6", value) => drop(ipam.insert("IPv6Address".into(), json!(value))),
-            ("link-local-ip", value) => drop(ipam.insert("LinkLocalIPs".into(), json!([value]))),
+            ("link-local-ip", value) => link_local.push(value.to_string()),
             ("mac-address", value) => drop(endpoint.insert("MacAddress".into(), json!(value))),
             ("gw-priority", value) => {
                 endpoint.insert("GwPriority".into(), json!(parse_number(value)?));
@@ -630,6 +630,9 @@ fn network(text: &str) -> Result<(String, Map<String, Value>)> {
     }
     if name.is_empty() {
         return Err(Error::Usage(format!("network name missing in {text:?}")));
+    }
+    if !link_local.is_empty() {
+        ipam.insert("LinkLocalIPs".into(), json!(link_local));
     }
     for (key, map) in [("IPAMConfig", ipam), ("DriverOpts", driver)] {
         if !map.is_empty() {

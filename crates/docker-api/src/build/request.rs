@@ -43,6 +43,8 @@ pub(crate) struct Extra {
     pub(crate) context_urls: BTreeMap<String, String>,
     /// Stages that take nothing from the cache.
     pub(crate) no_cache_stages: Vec<String>,
+    /// Tokens of contexts whose files were told before, by name; the main one's is empty. See [`super::listed`].
+    pub(crate) kept: BTreeMap<String, String>,
     /// Shared caches to use, and to make.
     pub(crate) cache_from: Vec<Shared>,
     pub(crate) cache_to: Vec<Shared>,
@@ -98,6 +100,10 @@ impl Extra {
     ) -> Result<BTreeMap<String, Arc<Context>>, Failure> {
         let mut out = BTreeMap::new();
         for name in &self.contexts {
+            if let Some(token) = self.kept.get(name) {
+                out.insert(name.to_lowercase(), Arc::new(super::listed::finish(token, reader)?));
+                continue;
+            }
             let mut pieces = Pieces { reader: &mut *reader, left: 0, is_done: false };
             let context = Context::from_tar(engine, &mut pieces).map_err(super::failure)?;
             // Behind the end of the archive there may be padding.

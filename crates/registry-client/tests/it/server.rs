@@ -249,6 +249,7 @@ impl Image {
             variant: None,
             config: None,
             container: None,
+            container_config: None,
             rootfs: RootFs { kind: "layers".into(), diff_ids },
             history: Vec::new(),
             build_cache: None,

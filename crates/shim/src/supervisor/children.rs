@@ -28,10 +28,20 @@ impl Shim {
             kind: errors::io_kind(&e),
             links: vec!["make stdio".into(), e.to_string()],
         };
-        let args = vec!["--bundle".into(), self.config.bundle.clone().into_os_string()];
+        let mut args = vec!["--bundle".into(), self.config.bundle.clone().into_os_string()];
+        let op = self.making();
+        if let Some(images) = &self.config.restore {
+            args.extend(["--detach".into(), "--image-path".into(), images.clone().into_os_string()]);
+            args.extend(["--work-path".into(), self.dir.clone().into_os_string()]);
+        }
         let wanted = Streams { stdin: self.config.open_stdin, stdout: true, stderr: true };
         let process = self.prepare(None, self.config.tty, wanted).map_err(failed)?;
-        self.launch(Op::Create, INIT, process, args, "init.pid", runtime::LOG)
+        self.launch(op, INIT, process, args, "init.pid", runtime::LOG)
+    }
+
+    /// The call that makes this container.
+    fn making(&self) -> Op {
+        if self.config.restore.is_some() { Op::Restore } else { Op::Create }
     }
 
     /// Stdio for a new process: a socket for the terminal to come, or pipes.
@@ -77,6 +87,10 @@ impl Shim {
 
     /// Calls the runtime on the container.
     pub(super) fn call(&mut self, op: Op) {
+        if op == Op::Start && self.config.restore.is_some() {
+            // What was restored runs.
+            return self.end_call(op, Ok(()));
+        }
         let args: &[OsString] = if op == Op::Delete { &["--force".into()] } else { &[] };
         match self.runtime.call(op, args, runtime::LOG, None) {
             Ok(job) => self.jobs.push(job),
@@ -88,9 +102,9 @@ impl Shim {
     pub(super) fn end_job(&mut self, job: Job, status: WaitStatus) {
         self.is_fat = true;
         match job.op {
-            Op::Create => {
+            op @ (Op::Create | Op::Restore) => {
                 let outcome = self.end_making(INIT, "init.pid", job, status);
-                self.end_call(Op::Create, outcome);
+                self.end_call(op, outcome);
             }
             Op::Exec(key) => {
                 let Some(process) = self.processes.get(&key) else { return };
@@ -196,7 +210,8 @@ impl Shim {
         for (job, status) in ended_jobs {
             self.end_job(job, status);
         }
-        let is_launching = self.jobs.iter().any(|job| matches!(job.op, Op::Create | Op::Exec(_)));
+        let is_launching =
+            self.jobs.iter().any(|job| matches!(job.op, Op::Create | Op::Restore | Op::Exec(_)));
         for (pid, exit) in std::mem::take(&mut self.strays) {
             let owner =
                 self.processes.iter().find(|(_, p)| p.pid == pid && p.exit.is_none()).map(|(key, _)| *key);

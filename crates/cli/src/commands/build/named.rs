@@ -1,12 +1,15 @@
 //! `--build-context`: directories that are sent, URLs that the daemon reads, images that it has or pulls.
 
+use super::listed::Listed;
 use super::{Source, ignore_of, is_url};
 use crate::error::{Error, Result};
+use crate::http::Client;
 use dockerfile::{Ignore, Verdict};
 use rootdir::RootDir;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What stands for names in the Dockerfile.
 #[derive(Debug, Default)]
@@ -15,12 +18,16 @@ pub(super) struct Named {
     pub(super) urls: BTreeMap<String, String>,
     /// In the order in which they are sent, with what of each is not.
     pub(super) directories: Vec<(String, Directory)>,
+    /// Images of layouts on disk: what follows `oci-layout://`.
+    pub(super) layouts: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    ignore: Ignore,
+    ignore: Arc<Ignore>,
+    /// Where its files were told, and only some of them are sent.
+    listed: Option<Listed>,
 }
 
 impl Named {
@@ -35,9 +42,11 @@ impl Named {
                 out.images.insert(name.to_string(), image.to_string());
             } else if is_url(value) {
                 out.urls.insert(name.to_string(), value.to_string());
-            } else if value.starts_with("oci-layout://") || value.starts_with("target:") {
+            } else if let Some(layout) = value.strip_prefix("oci-layout://") {
+                out.layouts.push((name.to_string(), layout.to_string()));
+            } else if value.starts_with("target:") {
                 return Err(Error::Unsupported(format!(
-                    "--build-context {name}: a directory, a URL or docker-image://IMAGE is supported, not {value}"
+                    "--build-context {name}: a directory, a URL, docker-image://IMAGE or oci-layout://DIRECTORY is supported, not {value}"
                 )));
             } else {
                 let path = PathBuf::from(value);
@@ -47,16 +56,34 @@ impl Named {
                         "failed to get build context {name}: {value:?} is not a directory"
                     )));
                 }
-                let ignore = ignore_of(&Source::Directory(path.clone()), "")?;
-                out.directories.push((name.to_string(), Directory { path, ignore }));
+                let ignore = Arc::new(ignore_of(&Source::Directory(path.clone()), "")?);
+                out.directories.push((name.to_string(), Directory { path, ignore, listed: None }));
             }
         }
         Ok(out)
     }
 
-    /// Sends the directories, each as an archive in pieces.
+    /// Tells the daemon of the files of those that are large. Tokens by name.
+    pub(super) async fn tell(&mut self, client: &Client) -> Result<BTreeMap<String, String>> {
+        let mut tokens = BTreeMap::new();
+        for (name, directory) in &mut self.directories {
+            let ignore = directory.ignore.clone();
+            let keep = move |path: &Path, is_dir: bool| {
+                ignore.judge(&path.to_string_lossy(), is_dir) != Verdict::Ignored
+            };
+            directory.listed = super::listed::tell(client, &directory.path, Arc::new(keep)).await?;
+            tokens.extend(directory.listed.iter().map(|listed| (name.clone(), listed.token.clone())));
+        }
+        Ok(tokens)
+    }
+
+    /// Sends the directories: what is wanted of those whose files were told, the others as archives in pieces.
     pub(super) fn send(&self, out: &mut dyn Write) -> std::result::Result<(), String> {
-        for (_, Directory { path, ignore }) in &self.directories {
+        for (_, Directory { path, ignore, listed }) in &self.directories {
+            if let Some(listed) = listed {
+                listed.send(out)?;
+                continue;
+            }
             let root = RootDir::open(path).map_err(|e| errors::chain(&e))?;
             let keep =
                 |path: &Path, is_dir: bool| ignore.judge(&path.to_string_lossy(), is_dir) != Verdict::Ignored;

@@ -52,13 +52,14 @@ impl Output {
     }
 }
 
-/// Writes what was asked for.
+/// Writes what was asked for. `latest` is the second that times of files do not pass, or nothing.
 pub(crate) async fn finish(
     context: &Context,
     built: &Value,
     outputs: &[Output],
     iidfile: Option<&FilePath>,
     metadata: Option<&FilePath>,
+    latest: &str,
 ) -> Result<()> {
     let id = built["image"].as_str().unwrap_or_default();
     for output in outputs {
@@ -75,8 +76,8 @@ pub(crate) async fn finish(
                 }
                 export::download(context, &path, file(dest)).await?;
             }
-            Output::Local(dir) => of_files(context, id, Files::Directory(dir)).await?,
-            Output::Tar(dest) => of_files(context, id, Files::Tar(file(dest))).await?,
+            Output::Local(dir) => of_files(context, id, Files::Directory(dir), latest).await?,
+            Output::Tar(dest) => of_files(context, id, Files::Tar(file(dest)), latest).await?,
         }
     }
     // What was wanted as files only does not stay as an image without a name.
@@ -119,12 +120,12 @@ enum Files<'a> {
     Tar(Option<&'a str>),
 }
 
-/// The files of the image: those of a container that is never started.
-async fn of_files(context: &Context, id: &str, to: Files<'_>) -> Result<()> {
+/// The files of the image: those of a container that is never started. Times after the second `latest` become it.
+async fn of_files(context: &Context, id: &str, to: Files<'_>, latest: &str) -> Result<()> {
     let request = json!({ "Image": id, "Cmd": ["-"], "Entrypoint": [] });
     let created: Value = context.client.post_json(&Path::new(&["containers", "create"]), &request).await?;
     let container = created["Id"].as_str().unwrap_or_default().to_string();
-    let path = Path::new(&["containers", &container, "export"]);
+    let path = Path::new(&["containers", &container, "export"]).query_some("latest", latest);
     let written = match to {
         Files::Tar(dest) => export::download(context, &path, dest).await.map(drop),
         Files::Directory(dir) => unpack(context, &path, dir).await,

@@ -58,6 +58,14 @@ impl Show {
         Ok(Show { mode, steps: BTreeMap::new(), running: Vec::new(), drawn: 0, began: Instant::now() })
     }
 
+    /// Something that is said before the daemon says anything.
+    pub(crate) fn note(&mut self, text: &str) -> Result<()> {
+        match self.mode {
+            Mode::Plain | Mode::Tty => self.above(&format!("{text}\n")),
+            Mode::Json | Mode::Quiet => Ok(()),
+        }
+    }
+
     /// One line of the stream.
     pub(crate) fn line(&mut self, line: &Value) -> Result<()> {
         match self.mode {

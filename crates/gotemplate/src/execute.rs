@@ -1,14 +1,14 @@
 //! Nodes and data to text.
 
-use super::Mode;
-use super::functions;
-use super::parser::{Branch, Node, Operand, Pipeline};
-use crate::value::Value;
+use crate::Mode;
+use crate::Value;
+use crate::functions;
+use crate::parser::{Branch, Node, Operand, Pipeline};
 
 /// Most turns of all loops together. Only a range over a huge number could come near.
 const MAX_TURNS: usize = 1_000_000;
 
-pub(super) fn execute(nodes: &[Node], data: &Value, mode: Mode) -> Result<String, String> {
+pub(crate) fn execute(nodes: &[Node], data: &Value, mode: Mode) -> Result<String, String> {
     let mut machine = Machine {
         out: String::new(),
         variables: vec![(String::new(), data.clone())],
@@ -72,6 +72,7 @@ impl Machine {
     fn print(&mut self, pipeline: &Pipeline, value: &Value) -> Result<(), String> {
         match value {
             Value::Nil => self.out.push_str("<no value>"),
+            Value::Missing(name) if OPTIONAL.contains(&name.as_str()) => self.out.push_str("<nil>"),
             Value::Missing(name) => {
                 let at = pipeline.commands.first().map(|c| source_of(c)).unwrap_or_default();
                 return Err(format!(
@@ -263,12 +264,21 @@ impl Machine {
 
     fn fields(&self, base: Value, fields: &[String], whole: &[Operand]) -> Result<Value, String> {
         let mut value = base;
-        for field in fields {
+        for (depth, field) in fields.iter().enumerate() {
             value = match value {
                 Value::Map(members) => members
                     .into_iter()
-                    .find(|(name, _)| name == field)
-                    .map_or_else(|| Value::Missing(field.clone()), |(_, value)| value),
+                    .filter_map(|(name, value)| Some((likeness(&name, field)?, value)))
+                    .max_by_key(|(likeness, _)| *likeness)
+                    .map_or_else(
+                        || match (self.mode, depth) {
+                            // Of the structure itself, whose fields are texts, and left out of the JSON where empty.
+                            (Mode::Texts, 0) if GO_NAMES.iter().any(|(go, _)| go == field) => Value::from(""),
+                            (Mode::Texts, 1..) => Value::Nil,
+                            _ => Value::Missing(field.clone()),
+                        },
+                        |(_, value)| value,
+                    ),
                 Value::Missing(name) => {
                     return Err(self.error(whole, &format!("map has no entry for key {name:?}")));
                 }
@@ -292,6 +302,46 @@ impl Machine {
         self.error(pipeline.commands.first().map_or(&[], Vec::as_slice), message)
     }
 }
+
+/// How much a member of this name is what `.field` means: docker executes templates on its own structures first, whose
+/// fields have Go's names, and then on the JSON.
+fn likeness(name: &str, field: &str) -> Option<u8> {
+    match name {
+        _ if name == field => Some(2),
+        _ if GO_NAMES.contains(&(field, name)) => Some(1),
+        _ => None,
+    }
+}
+
+/// Fields that docker's structures have, and its JSON leaves out where they are empty.
+const OPTIONAL: &[&str] = &["Health"];
+
+/// Names of fields in docker's structures, where their JSON has others.
+const GO_NAMES: &[(&str, &str)] = &[
+    ("APIVersion", "ApiVersion"),
+    ("AuxAddress", "AuxiliaryAddresses"),
+    ("CPUCfsPeriod", "CpuCfsPeriod"),
+    ("CPUCfsQuota", "CpuCfsQuota"),
+    ("CPUCount", "CpuCount"),
+    ("CPUPercent", "CpuPercent"),
+    ("CPUPeriod", "CpuPeriod"),
+    ("CPUQuota", "CpuQuota"),
+    ("CPURealtimePeriod", "CpuRealtimePeriod"),
+    ("CPURealtimeRuntime", "CpuRealtimeRuntime"),
+    ("CPUShares", "CpuShares"),
+    ("DNS", "Dns"),
+    ("DNSOptions", "DnsOptions"),
+    ("DNSSearch", "DnsSearch"),
+    ("From", "from"),
+    ("HostIP", "HostIp"),
+    ("ID", "Id"),
+    ("ID", "id"),
+    ("NanoCPUs", "NanoCpus"),
+    ("Scope", "scope"),
+    ("Status", "status"),
+    ("Time", "time"),
+    ("TimeNano", "timeNano"),
+];
 
 /// A command the way it was typed, more or less.
 fn source_of(operands: &[Operand]) -> String {

@@ -6,11 +6,11 @@ use std::fmt;
 use std::rc::Rc;
 
 /// A method of a row, for example `.Label "name"`.
-pub(crate) type Method = Rc<dyn Fn(&[Value]) -> Result<Value, String>>;
+pub type Method = Rc<dyn Fn(&[Value]) -> Result<Value, String>>;
 
 /// A value in a template.
 #[derive(Clone, Default)]
-pub(crate) enum Value {
+pub enum Value {
     /// JSON's `null`.
     #[default]
     Nil,
@@ -28,7 +28,7 @@ pub(crate) enum Value {
 
 impl Value {
     /// The member `key` of a map.
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&Value> {
         match self {
             Value::Map(members) => members.iter().find(|(name, _)| name == key).map(|(_, value)| value),
             _ => None,
@@ -36,12 +36,12 @@ impl Value {
     }
 
     /// Follows `path` through maps.
-    pub(crate) fn at(&self, path: &[&str]) -> Option<&Value> {
+    pub fn at(&self, path: &[&str]) -> Option<&Value> {
         path.iter().try_fold(self, |value, key| value.get(key))
     }
 
     /// The text of a string, else `""`.
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         match self {
             Value::Str(text) => text,
             _ => "",
@@ -49,12 +49,12 @@ impl Value {
     }
 
     /// The text at `path`, else `""`.
-    pub(crate) fn text_at(&self, path: &[&str]) -> &str {
+    pub fn text_at(&self, path: &[&str]) -> &str {
         self.at(path).map_or("", Value::text)
     }
 
     /// The number, else 0.
-    pub(crate) fn int(&self) -> i64 {
+    pub fn int(&self) -> i64 {
         match self {
             Value::Int(number) => i64::try_from(*number).unwrap_or(0),
             _ => 0,
@@ -63,7 +63,7 @@ impl Value {
 
     /// The number, whole or not, else 0.
     #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-    pub(crate) fn float(&self) -> f64 {
+    pub fn float(&self) -> f64 {
         match self {
             Value::Int(number) => *number as f64,
             Value::Float(number) => *number,
@@ -72,12 +72,12 @@ impl Value {
     }
 
     /// Whether this is `true`.
-    pub(crate) fn is_true(&self) -> bool {
+    pub fn is_true(&self) -> bool {
         matches!(self, Value::Bool(true))
     }
 
     /// The elements of a list, else none.
-    pub(crate) fn items(&self) -> &[Value] {
+    pub fn items(&self) -> &[Value] {
         match self {
             Value::List(items) => items,
             _ => &[],
@@ -85,7 +85,7 @@ impl Value {
     }
 
     /// The members of a map, else none.
-    pub(crate) fn members(&self) -> &[(String, Value)] {
+    pub fn members(&self) -> &[(String, Value)] {
         match self {
             Value::Map(members) => members,
             _ => &[],
@@ -93,7 +93,7 @@ impl Value {
     }
 
     /// Go's idea of truth in `if` and `and`.
-    pub(crate) fn truth(&self) -> bool {
+    pub fn truth(&self) -> bool {
         match self {
             Value::Nil | Value::Missing(_) => false,
             Value::Bool(b) => *b,
@@ -107,7 +107,7 @@ impl Value {
     }
 
     /// The name of the kind, for messages.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Value::Nil => "nil",
             Value::Missing(_) => "nothing",
@@ -122,12 +122,12 @@ impl Value {
     }
 
     /// Compact JSON. Methods are left out.
-    pub(crate) fn to_json(&self) -> String {
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
     /// JSON with four spaces a level, as `docker inspect` prints it.
-    pub(crate) fn to_pretty_json(&self) -> String {
+    pub fn to_pretty_json(&self) -> String {
         let mut out = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
         let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);

@@ -3,59 +3,68 @@
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+const DIR: u32 = 0o040_000;
+const SYMLINK: u32 = 0o120_000;
+const FILE: u32 = 0o100_000;
+
 struct Client {
     dir: tempfile::TempDir,
-    receiver: Receiver,
-    asked: mpsc::UnboundedReceiver<Packet>,
+    mirror: Mirror,
+    asked: Vec<u32>,
+    told: u32,
 }
 
 impl Client {
     fn again(dir: tempfile::TempDir) -> Client {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir.path(), flags, Mode::empty()).expect("a directory");
-        let (sender, asked) = mpsc::unbounded_channel();
-        Client { dir, receiver: Receiver::new(root, sender), asked }
+        Client { dir, mirror: Mirror::new(root), asked: Vec::new(), told: 0 }
     }
 
     fn new() -> Client {
         Client::again(tempfile::tempdir().expect("temporary directory"))
     }
 
-    fn tell(&mut self, path: &str, mode: u32, content: &str) -> Reply<()> {
+    fn tell(&mut self, path: &str, mode: u32, content: &str) -> Result<(), Error> {
         let dir = self.dir.path().metadata().expect("it is there");
         let size = i64::try_from(content.len()).expect("small");
         let (uid, gid) = (dir.uid(), dir.gid());
-        self.receiver.told(Stat {
+        self.told(FileStat {
             path: path.into(),
             mode,
             uid,
             gid,
             size,
             modified_ns: 7_000_000_001,
-            ..Stat::default()
+            ..FileStat::default()
         })
     }
 
-    fn link(&mut self, path: &str, mode: u32, link: &str) -> Reply<()> {
-        self.receiver.told(Stat { path: path.into(), mode, link: link.into(), ..Stat::default() })
+    fn told(&mut self, stat: FileStat) -> Result<(), Error> {
+        if self.mirror.told(stat)? {
+            self.asked.push(self.told);
+        }
+        self.told += 1;
+        Ok(())
+    }
+
+    fn link(&mut self, path: &str, mode: u32, link: &str) -> Result<(), Error> {
+        self.told(FileStat { path: path.into(), mode, link: link.into(), ..FileStat::default() })
     }
 
     /// Ends the list, and answers what was asked for with `content` by its place. What was asked.
     fn send(&mut self, content: &[(u32, &str)]) -> Vec<u32> {
-        self.receiver.told_all().expect("once");
-        let mut ids = Vec::new();
-        while let Ok(packet) = self.asked.try_recv() {
-            if packet.kind == Packet::REQUEST {
-                ids.push(packet.id);
-                let text = content.iter().find(|(id, _)| *id == packet.id).map_or("", |(_, text)| text);
-                if !text.is_empty() {
-                    self.receiver.data(packet.id, text.as_bytes()).expect("asked for");
-                }
-                self.receiver.data(packet.id, b"").expect("asked for");
+        self.mirror.told_all().expect("once");
+        let ids = std::mem::take(&mut self.asked);
+        for id in &ids {
+            let text = content.iter().find(|(of, _)| of == id).map_or("", |(_, text)| text);
+            if !text.is_empty() {
+                self.mirror.data(*id, text.as_bytes()).expect("asked for");
             }
+            self.mirror.data(*id, b"").expect("asked for");
         }
-        assert!(self.receiver.is_finished);
-        self.receiver.clean();
+        assert!(self.mirror.is_finished);
+        self.mirror.clean();
         ids
     }
 
@@ -66,11 +75,11 @@ impl Client {
 
 fn first() -> tempfile::TempDir {
     let mut client = Client::new();
-    client.tell("a", GO_DIR | 0o750, "").expect("good");
-    client.tell("a/x", 0o640, "one").expect("good");
-    client.link("a/y", GO_SYMLINK | 0o777, "../../etc/passwd").expect("good");
-    client.tell("b", 0o755 | GO_SETUID, "two").expect("good");
-    client.link("c", 0o755 | GO_SETUID, "b").expect("good");
+    client.tell("a", DIR | 0o750, "").expect("good");
+    client.tell("a/x", FILE | 0o640, "one").expect("good");
+    client.link("a/y", SYMLINK | 0o777, "../../etc/passwd").expect("good");
+    client.tell("b", FILE | 0o4755, "two").expect("good");
+    client.link("c", FILE | 0o4755, "b").expect("good");
     assert_eq!(client.send(&[(1, "one"), (3, "two")]), [1, 3]);
     client.dir
 }
@@ -101,12 +110,12 @@ fn only_what_changed_is_asked_for_and_what_is_gone_goes() {
     std::fs::create_dir(dir.path().join("old")).expect("create");
     std::fs::write(dir.path().join("old/file"), "gone").expect("write");
     let mut client = Client::again(dir);
-    client.tell("a", GO_DIR | 0o750, "").expect("good");
-    client.tell("a/x", 0o640, "one").expect("good");
+    client.tell("a", DIR | 0o750, "").expect("good");
+    client.tell("a/x", FILE | 0o640, "one").expect("good");
     // A file takes a symlink's place, a directory a file's.
-    client.tell("a/y", 0o644, "three").expect("good");
-    client.tell("b", GO_DIR | 0o755, "").expect("good");
-    client.tell("b/z", 0o600, "").expect("good");
+    client.tell("a/y", FILE | 0o644, "three").expect("good");
+    client.tell("b", DIR | 0o755, "").expect("good");
+    client.tell("b/z", FILE | 0o600, "").expect("good");
     assert_eq!(client.send(&[(2, "three")]), [2, 4]);
     assert_eq!(
         (client.text("a/x"), client.text("a/y"), client.text("b/z")),
@@ -119,29 +128,29 @@ fn only_what_changed_is_asked_for_and_what_is_gone_goes() {
 #[test]
 fn what_is_hostile_ends_the_transfer() {
     for path in ["", "/etc/x", "..", "../x", "a/../../x", "a//b", "./a", "a/.", "\0", ".brig-partial-1"] {
-        assert!(Client::new().tell(path, 0o644, "x").is_err(), "{path:?}");
+        assert!(Client::new().tell(path, FILE | 0o644, "x").is_err(), "{path:?}");
     }
     // Below what is no directory, also where a symlink stands.
     let outside = tempfile::tempdir().expect("temporary directory");
     let mut client = Client::new();
     client
-        .link("a", GO_SYMLINK | 0o777, outside.path().to_str().expect("text"))
+        .link("a", SYMLINK | 0o777, outside.path().to_str().expect("text"))
         .expect("a symlink may lead anywhere");
-    assert!(client.tell("a/x", 0o644, "x").is_err());
+    assert!(client.tell("a/x", FILE | 0o644, "x").is_err());
     // The same when the symlink came last time.
     let dir = Client::new().dir;
     std::os::unix::fs::symlink(outside.path(), dir.path().join("a")).expect("symlink");
     let mut client = Client::again(dir);
-    client.tell("a", GO_DIR | 0o755, "").expect("good");
-    client.tell("a/x", 0o644, "x").expect("good");
+    client.tell("a", DIR | 0o755, "").expect("good");
+    client.tell("a/x", FILE | 0o644, "x").expect("good");
     client.send(&[(1, "x")]);
     assert_eq!(client.text("a/x"), "x");
     assert_eq!(std::fs::read_dir(outside.path()).expect("a directory").count(), 0);
     // Out of order, twice, a device, a link to nothing that was told, data that nobody asked for.
     let mut client = Client::new();
-    client.tell("b", 0o644, "x").expect("good");
-    assert!(client.tell("a", 0o644, "x").is_err() && client.tell("b", 0o644, "x").is_err());
-    assert!(client.tell("c", 1 << 26 | 0o600, "").is_err());
-    assert!(client.link("d", 0o644, "/etc/shadow").is_err());
-    assert!(client.receiver.data(7, b"x").is_err());
+    client.tell("b", FILE | 0o644, "x").expect("good");
+    assert!(client.tell("a", FILE | 0o644, "x").is_err() && client.tell("b", FILE | 0o644, "x").is_err());
+    assert!(client.tell("c", 0o020_600, "").is_err());
+    assert!(client.link("d", FILE | 0o644, "/etc/shadow").is_err());
+    assert!(client.mirror.data(7, b"x").is_err());
 }

@@ -1,4 +1,4 @@
-//! The page of results of the image bench.
+//! Tables of measures with targets, as the benches of images and builds have them.
 
 use std::fmt::Write as _;
 

@@ -9,16 +9,32 @@ mod functions;
 mod lexer;
 mod parser;
 
-use crate::error::{Error, Result};
-use crate::value::Value;
+mod text;
+mod value;
+
 use parser::Node;
+pub use text::{quote, significant};
+pub use value::{Method, Value};
+
+/// Why a template gave nothing. The words are docker's.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is no template.
+    #[error("template parsing error: template: {0}")]
+    Parse(String),
+    /// It does not fit what it is executed on.
+    #[error("failed to execute template: template: {0}")]
+    Execute(String),
+}
+
+type Result<T> = std::result::Result<T, Error>;
 
 /// Deepest nesting of blocks, parentheses and calls. Formats are typed by people; this only keeps the stack sound.
 const MAX_DEPTH: usize = 100;
 
 /// A parsed template.
 #[derive(Debug, Clone)]
-pub(crate) struct Template {
+pub struct Template {
     nodes: Vec<Node>,
 }
 
@@ -28,6 +44,8 @@ pub(crate) enum Mode {
     Row,
     /// `{{json .ID}}` in a table is headed `CONTAINER ID`, not `"CONTAINER ID"`.
     Header,
+    /// What is missing below the first level has no value, and is no mistake: docker's maps of texts.
+    Texts,
 }
 
 impl Template {
@@ -35,35 +53,35 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// [`Error::Template`] with the line and what is wrong there.
-    pub(crate) fn parse(text: &str) -> Result<Template> {
-        let tokens = lexer::lex(text).map_err(parsing)?;
-        Ok(Template { nodes: parser::parse(&tokens).map_err(parsing)? })
+    /// [`Error::Parse`] with the line and what is wrong there.
+    pub fn parse(text: &str) -> Result<Template> {
+        let tokens = lexer::lex(text).map_err(Error::Parse)?;
+        Ok(Template { nodes: parser::parse(&tokens).map_err(Error::Parse)? })
     }
 
     /// Executes on `data`, which is `.` and `$`.
-    pub(crate) fn execute(&self, data: &Value) -> Result<String> {
+    pub fn execute(&self, data: &Value) -> Result<String> {
         self.run(data, Mode::Row)
     }
 
+    /// The same for data whose inner maps hold texts, such as the attributes of events: a key that is missing has no value.
+    pub fn execute_on_texts(&self, data: &Value) -> Result<String> {
+        self.run(data, Mode::Texts)
+    }
+
     /// Executes on the names of columns instead of their content.
-    pub(crate) fn execute_header(&self, data: &Value) -> Result<String> {
+    pub fn execute_header(&self, data: &Value) -> Result<String> {
         self.run(data, Mode::Header)
     }
 
     /// Whether a field or method of this name appears anywhere.
-    pub(crate) fn mentions(&self, field: &str) -> bool {
+    pub fn mentions(&self, field: &str) -> bool {
         parser::mentions(&self.nodes, field)
     }
 
     fn run(&self, data: &Value, mode: Mode) -> Result<String> {
-        execute::execute(&self.nodes, data, mode)
-            .map_err(|message| Error::Template(format!("failed to execute template: template: {message}")))
+        execute::execute(&self.nodes, data, mode).map_err(Error::Execute)
     }
-}
-
-fn parsing(message: String) -> Error {
-    Error::Template(format!("template parsing error: template: {message}"))
 }
 
 #[cfg(test)]
@@ -101,6 +119,21 @@ mod tests {
         check("{{.Null}}|{{.List}}", "<no value>|[a b c]");
         check("{{/* note */}}x", "x");
         check("{{.}}", &data().to_string());
+    }
+
+    #[test]
+    fn names_of_dockers_structures() {
+        let data = serde_json::from_str::<Value>(r#"{"Id":"x","scope":"local","HostConfig":{"Dns":["1"]}}"#)
+            .unwrap();
+        let template = Template::parse("{{.ID}} {{.Id}} {{.Scope}} {{.HostConfig.DNS}}").unwrap();
+        assert_eq!(template.execute(&data).unwrap(), "x x local [1]");
+        check_error("{{.Id}}", "no entry for key \"Id\"");
+        let template = Template::parse("{{.HostConfig.None}}").unwrap();
+        assert_eq!(template.execute_on_texts(&data).unwrap(), "<no value>");
+        assert!(Template::parse("{{.None}}").unwrap().execute_on_texts(&data).is_err());
+        assert_eq!(Template::parse("{{.From}}").unwrap().execute_on_texts(&data).unwrap(), "");
+        check("{{.State.Health}}{{if .State.Health}}x{{end}}", "<nil>");
+        check("{{index .Map \"none\"}}|{{index .Ports \"none\"}}", "|<no value>");
     }
 
     #[test]

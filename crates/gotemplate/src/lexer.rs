@@ -2,13 +2,13 @@
 
 /// One token and the line it is on.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Token {
-    pub(super) line: usize,
-    pub(super) kind: Kind,
+pub(crate) struct Token {
+    pub(crate) line: usize,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text(String),
     /// `{{` and `}}`.
     Open,
@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Assign,
 }
 
-pub(super) fn lex(text: &str) -> Result<Vec<Token>, String> {
+pub(crate) fn lex(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut line = 1;
     let mut rest = text;

@@ -1,13 +1,13 @@
 //! Tokens to nodes.
 
-use super::MAX_DEPTH;
-use super::functions;
-use super::lexer::{Kind, Token};
-use crate::value::Value;
+use crate::MAX_DEPTH;
+use crate::Value;
+use crate::functions;
+use crate::lexer::{Kind, Token};
 
 /// A piece of a template.
 #[derive(Debug, Clone)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Text(String),
     /// `{{pipeline}}`; prints unless it only sets variables.
     Action {
@@ -23,24 +23,24 @@ pub(super) enum Node {
 
 /// A condition and what happens where it holds.
 #[derive(Debug, Clone)]
-pub(super) struct Branch {
-    pub(super) line: usize,
-    pub(super) pipeline: Pipeline,
-    pub(super) body: Vec<Node>,
+pub(crate) struct Branch {
+    pub(crate) line: usize,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) body: Vec<Node>,
 }
 
 /// `$a, $b := command | command`.
 #[derive(Debug, Clone)]
-pub(super) struct Pipeline {
-    pub(super) variables: Vec<String>,
+pub(crate) struct Pipeline {
+    pub(crate) variables: Vec<String>,
     /// `:=` makes new variables, `=` changes existing ones.
-    pub(super) declares: bool,
-    pub(super) commands: Vec<Vec<Operand>>,
+    pub(crate) declares: bool,
+    pub(crate) commands: Vec<Vec<Operand>>,
 }
 
 /// One word of a command.
 #[derive(Debug, Clone)]
-pub(super) enum Operand {
+pub(crate) enum Operand {
     Literal(Value),
     Dot,
     Function(String),
@@ -50,7 +50,7 @@ pub(super) enum Operand {
     Parenthesis(Box<Pipeline>),
 }
 
-pub(super) fn parse(tokens: &[Token]) -> Result<Vec<Node>, String> {
+pub(crate) fn parse(tokens: &[Token]) -> Result<Vec<Node>, String> {
     let mut parser = Parser { tokens, at: 0, depth: 0, ranges: 0, scopes: vec![String::new()] };
     let (nodes, end) = parser.nodes()?;
     match end {
@@ -61,7 +61,7 @@ pub(super) fn parse(tokens: &[Token]) -> Result<Vec<Node>, String> {
 }
 
 /// Whether `field` is taken from anything in `nodes`.
-pub(super) fn mentions(nodes: &[Node], field: &str) -> bool {
+pub(crate) fn mentions(nodes: &[Node], field: &str) -> bool {
     let branch = |b: &Branch| pipeline_mentions(&b.pipeline, field) || mentions(&b.body, field);
     nodes.iter().any(|node| match node {
         Node::Text(_) | Node::Break | Node::Continue => false,

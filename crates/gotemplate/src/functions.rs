@@ -1,7 +1,8 @@
 //! The functions of templates: Go's and Docker's.
 
-use super::Mode;
-use crate::value::Value;
+use crate::Mode;
+use crate::Value;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
@@ -11,14 +12,16 @@ const NAMES: &[&str] = &[
     "truncate",
 ];
 
+/// What `urlquery` escapes.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Largest width or precision in `printf`, and largest `pad`.
 const MAX_WIDTH: usize = 4096;
 
-pub(super) fn exists(name: &str) -> bool {
+pub(crate) fn exists(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value, String> {
+pub(crate) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value, String> {
     // Docker's own functions leave headers alone, except those about width.
     if mode == Mode::Header && matches!(name, "json" | "split" | "join" | "title" | "lower" | "upper") {
         return Ok(arguments.iter().find(|a| !a.text().is_empty()).cloned().unwrap_or_default());
@@ -146,7 +149,12 @@ fn length(value: &Value) -> Result<Value, String> {
 
 fn index(value: &Value, key: &Value) -> Result<Value, String> {
     match (value, key) {
-        (Value::Map(_), Value::Str(key)) => Ok(value.get(key).cloned().unwrap_or_default()),
+        (Value::Map(members), Value::Str(key)) => Ok(match value.get(key) {
+            Some(found) => found.clone(),
+            // What is missing in a map of texts is an empty text.
+            None if members.iter().all(|(_, v)| matches!(v, Value::Str(_))) => Value::from(""),
+            None => Value::Nil,
+        }),
         (Value::List(items), Value::Int(at)) => {
             let found = usize::try_from(*at).ok().and_then(|at| items.get(at));
             found.cloned().ok_or_else(|| format!("error calling index: index out of range: {at}"))
@@ -231,7 +239,7 @@ fn javascript(text: &str) -> String {
 }
 
 fn url_query(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, crate::http::QUERY).to_string().replace("%20", "+")
+    percent_encoding::utf8_percent_encode(text, QUERY).to_string().replace("%20", "+")
 }
 
 /// One verb of a format: `%-08.3f`.
@@ -317,9 +325,9 @@ fn apply(verb: &Verb, letter: char, value: &Value) -> String {
         ('v', _) => (value.to_string(), false),
         ('s', Value::Int(_) | Value::Float(_) | Value::Bool(_)) => (wrong(), false),
         ('s', _) => (cut(value.to_string()), false),
-        ('q', Value::Str(text)) => (crate::text::quote(text), false),
+        ('q', Value::Str(text)) => (crate::quote(text), false),
         ('q', Value::List(items)) => {
-            let quoted: Vec<String> = items.iter().map(|i| crate::text::quote(&i.to_string())).collect();
+            let quoted: Vec<String> = items.iter().map(|i| crate::quote(&i.to_string())).collect();
             (format!("[{}]", quoted.join(" ")), false)
         }
         ('t', Value::Bool(b)) => (b.to_string(), false),
@@ -336,7 +344,7 @@ fn apply(verb: &Verb, letter: char, value: &Value) -> String {
             (signed(format!("{n:.*}", verb.precision.unwrap_or(6)), *n < 0.0), true)
         }
         ('g', Value::Float(n)) => {
-            (verb.precision.map_or_else(|| n.to_string(), |p| crate::units::significant(*n, p)), true)
+            (verb.precision.map_or_else(|| n.to_string(), |p| crate::significant(*n, p)), true)
         }
         ('T', value) => (value.kind().to_string(), false),
         _ => return wrong(),

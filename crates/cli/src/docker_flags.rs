@@ -1,0 +1,106 @@
+//! Whether every command of docker, and each of its flags, is one of ours.
+
+use crate::commands::command;
+use clap::{ArgAction, Command};
+
+const DOCKERS: &str = include_str!("docker_flags.txt");
+
+/// What is left out, and why. Each is refused by name when it is typed.
+const NOT_OURS: &[(&str, &str)] = &[
+    ("--cpu-count", "for Windows"),
+    ("--cpu-percent", "for Windows"),
+    ("--io-maxbandwidth", "for Windows"),
+    ("--io-maxiops", "for Windows"),
+    (
+        "--use-api-socket",
+        "hands the engine, and so the machine, to the container; -v does it for those who mean it",
+    ),
+    ("build", "of BuildKit's kind, whose flags are buildx's; docker's list is the classic builder's"),
+    ("builder build", "the same"),
+    ("history --platform", "not yet"),
+    ("image history --platform", "not yet"),
+    ("images --tree", "not yet"),
+    ("image ls --tree", "not yet"),
+    ("rmi --platform", "not yet"),
+    ("image rm --platform", "not yet"),
+    ("manifest annotate", "indexes of one's own are made by build"),
+    ("manifest create", "the same"),
+    ("manifest push", "the same"),
+    ("manifest rm", "the same"),
+    ("manifest inspect --insecure", "said to the daemon, by --insecure-registry"),
+    ("network inspect --verbose", "shows the services of a swarm"),
+    ("volume create --availability", "for volumes of a cluster"),
+    ("volume create --group", "for volumes of a cluster"),
+    ("volume create --limit-bytes", "for volumes of a cluster"),
+    ("volume create --required-bytes", "for volumes of a cluster"),
+    ("volume create --scope", "for volumes of a cluster"),
+    ("volume create --secret", "for volumes of a cluster"),
+    ("volume create --sharing", "for volumes of a cluster"),
+    ("volume create --topology-preferred", "for volumes of a cluster"),
+    ("volume create --topology-required", "for volumes of a cluster"),
+    ("volume create --type", "for volumes of a cluster"),
+    ("volume ls --cluster", "for volumes of a cluster"),
+    ("volume update", "for volumes of a cluster"),
+];
+
+fn is_left_out(command: &str, flag: &str) -> bool {
+    let whole = format!("{command} {flag}");
+    NOT_OURS.iter().any(|(name, _)| *name == command || *name == flag || *name == whole)
+}
+
+fn find<'a>(root: &'a Command, path: &str) -> Option<&'a Command> {
+    path.split(' ')
+        .filter(|word| !word.is_empty())
+        .try_fold(root, |command, word| command.find_subcommand(word))
+}
+
+/// What is wrong with our flag for one of docker's, `-q/--quiet` or `--format=`.
+fn mistake(command: &Command, flag: &str) -> Option<String> {
+    let takes_value = flag.ends_with('=');
+    let names = flag.trim_end_matches('=');
+    let (short, long) = names.split_once('/').map_or((None, names), |(short, long)| (Some(short), long));
+    let long = long.trim_start_matches('-');
+    let Some(ours) = command.get_arguments().find(|arg| {
+        arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|all| all.contains(&long))
+    }) else {
+        // Those that clap brings itself.
+        return (!matches!(long, "help" | "version")).then(|| "is missing".into());
+    };
+    let ours_takes = matches!(ours.get_action(), ArgAction::Set | ArgAction::Append)
+        && ours.get_num_args().is_none_or(|range| range.min_values() > 0);
+    if ours_takes != takes_value {
+        return Some(format!("takes a value: {takes_value} for docker, {ours_takes} for us"));
+    }
+    let letter = short.and_then(|s| s.chars().nth(1));
+    let has = |letter: char| {
+        ours.get_short() == Some(letter) || ours.get_all_short_aliases().is_some_and(|a| a.contains(&letter))
+    };
+    letter.filter(|letter| !has(*letter)).map(|letter| format!("has no -{letter}"))
+}
+
+#[test]
+fn every_flag_of_docker_is_ours() {
+    let mut root = command();
+    root.build();
+    let mut mistakes = Vec::new();
+    let mut checked = 0;
+    for line in DOCKERS.lines().filter(|l| !l.starts_with('#')) {
+        let (path, flags) = line.split_once(':').expect("COMMAND: FLAGS");
+        if NOT_OURS.iter().any(|(name, _)| *name == path) {
+            continue;
+        }
+        let Some(command) = find(&root, path) else {
+            mistakes.push(format!("docker {path}: there is no such command"));
+            continue;
+        };
+        for flag in flags.split_whitespace() {
+            let bare = flag.trim_end_matches('=').rsplit('/').next().unwrap_or(flag);
+            if let (Some(text), false) = (mistake(command, flag), is_left_out(path, bare)) {
+                mistakes.push(format!("docker {path} {flag}: {text}"));
+            }
+            checked += 1;
+        }
+    }
+    assert!(mistakes.is_empty(), "{mistakes:#?}");
+    assert!(checked > 400, "only {checked} flags were looked at");
+}
