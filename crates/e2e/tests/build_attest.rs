@@ -40,7 +40,6 @@ fn provenance_and_packages_go_with_the_image() {
         let text: Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
         text["containerimage.digest"].clone()
     };
-    let plain = build("plain", &[]);
     let kinds = [
         ("v1", "max", "https://slsa.dev/provenance/v1"),
         ("v0.2", "min", "https://slsa.dev/provenance/v0.2"),
@@ -48,13 +47,16 @@ fn provenance_and_packages_go_with_the_image() {
     let attested = kinds.map(|(version, mode, kind)| {
         let name = registry.reference("attested", mode);
         let provenance = format!("--provenance=mode={mode},version={version},builder-id=https://x.example/b");
-        let index = build(&name, &[&provenance, "--sbom"]);
-        (name, index, version, mode, kind)
+        // Of an image of its own: the same image has one index, that of its last build.
+        let label = format!("--label=mode={mode}");
+        let plain = build("plain", &[&label]);
+        assert_eq!(build("again", &[&label, "--provenance=false"]), plain);
+        let index = build(&name, &[&label, &provenance, "--sbom"]);
+        (name, index, plain, version, mode, kind)
     });
-    assert_eq!(build("again", &["--provenance=false"]), plain);
     // What is said is kept with the image, so that it is pushed later too.
     daemon.brig(&["builder", "prune", "-a", "-f"]).success();
-    for (name, index, version, mode, kind) in attested {
+    for (name, index, plain, version, mode, kind) in attested {
         daemon.brig(&["push", &name]).success();
         let (_, index) = read(&registry, &index);
         let manifests = index["manifests"].as_array().unwrap();
