@@ -50,7 +50,7 @@ fn with_resolver(sandboxes: usize, test: impl FnOnce(&Resolver) + Send) {
     let run = || {
         sys::netns::unshare_network_and_mounts().unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        network::loopback_up().unwrap();
+        sys::netns::loopback_up().unwrap();
         let resolver = start(sandboxes);
         test(&resolver);
         for n in 0..sandboxes {

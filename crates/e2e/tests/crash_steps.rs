@@ -157,7 +157,7 @@ impl Stage {
                 (format!("/exec/{}/start", exec["Id"].as_str().unwrap()), verb.body.to_string().into_bytes())
             }
             path if verb.method == "PUT" => {
-                let file = tar::Entry::file("copied", 0o644, b"text".to_vec());
+                let file = tar::Entry::file("copied", 0o644, b"text");
                 (path.into(), tar::archive(&[file]))
             }
             path if verb.body.is_null() => (path.into(), Vec::new()),

@@ -58,10 +58,7 @@ fn ipvlan() {
         run("ip", "link set lan0 up");
         run("ip", "link set lan1 up");
         let net = bridge("unused0", "10.9.0.0/24");
-        let refused = match Sharing::Ipvlan.check() {
-            Ok(()) => None,
-            Err(e) => Some(e),
-        };
+        let refused = Sharing::Ipvlan.check().err();
         if let Some(e) = refused {
             let text = errors::chain(&e);
             assert!(matches!(e, Error::NotInKernel { .. }), "{text}");
