@@ -100,7 +100,7 @@ fn answers(daemon: &Daemon) -> Vec<(&'static str, Value)> {
     let inspected = get("/containers/surface/json?size=1");
     let settings = inspected["NetworkSettings"].clone();
     let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
-    let path = format!("/events?since=1&until={until}&filters={{\"event\":[\"start\"]}}");
+    let path = format!("/events?since=1&until={until}&filters=%7B%22event%22:%5B%22start%22%5D%7D");
     let event = daemon.request("GET", &path, &Value::Null).expect(200).text();
     vec![
         ("SystemInfo", get("/info")),

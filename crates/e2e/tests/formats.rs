@@ -22,7 +22,7 @@ const CASES: &[(&[&str], &[&str])] = &[
             "{{with .Label \"tier\"}}tier {{.}}{{else}}no tier{{end}}",
             "{{printf \"%-10s|%5.2s|%q\" .Names .State .Image}}",
             "{{len .Names}} {{truncate .ID 5}} {{pad .Names 2 3}}|",
-            "{{join (split .Names \"-\") \"+\"}} {{index (split .Image \":\") 1}}",
+            "{{join (split .Names \"-\") \"+\"}} {{index (split .Image \":\") 0}}",
             "{{range $i, $n := split .Names \"-\"}}{{$i}}={{$n}};{{end}}",
             "{{and .ID .Names}} {{or \"\" .State}} {{not .Names}} {{lt (len .ID) 20}} {{ne .State \"x\"}} {{ge 2 2}}",
             "{{println .Names .State}}",
