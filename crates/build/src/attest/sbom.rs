@@ -8,6 +8,7 @@ use crate::error::{During, Error};
 use crate::solve::Solved;
 use oci::Digest;
 use rootdir::RootDir;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -47,7 +48,9 @@ fn text(root: &RootDir, path: &str) -> Result<Option<String>, Error> {
     use errors::HasKind;
     match root.read_bounded(Path::new(path), MAX_LIST) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        // An image may have anything under these names: what is no file is no list.
         Err(e) if matches!(e.kind(), errors::Kind::NotFound | errors::Kind::InvalidArgument) => Ok(None),
+        Err(e) if e.is_errno(Errno::LOOP) || e.is_errno(Errno::NOTDIR) => Ok(None),
         Err(e) => Err(e).during(|| format!("read /{path} of the image")),
     }
 }
