@@ -105,6 +105,8 @@ fn compare(kept: Kept, reader: &mut impl Read) -> Result<(Waiting, Vec<(u32, u32
         number += 1;
     }
     mirror.told_all().map_err(super::failure)?;
+    // The end of the body belongs to the request too: a connection that is closed before it is reset.
+    drop(std::io::copy(&mut reader.by_ref().take(super::request::MAX_TAIL), &mut std::io::sink()));
     Ok((Waiting { kept, mirror }, wanted))
 }
 
