@@ -161,7 +161,11 @@ pub(super) fn test(compose: &Path, host: &str, work: &Path) -> Result<()> {
     if docker(&["ps", "-q", "-f", "name=^second-web-1$"])? == old {
         return Err(Error::new("a changed service was not made anew"));
     }
-    expect("its environment is the new one", &compose(&["exec", "-T", "web", "printenv", "SIZE"])?, "small")?;
+    expect(
+        "its environment is the new one",
+        &compose(&["exec", "-T", "web", "sh", "-c", "echo $SIZE"])?,
+        "small",
+    )?;
     compose(&["--profile", "*", "down", "-v", "--rmi", "local", "-t", "1", "--remove-orphans"])?;
     for (what, args) in [
         ("containers", &["ps", "-aq"][..]),

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { GenericContainer, Network, Wait } from "testcontainers";
 
-const page = (text) => ["sh", "-c", `mkdir /www && echo ${text} > /www/index.html && echo ready && exec httpd -f -p 80 -h /www`];
+const page = (text) => ["sh", "-c", `mkdir -p /www && echo ${text} > /www/index.html && echo ready && exec httpd -f -p 80 -h /www`];
 const said = async (container) => {
   const answer = await fetch(`http://${container.getHost()}:${container.getMappedPort(80)}/index.html`);
   return (await answer.text()).trim();
