@@ -90,6 +90,7 @@ pub(crate) struct Line {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     #[command(flatten)]
     Container(ContainerCommand),
@@ -140,6 +141,7 @@ struct Run {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ContainerCommand {
     /// Create and run a new container from an image
     #[command(
@@ -195,6 +197,7 @@ enum ContainerCommand {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageShort {
     /// List images
     Images(images::Images),
@@ -230,6 +233,7 @@ enum ImageShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum SystemShort {
     /// List containers
     Ps(ps::Ps),
@@ -240,6 +244,7 @@ enum SystemShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum ContainerGroup {
     #[command(flatten)]
@@ -254,6 +259,7 @@ enum ContainerGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageGroup {
     /// List images
     #[command(name = "ls", alias = "list")]
