@@ -407,6 +407,7 @@ impl Engine {
             edits: &edits,
             init: init.then_some(&*shim),
             available_capabilities: &self.capabilities,
+            open_files: self.config.open_files,
         })?;
         if let Some(process) = spec.process.as_mut() {
             links::add_environment(&mut process.env, link_environment);
