@@ -208,7 +208,7 @@ impl Snapshotter for Overlay {
         let inner = &self.inner;
         let number = records::snapshot(&inner.db, key)?.number;
         // What overlay moves from one to the other may not change its project on the way.
-        inner.quotas.limit(&inner.home, self.driver(), number, &["fs", "work"], bytes)
+        inner.quotas.limit_snapshot(&inner.home, self.driver(), number, &["fs", "work"], bytes)
     }
 
     fn mount(&self, key: &str, target: &Path, options: &MountOptions) -> Result<(), Error> {
@@ -244,7 +244,7 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
         let Some(row) = records::delete_snapshot(&self.inner.db, key)? else { return Ok(false) };
-        self.inner.quotas.release(&self.inner.home, row.number, "fs");
+        self.inner.quotas.release(&self.inner.home.path(row.number, "fs"));
         self.inner.home.discard(row.number)?;
         Ok(true)
     }
@@ -322,7 +322,7 @@ impl Snapshotter for Overlay {
         on_disk.retain(|number| !recorded.contains(number));
         for number in on_disk {
             inner.mounts.forget(number);
-            inner.quotas.release(&inner.home, number, "fs");
+            inner.quotas.release(&inner.home.path(number, "fs"));
             inner.home.discard(number)?;
             done.orphans += 1;
         }
