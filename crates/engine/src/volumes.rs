@@ -13,11 +13,13 @@ mod fill;
 mod local;
 mod plugin;
 mod points;
+mod propagation;
 mod quota;
 mod shown;
 mod staged;
 
 pub(crate) use fill::copy_up;
+pub(crate) use propagation::of_root as root_propagation;
 pub use shown::ShownVolume;
 pub(crate) use staged::owner_of_snapshot;
 
@@ -378,6 +380,7 @@ impl Engine {
                     std::fs::create_dir_all(path)
                         .io_during(|| format!("create bind source {}", path.display()))?;
                 }
+                propagation::beside_the_daemon(&self.config, &mut point)?;
             }
             MountKind::Volume => {
                 if point.driver.is_empty() {
