@@ -1,8 +1,10 @@
 //! Limits of what a writable snapshot takes, by project quotas of ext4 and XFS: its directories belong to a project of their
-//! own, whose number is found in them again when they are removed.
+//! own, whose number is found in them again when they are removed. Where a snapshot begins as a copy of its layers, every
+//! file of that belongs to the project too, and the limit is on what comes on top.
 
 use crate::Error;
 use crate::home::Home;
+use crate::tree;
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,22 +44,49 @@ impl Quotas {
         parts: &[&str],
         bytes: u64,
     ) -> Result<(), Error> {
+        let directory = home.dir(number);
+        let failed = at("limit the size of", &directory);
+        let (any, project) = self.begin(home, driver, number)?;
+        project_quota::limit(any.as_fd(), project, bytes).map_err(failed)?;
+        for part in parts {
+            let path = home.path(number, part);
+            let assigned = open(&path).and_then(|fd| project_quota::assign(fd.as_fd(), project));
+            assigned.map_err(at("limit the size of", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Limits by how much the tree `part` of snapshot `number`, which is a copy of its layers, may grow.
+    ///
+    /// # Errors
+    ///
+    /// As [`Quotas::limit`].
+    pub(crate) fn limit_growth(
+        &self,
+        home: &Home,
+        driver: &'static str,
+        number: u64,
+        part: &str,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let path = home.path(number, part);
+        let (any, project) = self.begin(home, driver, number)?;
+        let limited = open(&path).and_then(|root| {
+            tree::assign(root, project)?;
+            let there = project_quota::usage(any.as_fd(), project)?.bytes;
+            project_quota::limit(any.as_fd(), project, there.saturating_add(bytes))
+        });
+        limited.map_err(at("limit the size of", &path))
+    }
+
+    /// A descriptor of the file system, and a project that is free.
+    fn begin(&self, home: &Home, driver: &'static str, number: u64) -> Result<(OwnedFd, u32), Error> {
         if !self.is_enforced(&home.snapshots) {
             return Err(Error::NoQuota { driver });
         }
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| Error::File { what: "limit the size of", path, source }
-        };
         let directory = home.dir(number);
-        let any = open(&directory).map_err(failed(&directory))?;
-        let project = free_project(home, number).map_err(failed(&directory))?;
-        project_quota::limit(any.as_fd(), project, bytes).map_err(failed(&directory))?;
-        for part in parts {
-            let path = home.path(number, part);
-            open(&path).and_then(|fd| project_quota::assign(fd.as_fd(), project)).map_err(failed(&path))?;
-        }
-        Ok(())
+        let begun = open(&directory).and_then(|any| Ok((any, free_project(home, number)?)));
+        begun.map_err(at("limit the size of", &directory))
     }
 
     /// Gives the project of a snapshot that goes away free for others. What it fails on keeps its number until then.
@@ -77,6 +106,11 @@ impl Quotas {
             _ => {}
         }
     }
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_path_buf();
+    move |source| Error::File { what, path, source }
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
