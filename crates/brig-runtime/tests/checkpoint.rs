@@ -257,7 +257,14 @@ fn early_hooks_run_when_the_namespaces_are_there() {
     let words: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
     assert_eq!(
         words,
-        ["pre-restore", "setup-namespaces", "prestart", "createRuntime", "post-setup-namespaces", "poststart"]
+        [
+            "pre-restore",
+            "setup-namespaces",
+            "prestart",
+            "createRuntime",
+            "post-setup-namespaces",
+            "poststart"
+        ]
     );
     let states: Vec<serde_json::Value> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -269,7 +276,10 @@ fn early_hooks_run_when_the_namespaces_are_there() {
     bundle.spec["hooks"] = serde_json::json!({"createRuntime": [hook("createRuntime", 3)]});
     let output = bundle.call(&["--criu", criu, "restore", "-d", &id]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && text.contains("error running createRuntime hook #0: /bin/sh"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("error running createRuntime hook #0: /bin/sh"),
+        "{text}"
+    );
     assert_eq!(bundle.ok(&["list", "-q"]), "");
 }
 

@@ -73,12 +73,7 @@ struct End {
     launch: Option<(Gate, Option<Box<Filter>>)>,
 }
 
-fn walk(
-    steps: Vec<Step>,
-    world: &mut World,
-    args: &StringList,
-    preserve_fds: u32,
-) -> Result<End, Failure> {
+fn walk(steps: Vec<Step>, world: &mut World, args: &StringList, preserve_fds: u32) -> Result<End, Failure> {
     let (mut program, mut launch) = (None, None);
     for step in steps {
         match step {

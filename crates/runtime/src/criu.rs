@@ -538,7 +538,8 @@ impl Call {
         if !restores {
             self.command.stdin(Stdio::null()).stdout(Stdio::null());
         }
-        let questions = early.map(|early| script::Questions::new(early).map_err(|e| Error::io("make a pipe", e)));
+        let questions =
+            early.map(|early| script::Questions::new(early).map_err(|e| Error::io("make a pipe", e)));
         let mut questions = questions.transpose()?;
         if let Some(questions) = &questions {
             self.pair("--action-script", questions.script());

@@ -455,8 +455,7 @@ impl Builder {
         }
         let args = strings("process.args", &process.args)?;
         let env = strings("process.env", &last_of_each(&process.env))?;
-        let inherited =
-            proc.read("self/status").map_or(Inherited::UNKNOWN, |text| Inherited::parse(&text));
+        let inherited = proc.read("self/status").map_or(Inherited::UNKNOWN, |text| Inherited::parse(&text));
         let (steps, warnings) = (Vec::with_capacity(64), Vec::new());
         Ok(Builder { plan: Plan { steps, args, env, preserve_fds, warnings, inherited } })
     }
@@ -620,9 +619,11 @@ impl Builder {
         let caps = process.capabilities.clone().unwrap_or_default();
         // What this process lacks it cannot give. In a new user namespace it lacks nothing.
         let mine = match self.plan.inherited {
-            Inherited::UNKNOWN => rustix::thread::capabilities(None)
-                .map_err(|e| Error::io("read own capabilities", e))?
-                .permitted,
+            Inherited::UNKNOWN => {
+                rustix::thread::capabilities(None)
+                    .map_err(|e| Error::io("read own capabilities", e))?
+                    .permitted
+            }
             inherited => CapabilitySet::from_bits_retain(inherited.permitted),
         };
         let mut missing = CapabilitySet::empty();

@@ -189,7 +189,8 @@ impl Site {
     /// here without having its name; then they are forgotten.
     fn open(&mut self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        let open = |resolve| rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let open =
+            |resolve| rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         let opened = open(resolve | ResolveFlags::NO_XDEV);
         self.stayed = opened.is_ok();
         match opened {

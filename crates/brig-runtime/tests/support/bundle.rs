@@ -37,8 +37,7 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
         std::fs::create_dir(directory.path().join("rootfs").join(empty)).unwrap();
     }
     let id = format!("brigtest-{name}-{}", std::process::id());
-    let spec =
-        Command::new(runtime_program()).arg("spec").arg("-b").arg(directory.path()).output();
+    let spec = Command::new(runtime_program()).arg("spec").arg("-b").arg(directory.path()).output();
     assert!(spec.unwrap().status.success());
     let text = std::fs::read(directory.path().join("config.json")).unwrap();
     let mut spec: serde_json::Value = serde_json::from_slice(&text).unwrap();

@@ -56,8 +56,8 @@ impl<'a> Questions<'a> {
         if let Some(mut pipe) = child.stderr.take() {
             let mut bytes = [0; 4096];
             loop {
-                let mut polled =
-                    [self.asked.0.as_fd(), pipe.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                let mut polled = [self.asked.0.as_fd(), pipe.as_fd()]
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
                 match poll(&mut polled, None) {
                     Ok(_) => {}
                     Err(Errno::INTR) => continue,
