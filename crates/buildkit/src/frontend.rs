@@ -64,7 +64,7 @@ pub(crate) async fn solve(
         "frontend.outline" => return requests::outline(&file, &asked),
         other => return Err(Status::unimplemented(format!("unsupported request {other}"))),
     }
-    let origin = Arc::new(Origin { options: options.clone(), is_multi: asked.is_multi, attests });
+    let origin = Arc::new(Origin { is_multi: asked.is_multi, attests });
     let mut request = request(server, job, &asked, inputs, &loaded).await?;
     request.origin_args.clone_from(options);
     let platforms: Vec<Option<Platform>> = if asked.platforms.is_empty() {

@@ -33,8 +33,6 @@ pub(crate) struct Output {
 /// What a result was asked for with.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
-    #[allow(dead_code, reason = "belongs to what a result is told to come from")]
-    pub(crate) options: BTreeMap<String, String>,
     /// An index is wanted.
     pub(crate) is_multi: bool,
     /// What is to be said of it.

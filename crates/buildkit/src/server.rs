@@ -13,6 +13,7 @@ use crate::{control, gateway, usage};
 use engine::Engine;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;
@@ -122,7 +123,12 @@ impl Server {
             // By this clients know that results can be given away as files and as indexes.
             ("org.mobyproject.buildkit.worker.snapshotter", "brig"),
         ];
-        let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let mut labels: BTreeMap<String, String> =
+            labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        // By this clients translate `--add-host x:host-gateway` themselves.
+        if let Some(gateway) = self.engine.host_gateway() {
+            labels.insert("org.mobyproject.buildkit.worker.moby.host-gateway-ip".into(), gateway.to_string());
+        }
         WorkerRecord { id: "brig".into(), labels, platforms: vec![platform], version: Some(self.version()) }
     }
 

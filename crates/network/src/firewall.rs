@@ -39,6 +39,7 @@
 //!
 //! An accept here ends only our own table's say: rules of others still apply, as they should.
 
+use crate::guard;
 use crate::nft::{self, Batch, ESTABLISHED_OR_RELATED, Expr, IPS_DST_NAT, Type, Value, Verdict};
 use crate::{BridgeConfig, BridgeSubnet, Error, GatewayMode, Result, Subnet, name};
 use std::collections::HashSet;
@@ -107,12 +108,21 @@ pub fn use_table_of(bridge: &str) -> Result<()> {
 pub fn remove_table_of(bridge: &str) -> Result<()> {
     // A few bytes for each such daemon, of which a test has dozens and a host one.
     let table: &'static str = String::leak(table_of(bridge));
-    for mut batch in [Batch::of_devices(table), Batch::new(table)] {
-        batch.open_table();
+    delete_tables(table, Batch::open_table)
+}
+
+/// Deletes the tables of this name, which `make` makes first, so that it is harmless if there are none.
+fn delete_tables(table: &'static str, make: impl Fn(&mut Batch)) -> Result<()> {
+    let delete = |mut batch: Batch| {
+        make(&mut batch);
         batch.delete_table();
-        batch.commit("delete the table")?;
+        batch.commit("delete the table")
+    };
+    match delete(Batch::of_devices(table)) {
+        Err(e) if !guard::is_without(&e) => return Err(e),
+        _ => {}
     }
-    Ok(())
+    delete(Batch::new(table))
 }
 
 fn loopback() -> Subnet {
@@ -125,12 +135,7 @@ fn loopback() -> Subnet {
 ///
 /// [`Error::Firewall`].
 pub fn remove_all() -> Result<()> {
-    for mut batch in [Batch::of_devices(table()), Batch::new(table())] {
-        batch.table();
-        batch.delete_table();
-        batch.commit("delete the table")?;
-    }
-    Ok(())
+    delete_tables(table(), Batch::table)
 }
 
 /// Changes elements of maps of the table, which costs little. If the table is not as it should be (the kernel finds

@@ -67,7 +67,7 @@ pub fn guard(endpoint: &EndpointConfig) -> Result<()> {
 }
 
 /// Whether the kernel says that it has no chains of interfaces.
-fn is_without(error: &Error) -> bool {
+pub(crate) fn is_without(error: &Error) -> bool {
     use rustix::io::Errno;
     let Error::Firewall { source, .. } = error else { return false };
     let errno = source.raw_os_error().map(Errno::from_raw_os_error);

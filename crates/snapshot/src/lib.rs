@@ -40,6 +40,7 @@
 //! (S1) After `reconcile` every record's directory exists and every directory has its record. (S2) A layer's directory
 //! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
 
+mod chains;
 mod copy;
 mod error;
 mod home;

@@ -1,8 +1,10 @@
 //! Limits of what directories take, by project quotas of ext4 and XFS: those of a writable snapshot, or of a volume, belong to
-//! a project of their own, whose number is found in them again when they are removed.
+//! a project of their own, whose number is found in them again when they are removed. Where a snapshot begins as a copy of its
+//! layers, every file of that belongs to the project too, and the limit is on what comes on top.
 
 use crate::Error;
 use crate::home::Home;
+use crate::tree;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, OsStr};
@@ -42,16 +44,21 @@ impl Quotas {
     /// # Errors
     ///
     /// [`Error::File`].
-    pub fn limit(&self, base: &Path, number: u64, directories: &[PathBuf], bytes: u64) -> Result<(), Error> {
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| Error::File { what: "limit the size of", path, source }
-        };
-        let any = open(base).map_err(failed(base))?;
-        let project = free_project(&any, base, number).map_err(failed(base))?;
-        project_quota::limit(any.as_fd(), project, bytes).map_err(failed(base))?;
+    pub fn limit_directories(
+        &self,
+        base: &Path,
+        number: u64,
+        directories: &[PathBuf],
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let begun = open(base).and_then(|any| {
+            let project = free_project(&any, base, number)?;
+            project_quota::limit(any.as_fd(), project, bytes).map(|()| project)
+        });
+        let project = begun.map_err(at("limit the size of", base))?;
         directories.iter().try_for_each(|path| {
-            open(path).and_then(|fd| project_quota::assign(fd.as_fd(), project)).map_err(failed(path))
+            let assigned = open(path).and_then(|fd| project_quota::assign(fd.as_fd(), project));
+            assigned.map_err(at("limit the size of", path))
         })
     }
 
@@ -61,7 +68,7 @@ impl Quotas {
     }
 
     /// Makes the directory `name` in `parent`, that takes at most `bytes`: on Btrfs a subvolume, elsewhere a project. `base`
-    /// and `number` as in [`Quotas::limit`]. One that is there, empty, is taken as it is.
+    /// and `number` as in [`Quotas::limit_directories`]. One that is there, empty, is taken as it is.
     ///
     /// # Errors
     ///
@@ -82,7 +89,7 @@ impl Quotas {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(failed(e.into())),
             }
-            return self.limit(base, number, &[path], bytes);
+            return self.limit_directories(base, number, &[path], bytes);
         }
         match sys::btrfs::create_subvolume(above.as_fd(), name) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
@@ -98,7 +105,7 @@ impl Quotas {
     /// # Errors
     ///
     /// [`Error::NoQuota`] where the file system does not enforce limits of projects.
-    pub(crate) fn limit_snapshot(
+    pub(crate) fn limit(
         &self,
         home: &Home,
         driver: &'static str,
@@ -110,7 +117,34 @@ impl Quotas {
             return Err(Error::NoQuota { driver });
         }
         let directories: Vec<PathBuf> = parts.iter().map(|part| home.path(number, part)).collect();
-        self.limit(&home.snapshots, number, &directories, bytes)
+        self.limit_directories(&home.snapshots, number, &directories, bytes)
+    }
+
+    /// Limits by how much the tree `part` of snapshot `number`, which is a copy of its layers, may grow.
+    ///
+    /// # Errors
+    ///
+    /// As [`Quotas::limit`].
+    pub(crate) fn limit_growth(
+        &self,
+        home: &Home,
+        driver: &'static str,
+        number: u64,
+        part: &str,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let path = home.path(number, part);
+        if !self.is_enforced(&home.snapshots) {
+            return Err(Error::NoQuota { driver });
+        }
+        let limited = open(&path).and_then(|root| {
+            let any = open(&home.snapshots)?;
+            let project = free_project(&any, &home.snapshots, number)?;
+            tree::assign(root, project)?;
+            let there = project_quota::usage(any.as_fd(), project)?.bytes;
+            project_quota::limit(any.as_fd(), project, there.saturating_add(bytes))
+        });
+        limited.map_err(at("limit the size of", &path))
     }
 
     /// Gives the project of a directory that goes away, if it has one, free for others. What it fails on keeps its number
@@ -136,6 +170,11 @@ impl Quotas {
 /// Whether the directory is on Btrfs.
 pub(crate) fn is_btrfs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|f| u64::try_from(f.f_type) == Ok(sys::btrfs::SUPER_MAGIC))
+}
+
+fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_path_buf();
+    move |source| Error::File { what, path, source }
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {

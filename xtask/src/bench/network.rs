@@ -4,12 +4,13 @@
 //! The programs that send are not in the containers but in their network namespaces (`nsenter`), so that the image does
 //! not matter. It runs in namespaces of its own, as the bench of engines does.
 
+use super::args::{Args, number};
 use super::engines::{self, Engine};
 use super::report::machine;
 use super::times::median;
 use super::{image, stages};
 use crate::packages;
-use crate::run::{Doing, Error, Result, no_more, output, take_flag, take_value};
+use crate::run::{Doing, Error, Result, no_more, output};
 use crate::workspace::target;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use sys::datagrams::{self, Inbox};
@@ -25,6 +26,8 @@ use sys::datagrams::{self, Inbox};
 /// Where this part begins in the page of results.
 const HEADING: &str = "# Networks: measured by `cargo xtask bench network`";
 const RUNS: usize = 5;
+/// How long a stream flows.
+const SECONDS: u64 = 5;
 /// The port that iperf3 listens on.
 const IPERF: u16 = 5201;
 /// Published ports of the engines begin here, one after the other.
@@ -37,63 +40,42 @@ const MANY_NETWORKS: u32 = 200;
 const WINDOW: u16 = 64;
 
 pub(super) fn command(args: &[String]) -> Result<()> {
-    let mut args = args.to_vec();
-    let stage = take_value(&mut args, "--stage")?;
-    let work = take_value(&mut args, "--work")?.map(PathBuf::from);
-    let no_build = take_flag(&mut args, "--no-build");
-    let smoke = take_flag(&mut args, "--smoke");
-    let runs = match take_value(&mut args, "--runs")? {
-        None => RUNS,
-        Some(text) => text.parse().doing(|| format!("--runs {text}"))?,
+    let mut rest = args.to_vec();
+    let args = Args::take(&mut rest, RUNS)?;
+    let seconds = number(&mut rest, "--seconds", if args.smoke { 1 } else { SECONDS })?;
+    no_more(&rest)?;
+    let words = |stage: &str, work: &Path| -> Result<Vec<String>> {
+        let mut words = args.words("network", stage, work)?;
+        words.push(format!("--seconds={seconds}"));
+        Ok(words)
     };
-    let seconds = match take_value(&mut args, "--seconds")? {
-        None => 5,
-        Some(text) => text.parse().doing(|| format!("--seconds {text}"))?,
-    };
-    let mut without = Vec::new();
-    while let Some(name) = take_value(&mut args, "--without")? {
-        without.push(name);
-    }
-    no_more(&args)?;
-    let (runs, seconds) = if smoke { (1, 1) } else { (runs, seconds) };
-    let own = std::env::current_exe().doing(|| "find our own program".into())?;
-    let words = |name: &str, work: &Path| {
-        let mut words = vec![own.to_string_lossy().into_owned(), "bench".into(), "network".into()];
-        words.extend([format!("--stage={name}"), format!("--work={}", work.display())]);
-        words.extend([format!("--runs={runs}"), format!("--seconds={seconds}")]);
-        words.extend(without.iter().map(|name| format!("--without={name}")));
-        words.extend(smoke.then(|| "--smoke".to_string()));
-        words
-    };
-    match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => stages::init(&words("inside", &work)),
-        (Some("inside"), Some(work)) => inside(&work, runs, seconds, &without, smoke),
+    match (args.stage.as_deref(), &args.work) {
+        (Some("init"), Some(work)) => stages::init(&words("inside", work)?),
+        (Some("inside"), Some(work)) => inside(work, &args, seconds),
         (Some("ask"), _) => ask(Duration::from_secs(seconds)),
-        _ => outside(no_build, words),
+        _ => stages::outside("bn", &[packages::BENCH_NETWORK], args.no_build, image::make, |work| {
+            words("init", work)
+        }),
     }
 }
 
-fn outside(no_build: bool, words: impl Fn(&str, &Path) -> Vec<String>) -> Result<()> {
-    stages::outside("bn", &[packages::BENCH_NETWORK], no_build, image::make, |work| Ok(words("init", work)))
-}
-
-fn inside(work: &Path, runs: usize, seconds: u64, without: &[String], smoke: bool) -> Result<()> {
+fn inside(work: &Path, args: &Args, seconds: u64) -> Result<()> {
     stages::own_namespace()?;
     let mut all = engines::all(&target().join("brig/release"), work);
-    all.retain(|e| !without.iter().any(|name| name == e.name()));
+    all.retain(|engine| args.has(engine.name()));
     let result = (|| {
         for engine in &mut all {
             engine.start()?;
             engine.check(&["load", "-i", &image::archive(work).to_string_lossy()])?;
         }
-        let mut bench = Bench { engines: &all, runs, seconds, rows: Vec::new() };
+        let mut bench = Bench { engines: &all, runs: args.runs, seconds, rows: Vec::new() };
         bench.measure()?;
         bench.page()
     })();
     all.iter_mut().for_each(Engine::stop);
     let text = result?;
     println!("\n{text}");
-    if smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
+    if args.smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
 }
 
 /// A line of the table.

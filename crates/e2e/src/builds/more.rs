@@ -45,10 +45,19 @@ pub const MORE: &[Case] = &[
         "FROM BASE\nCMD ['x']\n",
         &[Config("/Cmd", r#"["/bin/sh","-c","['x']"]"#)],
     ),
+    // The docker CLI's classic builder says the error alone.
+    own(
+        case(
+            "errors show the line",
+            "FROM BASE\nRUN true\nCOPY --from a b\n",
+            &[Fails("3 | >>> COPY --from a b")],
+        ),
+        &["--progress", "plain"],
+    ),
     case(
-        "errors show the line",
-        "FROM BASE\nRUN true\nCOPY --from a b\n",
-        &[Fails("3 | >>> COPY --from a b")],
+        "errors say what is missing",
+        "FROM BASE\nCOPY --from a b\n",
+        &[Fails("missing a value on flag: from")],
     ),
     // Here-documents.
     case(

@@ -8,6 +8,13 @@ use crate::record::Record;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+impl Engine {
+    /// What `host-gateway` means for containers: the default bridge's address; none where there is no such bridge.
+    pub fn host_gateway(&self) -> Option<IpAddr> {
+        self.networks.host_gateway()
+    }
+}
+
 impl Networks {
     pub(crate) fn etc_files(&self, record: &Record) -> Result<Vec<(&'static str, String)>, Error> {
         let host = &record.host_config;
@@ -48,13 +55,17 @@ impl Networks {
         Ok(vec![("hosts", hosts), ("hostname", hostname), ("resolv.conf", resolv)])
     }
 
-    /// `name:address`, where `host-gateway` means the default bridge's address.
+    /// As [`Engine::host_gateway`].
+    pub(crate) fn host_gateway(&self) -> Option<IpAddr> {
+        self.find("bridge").ok()?.record.gateway(false)
+    }
+
+    /// `name:address`, or `name:host-gateway`.
     fn extra_host(&self, text: &str) -> Result<(String, IpAddr), Error> {
         let error = || Error::invalid(format!("bad format for add-host: {text:?}"));
         let (name, address) = text.split_once([':', '=']).ok_or_else(error)?;
         if address == "host-gateway" {
-            let gateway = self.find("bridge")?.record.gateway(false);
-            return Ok((name.into(), gateway.ok_or_else(error)?));
+            return Ok((name.into(), self.host_gateway().ok_or_else(error)?));
         }
         let bare = address.trim_start_matches('[').trim_end_matches(']');
         Ok((name.into(), bare.parse().map_err(|_| error())?))

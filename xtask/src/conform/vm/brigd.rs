@@ -293,13 +293,14 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
     inside.ok(&format!("truncate -s 600M {image}"))?;
     inside.ok(&format!("{mkfs} {image}"))?;
     let client = |line: &str| format!("/brig/bin/brig -H unix://{home}/s {line}");
-    for enforced in [true, false] {
+    for (enforced, driver) in [(true, "overlay"), (true, "vfs"), (false, "overlay"), (false, "vfs")] {
+        let unit = format!("quota-{kind}-{driver}-{enforced}");
         let options = if enforced { "loop,prjquota" } else { "loop" };
         inside.ok(&format!("mount -t {kind} -o {options} {image} {root}"))?;
         let daemon = [
             "systemd-run",
             "--unit",
-            &format!("quota-{kind}-{enforced}"),
+            &unit,
             "-p",
             "KillMode=process",
             "/brig/bin/brigd",
@@ -315,6 +316,8 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
             "quota0",
             "--config-file",
             "/dev/null",
+            "--storage-driver",
+            driver,
         ]
         .map(str::to_owned);
         inside.words(&daemon.each_ref().map(String::as_str))?;
@@ -356,7 +359,7 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
             let refused = text.contains("quota size requested but no quota support");
             same("a volume there", &format!("{code:?} {refused}"), "Some(1) true")?;
         }
-        inside.ok(&format!("systemctl stop quota-{kind}-{enforced}"))?;
+        inside.ok(&format!("systemctl stop {unit}"))?;
         inside.ok(&format!("umount -R {root}"))?;
     }
     Ok(().into())
