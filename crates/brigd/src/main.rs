@@ -13,9 +13,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use settings::{Flags, Settings};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+
+/// Without requests for so long, the daemon rests.
+const REST: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let flags = <Flags as clap::Parser>::parse();
@@ -69,7 +73,9 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
     let version = env!("CARGO_PKG_VERSION");
     let buildkit = buildkit::Server::new(engine.clone(), version);
-    let api = Arc::new(Api { engine, buildkit, exchanges: Default::default(), version });
+    let requests = tokio::sync::Notify::new();
+    let api = Arc::new(Api { engine, buildkit, exchanges: Default::default(), version, requests });
+    tokio::spawn(slim_at_rest(api.clone()));
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -90,6 +96,17 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     listen::remove_sockets(&settings);
     drop(pidfile);
     Ok(())
+}
+
+/// Gives memory back once there have been no requests for a while: most of what is resident then is code that the last one
+/// needed. The next one has it mapped again in a fraction of a millisecond.
+async fn slim_at_rest(api: Arc<Api>) {
+    loop {
+        while tokio::time::timeout(REST, api.requests.notified()).await.is_ok() {}
+        // Reads a file of the kernel's and gives advice: nothing that waits.
+        sys::footprint::forget_code();
+        api.requests.notified().await;
+    }
 }
 
 async fn wait_for_signal() -> Result<(), errors::Report> {
