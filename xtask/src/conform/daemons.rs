@@ -73,9 +73,11 @@ impl Daemon {
         Daemon::start(command, home, registry)
     }
 
-    pub(super) fn dockerd(work: &Path, registry: &Registry) -> Result<Daemon> {
+    /// Debian's dockerd, with these flags besides.
+    pub(super) fn dockerd(work: &Path, registry: &Registry, flags: &[&str]) -> Result<Daemon> {
         let home = work.join("dockerd");
         let mut command = Command::new("dockerd");
+        command.args(flags);
         command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
         std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
         let config = home.join("daemon.json");

@@ -71,7 +71,7 @@ fn test(engine: &str, rest: &[String], home: &Path, python: &Path, work: &Path) 
     let registry = Registry::start(work)?;
     let daemon = match engine {
         "brig" => Daemon::brig(work, &registry)?,
-        "dockerd" => Daemon::dockerd(work, &registry)?,
+        "dockerd" => Daemon::dockerd(work, &registry, &[])?,
         other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
     };
     let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));

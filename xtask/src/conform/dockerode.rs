@@ -99,7 +99,7 @@ fn with_engine<T>(engine: &str, work: impl FnOnce(&str) -> Result<T>) -> Result<
         let registry = Registry::start(&directory)?;
         let daemon = match engine {
             "brig" => Daemon::brig(&directory, &registry)?,
-            "dockerd" => Daemon::dockerd(&directory, &registry)?,
+            "dockerd" => Daemon::dockerd(&directory, &registry, &[])?,
             other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
         };
         let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));
