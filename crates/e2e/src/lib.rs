@@ -9,6 +9,7 @@
 #![recursion_limit = "256"]
 
 pub mod builds;
+pub mod grpc;
 pub mod hostile;
 pub mod random;
 pub mod session;
