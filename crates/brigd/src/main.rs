@@ -71,6 +71,8 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     tracing::info!("leaving; containers go on");
     stop_sender.send_replace(true);
     while servers.join_next().await.is_some() {}
+    let engine = api.engine.clone();
+    engine::blocking(move || engine.settle()).await;
     listen::remove_sockets(&settings);
     drop(pidfile);
     Ok(())

@@ -12,6 +12,7 @@ mod dial;
 mod exec;
 mod export;
 mod image_archives;
+mod image_tree;
 mod images;
 mod inspect;
 mod login;

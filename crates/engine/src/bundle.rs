@@ -107,6 +107,7 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
             seccomp,
             masked_paths: paths(&host.masked_paths, MASKED_PATHS),
             readonly_paths: paths(&host.readonly_paths, READONLY_PATHS),
+            rootfs_propagation: crate::volumes::root_propagation(&record.mounts),
             ..spec::Linux::default()
         }),
     })

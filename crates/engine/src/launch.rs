@@ -375,6 +375,7 @@ impl Engine {
             root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
                 .during(|| format!("create working directory {}", record.config.working_dir))?;
         }
+        self.check_propagation(record)?;
         self.stage_mounts(record)?;
         self.copy_up(record, &root)?;
         let link_environment = self.link_environment(record)?;

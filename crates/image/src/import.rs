@@ -2,6 +2,7 @@
 
 use crate::artifact::{Artifact, CREATED};
 use crate::document::{chain_ids, choose, parse_any_manifest, parse_config, parse_index, parse_manifest};
+use crate::layout::{self, MAX_INDEX_DEPTH};
 use crate::store::load;
 use crate::{Error, Image, Images, Lease, OnProgress};
 use metadata::{ImageRow, WriteTx};
@@ -11,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// Indexes within indexes that we follow. Real ones have one level.
-const MAX_INDEX_DEPTH: usize = 4;
 /// Layers of one image that are unpacked at once, at least and at most. More threads than cores help while some wait
 /// for the disk; more than four found nothing left to do.
 const THREADS: (usize, usize) = (2, 4);
@@ -180,8 +179,7 @@ impl Images {
             let resolved = Resolved { manifest_descriptor: next, manifest, config, documents };
             return Ok(Found::Image(Box::new(resolved)));
         }
-        let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
-        Err(Error::Document { document: "index", digest: target.digest, reason })
+        Err(layout::too_deep(target.digest))
     }
 
     fn read_document(

@@ -37,6 +37,7 @@ mod document;
 mod error;
 mod import;
 mod import_root;
+mod layout;
 mod lease;
 mod load;
 mod manifests;

@@ -38,6 +38,8 @@ pub struct Options {
     pub netns: Option<PathBuf>,
     /// The umask that it is started with, in octal, in place of the test's.
     pub umask: Option<&'static str>,
+    /// Variables of its environment, besides the test's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A running brigd, or one that was just killed.
@@ -52,6 +54,7 @@ pub struct Daemon {
     flags: Vec<String>,
     netns: Option<PathBuf>,
     umask: Option<&'static str>,
+    environment: Vec<(&'static str, String)>,
     process: Option<Child>,
     root: tempfile::TempDir,
 }
@@ -74,6 +77,7 @@ impl Daemon {
             bridge: format!("bt{pid}n{number}"),
             flags: options.flags,
             umask: options.umask,
+            environment: options.environment,
             netns: options.netns,
             process: None,
             root,
@@ -131,6 +135,7 @@ impl Daemon {
             // Nothing that this machine's administrator has set.
             .args(["--config-file", "/dev/null"])
             .args(&self.flags)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

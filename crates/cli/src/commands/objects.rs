@@ -167,6 +167,9 @@ async fn network_list(context: &Context, flags: &List) -> Result<u8> {
 
 /// `prune` of `what`: `containers`, `images`, `networks` or `volumes`.
 pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Result<u8> {
+    if flags.all && matches!(what, "containers" | "networks") {
+        return Err(Error::Usage("unknown shorthand flag: 'a' in -a".into()));
+    }
     let (warning, list, heading) = match (what, flags.all) {
         ("containers", _) => ("all stopped containers", "ContainersDeleted", "Deleted Containers:"),
         ("images", false) => ("all dangling images", "ImagesDeleted", "Deleted Images:"),
