@@ -556,6 +556,7 @@ impl Engine {
             init: None,
             device_numbers: &BTreeMap::new(),
             available_capabilities: &self.capabilities,
+            open_files: self.config.open_files,
         })?;
         launch::write_json(&dir.join("config.json"), &spec)?;
         Ok(made)
