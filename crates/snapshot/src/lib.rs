@@ -56,8 +56,9 @@ mod trees;
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::{LayerForm, Overlay};
+pub use quota::Quotas;
 pub use snapshotter::{
     Audit, Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
-pub use tree::remove_tree;
+pub use tree::{measure_tree, remove_tree};
 pub use trees::{TreeForm, Trees};

@@ -247,7 +247,7 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
         let Some(row) = records::delete_snapshot(&self.inner.db, key)? else { return Ok(false) };
-        self.inner.quotas.release(&self.inner.home, row.number, "fs");
+        self.inner.quotas.release(&self.inner.home.path(row.number, "fs"));
         self.inner.home.discard(row.number)?;
         Ok(true)
     }
@@ -331,7 +331,7 @@ impl Snapshotter for Overlay {
         on_disk.retain(|number| !recorded.contains(number));
         for number in on_disk {
             inner.mounts.forget(number);
-            inner.quotas.release(&inner.home, number, "fs");
+            inner.quotas.release(&inner.home.path(number, "fs"));
             inner.home.discard(number)?;
             done.orphans += 1;
         }

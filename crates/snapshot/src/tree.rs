@@ -32,6 +32,17 @@ pub(crate) fn measure(root: OwnedFd) -> Result<Usage, Errno> {
     Ok(measuring.usage)
 }
 
+/// Measures the tree at `path`, however deep it is, as far as it is not mounted there.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn measure_tree(path: &Path) -> Result<Usage, Error> {
+    let failed = |source: Errno| Error::File { what: "measure", path: path.into(), source: source.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).and_then(measure).map_err(failed)
+}
+
 /// Gives the directory open as `root` and what is in it to `project`, as [`project_quota`] does. What is neither file nor
 /// directory takes no blocks and stays whose it is.
 pub(crate) fn assign(root: OwnedFd, project: u32) -> Result<(), Errno> {
@@ -77,7 +88,6 @@ struct Level {
 
 fn walk(root: OwnedFd, visitor: &mut dyn Visitor) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(&root)?;
-    let device = stat.st_dev;
     let mut current = root;
     let pending = visit_entries(&current, visitor)?;
     let mut levels = vec![Level { name: CString::default(), id: (stat.st_dev, stat.st_ino), pending }];
@@ -89,9 +99,6 @@ fn walk(root: OwnedFd, visitor: &mut dyn Visitor) -> Result<(), Errno> {
                 Err(e) => return Err(e),
             };
             let stat = rustix::fs::fstat(&child)?;
-            if stat.st_dev != device {
-                return Err(Errno::XDEV);
-            }
             visitor.enter(&child, &stat)?;
             let pending = visit_entries(&child, visitor)?;
             levels.push(Level { name, id: (stat.st_dev, stat.st_ino), pending });
@@ -141,7 +148,8 @@ fn visit_entries(dir: &OwnedFd, visitor: &mut dyn Visitor) -> Result<Vec<CString
     Ok(directories)
 }
 
-/// Fails with `EXDEV` at a mount point, also at one of the same file system.
+/// Fails with `EXDEV` at a mount point, also at one of the same file system. A subvolume of Btrfs, which anybody may make in
+/// his directories, has a device number of its own and is a directory like any other.
 fn open_dir(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
@@ -149,7 +157,7 @@ fn open_dir(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
 
 struct Measuring {
     usage: Usage,
-    linked: HashSet<u64>,
+    linked: HashSet<(u64, u64)>,
 }
 
 impl Measuring {
@@ -166,7 +174,7 @@ impl Visitor for Measuring {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e),
         };
-        if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
+        if stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
             return Ok(());
         }
         self.add_blocks(&stat);

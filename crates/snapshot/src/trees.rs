@@ -53,8 +53,7 @@ impl Trees {
     pub fn open(dir: &Path, form: TreeForm, db: Arc<Database>) -> Result<Trees, Error> {
         db.set_driver(form.name());
         let home = Home::open(dir, records::highest(&db)?)?;
-        let magic = rustix::fs::statfs(&home.snapshots).ok().and_then(|s| u64::try_from(s.f_type).ok());
-        if form == TreeForm::Btrfs && magic != Some(sys::btrfs::SUPER_MAGIC) {
+        if form == TreeForm::Btrfs && !crate::quota::is_btrfs(&home.snapshots) {
             return Err(Error::NotBtrfs { path: dir.into() });
         }
         Ok(Trees { db, home: Arc::new(home), form, quotas: Quotas::default() })
@@ -63,7 +62,7 @@ impl Trees {
     /// Gives back what counted the tree's blocks, where that is not the tree itself.
     fn release(&self, number: u64) {
         if self.form == TreeForm::Vfs {
-            self.quotas.release(&self.home, number, "fs");
+            self.quotas.release(&self.home.path(number, "fs"));
         }
     }
 
