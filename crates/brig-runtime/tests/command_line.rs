@@ -107,33 +107,29 @@ const TABLE: &[Row] = &[
     },
 ];
 
+/// Of `create` and `run`.
+const MAKING: &[(&str, &str)] = &[
+    ("--bundle", "."),
+    ("-b", "."),
+    ("--console-socket", "x"),
+    ("--pidfd-socket", "x"),
+    ("--pid-file", "x"),
+    ("--preserve-fds", "0"),
+];
+
 /// Those that begin with a bundle, and find none here.
 const WITH_BUNDLE: &[Row] = &[
     Row {
         command: "create",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "run",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring", "--detach", "-d", "--keep", "--no-subreaper"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "restore",
