@@ -1,6 +1,7 @@
 //! `conform`: what judges engines and runtimes, by others or by us, run against ours, and where that can be against
 //! theirs, so that the verdict is known to be fair. Long, and not part of `test`; each suite says what it needs.
 
+mod archives;
 mod build;
 mod compose;
 mod compose2;
@@ -8,13 +9,14 @@ mod daemons;
 mod docker_py;
 mod dockerode;
 mod engines;
+mod exceptions;
 mod images;
 mod runtime;
 mod vm;
 
 use crate::run::{Error, Result};
 
-const SUITES: &str = "api, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
+const SUITES: &str = "api, archives, build [--buildx PROGRAM | --fetch-buildx], compose [--compose PROGRAM | --fetch-compose], docker-py [--engine brig|dockerd] [PYTEST ARGS], dockerode [--engine brig|dockerd] [--from REPOSITORY], engines [ctr] [podman] [dockerd], image-stress, network-stress, runtime [BINARY...] [-- FILTER...], runtime-kill, stress [PROGRAM...] [TEST...], testcontainers [--engine brig|dockerd], vm [FILTER...]";
 
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let Some((suite, rest)) = args.split_first() else {
@@ -22,6 +24,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     };
     match suite.as_str() {
         "api" => api(rest),
+        "archives" => archives::command(rest),
         "compose" => compose::command(rest),
         "docker-py" => docker_py::command(rest),
         "dockerode" => dockerode::command(rest),

@@ -6,7 +6,7 @@
 #[path = "support/bundle.rs"]
 mod bundle;
 
-use bundle::{Bundle, bundle};
+use bundle::{Bundle, bundle, runtime_program};
 use serde_json::json;
 use std::path::Path;
 use std::process::Output;
@@ -82,7 +82,7 @@ fn documents_that_are_none() {
         0,
     )
     .unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let mut command = std::process::Command::new(runtime_program());
     let output =
         command.arg("--root").arg(b.path().join("state")).args(["run", &b.id]).current_dir(b.path()).output();
     one_line(&["run"], &output.unwrap());
@@ -214,7 +214,7 @@ fn what_the_machine_refuses() {
     b.nothing_is_left();
     // A state directory that cannot be written.
     std::fs::write(b.path().join("file"), "").unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let mut command = std::process::Command::new(runtime_program());
     let output =
         command.arg("--root").arg(b.path().join("file")).args(["create", &id]).current_dir(b.path()).output();
     one_line(&["create"], &output.unwrap());

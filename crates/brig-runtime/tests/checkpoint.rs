@@ -215,8 +215,92 @@ fn a_restore_makes_a_container() {
     assert_eq!(bundle.ok(&["list", "-q"]), "");
 }
 
+/// Calls the action script at the moments of a restore as criu does, then notes its mounts and restores as above.
+const CRIU_WITH_SCRIPTS: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+for word in "$@"; do
+    [ "$last" = --action-script ] && action=$word
+    [ "$last" = --pidfile ] && pidfile=$word
+    last=$word
+done
+cat /proc/self/mountinfo > "$here/mountinfo"
+pwd > "$here/pwd"
+for moment in pre-restore setup-namespaces post-setup-namespaces; do
+    echo "$moment" >> "$here/moments"
+    [ -z "$action" ] || CRTOOLS_SCRIPT_ACTION=$moment CRTOOLS_INIT_PID=$$ sh -c "$action" || exit 7
+done
+sleep 1000 </dev/null >/dev/null 2>&1 &
+echo $! > "$pidfile"
+"#;
+
 #[test]
-fn what_the_command_line_of_criu_cannot_do_is_refused() {
+fn early_hooks_run_when_the_namespaces_are_there() {
+    let Some(mut bundle) = bundle("restorehook") else { return };
+    let images = bundle.path().join("checkpoint");
+    std::fs::create_dir(&images).unwrap();
+    std::fs::write(images.join("descriptors.json"), r#"["","",""]"#).unwrap();
+    let criu = script(&bundle, CRIU_WITH_SCRIPTS);
+    let criu = criu.to_str().unwrap();
+    let noted = bundle.path().join("moments");
+    let hook = |word: &str, code: i32| {
+        let line = format!("{{ echo {word}; cat; echo; }} >> {}; exit {code}", noted.display());
+        serde_json::json!({"path": "/bin/sh", "args": ["sh", "-c", line]})
+    };
+    bundle.spec["hooks"] = serde_json::json!({
+        "prestart": [hook("prestart", 0)], "createRuntime": [hook("createRuntime", 0)],
+        "createContainer": [hook("createContainer", 0)], "poststart": [hook("poststart", 0)],
+    });
+    let id = bundle.id.clone();
+    let said = bundle.ok(&["--criu", criu, "restore", "-d", &id]);
+    assert!(said.contains("createContainer hooks are not run on restore"), "{said}");
+    let text = std::fs::read_to_string(&noted).unwrap();
+    let words: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
+    assert_eq!(
+        words,
+        [
+            "pre-restore",
+            "setup-namespaces",
+            "prestart",
+            "createRuntime",
+            "post-setup-namespaces",
+            "poststart"
+        ]
+    );
+    let states: Vec<serde_json::Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!((&states[0]["status"], &states[0]["id"]), (&"creating".into(), &id.clone().into()));
+    assert!(states[0]["pid"].as_i64().unwrap() > 0 && states[0]["pid"] == states[1]["pid"], "{text}");
+    bundle.ok(&["delete", "--force", &id]);
+
+    // One that fails ends it, in its own words.
+    bundle.spec["hooks"] = serde_json::json!({"createRuntime": [hook("createRuntime", 3)]});
+    let output = bundle.call(&["--criu", criu, "restore", "-d", &id]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("error running createRuntime hook #0: /bin/sh"),
+        "{text}"
+    );
+    assert_eq!(bundle.ok(&["list", "-q"]), "");
+}
+
+/// Where the host's root is an initial ramdisk: criu gets another root, in the same directory as ever.
+#[test]
+fn a_restore_without_pivot() {
+    let Some(bundle) = bundle("restorepivot") else { return };
+    let images = bundle.path().join("checkpoint");
+    std::fs::create_dir(&images).unwrap();
+    std::fs::write(images.join("descriptors.json"), r#"["","",""]"#).unwrap();
+    let criu = script(&bundle, CRIU_WITH_SCRIPTS);
+    let id = bundle.id.clone();
+    bundle.ok(&["--criu", criu.to_str().unwrap(), "restore", "-d", "--no-pivot", &id]);
+    let read = |name: &str| std::fs::read_to_string(bundle.path().join(name)).unwrap();
+    assert_eq!(read("pwd").trim(), bundle.path().to_str().unwrap());
+    assert!(read("mountinfo").contains(bundle.rootfs().to_str().unwrap()), "the rootfs is a mount");
+    bundle.wait_status("running");
+}
+
+#[test]
+fn what_cannot_be_restored_is_refused() {
     let Some(mut bundle) = bundle("restoreno") else { return };
     let id = bundle.id.clone();
     std::fs::create_dir(bundle.path().join("checkpoint")).unwrap();
@@ -228,9 +312,6 @@ fn what_the_command_line_of_criu_cannot_do_is_refused() {
     };
     refused(&bundle, &["restore", "--console-socket", "x"], "is false, but --console-socket is given");
     refused(&bundle, &["restore", "--image-path", "none"], "none is not a directory");
-    bundle.spec["hooks"] = serde_json::json!({"createRuntime": [{"path": "/bin/true"}]});
-    refused(&bundle, &["restore"], "restore of a container with hooks before its start is not supported");
-    bundle.spec["hooks"] = serde_json::json!({});
     bundle.spec["process"]["terminal"] = true.into();
     refused(&bundle, &["restore", "--detach"], "needs --console-socket");
     std::fs::write(

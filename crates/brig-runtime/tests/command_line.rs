@@ -2,6 +2,10 @@
 //! words and with its exit codes. No test here makes a container, so none needs root.
 #![expect(clippy::unwrap_used, reason = "a test says why it fails or is skipped")]
 
+#[path = "support/program.rs"]
+mod program;
+
+use program::runtime_program;
 use std::process::{Command, Output};
 
 /// Of each command: what follows its name so that it is complete, its flags without value, and those with one.
@@ -103,33 +107,29 @@ const TABLE: &[Row] = &[
     },
 ];
 
+/// Of `create` and `run`.
+const MAKING: &[(&str, &str)] = &[
+    ("--bundle", "."),
+    ("-b", "."),
+    ("--console-socket", "x"),
+    ("--pidfd-socket", "x"),
+    ("--pid-file", "x"),
+    ("--preserve-fds", "0"),
+];
+
 /// Those that begin with a bundle, and find none here.
 const WITH_BUNDLE: &[Row] = &[
     Row {
         command: "create",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "run",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring", "--detach", "-d", "--keep", "--no-subreaper"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "restore",
@@ -170,7 +170,7 @@ fn call(program: &str, args: &[&str]) -> Output {
 fn ours(args: &[&str]) -> (Option<i32>, String, String) {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().to_str().unwrap();
-    let output = call(env!("CARGO_BIN_EXE_brig-runtime"), &[&["--root", root], args].concat());
+    let output = call(&runtime_program(), &[&["--root", root], args].concat());
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -320,7 +320,7 @@ fn bad_usage_is_runcs() {
         let root = root.path().to_str().unwrap();
         let args = [&["--root", root], args].concat();
         let theirs = call("runc", &args);
-        let ours = call(env!("CARGO_BIN_EXE_brig-runtime"), &args);
+        let ours = call(&runtime_program(), &args);
         assert_eq!(ours.status.code(), theirs.status.code(), "{args:?}");
         let words = String::from_utf8_lossy(&theirs.stderr).into_owned();
         let message =

@@ -4,7 +4,7 @@
 #[path = "support/bundle.rs"]
 mod bundle;
 
-use bundle::{bundle, receive_fd};
+use bundle::{bundle, receive_fd, runtime_program};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -432,7 +432,8 @@ fn own_program_cannot_be_run_from_inside() {
     symlink("/proc/self/exe", b.rootfs().join("bin/evil")).unwrap();
     std::fs::write(b.rootfs().join("bin/script"), "#!/proc/self/exe\n").unwrap();
     std::fs::set_permissions(b.rootfs().join("bin/script"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let program = runtime_program();
+    let program = Path::new(&program);
     let before = (std::fs::metadata(program).unwrap().modified().unwrap(), std::fs::read(program).unwrap());
     for entry in ["/bin/evil", "/bin/script"] {
         b.args(&[entry, "--version"]);

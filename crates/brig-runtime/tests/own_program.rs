@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::{Bundle, bundle};
+use support::{Bundle, bundle, runtime_program};
 
 /// Looks at every process it sees, keeps its program open and tries to write to it again and again, so also when it ended:
 /// until then the kernel says that the file is busy. What it could open is told in `/tmp/seen`.
@@ -29,7 +29,7 @@ done
 fn own_copy(bundle: &Bundle) -> PathBuf {
     let program = bundle.path().join("the-runtime");
     // By another process: a test beside could inherit our descriptor, and then the copy is busy.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_brig-runtime")).arg(&program).status();
+    let copied = Command::new("cp").arg(runtime_program()).arg(&program).status();
     assert!(copied.unwrap().success());
     program
 }
@@ -51,7 +51,7 @@ fn output(bundle: &Bundle, program: &Path, args: &[&str]) -> (bool, String) {
 }
 
 fn unharmed(program: &Path, what: &str) {
-    let same = std::fs::read(program).unwrap() == std::fs::read(env!("CARGO_BIN_EXE_brig-runtime")).unwrap();
+    let same = std::fs::read(program).unwrap() == std::fs::read(runtime_program()).unwrap();
     assert!(same, "{what} overwrote the runtime");
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use support::{Bundle, bundle, copy_program};
+use support::{Bundle, bundle, copy_program, runtime_program};
 
 const NOBODY: u32 = 65_534;
 
@@ -22,7 +22,7 @@ struct Theirs {
 fn theirs(name: &str) -> Option<Theirs> {
     let mut bundle = bundle(name)?;
     let program = bundle.path().join("runtime");
-    copy_program(Path::new(env!("CARGO_BIN_EXE_brig-runtime")), &program);
+    copy_program(Path::new(&runtime_program()), &program);
     std::fs::remove_file(bundle.path().join("config.json")).unwrap();
     give(bundle.path());
     let theirs = |bundle: &Bundle, program: &Path, args: &[&str]| call(bundle, program, args);

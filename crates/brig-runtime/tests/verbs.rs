@@ -6,7 +6,7 @@ mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use support::{Bundle, bundle};
+use support::{Bundle, bundle, runtime_program};
 
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -193,7 +193,7 @@ fn a_root_that_was_named_must_be_there() {
         String::from_utf8_lossy(&output.stderr).contains("Option --root argument should not be set to /")
     );
     // Where nothing was ever made, the default is no error.
-    let mut own = std::process::Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+    let mut own = std::process::Command::new(runtime_program());
     let own = own.arg("list").arg("-q").env("XDG_RUNTIME_DIR", b.path().join("none")).output().unwrap();
     assert!(own.status.success());
 }
@@ -206,7 +206,7 @@ fn sockets_of_systemd_are_passed_on() {
     let passed = b.path().join("passed");
     std::fs::write(&passed, "through 3\n").unwrap();
     // The shell's id is the runtime's, by exec.
-    let program = env!("CARGO_BIN_EXE_brig-runtime");
+    let program = runtime_program();
     let run = |count: &str, pid: &str| {
         let words = format!(
             "LISTEN_FDS={count} LISTEN_PID={pid} exec {program} --root {} run {} 3<{}",

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// Read when no other file is named; may be missing.
 const DEFAULT_CONFIG: &str = "/etc/brig/config.toml";
 const DEFAULT_RUNTIME: &str = "brig";
+/// Where certificates and mirrors of registries are looked for when nobody says where.
+const CERTS_DIRS: [&str; 2] = ["/etc/brig/certs.d", "/etc/docker/certs.d"];
 
 /// A container engine: containers, images and networks behind Docker's API.
 #[derive(Debug, Parser)]
@@ -45,6 +47,10 @@ pub(crate) struct Flags {
     /// Mirror of Docker Hub; may be given several times
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
+    /// Directory of registries' certificates and mirrors, HOST[:PORT]/...; may be given several times
+    /// [default: /etc/brig/certs.d and /etc/docker/certs.d]
+    #[arg(long = "certs-dir", value_name = "DIR")]
+    certs_dirs: Vec<PathBuf>,
     /// Proxy for registries spoken to over plain HTTP [default: HTTP_PROXY of the environment]
     #[arg(long, value_name = "URL")]
     http_proxy: Option<String>,
@@ -139,6 +145,7 @@ struct File {
     group: Option<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    certs_dirs: Vec<PathBuf>,
     http_proxy: Option<String>,
     https_proxy: Option<String>,
     no_proxy: Option<String>,
@@ -241,10 +248,14 @@ impl Settings {
         if cdi_spec_dirs.is_empty() {
             cdi_spec_dirs = engine::CDI_SPEC_DIRS.map(PathBuf::from).to_vec();
         }
+        let mut certs_dirs = if flags.certs_dirs.is_empty() { file.certs_dirs } else { flags.certs_dirs };
+        if certs_dirs.is_empty() {
+            certs_dirs = CERTS_DIRS.map(PathBuf::from).to_vec();
+        }
         let registry = registry_client::Config {
             insecure: flags.insecure_registries.into_iter().chain(file.insecure_registries).collect(),
             mirrors: flags.registry_mirrors.into_iter().chain(file.registry_mirrors).collect(),
-            certs_dirs: ["/etc/brig/certs.d", "/etc/docker/certs.d"].map(PathBuf::from).to_vec(),
+            certs_dirs,
             proxy: registry_client::ProxyConfig {
                 http: setting(flags.http_proxy, file.http_proxy, "HTTP_PROXY"),
                 https: setting(flags.https_proxy, file.https_proxy, "HTTPS_PROXY"),
@@ -292,6 +303,7 @@ impl Settings {
                 log_opts,
                 cdi_spec_dirs,
                 default_init: flags.init || file.init,
+                open_files: None,
                 stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
                 registry,
                 debug,

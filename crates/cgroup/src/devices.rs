@@ -6,6 +6,7 @@
 //! Kernel: admin-guide/cgroup-v1/devices.rst; `struct bpf_cgroup_dev_ctx` in linux/bpf.h.
 
 use crate::directories::directory_error;
+use crate::layout::Hierarchy;
 use crate::{Cgroup, Error, file};
 use oci::runtime::DeviceRule;
 use std::os::fd::AsFd;
@@ -41,8 +42,8 @@ pub(crate) fn apply(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Error> 
         return Ok(());
     }
     let table = fold(rules)?;
-    if cgroup.controller("devices").is_some() {
-        return apply_v1(cgroup, &table);
+    if let Some(index) = cgroup.layout.index_of("devices") {
+        return apply_v1(cgroup, &cgroup.layout.hierarchies[index], &table);
     }
     let Some((hierarchy, directory)) = cgroup.v2() else {
         return Err(crate::apply::missing("devices", "device rules".into()));
@@ -68,9 +69,7 @@ pub(crate) fn apply(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Error> 
     Ok(())
 }
 
-fn apply_v1(cgroup: &Cgroup, table: &Table) -> Result<(), Error> {
-    let Some(index) = cgroup.layout.index_of("devices") else { return Ok(()) };
-    let hierarchy = &cgroup.layout.hierarchies[index];
+fn apply_v1(cgroup: &Cgroup, hierarchy: &Hierarchy, table: &Table) -> Result<(), Error> {
     let shown = cgroup.shown(hierarchy);
     let (default, other) =
         if table.allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };

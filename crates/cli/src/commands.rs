@@ -12,6 +12,7 @@ mod dial;
 mod exec;
 mod export;
 mod image_archives;
+mod image_tree;
 mod images;
 mod inspect;
 mod login;
@@ -90,6 +91,7 @@ pub(crate) struct Line {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     #[command(flatten)]
     Container(ContainerCommand),
@@ -140,6 +142,7 @@ struct Run {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ContainerCommand {
     /// Create and run a new container from an image
     #[command(
@@ -195,6 +198,7 @@ enum ContainerCommand {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageShort {
     /// List images
     Images(images::Images),
@@ -230,6 +234,7 @@ enum ImageShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum SystemShort {
     /// List containers
     Ps(ps::Ps),
@@ -240,6 +245,7 @@ enum SystemShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum ContainerGroup {
     #[command(flatten)]
@@ -254,6 +260,7 @@ enum ContainerGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageGroup {
     /// List images
     #[command(name = "ls", alias = "list")]

@@ -129,6 +129,12 @@ pub(crate) fn refuse(message: &[u8], code: u8) -> Vec<u8> {
     vec![id[0], id[1], 0x80 | flags, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
+/// The refusal of a question of which this is only the beginning; none of what is no question.
+pub(crate) fn too_long(beginning: &[u8]) -> Option<Vec<u8>> {
+    let is_question = beginning.len() >= HEADER_LEN && beginning[2] & 0x80 == 0;
+    is_question.then(|| refuse(beginning, FORMAT_ERROR))
+}
+
 impl Question {
     /// An answer with a code and no record.
     pub(crate) fn empty(&self, code: u8) -> Vec<u8> {

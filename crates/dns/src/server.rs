@@ -13,19 +13,22 @@ use rustix::fs::FlockOperation;
 use rustix::time::Timespec;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use sys::datagrams::{self, Datagram, Inbox};
 
 /// The daemon's door, in the directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// Locked by the process that serves the directory.
 pub const LOCK_FILE: &str = "lock";
 
-/// Packets taken from one socket before others get their turn.
-const BURST: usize = 64;
+/// How often as many packets as one call brings are taken from one socket before others get their turn.
+const BURSTS: usize = 2;
+/// Longest question by UDP: a name and EDNS take a tenth of it. What is longer is refused.
+const MAX_QUESTION: usize = 4096;
 const EVENTS: usize = 64;
 /// Questions under way, in all and for one sandbox: what is more gets a failure at once.
 const MAX_ASKED: usize = 4096;
@@ -165,7 +168,7 @@ struct Client {
 /// Who is to have an answer.
 #[derive(Debug, Clone, Copy)]
 enum Asker {
-    Udp(SocketAddr),
+    Udp(SocketAddrV4),
     Tcp { client: usize, serial: u64 },
 }
 
@@ -199,6 +202,9 @@ struct Server {
     pending: Slots<Pending>,
     daemons: Slots<Daemon>,
     buffer: Vec<u8>,
+    inbox: Inbox,
+    /// Answers of one burst, and to whom they go.
+    outbox: Vec<(Vec<u8>, SocketAddrV4)>,
     /// Questions that may be under way.
     max_asked: usize,
     /// Turns the order of several addresses round.
@@ -231,6 +237,8 @@ pub fn serve(directory: &Path, ready: impl FnOnce()) -> Result<(), Error> {
         pending: Slots::default(),
         daemons: Slots::default(),
         buffer: vec![0; MAX_MESSAGE + 2],
+        inbox: Inbox::new(MAX_QUESTION),
+        outbox: Vec::new(),
         max_asked: MAX_ASKED.min(raise_open_files() / 2),
         turn: 0,
         serial: 0,
@@ -447,23 +455,26 @@ impl Server {
     // Containers.
 
     fn receive(&mut self, number: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        for _ in 0..BURST {
+        let (mut inbox, mut outbox) = (std::mem::take(&mut self.inbox), std::mem::take(&mut self.outbox));
+        for _ in 0..BURSTS {
             let Some(sandbox) = self.sandboxes.get(number) else { break };
-            match sandbox.udp.recv_from(&mut buffer) {
-                Ok((length, from)) => {
-                    if let Some(answer) = self.answer(number, &buffer[..length], Asker::Udp(from))
-                        && let Some(sandbox) = self.sandboxes.get(number)
-                    {
-                        // A client that is not there any more, or whose buffer is full, asks again.
-                        drop(sandbox.udp.send_to(&answer, from));
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+            let Ok(count) = inbox.receive(sandbox.udp.as_fd()) else { break };
+            for Datagram { bytes, from, is_whole } in (0..count).filter_map(|n| inbox.get(n)) {
+                let answer = match is_whole {
+                    true => self.answer(number, bytes, Asker::Udp(from)),
+                    false => message::too_long(bytes),
+                };
+                outbox.extend(answer.map(|answer| (answer, from)));
+            }
+            if let Some(sandbox) = self.sandboxes.get(number) {
+                send_all(&sandbox.udp, &outbox);
+            }
+            outbox.clear();
+            if count < datagrams::MOST {
+                break;
             }
         }
-        self.buffer = buffer;
+        (self.inbox, self.outbox) = (inbox, outbox);
     }
 
     fn accept(&mut self, number: usize) {
@@ -680,6 +691,14 @@ impl Server {
         for client in self.clients.numbers(|c| c.deadline <= now) {
             self.dismiss(client);
         }
+    }
+}
+
+/// Sends each to whom it goes. A client that is not there any more, or whose buffer is full, asks again.
+fn send_all(socket: &UdpSocket, mut answers: &[(Vec<u8>, SocketAddrV4)]) {
+    while !answers.is_empty() {
+        let sent = datagrams::send(socket.as_fd(), answers).unwrap_or(0).max(1);
+        answers = answers.get(sent..).unwrap_or_default();
     }
 }
 

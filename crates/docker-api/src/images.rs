@@ -4,7 +4,7 @@ use crate::filters::Filters;
 use crate::peer::Peer;
 use crate::progress::PullLines;
 use crate::render;
-use crate::reply::{Failure, Outcome, empty, line, ok, stream, to_the_end};
+use crate::reply::{Failure, Outcome, empty, line, ok, stream, to_the_end, with_body};
 use crate::request::Call;
 use crate::serve::Api;
 use engine::PullEvent;
@@ -312,11 +312,14 @@ async fn pull(api: &Arc<Api>, reference: Reference, platform: Platform, auth: Au
         }
     };
     if first.is_none() {
-        return match (&mut task.0).await {
-            Ok(Ok(_)) => Ok(empty(StatusCode::OK)),
-            Ok(Err(e)) => Err(e.into()),
-            Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
-        };
+        ended((&mut task.0).await)?;
+        return Ok(empty(StatusCode::OK));
+    }
+    // All of it is there already: one answer, not a stream.
+    if let Some(event @ PullEvent::Done { .. }) = &first {
+        ended((&mut task.0).await)?;
+        let text: Vec<u8> = lines.lines(event).iter().flat_map(line).collect();
+        return Ok(with_body(StatusCode::OK, Some("application/json"), text));
     }
     let (sender, reply) = stream("application/json");
     tokio::spawn(async move {
@@ -341,6 +344,14 @@ async fn pull(api: &Arc<Api>, reference: Reference, platform: Platform, auth: Au
         }
     });
     Ok(reply)
+}
+
+/// What a pull's task ended with.
+fn ended(joined: Result<Result<Image, engine::Error>, tokio::task::JoinError>) -> Result<Image, Failure> {
+    match joined {
+        Ok(done) => Ok(done?),
+        Err(e) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
 }
 
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);

@@ -35,7 +35,7 @@ pub(crate) fn list(api: &Arc<Api>, call: &Call) -> Outcome {
             && filters.labels(&n.labels)
             && dangling.is_none_or(|d| d == (n.is_user_defined() && !api.engine.is_network_used(&n.id)))
     });
-    ok(&shown.map(|n| render::network(&api.engine, &n, &[])).collect::<Vec<_>>())
+    ok(&shown.map(|n| render::network(&api.engine, &n, None)).collect::<Vec<_>>())
 }
 
 /// `GET /networks/{name}`.
@@ -51,7 +51,7 @@ pub(crate) fn inspect(api: &Arc<Api>, name: &str, call: &Call) -> Outcome {
             ));
         }
     }
-    ok(&render::network(&api.engine, &network, &records(api)))
+    ok(&render::network(&api.engine, &network, Some(&records(api))))
 }
 
 /// `POST /networks/create`.

@@ -382,8 +382,8 @@ pub(crate) fn history(entry: &HistoryEntry) -> Value {
     })
 }
 
-/// `GET /networks/{name}`; the list has it without containers.
-pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record]) -> Value {
+/// `GET /networks/{name}`; the list has it without containers, here and elsewhere.
+pub(crate) fn network(engine: &Engine, network: &Network, containers: Option<&[Record]>) -> Value {
     let pools: Vec<Value> = network
         .pools
         .iter()
@@ -406,7 +406,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         address => format!("{address}/{prefix}"),
     };
     let mut attached = Map::new();
-    for record in containers {
+    for record in containers.unwrap_or_default() {
         if let (true, Some(settings)) = (record.state.status.is_alive(), record.networks.get(&network.name)) {
             attached.insert(
                 record.id.to_string(),
@@ -420,11 +420,8 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
             );
         }
     }
-    for remote in if containers.is_empty() { Vec::new() } else { engine.remote_endpoints(network) } {
-        let prefix = |is_ipv6: bool| {
-            let pool = network.pools.iter().find(|p| p.subnet.contains(':') == is_ipv6);
-            pool.and_then(|p| p.subnet.split_once('/')?.1.parse().ok()).unwrap_or_default()
-        };
+    for remote in containers.map(|_| engine.remote_endpoints(network)).unwrap_or_default() {
+        let prefix = |address| network.prefix_of(address).unwrap_or_default();
         // As Docker shows endpoints of other hosts.
         let shown = attached.entry(format!("ep-{}", remote.endpoint)).or_insert_with(|| {
             json!({ "Name": remote.name, "EndpointID": remote.endpoint, "MacAddress": remote.mac,
@@ -432,7 +429,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: &[Record])
         });
         for address in &remote.addresses {
             let field = if address.is_ipv6() { "IPv6Address" } else { "IPv4Address" };
-            shown[field] = cidr(&address.to_string(), prefix(address.is_ipv6())).into();
+            shown[field] = cidr(&address.to_string(), prefix(*address)).into();
         }
     }
     let mut options = network.options.clone();

@@ -8,8 +8,12 @@
 // The largest of the documents that are made wrong.
 #![recursion_limit = "256"]
 
+pub mod btrfs;
 pub mod builds;
+pub mod grpc;
 pub mod hostile;
+pub mod hosts;
+pub mod networks;
 pub mod random;
 pub mod session;
 pub mod steps;

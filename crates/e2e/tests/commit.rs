@@ -145,7 +145,7 @@ fn is_tar(path: &std::path::Path) -> bool {
     std::fs::read(path).unwrap().get(257..262) == Some(b"ustar")
 }
 
-/// What others packed cannot be packed the same way: it is said which layer is missing, and a repair fetches it.
+/// What others packed cannot be packed the same way: it is said which layer is missing, and a repair or a pull fetches it.
 #[test]
 fn a_blob_that_is_gone_and_cannot_be_made_again_is_named() {
     let Some(daemon) = own() else { return };
@@ -154,13 +154,20 @@ fn a_blob_that_is_gone_and_cannot_be_made_again_is_named() {
     let reference = registry.reference("b", "1");
     daemon.brig(&["pull", &reference]).success();
     let layer = pushed.manifest.layers[0].digest;
-    std::fs::remove_file(daemon.data_root.join("content/blobs/sha256").join(layer.hex())).unwrap();
+    let blob = daemon.data_root.join("content/blobs/sha256").join(layer.hex());
+    std::fs::remove_file(&blob).unwrap();
     let save = daemon.request("GET", &format!("/images/get?names={reference}"), &Value::Null);
     assert!(save.status >= 400 && save.text().contains(&layer.to_string()), "{}", save.text());
     let push = daemon.brig(&["push", &reference]).expect(1);
     assert!(push.stderr.contains(&layer.to_string()), "{push:?}");
     daemon.brig(&["run", "--rm", &reference, "true"]).success();
+    let whole =
+        || daemon.request("GET", &format!("/images/get?names={reference}"), &Value::Null).expect(200).body;
     daemon.brig(&["system", "check", "--repair"]).success();
-    daemon.request("GET", &format!("/images/get?names={reference}"), &Value::Null).expect(200);
+    let saved = whole();
+    std::fs::remove_file(&blob).unwrap();
+    let said = daemon.brig(&["pull", &reference]).success();
+    assert!(said.contains("Image is up to date"), "{said}");
+    assert!(whole() == saved);
     daemon.assert_empties();
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "for tests only, where a panic is the report")]
 
 use e2e::BUSYBOX;
+use e2e::btrfs::Btrfs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::daemon::{Daemon, Options};
@@ -67,38 +68,6 @@ fn a_base_that_another_driver_unpacked_is_built_on() {
         assert_eq!(daemon.brig(&["run", "--rm", "app", "cat", "/f"]).success(), "built", "{driver}");
     }
     daemon.assert_no_leaks();
-}
-
-/// A Btrfs in a file, mounted for as long as this lives.
-struct Btrfs {
-    dir: tempfile::TempDir,
-}
-
-impl Btrfs {
-    fn new() -> Btrfs {
-        let dir = tempfile::tempdir().unwrap();
-        let (image, root) = (dir.path().join("image"), dir.path().join("mnt"));
-        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
-        std::fs::create_dir(&root).unwrap();
-        run(Command::new("mkfs.btrfs").arg("-q").arg(&image));
-        run(Command::new("mount").args(["-t", "btrfs", "-o", "loop"]).arg(&image).arg(&root));
-        Btrfs { dir }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-}
-
-impl Drop for Btrfs {
-    fn drop(&mut self) {
-        run(Command::new("umount").args(["-R", "-l"]).arg(self.root()));
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The name server of containers on networks of one's own.
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
+use e2e::networks::sleeper;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use testkit::daemon::Daemon;
@@ -16,14 +17,6 @@ fn stage() -> Option<Daemon> {
         daemon.brig(&["network", "create", name]).success();
     }
     Some(daemon)
-}
-
-#[track_caller]
-fn sleeper(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut line = vec!["run", "-d", "--name", name];
-    line.extend(flags);
-    line.extend(["busybox", "sleep", "600"]);
-    daemon.docker(&line).success();
 }
 
 fn address(daemon: &Daemon, container: &str, network: &str) -> String {

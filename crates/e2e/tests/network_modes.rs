@@ -2,33 +2,10 @@
 //! link, drivers that this kernel may lack, and what containers may claim.
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
+use e2e::networks::{refused, sleeper};
 use serde_json::{Value, json};
 use std::process::Command;
 use testkit::daemon::Daemon;
-
-fn stage() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Default::default());
-    daemon.load_busybox("busybox");
-    Some(daemon)
-}
-
-/// A container that sleeps.
-#[track_caller]
-fn sleeper(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut line = vec!["run", "-d", "--name", name];
-    line.extend(flags);
-    line.extend(["busybox", "sleep", "600"]);
-    daemon.docker(&line).success();
-}
-
-#[track_caller]
-fn refused(daemon: &Daemon, line: &[&str], part: &str) {
-    let done = daemon.docker(line);
-    assert!(done.code != Some(0) && done.stderr.contains(part), "{line:?}: {:?} {}", done.code, done.stderr);
-}
 
 fn inspect(daemon: &Daemon, container: &str) -> Value {
     daemon.get(&format!("/containers/{container}/json"))["NetworkSettings"].clone()
@@ -39,7 +16,7 @@ const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 
 #[test]
 fn gateway_modes() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     let option = |key: &str, value: &str| format!("{key}={value}");
     let routed = option(MODE6, "routed");
     daemon.docker(&["network", "create", "--ipv6", "-o", &routed, "mixed"]).success();
@@ -94,7 +71,7 @@ fn gateway_modes() {
 
 #[test]
 fn ipv6_alone() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     refused(&daemon, &["network", "create", "--ipv4=false", "x"], "IPv4 or IPv6 must be enabled");
     daemon
         .docker(&["network", "create", "--ipv4=false", "--ipv6", "--subnet", "fd00:db8:77::/64", "six"])
@@ -118,7 +95,7 @@ fn ipv6_alone() {
 
 #[test]
 fn configurations() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     let create = ["network", "create"];
     let mut line = create.to_vec();
     line.extend(["--config-only", "--subnet", "10.222.0.0/24", "--label", "a=b"]);
@@ -166,7 +143,7 @@ fn configurations() {
 
 #[test]
 fn addresses_of_the_link() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     daemon.brig(&["network", "create", "--ipv6", "n"]).success();
     let links = ["--link-local-ip", "169.254.7.8", "--link-local-ip", "fe80::7:8"];
     sleeper(&daemon, "one", &[&["--network", "n"][..], &links].concat());
@@ -191,7 +168,7 @@ fn addresses_of_the_link() {
 /// ipvlan where the kernel has it; where not, what it is that the kernel lacks, before anything is made.
 #[test]
 fn ipvlan() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     let parent = format!("iv{}", std::process::id());
     let ip = |args: &str| Command::new("ip").args(args.split(' ')).status().unwrap().success();
     assert!(ip(&format!("link add {parent} type veth peer name {parent}p")));
@@ -238,7 +215,7 @@ fn ipvlan() {
 /// daemon was away and somebody took the rules.
 #[test]
 fn containers_are_guarded() {
-    let Some(mut daemon) = stage() else { return };
+    let Some(mut daemon) = e2e::own() else { return };
     daemon.brig(&["network", "create", "-o", "brig.network.allow_spoofing=true", "open"]).success();
     sleeper(&daemon, "plain", &[]);
     sleeper(&daemon, "admin", &["--cap-add", "net_admin"]);

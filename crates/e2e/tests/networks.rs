@@ -1,38 +1,12 @@
 //! User-defined networks, as docker's client and ours use them.
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
-use serde_json::{Value, json};
-use testkit::daemon::Daemon;
-
-fn stage() -> Option<Daemon> {
-    if !testkit::is_root() {
-        return None;
-    }
-    let daemon = Daemon::start(Default::default());
-    daemon.load_busybox("busybox");
-    Some(daemon)
-}
-
-/// A container that sleeps.
-#[track_caller]
-fn sleeper(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut line = vec!["run", "-d", "--name", name];
-    line.extend(flags);
-    line.extend(["busybox", "sleep", "600"]);
-    daemon.docker(&line).success();
-}
-
-fn endpoint(daemon: &Daemon, container: &str, network: &str) -> Value {
-    daemon.get(&format!("/containers/{container}/json"))["NetworkSettings"]["Networks"][network].clone()
-}
-
-fn pings(daemon: &Daemon, from: &str, to: &str) -> bool {
-    daemon.brig(&["exec", from, "ping", "-c", "1", "-W", "1", to]).code == Some(0)
-}
+use e2e::networks::{endpoint, pings, sleeper};
+use serde_json::json;
 
 #[test]
 fn a_network_from_create_to_rm() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     let id = daemon
         .docker(&[
             "network",
@@ -101,7 +75,7 @@ fn a_network_from_create_to_rm() {
 /// Several networks a container, joined and left while it runs and while it does not; the default route follows.
 #[test]
 fn connect_and_disconnect() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     for name in ["a", "b"] {
         daemon.brig(&["network", "create", name]).success();
     }
@@ -147,7 +121,7 @@ fn connect_and_disconnect() {
 /// Containers and networks outlive the daemon, and what it was killed in the middle of is put in order.
 #[test]
 fn networks_outlive_the_daemon() {
-    let Some(mut daemon) = stage() else { return };
+    let Some(mut daemon) = e2e::own() else { return };
     let id = daemon.brig(&["network", "create", "n"]).success();
     sleeper(&daemon, "cc", &["--network", "n"]);
     sleeper(&daemon, "dd", &["--network", "n"]);
@@ -186,7 +160,7 @@ fn networks_outlive_the_daemon() {
 
 #[test]
 fn filters_and_events() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     daemon.docker(&["network", "create", "--label", "k=v", "one"]).success();
     daemon.docker(&["network", "create", "two"]).success();
     let names = |filter: &str| {
@@ -222,7 +196,7 @@ fn filters_and_events() {
 /// Containers beside each other on an interface of the host, without a bridge.
 #[test]
 fn macvlan() {
-    let Some(daemon) = stage() else { return };
+    let Some(daemon) = e2e::own() else { return };
     let parent = format!("mv{}", std::process::id());
     let ip = |args: &str| std::process::Command::new("ip").args(args.split(' ')).status().unwrap().success();
     assert!(ip(&format!("link add {parent} type veth peer name {parent}p")));

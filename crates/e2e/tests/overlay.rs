@@ -2,138 +2,15 @@
 //! etcd beside.
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
+use e2e::hosts::{Underlay, inside};
+use e2e::networks::{pings, sleeper, wait_ping};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use testkit::daemon::{Daemon, Options};
 use testkit::wait_until;
 
-const STORE: &str = "10.99.0.254:2379";
-
-/// The network between the hosts, and the store.
-struct Underlay {
-    directory: tempfile::TempDir,
-    etcd: Option<Child>,
-}
-
-impl Underlay {
-    fn new() -> Option<Underlay> {
-        if !testkit::is_root() {
-            return None;
-        }
-        let directory = tempfile::Builder::new().prefix("brig-overlay-").tempdir().unwrap();
-        let mut underlay = Underlay { directory, etcd: None };
-        network::create_sandbox(&underlay.namespace(0)).unwrap();
-        underlay.ip(0, "link add ub type bridge");
-        underlay.ip(0, "addr add 10.99.0.254/24 dev ub");
-        underlay.ip(0, "link set ub up");
-        underlay.start_store();
-        Some(underlay)
-    }
-
-    /// Host 0 is the one in the middle.
-    fn namespace(&self, host: u32) -> PathBuf {
-        self.directory.path().join(format!("host{host}"))
-    }
-
-    #[track_caller]
-    fn ip(&self, host: u32, args: &str) {
-        let mut command = inside(&self.namespace(host), "ip");
-        assert!(command.args(args.split(' ')).status().unwrap().success(), "ip {args}");
-    }
-
-    fn start_store(&mut self) {
-        let url = format!("http://{STORE}");
-        let mut command = inside(&self.namespace(0), "etcd");
-        command.arg("--data-dir").arg(self.directory.path().join("etcd"));
-        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
-        command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
-        let log = std::fs::File::create(self.directory.path().join("etcd.log")).unwrap();
-        self.etcd = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        wait_until("the store answers", || self.with_store(|store| store.range("/").is_ok()));
-    }
-
-    fn kill_store(&mut self) {
-        if let Some(mut etcd) = self.etcd.take() {
-            etcd.kill().unwrap();
-            etcd.wait().unwrap();
-        }
-    }
-
-    /// A host with a daemon that shares networks.
-    #[track_caller]
-    fn host(&self, number: u32, ttl: &str) -> Daemon {
-        let path = self.namespace(number);
-        network::create_sandbox(&path).unwrap();
-        self.ip(0, &format!("link add p{number} type veth peer name under netns {}", path.display()));
-        self.ip(0, &format!("link set p{number} master ub up"));
-        self.ip(number, &format!("addr add 10.99.0.{number}/24 dev under"));
-        self.ip(number, "link set under up");
-        let store = format!("etcd://{STORE}/test");
-        let flags = ["--cluster-store", &store, "--cluster-advertise", "under", "--cluster-ttl", ttl];
-        let daemon = Daemon::start(Options {
-            flags: flags.map(str::to_string).to_vec(),
-            netns: Some(path),
-            ..Options::default()
-        });
-        daemon.load_busybox("busybox");
-        daemon
-    }
-
-    /// The keys below a part of the store, asked from where it is.
-    fn keys(&self, part: &str) -> Vec<etcd::KeyValue> {
-        self.with_store(|store| store.range(&format!("/test/{part}")).unwrap().1)
-    }
-
-    fn with_store<T: Send>(&self, work: impl FnOnce(&etcd::Client) -> T + Send) -> T {
-        let namespace = std::fs::File::open(self.namespace(0)).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let kind = rustix::thread::LinkNameSpaceType::Network;
-                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(kind))
-                    .unwrap();
-                work(&etcd::Client::new(&[STORE], etcd::Tls::default()).unwrap())
-            });
-            thread.join().unwrap()
-        })
-    }
-}
-
-impl Drop for Underlay {
-    fn drop(&mut self) {
-        self.kill_store();
-        for number in 0..4 {
-            drop(network::remove_sandbox(&self.namespace(number)));
-        }
-    }
-}
-
-fn inside(namespace: &Path, program: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", namespace.display())).arg("--").arg(program).stdin(Stdio::null());
-    command
-}
-
-#[track_caller]
-fn sleeper(daemon: &Daemon, name: &str, flags: &[&str]) {
-    let mut line = vec!["run", "-d", "--name", name];
-    line.extend(flags);
-    line.extend(["busybox", "sleep", "600"]);
-    daemon.docker(&line).success();
-}
-
-fn pings(daemon: &Daemon, from: &str, to: &str) -> bool {
-    daemon.brig(&["exec", from, "ping", "-c", "1", "-W", "1", to]).code == Some(0)
-}
-
-#[track_caller]
-fn wait_ping(daemon: &Daemon, from: &str, to: &str) {
-    wait_until(&format!("{from} reaches {to}"), || pings(daemon, from, to));
-}
-
 fn address(daemon: &Daemon, container: &str, network: &str) -> String {
-    let seen = daemon.get(&format!("/containers/{container}/json"));
-    seen["NetworkSettings"]["Networks"][network]["IPAddress"].as_str().unwrap().to_string()
+    let seen = e2e::networks::endpoint(daemon, container, network);
+    seen["IPAddress"].as_str().unwrap().to_string()
 }
 
 fn has_network(daemon: &Daemon, name: &str) -> bool {
@@ -274,22 +151,16 @@ fn no_address_is_had_twice() {
 }
 
 fn address_or_none(daemon: &Daemon, container: &str) -> Option<String> {
-    let seen = daemon.get(&format!("/containers/{container}/json"));
-    seen["NetworkSettings"]["Networks"]["n"]["IPAddress"].as_str().map(str::to_string)
+    let seen = e2e::networks::endpoint(daemon, container, "n");
+    seen["IPAddress"].as_str().map(str::to_string)
 }
 
 #[test]
 fn what_cannot_be_is_refused() {
-    if !testkit::is_root() {
-        return;
-    }
     let Some(underlay) = Underlay::new() else { return };
     let (alone, one) = (Daemon::start(Options::default()), underlay.host(1, "600"));
     let refused = |daemon: &Daemon, args: &[&str], words: &str| {
-        let mut line = vec!["network", "create"];
-        line.extend(args);
-        let done = daemon.docker(&line).expect(1);
-        assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
+        e2e::networks::refused(daemon, &[&["network", "create"], args].concat(), words);
     };
     refused(&alone, &["-d", "overlay", "x"], "--cluster-store");
     refused(&one, &["-d", "overlay", "--opt", "encrypted", "x"], "an encrypted overlay network");
@@ -312,4 +183,101 @@ fn what_cannot_be_is_refused() {
     refused(&one, &["-d", "overlay", "x"], "network with name x already exists");
     one.docker(&["network", "rm", "x"]).success();
     assert!(underlay.keys("vnis/").is_empty());
+}
+
+/// A container's addresses of both families in either of two subnets, found and reached from the other host.
+#[test]
+fn two_subnets_and_ipv6() {
+    let Some(underlay) = Underlay::new() else { return };
+    let (one, two) = (underlay.host(1, "600"), underlay.host(2, "600"));
+    let subnets = ["--subnet", "10.80.0.0/30", "--subnet", "10.81.0.0/24", "--subnet", "fd00:80::/64"];
+    one.docker(&[&["network", "create", "-d", "overlay", "--ipv6"], &subnets[..], &["wide"]].concat())
+        .success();
+    wait_until("the other host has the network", || has_network(&two, "wide"));
+    let pools = two.get("/networks/wide")["IPAM"]["Config"].clone();
+    let gateways: Vec<&str> =
+        pools.as_array().unwrap().iter().map(|p| p["Gateway"].as_str().unwrap()).collect();
+    assert_eq!(gateways, ["10.80.0.1", "10.81.0.1", "fd00:80::1"]);
+    // The first subnet has one address beside the gateway's.
+    sleeper(&one, "left", &["--network", "wide"]);
+    wait_until("the other host knows it", || {
+        two.get("/networks/wide")["Containers"].as_object().unwrap().len() == 1
+    });
+    sleeper(&two, "right", &["--network", "wide"]);
+    sleeper(&two, "asked", &["--network", "wide", "--ip", "10.81.0.77", "--ip6", "fd00:80::77"]);
+    assert_eq!(address(&one, "left", "wide"), "10.80.0.2");
+    assert_eq!(address(&two, "right", "wide"), "10.81.0.2");
+    let seen = e2e::networks::endpoint(&two, "right", "wide");
+    assert_eq!((seen["Gateway"].as_str(), seen["IPPrefixLen"].as_i64()), (Some("10.81.0.1"), Some(24)));
+    let six = seen["GlobalIPv6Address"].as_str().unwrap().to_string();
+    // From one subnet into the other, both ways, by address and by name.
+    wait_ping(&one, "left", "10.81.0.2");
+    wait_ping(&two, "right", "10.80.0.2");
+    wait_ping(&one, "left", "asked");
+    wait_ping(&one, "left", &six);
+    wait_ping(&one, "left", "fd00:80::77");
+    let six =
+        e2e::networks::endpoint(&one, "left", "wide")["GlobalIPv6Address"].as_str().unwrap().to_string();
+    wait_ping(&two, "asked", &six);
+    let named = one.brig(&["exec", "left", "nslookup", "-type=aaaa", "asked"]).success();
+    assert!(named.contains("fd00:80::77"), "{named}");
+    let taken = ["run", "--rm", "--network", "wide", "--ip6", "fd00:80::77", "busybox", "true"];
+    e2e::networks::refused(&one, &taken, "Address already in use");
+    let outside = ["run", "--rm", "--network", "wide", "--ip", "10.82.0.7", "busybox", "true"];
+    e2e::networks::refused(&one, &outside, "no configured subnet contains IP address 10.82.0.7");
+    one.remove_all();
+    two.remove_all();
+    wait_until("nobody is on it", || one.docker(&["network", "rm", "wide"]).code == Some(0));
+}
+
+/// What the kernel of a host is told of who is where: the lines of its two tables for its VXLAN interfaces.
+fn told(underlay: &Underlay, host: u32) -> Vec<String> {
+    let mut out = Vec::new();
+    for line in ["bridge fdb show", "ip -4 neigh show nud permanent", "ip -6 neigh show nud permanent"] {
+        let mut words = line.split(' ');
+        let mut command = inside(&underlay.namespace(host), words.next().unwrap());
+        let shown = command.args(words).output().unwrap();
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let fits = |l: &&str| l.contains("dev vx-") && (l.contains(" dst ") || l.contains("lladdr 02:42"));
+        out.extend(text.lines().filter(fits).map(str::to_string));
+    }
+    out
+}
+
+/// A host whose network was cut for longer than its lease is forgotten by the others, down to their kernels' tables; its
+/// containers run on, and are known again when it is back.
+#[test]
+fn a_host_is_cut_off_and_comes_back() {
+    let Some(underlay) = Underlay::new() else { return };
+    let (one, two) = (underlay.host(1, "600"), underlay.host(2, "2"));
+    one.docker(&["network", "create", "-d", "overlay", "--ipv6", "--subnet", "10.83.0.0/24", "n"]).success();
+    wait_until("the other host has the network", || has_network(&two, "n"));
+    sleeper(&one, "near", &["--network", "n"]);
+    sleeper(&two, "far", &["--network", "n"]);
+    let far = address(&two, "far", "n");
+    wait_ping(&one, "near", "far");
+    wait_until("both families are told", || told(&underlay, 1).len() == 3);
+    let before = told(&underlay, 1);
+
+    underlay.ip(0, "link set p2 down");
+    wait_until("its endpoints are forgotten", || underlay.keys("endpoints/").len() == 2);
+    wait_until("the kernel is told", || told(&underlay, 1).is_empty());
+    assert!(!pings(&one, "near", "far"));
+    let seen = one.get("/networks/n")["Containers"].clone();
+    assert_eq!(seen.as_object().unwrap().len(), 1, "{seen}");
+    assert_eq!(two.state("far")["Status"], "running");
+    // Made while it was away.
+    one.docker(&["network", "create", "-d", "overlay", "--subnet", "10.84.0.0/24", "later"]).success();
+
+    underlay.ip(0, "link set p2 up");
+    wait_until("its endpoints are back", || underlay.keys("endpoints/").len() == 4);
+    wait_until("the kernel is told", || told(&underlay, 1) == before);
+    wait_ping(&one, "near", "far");
+    wait_ping(&two, "far", "near");
+    assert_eq!(address(&two, "far", "n"), far);
+    wait_until("it has what was made meanwhile", || has_network(&two, "later"));
+    one.remove_all();
+    two.remove_all();
+    one.docker(&["network", "rm", "later"]).success();
+    wait_until("nobody is on it", || one.docker(&["network", "rm", "n"]).code == Some(0));
 }

@@ -76,6 +76,18 @@ fn platforms_of_an_index_stand_side_by_side() {
     let said = pull(Client::Brig, OTHER);
     assert!(said.contains("up to date"), "{said}");
     both(&daemon);
+    let branches = |tree: &str| -> Vec<Vec<String>> {
+        let lines = tree.lines().filter(|line| line.contains("─ "));
+        lines.map(|line| line.split_whitespace().map(str::to_string).collect()).collect()
+    };
+    let tree = branches(&Client::Brig.run(&daemon, &["images", "--tree"]).success());
+    assert_eq!(tree.iter().map(|line| line[1].as_str()).collect::<Vec<_>>(), [&own.to_string(), OTHER]);
+    // Older clients have no tree.
+    let dockers = Client::Docker.run(&daemon, &["images", "--tree"]);
+    if dockers.code == Some(0) {
+        assert_eq!(branches(&dockers.stdout), tree);
+    }
+    Client::Brig.run(&daemon, &["images", "--tree", "-q"]).expect(1);
     let shown = Client::Brig
         .run(&daemon, &["image", "inspect", "--platform", OTHER, "-f", "{{.Architecture}}", &name]);
     assert_eq!(shown.success(), "s390x");

@@ -54,8 +54,15 @@ impl Engine {
         auth: &Auth,
         progress: mpsc::Sender<PullEvent>,
     ) -> Result<Image, Error> {
-        let before = self.image_for(&reference.to_string(), platform).await.ok();
-        if let Some(image) = &before
+        let (images, name, wanted) = (self.images.clone(), reference.to_string(), platform.clone());
+        let before = blocking(move || {
+            let image = images.get_for(&name, &wanted).ok()?;
+            let is_whole = images.is_whole(&image.id).unwrap_or(false);
+            Some((image, is_whole))
+        })
+        .await;
+        // Of one that has lost something, that is fetched again.
+        if let Some((image, true)) = &before
             && self.is_current(reference, image, auth).await?
         {
             let digest = image.target.digest;
@@ -63,7 +70,7 @@ impl Engine {
             self.image_event("pull", &reference.familiar(), &image.id);
             return Ok(image.clone());
         }
-        let before = before.map(|image| (image.id, image.target.digest));
+        let before = before.map(|(image, _)| (image.id, image.target.digest));
         let lease = Arc::new(self.images.lease());
         let sink = Arc::new(PullSink {
             engine: self.clone(),

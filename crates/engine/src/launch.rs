@@ -375,6 +375,7 @@ impl Engine {
             root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
                 .during(|| format!("create working directory {}", record.config.working_dir))?;
         }
+        self.check_propagation(record)?;
         self.stage_mounts(record)?;
         self.copy_up(record, &root)?;
         let link_environment = self.link_environment(record)?;
@@ -407,12 +408,14 @@ impl Engine {
             edits: &edits,
             init: init.then_some(&*shim),
             available_capabilities: &self.capabilities,
+            open_files: self.config.open_files,
         })?;
         if let Some(process) = spec.process.as_mut() {
             links::add_environment(&mut process.env, link_environment);
         }
         write_json(&shim_dir.join("config.json"), &spec)?;
-        let shim = shim_api::Config { restore: images, ..self.shim_config(record, &shim_dir)? };
+        let tells_early = joined.pid == Choice::New;
+        let shim = shim_api::Config { restore: images, tells_early, ..self.shim_config(record, &shim_dir)? };
         write_json(&shim_dir.join(shim_api::CONFIG_FILE), &shim)
     }
 
@@ -444,6 +447,7 @@ impl Engine {
             stdin_once: config.stdin_once,
             log,
             restore: None,
+            tells_early: false,
         })
     }
 

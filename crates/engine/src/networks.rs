@@ -6,6 +6,8 @@
 //! | `record` | the document in the database, and a client's request for one |
 //! | `addresses` | the pools of a network, and an endpoint's place in them |
 //! | `manage` | create, remove, prune |
+//! | `ready` | sandboxes made ahead |
+//! | `retired` | bridges that wait for being deleted |
 //! | `cluster` | networks that several hosts share |
 //! | `live` | connecting and disconnecting, also while the container runs |
 //! | `etc` | hosts, hostname and resolv.conf |
@@ -21,7 +23,9 @@ mod etc;
 mod live;
 mod manage;
 mod options;
+mod ready;
 mod record;
+mod retired;
 
 use crate::config::Config;
 use crate::error::{During, Error, IoDuring};
@@ -34,12 +38,14 @@ pub use cluster::{ClusterConfig, RemoteEndpoint};
 use metadata::{Database, RecordKind};
 use network::{
     BridgeConfig, BridgeSubnet, DefaultRoute, EndpointAddress, EndpointConfig, GatewayMode, Interface,
+    ReadySandbox,
 };
 use options::{BridgeOptions, SharedMode};
+use ready::Ready;
 pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
+use retired::Retired;
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The three networks that always exist.
@@ -62,8 +68,8 @@ pub(crate) struct Networks {
     mtu: u32,
     /// The other hosts, if there are any.
     cluster: Option<Arc<Cluster>>,
-    /// A thread is about to delete retired bridges.
-    doomed: Arc<AtomicBool>,
+    retired: Arc<Retired>,
+    ready: Arc<Ready>,
 }
 
 impl Networks {
@@ -80,7 +86,8 @@ impl Networks {
             names: Arc::new(dns::NameServer::new(config)),
             bridge: config.bridge.clone(),
             mtu: config.mtu,
-            doomed: Arc::default(),
+            retired: Arc::default(),
+            ready: Arc::default(),
         };
         for row in db.list_records(RecordKind::Network).during(doing)? {
             let mut network: Network =
@@ -248,18 +255,22 @@ impl Networks {
         let doing = || format!("set up network {mode}");
         // Left by a task whose end nobody heard.
         network::remove_sandbox(&path).during(doing)?;
-        network::create_sandbox(&path).during(doing)?;
         let gateways = self.gateways(endpoints);
         let mut names = HashSet::new();
         // The network that the container was made with gets the first interface.
         let mut order: Vec<_> = endpoints.iter().collect();
         order.sort_by_key(|(name, _)| name.as_str() != mode);
+        let first = order.first().and_then(|(name, _)| self.find(name).ok());
+        let mut ready = first.filter(|e| e.record.has_bridge()).and_then(|_| self.ready.take());
+        if ready.is_none() {
+            network::create_sandbox(&path).during(doing)?;
+        }
         for (name, settings) in order {
             let entry = self.find(name)?;
             if entry.record.has_interfaces() {
                 let interface = interface_name(&entry, settings, &names)?;
                 names.insert(interface.clone());
-                self.attach(config, record, &entry, settings, &interface, &gateways)?;
+                self.attach(config, record, &entry, settings, (&interface, ready.take()), &gateways)?;
             }
         }
         let mappings = self.port_mappings(endpoints, &record.ports);
@@ -269,14 +280,14 @@ impl Networks {
         self.serve_names(config, record, endpoints)
     }
 
-    /// Makes one interface of the container.
+    /// Makes one interface of the container, its first one with the sandbox where one was made ahead.
     fn attach(
         &self,
         config: &Config,
         record: &Record,
         entry: &Entry,
         settings: &EndpointSettings,
-        interface: &str,
+        (interface, ready): (&str, Option<ReadySandbox>),
         gateways: &Gateways,
     ) -> Result<(), Error> {
         let doing = || format!("attach to network {}", entry.record.name);
@@ -285,7 +296,10 @@ impl Networks {
         let endpoint = self.endpoint(record, entry, settings, interface, gateways)?;
         let parent = entry.record.parent().name;
         match entry.record.shared_mode()? {
-            None => network::attach(&path, &endpoint),
+            None => match ready {
+                Some(ready) => ready.attach(&path, &endpoint),
+                None => network::attach(&path, &endpoint),
+            },
             Some(SharedMode::Macvlan(mode)) => network::attach_macvlan(&path, &parent, mode, &endpoint),
             Some(SharedMode::Ipvlan(mode, flag)) => {
                 network::attach_ipvlan(&path, &parent, mode, flag, &endpoint)

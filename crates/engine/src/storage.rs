@@ -71,19 +71,24 @@ pub(crate) fn size_limit(options: &BTreeMap<String, String>) -> Result<Option<u6
             return Err(Error::invalid(format!("unknown storage option {key}: there is size")));
         }
         let invalid = || Error::invalid(format!("invalid size: '{value}'"));
-        let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match value[digits.len()..].to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "k" | "kb" => 10,
-            "m" | "mb" => 20,
-            "g" | "gb" => 30,
-            "t" | "tb" => 40,
-            _ => return Err(invalid()),
-        };
-        let number: u64 = digits.parse().map_err(|_| invalid())?;
-        limit = Some(number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(invalid)?);
+        limit = Some(parse_size(value).filter(|bytes| *bytes > 0).ok_or_else(invalid)?);
     }
     Ok(limit)
+}
+
+/// `20G`, `512k`, `1024`, `3MiB`: bytes; powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
+        _ => return None,
+    };
+    digits.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 impl Engine {

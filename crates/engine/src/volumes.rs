@@ -13,10 +13,13 @@ mod fill;
 mod local;
 mod plugin;
 mod points;
+mod propagation;
+mod quota;
 mod shown;
 mod staged;
 
 pub(crate) use fill::copy_up;
+pub(crate) use propagation::of_root as root_propagation;
 pub use shown::ShownVolume;
 pub(crate) use staged::owner_of_snapshot;
 
@@ -70,7 +73,7 @@ fn is_local(driver: &str) -> bool {
 impl Volume {
     /// Whether something is mounted on its directory while it is used.
     fn is_mounted_when_used(&self) -> bool {
-        !self.options.is_empty() || !is_local(&self.driver)
+        self.options.keys().any(|key| key != quota::SIZE) || !is_local(&self.driver)
     }
 }
 
@@ -101,6 +104,8 @@ pub(crate) struct Volumes {
     mounted: Mutex<HashMap<String, Arc<Mutex<HashSet<ContainerId>>>>>,
     /// Held by the thread that asks plugins to remove what is doomed.
     dooming: Arc<Mutex<()>>,
+    /// Of the file system of the data root.
+    quotas: snapshot::Quotas,
 }
 
 impl Volumes {
@@ -138,18 +143,19 @@ impl Engine {
         if !anonymous {
             check_name(&new.name)?;
         }
-        let driver = if new.driver.is_empty() { local() } else { new.driver };
-        if is_local(&driver) {
-            local::check(&new.options)?;
-        }
+        let is_driver_asked = !new.driver.is_empty();
+        let driver = if is_driver_asked { new.driver } else { local() };
         let name = if anonymous { random_hex() } else { new.name };
         let (labels, options) = (new.labels, new.options);
         let volume = Volume { name, created: now(), driver, labels, options, anonymous, owner: None };
         let engine = self.clone();
         blocking(move || {
+            engine.check_options(&volume.driver, &volume.options)?;
             engine.make_with_driver(&volume)?;
             let _claims = engine.volumes.claims();
-            Ok(engine.ensure_volume(volume)?.0)
+            let asked = volume.driver.clone();
+            let found = engine.ensure_volume(volume)?.0;
+            if is_driver_asked { check_driver(&asked, found) } else { Ok(found) }
         })
         .await
     }
@@ -198,7 +204,7 @@ impl Engine {
                     // As Docker: what others keep is not pruned.
                     continue;
                 }
-                let bytes = size_below(&engine.volume_path(&volume.name)).unwrap_or(0);
+                let bytes = size_of(&engine.volume_path(&volume.name)).unwrap_or(0);
                 let claims = engine.volumes.claims();
                 if !engine.volume_users(&claims, &volume.name).is_empty() {
                     continue;
@@ -221,7 +227,7 @@ impl Engine {
     /// Bytes in volume `name`; -1 when they cannot be counted.
     pub async fn volume_size(self: &Arc<Self>, name: &str) -> i64 {
         let path = self.volume_path(name);
-        blocking(move || size_below(&path)).await.ok().and_then(|n| i64::try_from(n).ok()).unwrap_or(-1)
+        blocking(move || size_of(&path)).await.ok().and_then(|n| i64::try_from(n).ok()).unwrap_or(-1)
     }
 
     /// Writes what volume `name` holds to `out` as a tar, and gives `out` back.
@@ -374,14 +380,13 @@ impl Engine {
                     std::fs::create_dir_all(path)
                         .io_during(|| format!("create bind source {}", path.display()))?;
                 }
+                propagation::beside_the_daemon(&self.config, &mut point)?;
             }
             MountKind::Volume => {
                 if point.driver.is_empty() {
                     point.driver = local();
                 }
-                if is_local(&point.driver) {
-                    local::check(&options)?;
-                }
+                self.check_options(&point.driver, &options)?;
                 // Taken over from another container, it has its name and stays as anonymous as it is.
                 if point.name.is_empty() {
                     point.anonymous = true;
@@ -407,8 +412,11 @@ impl Engine {
                 claims.entry(owner.clone()).or_default().push(point.name.clone());
                 let (found, is_empty) = self.ensure_volume(volume)?;
                 drop(claims);
-                // A volume that is there has its driver, whatever was asked for.
-                point.driver = found.driver;
+                // A volume that is there has its driver, where none was asked for.
+                point.driver = match is_local(&point.driver) {
+                    true => found.driver,
+                    false => check_driver(&point.driver, found)?.driver,
+                };
                 let wanted = !point.mode.split(',').any(|m| m == "nocopy") && point.subpath.is_empty();
                 point.copy_up = is_empty && wanted;
                 let whole = point.subpath.is_empty();
@@ -443,12 +451,17 @@ impl Engine {
         if let Some(dir) = data.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o701).create(dir).io_during(doing)?;
         }
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&data).io_during(doing)?;
         let mut volume = volume;
         if volume.anonymous {
             volume.labels.insert(ANONYMOUS_LABEL.into(), String::new());
         }
-        self.put_volume(&volume)?;
+        let directory = self.config.data_root.join("volumes").join(&volume.name);
+        if let Err(e) = self.make_data(&volume, &directory).and_then(|()| self.put_volume(&volume)) {
+            // Another one of this name must not come into what this one would have had.
+            self.release_quota(&directory);
+            drop(snapshot::remove_tree(&directory));
+            return Err(e);
+        }
         self.volume_event("create", &volume.name, &volume.driver, &[]);
         Ok((volume, true))
     }
@@ -544,6 +557,7 @@ impl Engine {
         // Callers hold the claims: whatever it weighs, nobody waits for more than a rename. A daemon killed before the
         // thread is done leaves a directory without a record, which the next one removes.
         let doomed = directory.with_file_name(format!("{REMOVING}{}", random_hex()));
+        self.release_quota(&directory);
         std::fs::rename(&directory, &doomed).io_during(doing)?;
         remove_behind(doomed);
         self.volume_event("destroy", name, &driver, &[]);
@@ -570,7 +584,10 @@ impl Engine {
                 None => {
                     tracing::info!(volume = name, "removing a volume directory without a record");
                     match local::release(&directory) {
-                        Ok(()) => remove_behind(directory),
+                        Ok(()) => {
+                            self.release_quota(&directory);
+                            remove_behind(directory);
+                        }
                         Err(e) => tracing::warn!(volume = name, error = %errors::chain(&e), "not removed"),
                     }
                 }
@@ -578,6 +595,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Refuses a volume of another driver than the one asked for, with Docker's words.
+fn check_driver(asked: &str, found: Volume) -> Result<Volume, Error> {
+    if found.driver == asked {
+        return Ok(found);
+    }
+    let Volume { name, driver, .. } = found;
+    Err(Error::conflict(format!(
+        "create {name}: driver '{driver}' already has volume '{name}': volume name must be unique"
+    )))
 }
 
 /// Has the volume's driver remove it, where that is a plugin. To be called with nothing held.
@@ -588,13 +616,14 @@ fn remove_with_driver(volume: &Volume) -> Result<(), Error> {
     Plugin::find(&volume.driver)?.remove(&volume.name).during(|| format!("remove {}", volume.name))
 }
 
-/// Removes a directory that nobody finds any more, on a thread of its own.
+/// Removes a directory that nobody finds any more, on a thread of its own. What containers made in it may be deeper than any
+/// stack.
 fn remove_behind(directory: PathBuf) {
     let name = directory.clone();
-    let remove = move || match std::fs::remove_dir_all(&directory) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(path = %directory.display(), %error, "what is left of a volume"),
+    let remove = move || {
+        if let Err(e) = snapshot::remove_tree(&directory) {
+            tracing::warn!(error = %errors::chain(&e), "what is left of a volume");
+        }
     };
     if let Err(error) = std::thread::Builder::new().name("remove-volume".into()).spawn(remove) {
         tracing::warn!(path = %name.display(), %error, "removed at the next start");
@@ -617,12 +646,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     )))
 }
 
-fn size_below(dir: &Path) -> std::io::Result<u64> {
-    let mut total = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        total += if kind.is_dir() { size_below(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(total)
+/// The bytes of the files in the directory.
+fn size_of(directory: &Path) -> Result<u64, snapshot::Error> {
+    snapshot::measure_tree(directory).map(|usage| usage.size_bytes)
 }

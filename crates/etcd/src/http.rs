@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +22,10 @@ use tokio_rustls::TlsConnector;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long it may be silent. Watches have a deadline of their own.
 const SILENCE: Duration = Duration::from_secs(5);
+/// A server that has been silent for the first is asked this often, so many times: 25 seconds in all.
+const ALIVE_AFTER: Duration = Duration::from_secs(10);
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const ALIVE_TIMES: u32 = 3;
 /// Largest answer: 100,000 endpoints of some hundred bytes.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -89,6 +94,7 @@ impl Endpoint {
     async fn send(&self, path: &str, body: &str) -> io::Result<(StatusCode, Incoming)> {
         let stream = in_time(CONNECT, TcpStream::connect(&self.address)).await?;
         stream.set_nodelay(true)?;
+        notice_silence(&stream)?;
         match &self.tls {
             None => self.exchange(stream, path, body).await,
             Some(tls) => {
@@ -116,6 +122,16 @@ impl Endpoint {
         let answer = in_time(SILENCE, send).await?;
         Ok((answer.status(), answer.into_body()))
     }
+}
+
+/// Has the kernel ask whether the server is still there. Whoever watches only reads: after the network between was cut for
+/// longer than the server waits, he would wait for ever.
+fn notice_silence(stream: impl AsFd) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, ALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(&stream, ALIVE_EVERY)?;
+    Ok(sockopt::set_tcp_keepcnt(&stream, ALIVE_TIMES)?)
 }
 
 async fn in_time<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -206,6 +222,18 @@ mod tests {
             ask("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
             Err(Error::Unavailable { .. })
         ));
+    }
+
+    #[test]
+    fn a_server_that_was_cut_off_is_noticed() {
+        use rustix::net::sockopt;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        notice_silence(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), ALIVE_AFTER);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), ALIVE_EVERY);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), ALIVE_TIMES);
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! Documents of images that are no records yet: manifests and indexes in the content store, and archives of them.
 
 use crate::commit::manifest_of;
-use crate::save::path;
-use crate::{Error, Images, Lease};
+use crate::{Error, Images, Lease, layout};
 use archive::Files;
-use oci::image::{ImageConfig, Index, Manifest, media_type};
+use oci::image::{ImageConfig, Manifest, media_type};
 use oci::{Descriptor, Digest, Reference};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -62,13 +60,7 @@ impl Images {
         annotations: BTreeMap<String, String>,
         lease: &Lease,
     ) -> Result<Descriptor, Error> {
-        let index = Index {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_INDEX.into()),
-            manifests,
-            annotations,
-        };
-        let bytes = serde_json::to_vec(&index).expect("an index is plain strings and numbers");
+        let bytes = layout::bytes(&layout::index(manifests, annotations));
         Ok(Descriptor::new(media_type::OCI_INDEX, self.keep(&bytes, lease)?, bytes.len() as u64))
     }
 
@@ -91,54 +83,24 @@ impl Images {
             return Err(content::Error::NotFound { digest: missing.digest }.into());
         }
         let mut files = Files::new(out);
-        files.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
-        files.bytes("index.json", &json_bytes(&index_of(root))).map_err(failed)?;
+        let mut documents = Vec::new();
         if root.is_docker {
             let bytes = self.content.read_bounded(&root.target.digest, oci::image::MAX_MANIFEST as u64)?;
             let manifest = crate::parse_manifest(&bytes, &root.target.digest, &root.target.media_type)?;
-            let tags: Vec<String> = root.references.iter().map(Reference::familiar).collect();
-            let layers: Vec<String> = manifest.layers.iter().map(|layer| path(&layer.digest)).collect();
-            let entry = json!([{
-                "Config": path(&manifest.config.digest),
-                "RepoTags": if tags.is_empty() { serde_json::Value::Null } else { json!(tags) },
-                "Layers": layers,
-            }]);
-            files.bytes("manifest.json", &json_bytes(&entry)).map_err(failed)?;
+            let entry = layout::docker_entry(&manifest, &root.references);
+            documents.push(("manifest.json", layout::bytes(&[entry])));
         }
-        files.directory("blobs").map_err(failed)?;
-        files.directory("blobs/sha256").map_err(failed)?;
+        let manifests = layout::named(&root.target, &root.references);
+        layout::begin(&mut files, manifests, &documents).map_err(failed)?;
         for (descriptor, bytes) in &outgoing.documents {
-            files.bytes(&path(&descriptor.digest), bytes).map_err(failed)?;
+            files.bytes(&layout::path(&descriptor.digest), bytes).map_err(failed)?;
         }
         for blob in &outgoing.blobs {
             let mut file = self.content.open_blob(&blob.descriptor.digest)?;
-            files.file(&path(&blob.descriptor.digest), blob.descriptor.size, &mut file).map_err(failed)?;
+            files
+                .file(&layout::path(&blob.descriptor.digest), blob.descriptor.size, &mut file)
+                .map_err(failed)?;
         }
         files.finish().map(drop).map_err(failed)
-    }
-}
-
-fn json_bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain strings and numbers")
-}
-
-/// The target once for each of its names.
-fn index_of(root: &Root) -> Index {
-    let mut manifests = Vec::new();
-    for reference in &root.references {
-        let mut named = root.target.clone();
-        named.annotations.insert("io.containerd.image.name".into(), reference.to_string());
-        let tag = reference.tag().unwrap_or_default();
-        named.annotations.insert("org.opencontainers.image.ref.name".into(), tag.into());
-        manifests.push(named);
-    }
-    if manifests.is_empty() {
-        manifests.push(root.target.clone());
-    }
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.into()),
-        manifests,
-        annotations: BTreeMap::new(),
     }
 }

@@ -74,6 +74,11 @@ pub enum Error {
     /// The image has lost a layer or a blob.
     #[error("image {id} is damaged")]
     Damaged { id: ImageId, source: Box<Error> },
+    /// A blob is not in the store any more, and what its layer was unpacked to does not pack to the same bytes.
+    #[error(
+        "blob {digest} has been lost and cannot be made again here: pull or load the image again, or run `brig system check --repair`"
+    )]
+    BlobLost { digest: Digest },
     /// The content store failed.
     #[error("content store")]
     Content(#[from] content::Error),
@@ -113,7 +118,7 @@ impl errors::HasKind for Error {
             Error::Reference(source) => source.kind(),
             Error::Conflict { .. } => Kind::WrongState,
             Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
-            Error::DiffIdMismatch { .. } | Error::Damaged { .. } => Kind::DataLoss,
+            Error::DiffIdMismatch { .. } | Error::Damaged { .. } | Error::BlobLost { .. } => Kind::DataLoss,
             Error::Unpack { source, .. }
             | Error::Pack { source, .. }
             | Error::ReadArchive { source }

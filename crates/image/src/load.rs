@@ -9,6 +9,7 @@
 mod source;
 
 use crate::document::{parse_any_manifest, parse_config, parse_index};
+use crate::layout::{self, DOCKER_NAME, MAX_INDEX_DEPTH, OCI_NAME};
 use crate::{Error, Image, Images, Import, Lease, OnProgress};
 use errors::HasKind as _;
 use oci::image::{Index, MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST, media_type};
@@ -20,12 +21,6 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The name that Docker gives an image in the annotations of an OCI layout.
-const DOCKER_NAME: &str = "io.containerd.image.name";
-/// The name that the specification provides; often only a tag.
-const OCI_NAME: &str = "org.opencontainers.image.ref.name";
-/// Indexes within indexes that we follow.
-const MAX_INDEX_DEPTH: usize = 4;
 /// Most images in one archive.
 const MAX_IMAGES: usize = 1000;
 /// Most bytes of `manifest.json` and `index.json`, and of `oci-layout`.
@@ -227,8 +222,7 @@ impl Loading<'_> {
     ) -> Result<(), Error> {
         let digest = descriptor.digest;
         if depth == 0 {
-            let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
-            return Err(Error::Document { document: "index", digest, reason });
+            return Err(layout::too_deep(digest));
         }
         let index = parse_index(bytes, &digest, &descriptor.media_type)?;
         if index.is_collection() {
@@ -422,5 +416,5 @@ fn layout_name(entry: &Descriptor) -> Option<Reference> {
 }
 
 fn blob_path(digest: &Digest) -> PathBuf {
-    Path::new("blobs/sha256").join(digest.hex())
+    layout::path(digest).into()
 }

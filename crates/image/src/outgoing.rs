@@ -2,13 +2,11 @@
 
 use crate::document::{parse_any_manifest, parse_index};
 use crate::import::point;
+use crate::layout::{self, MAX_INDEX_DEPTH};
 use crate::{Error, ImageId, Images, Lease};
 use oci::image::{MAX_MANIFEST, media_type};
 use oci::{Descriptor, Digest, Reference};
 use std::collections::{HashMap, HashSet};
-
-/// Indexes within indexes that we follow.
-const MAX_INDEX_DEPTH: usize = 4;
 
 /// All of a manifest or an index, as far as it is here.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +40,8 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// [`Error::Content`] when the target itself is missing, [`Error::Document`] when it cannot be read.
+    /// [`Error::Content`] when the target itself is missing, [`Error::BlobLost`] when a blob of the manifest is,
+    /// [`Error::Document`] when it cannot be read.
     pub fn outgoing(&self, target: &Descriptor, lease: &Lease) -> Result<Outgoing, Error> {
         let mut out = Outgoing::default();
         let mut seen = HashSet::new();
@@ -84,8 +83,7 @@ impl Images {
         let bytes = self.content.read_bounded(&digest, MAX_MANIFEST as u64)?;
         if media_type::is_index(&descriptor.media_type) {
             if depth == 0 {
-                let reason = format!("it leads through more than {MAX_INDEX_DEPTH} indexes");
-                return Err(Error::Document { document: "index", digest, reason });
+                return Err(layout::too_deep(digest));
             }
             let index = parse_index(&bytes, &digest, &descriptor.media_type)?;
             for entry in &index.manifests {
@@ -119,7 +117,7 @@ impl Images {
             match missing {
                 None => out.blobs.extend(blobs),
                 Some(digest) if out.documents.is_empty() && depth == MAX_INDEX_DEPTH => {
-                    return Err(content::Error::NotFound { digest }.into());
+                    return Err(Error::BlobLost { digest });
                 }
                 Some(_) => {
                     // Other manifests may have these and be whole.

@@ -15,16 +15,12 @@
 //! The same images give the same bytes. Blobs are held by a lease while they are written, so that a removal meanwhile takes
 //! nothing away.
 
-use crate::{Error, Image, Images, Lease, Outgoing};
+use crate::{Error, Image, Images, Lease, Outgoing, layout};
 use archive::Files;
-use oci::image::{Index, Manifest, media_type};
-use oci::{Descriptor, Digest, Platform, Reference};
-use serde_json::json;
+use oci::image::{Manifest, media_type};
+use oci::{Descriptor, Platform, Reference};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-
-const DOCKER_NAME: &str = "io.containerd.image.name";
-const OCI_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Images about to be saved.
 #[derive(Debug)]
@@ -60,7 +56,7 @@ impl Images {
     /// # Errors
     ///
     /// [`Error::NoSuchImage`] for the first that is none; [`Error::OtherPlatform`] when there is none for `platform`;
-    /// [`Error::Content`] when a blob of it is missing.
+    /// [`Error::BlobLost`] when a blob of it is missing.
     pub fn plan_save(&self, names: &[String], platform: Option<&Platform>) -> Result<Saving, Error> {
         let lease = self.lease();
         let mut images: Vec<Saved> = Vec::new();
@@ -144,17 +140,17 @@ impl Images {
     pub fn save<W: Write>(&self, saving: &Saving, out: W) -> Result<(), Error> {
         let failed = |source| Error::WriteArchive { source };
         let mut files = Files::new(out);
-        files.bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
-        files.bytes("index.json", &bytes(&index(saving))).map_err(failed)?;
-        files.bytes("manifest.json", &bytes(&docker_manifest(saving))).map_err(failed)?;
-        files.bytes("repositories", &bytes(&repositories(saving))).map_err(failed)?;
-        files.directory("blobs").map_err(failed)?;
-        files.directory("blobs/sha256").map_err(failed)?;
+        let manifests = saving.images.iter().flat_map(|saved| layout::named(&saved.root, &saved.references));
+        let documents = [
+            ("manifest.json", layout::bytes(&docker_manifest(saving))),
+            ("repositories", layout::bytes(&repositories(saving))),
+        ];
+        layout::begin(&mut files, manifests.collect(), &documents).map_err(failed)?;
         let mut written = BTreeSet::new();
         for Saved { whole, .. } in &saving.images {
             for (document, text) in &whole.documents {
                 if written.insert(document.digest) {
-                    files.bytes(&path(&document.digest), text).map_err(failed)?;
+                    files.bytes(&layout::path(&document.digest), text).map_err(failed)?;
                 }
             }
             // Configs first: who reads an archive as it comes knows then what the layers are to become.
@@ -163,7 +159,7 @@ impl Images {
                 let blob = &blob.descriptor;
                 if written.insert(blob.digest) {
                     let mut file = self.content.open_blob(&blob.digest)?;
-                    files.file(&path(&blob.digest), blob.size, &mut file).map_err(failed)?;
+                    files.file(&layout::path(&blob.digest), blob.size, &mut file).map_err(failed)?;
                 }
             }
         }
@@ -171,46 +167,8 @@ impl Images {
     }
 }
 
-fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain strings and numbers")
-}
-
-pub(crate) fn path(digest: &Digest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
-}
-
-fn index(saving: &Saving) -> Index {
-    let mut manifests = Vec::new();
-    for Saved { root, references, .. } in &saving.images {
-        for reference in references {
-            let mut named = root.clone();
-            named.annotations.insert(DOCKER_NAME.into(), reference.to_string());
-            named.annotations.insert(OCI_NAME.into(), reference.tag().unwrap_or_default().into());
-            manifests.push(named);
-        }
-        if references.is_empty() {
-            manifests.push(root.clone());
-        }
-    }
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.into()),
-        manifests,
-        annotations: BTreeMap::new(),
-    }
-}
-
 fn docker_manifest(saving: &Saving) -> serde_json::Value {
-    let entry = |saved: &Saved| {
-        let manifest = saved.manifest.as_ref()?;
-        let tags: Vec<String> = saved.references.iter().map(Reference::familiar).collect();
-        let layers: Vec<String> = manifest.layers.iter().map(|layer| path(&layer.digest)).collect();
-        Some(json!({
-            "Config": path(&saved.image.id.0),
-            "RepoTags": if tags.is_empty() { serde_json::Value::Null } else { json!(tags) },
-            "Layers": layers,
-        }))
-    };
+    let entry = |saved: &Saved| Some(layout::docker_entry(saved.manifest.as_ref()?, &saved.references));
     saving.images.iter().filter_map(entry).collect()
 }
 

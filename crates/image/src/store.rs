@@ -116,6 +116,12 @@ impl Images {
         self.db.read(|tx| load(tx, &id.0))
     }
 
+    /// Whether all blobs of an image are in the store. What they hold is not looked at.
+    pub fn is_whole(&self, id: &ImageId) -> Result<bool, Error> {
+        let blobs = self.db.read(|tx| tx.blobs_of(&id.0))?;
+        Ok(blobs.iter().all(|digest| self.content.contains(digest)))
+    }
+
     /// Points `reference` (`latest` where it has no tag) at the image named `source`, away from another if need be.
     /// On disk when it returns.
     pub fn tag(&self, source: &str, reference: &Reference) -> Result<(), Error> {

@@ -28,7 +28,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
     reserve: Reserve,
     driver: OnceLock<&'static str>,
@@ -57,8 +57,15 @@ impl<'a> Deref for WriteTx<'a> {
     }
 }
 
+/// The connection that writes, and what its commits promise now.
+#[derive(Debug)]
+struct Writer {
+    db: Connection,
+    promises: Option<Durability>,
+}
+
 /// What a commit promises.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Durability {
     /// Survives the death of the process.
     Process,
@@ -85,7 +92,7 @@ impl Database {
         reserve.restore();
         Ok(Database {
             path,
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Writer { db: writer, promises: None }),
             readers: Mutex::default(),
             reserve,
             driver: OnceLock::new(),
@@ -164,6 +171,7 @@ impl Database {
         self.reserve.restore();
         let writer = lock_of(&self.writer);
         writer
+            .db
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .map_err(|source| Error::Query { what: "checkpoint", source })
     }
@@ -184,14 +192,21 @@ impl Database {
         f: impl FnOnce(&WriteTx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut writer = lock_of(&self.writer);
-        let level = match how {
-            Durability::Process => "NORMAL",
-            Durability::Power => "FULL",
-        };
-        writer
-            .pragma_update(None, "synchronous", level)
-            .map_err(|source| Error::Query { what: "set synchronous", source })?;
+        // Said only where it is another than before: saying it is a statement of its own.
+        if writer.promises != Some(how) {
+            let level = match how {
+                Durability::Process => "NORMAL",
+                Durability::Power => "FULL",
+            };
+            writer.promises = None;
+            writer
+                .db
+                .pragma_update(None, "synchronous", level)
+                .map_err(|source| Error::Query { what: "set synchronous", source })?;
+            writer.promises = Some(how);
+        }
         let tx = writer
+            .db
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|source| Error::Query { what: "begin write", source })?;
         let tx = WriteTx { read: ReadTx { tx, driver: self.driver() } };

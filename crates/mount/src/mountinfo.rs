@@ -20,6 +20,10 @@ pub struct Mount {
     pub target: PathBuf,
     pub fs_type: String,
     pub source: OsString,
+    /// What happens below it happens to its peers too, and the other way round.
+    pub is_shared: bool,
+    /// What happens below its master happens to it.
+    pub is_slave: bool,
 }
 
 /// All mounts of this process's mount namespace, in the order they were attached to each other.
@@ -80,10 +84,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let _device = fields.next()?;
     let root = unescape(fields.next()?).into();
     let target = unescape(fields.next()?).into();
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let _options = fields.next()?;
+    let (mut is_shared, mut is_slave) = (false, false);
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
+        is_shared |= field.starts_with(b"shared:");
+        is_slave |= field.starts_with(b"master:");
+    }
+    let mut rest = fields;
     let fs_type = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = unescape(rest.next()?);
-    Some(Mount { id, parent, root, target, fs_type, source })
+    Some(Mount { id, parent, root, target, fs_type, source, is_shared, is_slave })
 }
 
 /// Space, tab, newline and backslash stand as a backslash and three octal digits.
@@ -117,12 +127,14 @@ mod tests {
         assert_eq!((mounts[0].id, mounts[0].parent), (36, 35));
         assert_eq!(mounts[0].target, Path::new("/with space\\"));
         assert_eq!((mounts[0].fs_type.as_str(), mounts[0].source.to_str()), ("ext3", Some("/dev/root")));
+        assert!(mounts[0].is_shared && mounts[0].is_slave);
     }
 
     #[test]
     fn a_line_without_optional_fields_is_read_too() {
         let mounts = parse(b"1 0 0:1 / / rw - tmpfs none rw").unwrap();
         assert_eq!(mounts[0].fs_type, "tmpfs");
+        assert!(!mounts[0].is_shared && !mounts[0].is_slave);
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn measure() {
         trusted: Vec::new(),
     };
     network::ensure_bridge(&bridge).unwrap();
-    let mut times: [Vec<Duration>; 9] = Default::default();
+    let mut times: [Vec<Duration>; 11] = Default::default();
     for round in 0..ROUNDS {
         let path = directory.path().join(format!("{round}"));
         let address = Ipv4Addr::from_bits(gateway.to_bits() + 1 + round);
@@ -62,6 +62,13 @@ fn measure() {
             bridge: bridge.name.clone(),
             direct: false,
         };
+        let ahead = directory.path().join(format!("ahead-{round}"));
+        let mut ready = None;
+        times[9]
+            .push(time(|| ready = Some(network::ReadySandbox::make(&format!("vetr{round:07x}")).unwrap())));
+        times[10].push(time(|| ready.take().unwrap().attach(&ahead, &endpoint).unwrap()));
+        network::detach(&endpoint.host_interface).unwrap();
+        network::remove_sandbox(&ahead).unwrap();
         times[0].push(time(|| network::create_sandbox(&path).unwrap()));
         times[1].push(time(|| network::attach(&path, &endpoint).unwrap()));
         times[2].push(time(|| drop(network::interface_stats(&path).unwrap())));
@@ -82,6 +89,8 @@ fn measure() {
         "remove_sandbox",
         "guard",
         "unguard",
+        "ready: make",
+        "ready: attach",
     ];
     for (name, times) in names.iter().zip(&mut times) {
         times.sort();

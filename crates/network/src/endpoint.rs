@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 /// What marks the host's end of our pairs.
-const ALIAS: &str = "brig:";
+pub(crate) const ALIAS: &str = "brig:";
 /// What marks our bridges; they are no endpoints.
 pub(crate) const BRIDGE_ALIAS: &str = "brig:network:";
 
@@ -136,7 +136,7 @@ pub(crate) fn delete(socket: &Socket, name: &str) -> Result<()> {
     }
 }
 
-fn check(endpoint: &EndpointConfig) -> Result<()> {
+pub(crate) fn check(endpoint: &EndpointConfig) -> Result<()> {
     name::check_interface(&endpoint.bridge)?;
     name::check_interface(&endpoint.host_interface)?;
     name::check_interface(&endpoint.container_interface)?;
@@ -188,24 +188,9 @@ fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<u32> {
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
         r.text(link::IFLA_IFALIAS, &format!("{ALIAS}{}", endpoint.owner));
     });
-    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(link::AF_BRIDGE, index), |r| {
-        r.nest(link::IFLA_PROTINFO, |r| {
-            // Hairpin: with br_netfilter, a packet that a container sends to its own published port is bridged back
-            // to the port it came from, not routed.
-            r.attribute(link::IFLA_BRPORT_MODE, &[1]);
-            r.attribute(link::IFLA_BRPORT_ISOLATED, &[u8::from(endpoint.isolated)]);
-        });
-    });
+    as_port(&mut request, index, endpoint.isolated);
     let marked = request.len();
-    // A bridge port needs no address. Without this the kernel gives it an IPv6 one and sends packets to look for
-    // routers. Its answer does not matter: a kernel without IPv6 refuses.
-    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
-        r.nest(link::IFLA_AF_SPEC, |r| {
-            r.nest(link::AF_INET6, |r| {
-                r.attribute(link::IFLA_INET6_ADDR_GEN_MODE, &[link::IN6_ADDR_GEN_MODE_NONE])
-            });
-        });
-    });
+    without_address(&mut request, index);
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |_| {});
     match host.transact(&request) {
         Err(Failure { message, source }) if message != marked => {
@@ -213,6 +198,30 @@ fn finish_host_end(host: &Socket, endpoint: &EndpointConfig) -> Result<u32> {
         }
         _ => Ok(index),
     }
+}
+
+/// Appends: what the port of a bridge does, for the host's end of a pair.
+pub(crate) fn as_port(request: &mut Request, index: u32, isolated: bool) {
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(link::AF_BRIDGE, index), |r| {
+        r.nest(link::IFLA_PROTINFO, |r| {
+            // Hairpin: with br_netfilter, a packet that a container sends to its own published port is bridged back
+            // to the port it came from, not routed.
+            r.attribute(link::IFLA_BRPORT_MODE, &[1]);
+            r.attribute(link::IFLA_BRPORT_ISOLATED, &[u8::from(isolated)]);
+        });
+    });
+}
+
+/// Appends: a bridge port needs no address. Without this the kernel gives it an IPv6 one and sends packets to look for
+/// routers. The answer does not matter: a kernel without IPv6 refuses.
+pub(crate) fn without_address(request: &mut Request, index: u32) {
+    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
+        r.nest(link::IFLA_AF_SPEC, |r| {
+            r.nest(link::AF_INET6, |r| {
+                r.attribute(link::IFLA_INET6_ADDR_GEN_MODE, &[link::IN6_ADDR_GEN_MODE_NONE])
+            });
+        });
+    });
 }
 
 /// How long the kernel may take to notice the carrier. Since Linux 6.8 it takes none.
@@ -223,7 +232,7 @@ const MAX_CARRIER_POLLS: u32 = 100;
 ///
 /// The carrier came when the other end was set up, but the kernel acts on it later, from a work queue. A packet that
 /// comes in between is lost, and a lost ARP request costs a second.
-fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
+pub(crate) fn wait_for_carrier(host: &Socket, index: u32) -> Result<()> {
     for _ in 0..MAX_CARRIER_POLLS {
         if link::is_operational(host, index)? {
             break;

@@ -247,7 +247,8 @@ fn begin() -> Batch {
     }
     // A bridge takes packets for 127.0.0.0/8 once a port is published there, so that answers come back. What a
     // container itself sends there comes before the translation of answers, and is dropped.
-    batch.rule("guard", &[Expr::IifnameIn(BRIDGES), Expr::IsIpv4, Expr::Daddr(loopback()), DROP]);
+    // The destination first: it ends the rule for nearly every packet, and costs less than a look into a set.
+    batch.rule("guard", &[Expr::IsIpv4, Expr::Daddr(loopback()), Expr::IifnameIn(BRIDGES), DROP]);
     for chain in ["publish", "publish-out"] {
         // Only what is addressed to this host: CVE-2025-67499 is a rule without this.
         batch.rule(chain, &[Expr::IsIpv4, Expr::ForThisHost, Expr::DnatByAddress(PORTS_AT)]);

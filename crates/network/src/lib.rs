@@ -41,6 +41,7 @@ mod overlay;
 mod parent;
 pub mod ports;
 mod rate;
+mod ready;
 mod resolver;
 mod sandbox;
 mod stats;
@@ -69,6 +70,7 @@ pub use overlay::{
 };
 pub use parent::{Sharing, detach_shared, ensure_parent, list_parents, remove_parent};
 pub use rate::{limit_incoming, limit_outgoing};
+pub use ready::ReadySandbox;
 pub use resolver::{RESOLVER, open_resolver};
 pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};
 pub use stats::{InterfaceStats, interface_stats};

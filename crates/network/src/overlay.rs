@@ -16,7 +16,7 @@ use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{
     Attributes, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Request, Socket, read_u32,
 };
-use crate::{Error, Result, endpoint, name};
+use crate::{Error, Result, endpoint, name, sysctl};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -57,6 +57,8 @@ pub struct OverlayConfig {
     /// The bridge, which exists.
     pub bridge: String,
     pub mtu: u32,
+    /// The network has IPv6: neighbours may be told by such addresses.
+    pub ipv6: bool,
     /// As of the bridge.
     pub owner: String,
 }
@@ -90,20 +92,18 @@ pub fn ensure_overlay(config: &OverlayConfig, neighbours: Option<&[Neighbour]>) 
         None => create(&socket, config)?,
     }
     let index = link::index_of(&socket, &config.name)?;
+    if config.ipv6 {
+        // Where the host has new interfaces without IPv6, the kernel refuses neighbours of it.
+        sysctl::set(&format!("ipv6/conf/{}/accept_ra", config.name), "0", false)?;
+        sysctl::set(&format!("ipv6/conf/{}/disable_ipv6", config.name), "0", false)?;
+    }
     let mut request = Request::default();
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
         r.text(link::IFLA_IFALIAS, &format!("{ALIAS}{}", config.owner));
         r.u32(link::IFLA_MTU, config.mtu);
     });
-    // A port of a bridge needs no address of its own. A kernel without IPv6 refuses, which does not matter.
     let marked = request.len();
-    request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg(0, index), |r| {
-        r.nest(link::IFLA_AF_SPEC, |r| {
-            r.nest(link::AF_INET6, |r| {
-                r.attribute(link::IFLA_INET6_ADDR_GEN_MODE, &[link::IN6_ADDR_GEN_MODE_NONE])
-            });
-        });
-    });
+    endpoint::without_address(&mut request, index);
     request.message(link::RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(index), |r| {
         r.u32(link::IFLA_MASTER, bridge);
     });

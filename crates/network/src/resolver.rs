@@ -4,7 +4,7 @@
 //! sandbox's own table rewrite the ports on the way, without tracking connections: a query costs no entry in a table
 //! that can be filled.
 
-use crate::nft::{self, Batch, Expr};
+use crate::nft::{self, Batch, Expr, Verdict};
 use crate::{Result, Subnet, sandbox};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -53,8 +53,10 @@ fn redirect(udp: u16, tcp: u16) -> Result<()> {
     for (protocol, port) in [(UDP, udp), (TCP, tcp)] {
         let query = [Expr::IsIpv4, Expr::Daddr(here), Expr::L4Proto(protocol), Expr::Dport(DNS)];
         let answer = [Expr::IsIpv4, Expr::Saddr(here), Expr::L4Proto(protocol), Expr::Sport(port)];
-        batch.rule("ports", &[&query[..], &[Expr::SetDport(protocol, port)]].concat());
-        batch.rule("ports", &[&answer[..], &[Expr::SetSport(protocol, DNS)]].concat());
+        // A packet is one or the other: the rest need not look at it.
+        let done = Expr::Verdict(Verdict::Accept);
+        batch.rule("ports", &[&query[..], &[Expr::SetDport(protocol, port), done.clone()]].concat());
+        batch.rule("ports", &[&answer[..], &[Expr::SetSport(protocol, DNS), done]].concat());
     }
     nft::commit_apart(batch, "lead port 53 to the name server")
 }

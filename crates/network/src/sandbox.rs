@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::thread::LinkNameSpaceType;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Makes a network namespace and binds it at `path`, which must not exist, in a directory the caller trusts.
@@ -25,16 +25,52 @@ use std::path::{Path, PathBuf};
 ///
 /// Kernel: [network_namespaces(7)](https://man7.org/linux/man-pages/man7/network_namespaces.7.html).
 pub fn create_sandbox(path: &Path) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::RUSR)
-        .map(drop)
-        .map_err(|errno| sandbox_error("create", path, errno.into()))?;
-    let made = on_thread(path, || fill_new_namespace(path));
+    create_file(path)?;
+    let made = on_thread(path, || {
+        fill_new_namespace(path)?;
+        // Last, so that a file that is a namespace is a whole one.
+        bind_on(path, OWN)
+    });
     if made.is_err() {
         // The first error is the one to tell; what is left of the file is found by whoever reads the directory.
         remove_sandbox(path).ok();
     }
     made
+}
+
+/// The calling thread's network namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// As [`create_sandbox`], with no file: it is there as long as it is held.
+pub(crate) fn make_unnamed() -> Result<Sandbox> {
+    let path = Path::new(OWN);
+    on_thread(path, || {
+        let route = fill_new_namespace(path)?;
+        let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| sandbox_error("open", path, errno.into()))?;
+        Ok(Sandbox { namespace, route })
+    })
+}
+
+/// Binds an open namespace at `path`, as [`create_sandbox`] does a new one.
+pub(crate) fn bind(path: &Path, namespace: BorrowedFd<'_>) -> Result<()> {
+    create_file(path)?;
+    let bound = bind_on(path, &format!("/proc/self/fd/{}", namespace.as_raw_fd()));
+    if bound.is_err() {
+        remove_sandbox(path).ok();
+    }
+    bound
+}
+
+fn create_file(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::RUSR)
+        .map(drop)
+        .map_err(|errno| sandbox_error("create", path, errno.into()))
+}
+
+fn bind_on(path: &Path, namespace: &str) -> Result<()> {
+    rustix::mount::mount_bind(namespace, path).map_err(|errno| sandbox_error("bind", path, errno.into()))
 }
 
 /// Removes the sandbox at `path`: what runs in it keeps the namespace, but nobody finds it here any more. Harmless
@@ -73,7 +109,8 @@ pub fn set_sandbox_sysctl(path: &Path, name: &str, value: &str) -> Result<()> {
     inside(path, || sysctl::set(name, value, false))
 }
 
-fn fill_new_namespace(path: &Path) -> Result<()> {
+/// Leaves the calling thread in a new namespace as sandboxes are. A socket in it.
+fn fill_new_namespace(path: &Path) -> Result<Socket> {
     sys::netns::unshare_network().map_err(|source| sandbox_error("make", path, source))?;
     // Interfaces made later copy these. `lo` keeps ::1, as in Docker.
     sysctl::set("ipv6/conf/default/disable_ipv6", "1", true)?;
@@ -81,9 +118,7 @@ fn fill_new_namespace(path: &Path) -> Result<()> {
     request.message(RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(0), |r| r.text(IFLA_IFNAME, "lo"));
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     socket.transact(&request).map_err(|f| failed("set lo up", f.source))?;
-    // Last, so that a file that is a namespace is a whole one.
-    rustix::mount::mount_bind("/proc/thread-self/ns/net", path)
-        .map_err(|errno| sandbox_error("bind", path, errno.into()))
+    Ok(socket)
 }
 
 /// An open sandbox: its namespace, and a route socket inside.

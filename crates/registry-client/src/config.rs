@@ -17,8 +17,8 @@ pub struct Config {
     /// Value of the `User-Agent` header.
     pub user_agent: String,
     /// Directories laid out as Docker's `certs.d`: `<dir>/<host[:port]>/*.crt` are certificate authorities trusted
-    /// for this host besides the system's; `NAME.cert` with `NAME.key` is a client certificate. Read once for each
-    /// host, when it is first spoken to; Docker Hub's host is `registry-1.docker.io`. A `hosts.toml` as containerd reads
+    /// for this host besides the system's; `NAME.cert` with `NAME.key` is a client certificate. Read again for a new
+    /// connection when they have changed; Docker Hub's host is `registry-1.docker.io`. A `hosts.toml` as containerd reads
     /// it names places to ask before the registry, for Docker Hub below `docker.io`; it is read each time.
     pub certs_dirs: Vec<PathBuf>,
     /// Proxies between here and registries.

@@ -188,4 +188,22 @@ impl AsyncWrite for Stream {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) | Stream::Proxied(stream) => {
+                Pin::new(stream).poll_write_vectored(cx, buffers)
+            }
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+        }
+    }
+
+    /// Without this every piece of an upload would be copied once more, to lie behind the one before.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
 }

@@ -80,10 +80,13 @@ impl SendBody {
                 // When nobody listens any more, nobody wants to know.
                 Err(error) => return drop(sender.blocking_send(Err(error))),
             };
+            let (back, used) = std::sync::mpsc::channel();
             while left > 0 {
                 let size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-                let mut piece = vec![0; size];
-                let result = source.read_exact(&mut piece).map(|()| Bytes::from(piece));
+                let mut piece = used.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
+                piece.resize(size, 0);
+                let result = source.read_exact(&mut piece);
+                let result = result.map(|()| Bytes::from_owner(Piece { bytes: piece, back: back.clone() }));
                 let failed = result.is_err();
                 left -= size as u64;
                 if sender.blocking_send(result).is_err() || failed {
@@ -102,6 +105,25 @@ impl SendBody {
     /// Bytes still to come.
     pub(crate) fn length(&self) -> u64 {
         self.left
+    }
+}
+
+/// A piece of a blob, which goes back to its reader once it is sent: fresh memory for each costs as much as reading it.
+struct Piece {
+    bytes: Vec<u8>,
+    back: std::sync::mpsc::Sender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // A reader that is done needs none.
+        drop(self.back.send(std::mem::take(&mut self.bytes)));
     }
 }
 

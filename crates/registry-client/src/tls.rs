@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
@@ -26,9 +27,12 @@ pub(crate) struct Tls {
     certs_dirs: Vec<PathBuf>,
     provider: Arc<CryptoProvider>,
     system_roots: OnceLock<RootCertStore>,
-    hosts: Mutex<HashMap<Authority, Arc<ClientConfig>>>,
+    hosts: Mutex<HashMap<Authority, (Stamp, Arc<ClientConfig>)>>,
     rules: Mutex<HashMap<Authority, HostTls>>,
 }
+
+/// The files that the rules of a host were read from, as they were then: when each was changed last, and its length.
+type Stamp = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
 
 /// What a `hosts.toml` says of a host, besides what lies beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,24 +68,42 @@ impl Tls {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).remove(authority);
     }
 
-    /// The rules for `authority`. Reads files the first time: blocks.
+    /// The rules for `authority`. Reads files the first time, and when they have changed: blocks.
     pub(crate) fn for_host(&self, authority: &Authority, policy: &Policy) -> io::Result<Arc<ClientConfig>> {
-        if let Some(config) = self.hosts.lock().unwrap_or_else(PoisonError::into_inner).get(authority) {
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(authority).cloned();
+        let rules = rules.unwrap_or_default();
+        // Looked at before they are read: what changes meanwhile is read again next time.
+        let stamp = self.stamp(authority, &rules);
+        if let Some((read, config)) = self.hosts.lock().unwrap_or_else(PoisonError::into_inner).get(authority)
+            && *read == stamp
+        {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(self.read(authority, policy)?);
+        let config = Arc::new(self.read(authority, policy, &rules)?);
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if hosts.len() >= MAX_HOSTS {
             hosts.clear();
         }
-        hosts.insert(authority.clone(), Arc::clone(&config));
+        hosts.insert(authority.clone(), (stamp, Arc::clone(&config)));
         Ok(config)
     }
 
-    fn read(&self, authority: &Authority, policy: &Policy) -> io::Result<ClientConfig> {
+    fn stamp(&self, authority: &Authority, rules: &HostTls) -> Stamp {
+        let below = self.certs_dirs.iter().flat_map(|dir| std::fs::read_dir(dir.join(authority.to_string())));
+        let mut paths: Vec<PathBuf> = below.flatten().flatten().map(|entry| entry.path()).collect();
+        paths.extend(rules.roots.iter().cloned());
+        paths.extend(rules.client.iter().flat_map(|(cert, key)| [cert.clone(), key.clone()]));
+        paths.sort();
+        let stamped = paths.into_iter().map(|path| {
+            let metadata = std::fs::metadata(&path).ok();
+            let state = metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
+            (path, state)
+        });
+        stamped.collect()
+    }
+
+    fn read(&self, authority: &Authority, policy: &Policy, rules: &HostTls) -> io::Result<ClientConfig> {
         let mut files = HostFiles::read(&self.certs_dirs, authority)?;
-        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(authority).cloned();
-        let rules = rules.unwrap_or_default();
         for path in &rules.roots {
             files.roots.extend(certificates(path)?);
         }

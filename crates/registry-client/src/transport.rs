@@ -35,12 +35,12 @@ use tokio::time::{sleep, timeout};
 
 /// Most redirects on the way to one answer, as many as Go's client follows.
 const MAX_REDIRECTS: usize = 10;
-/// How long we believe that an insecure host speaks TLS or does not.
+/// How long we believe that an insecure host speaks TLS or does not, after it has last answered well.
 const SCHEME_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a mirror that does not answer is left alone.
 const MIRROR_REST: Duration = Duration::from_secs(60);
-/// How long an unused connection stays open.
-const POOL_IDLE: Duration = Duration::from_secs(30);
+/// How long an unused connection stays open, as long as Go's client keeps one.
+const POOL_IDLE: Duration = Duration::from_secs(90);
 
 /// Where a registry is found.
 #[derive(Debug, Clone)]
@@ -360,7 +360,12 @@ impl Transport {
         let mut seen = sent.load(Ordering::Relaxed);
         loop {
             match timeout(limit, &mut response).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    if response.status().is_success() {
+                        self.keep_scheme(url);
+                    }
+                    return Ok(response);
+                }
                 Ok(Err(error)) => return Err(network(what(), &error)),
                 // A large body may take its time as long as it moves.
                 Err(_) => match sent.load(Ordering::Relaxed) {
@@ -368,6 +373,16 @@ impl Transport {
                     now => seen = now,
                 },
             }
+        }
+    }
+
+    /// An insecure host that answers well need not be tried again for the other scheme before long. A refusal says nothing:
+    /// one that has learnt TLS refuses plain HTTP by an answer.
+    fn keep_scheme(&self, url: &Url) {
+        if let Some((scheme, since)) = self.schemes().get_mut(&url.authority)
+            && *scheme == url.scheme
+        {
+            *since = Instant::now();
         }
     }
 

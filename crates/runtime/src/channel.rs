@@ -14,6 +14,8 @@
 //!   |<--------- Terminal + descriptor ----| only for a foreground terminal
 //!   |<--------- Listener + descriptor ----| only for a seccomp notify listener; its number alone when the profile notifies
 //!   |                                     | of sendmsg, and then the parent fetches it
+//!   |<--------- Doubt(text) --------------| only if the program is of no format that the kernel has of its own
+//!   |---------- Go ---------------------->| where it may have others
 //!   |<--------- Ready(program) -----------| the launcher: waits for the gate
 //!   | create: leaves                      | reads exec.fifo
 //!   | run, exec: Go --------------------->|
@@ -22,6 +24,7 @@
 //!   |<--------- end of file --------------| execve, which closes its end
 //! ```
 
+use crate::Error;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -44,6 +47,7 @@ pub(crate) enum Kind {
     Terminal = b't',
     Listener = b'l',
     Warning = b'w',
+    Doubt = b'd',
     Process = b'p',
     Failed = b'f',
     /// From the launcher: one byte, the error number of its execve.
@@ -52,13 +56,14 @@ pub(crate) enum Kind {
     FilterRefused = sys::launcher::REFUSED,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Go,
     Kind::Hooks,
     Kind::Ready,
     Kind::Terminal,
     Kind::Listener,
     Kind::Warning,
+    Kind::Doubt,
     Kind::Process,
     Kind::Failed,
     Kind::NotExecuted,
@@ -92,9 +97,12 @@ impl AsFd for Channel {
 
 impl Channel {
     /// Both ends, closed at execve.
-    pub(crate) fn pair() -> io::Result<(Channel, Channel)> {
-        let (a, b) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    /// Both ends. Best made before all that the child lets go of by [`close`](sys::spent::close): numbers without a gap are
+    /// closed in one call.
+    pub(crate) fn pair() -> Result<(Channel, Channel), Error> {
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (a, b) = pair.map_err(|e| Error::io("make a socket pair", e))?;
         Ok((Channel(a), Channel(b)))
     }
 
@@ -147,7 +155,7 @@ impl Channel {
         let kind = kind.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         // Late in its life the other side is in a container, and who holds its end may be hostile: one line, no more.
         let mut text = String::from_utf8_lossy(rest).into_owned();
-        if matches!(kind, Kind::Failed | Kind::Warning | Kind::Ready) {
+        if matches!(kind, Kind::Failed | Kind::Warning | Kind::Doubt | Kind::Ready) {
             text = text.replace(char::is_control, " ");
         }
         Ok(Some(Message { kind, text, fd }))

@@ -1,6 +1,7 @@
 //! The child: walks its steps, waits at the gate, becomes the user's program. Leaves only by execve or `_exit`.
 
 use crate::channel::{Channel, Kind};
+use crate::error::lacks;
 use crate::plan::{Filter, Gate, Plan, Step};
 use crate::procfs::Proc;
 use crate::program;
@@ -8,8 +9,8 @@ use crate::steps::{World, home_entry, perform};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
-use sys::process::{Cloned, Inherited, StringList};
+use std::os::fd::{AsFd, OwnedFd};
+use sys::process::{Cloned, StringList};
 
 /// Why the child stopped, as one line.
 #[derive(Debug)]
@@ -21,7 +22,12 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(what: impl Into<String>, e: impl Into<std::io::Error>) -> Failure {
-        Failure::text(format!("{}: {}", what.into(), e.into()))
+        let (what, e) = (what.into(), e.into());
+        match Errno::from_io_error(&e) {
+            // Which kernel it is is half of the cause.
+            Some(Errno::NOSYS) => Failure::text(format!("{what}: {}", lacks("such system call"))),
+            _ => Failure::text(format!("{what}: {e}")),
+        }
     }
 
     pub(crate) fn text(text: impl Into<String>) -> Failure {
@@ -35,15 +41,14 @@ impl Failure {
 }
 
 /// Runs in the new process. What the parent alone owns must be dropped before.
-pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc, inherited: Inherited) -> ! {
-    let Plan { steps, args, env, preserve_fds, .. } = plan;
+pub(crate) fn run(plan: Plan, channel: Channel, proc: Proc) -> ! {
+    let Plan { steps, args, env, preserve_fds, inherited, .. } = plan;
     if steps.iter().any(|step| matches!(step, Step::Gate(_))) {
         // Not at the gate: a filter may forbid it there. The launcher does it for itself.
         sys::process::end_at_sigterm();
     }
     let mut world = World::new(channel, proc, env, inherited);
-    let has_other_formats = program::has_other_formats();
-    let failure = match walk(steps, &mut world, &args, has_other_formats, preserve_fds) {
+    let failure = match walk(steps, &mut world, &args, preserve_fds) {
         Ok(End { program, launch: None }) => match world.close_descriptors(preserve_fds) {
             Ok(()) => execute(&program, &args, &world),
             Err(failure) => failure,
@@ -68,25 +73,24 @@ struct End {
     launch: Option<(Gate, Option<Box<Filter>>)>,
 }
 
-fn walk(
-    steps: Vec<Step>,
-    world: &mut World,
-    args: &StringList,
-    has_other_formats: bool,
-    preserve_fds: u32,
-) -> Result<End, Failure> {
+fn walk(steps: Vec<Step>, world: &mut World, args: &StringList, preserve_fds: u32) -> Result<End, Failure> {
     let (mut program, mut launch) = (None, None);
     for step in steps {
         match step {
             Step::Fork { namespaces } => fork(namespaces, world)?,
             Step::Find => {
-                let found = find(args, &world.env)?;
-                if let Some((e, why)) = program::refusal(&found, has_other_formats) {
-                    return Err(Failure::exec(
-                        args.strings().first().unwrap_or(&found),
-                        e,
-                        &format!("{}: {why}", lower(e)),
-                    ));
+                let (found, file) = find(args, &world.env)?;
+                if let Some(refusal) = file.and_then(program::refusal) {
+                    let text = format!("{}: {}", lower(refusal.errno), refusal.why);
+                    let name = args.strings().first().unwrap_or(&found);
+                    let failure = Failure::exec(name, refusal.errno, &text);
+                    // The parent sees whether the kernel has formats of others; from here that is out of sight.
+                    let doubt = refusal.unless_other_formats
+                        && world.channel.send(Kind::Doubt, &failure.text).is_ok()
+                        && world.channel.wait_for_go().unwrap_or(false);
+                    if !doubt {
+                        return Err(failure);
+                    }
                 }
                 program = Some(found);
             }
@@ -186,13 +190,13 @@ fn execute(program: &CStr, args: &StringList, world: &World) -> Failure {
     Failure { text: format!("exec {}: {}", program.to_string_lossy(), lower(e)), code }
 }
 
-/// The program of `args[0]`: itself if it has a slash, else the first match in `PATH`. Words as Go's `exec.LookPath`, which
-/// engines look for.
-fn find(args: &StringList, env: &StringList) -> Result<CString, Failure> {
+/// The program of `args[0]`: itself if it has a slash, else the first match in `PATH`; open, where it can be read. Words as
+/// Go's `exec.LookPath`, which engines look for.
+fn find(args: &StringList, env: &StringList) -> Result<(CString, Option<OwnedFd>), Failure> {
     let name = args.strings().first().ok_or_else(|| Failure::text("no program given"))?;
     if name.to_bytes().contains(&b'/') {
         return match executable(name) {
-            Ok(()) => Ok(name.clone()),
+            Ok(file) => Ok((name.clone(), file)),
             Err(Errno::NOENT) => {
                 let text = format!("stat {}: no such file or directory", name.to_string_lossy());
                 Err(Failure::exec(name, Errno::NOENT, &text))
@@ -205,7 +209,7 @@ fn find(args: &StringList, env: &StringList) -> Result<CString, Failure> {
     for directory in path.unwrap_or_default().split(|&b| b == b':').filter(|d| d.first() == Some(&b'/')) {
         let Ok(candidate) = CString::new([directory, b"/", name.to_bytes()].concat()) else { continue };
         match executable(&candidate) {
-            Ok(()) => return Ok(candidate),
+            Ok(file) => return Ok((candidate, file)),
             Err(Errno::ACCESS) => denied = true,
             Err(_) => {}
         }
@@ -216,16 +220,14 @@ fn find(args: &StringList, env: &StringList) -> Result<CString, Failure> {
     Err(Failure::exec(name, Errno::NOENT, "executable file not found in $PATH"))
 }
 
-fn executable(path: &CStr) -> Result<(), Errno> {
-    let stat = rustix::fs::stat(path)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return Err(Errno::ISDIR);
-    }
+fn executable(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
     // As whom it will be executed, capabilities included.
     match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
         // A seccomp profile may forbid asking, or an old kernel not know how; execve will tell.
-        Err(Errno::NOSYS | Errno::PERM) => Ok(()),
-        other => other,
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => program::open(path),
+        // A directory is one first of all.
+        Err(e @ Errno::ACCESS) => program::open(path).and(Err(e)),
+        Err(e) => Err(e),
     }
 }
 
@@ -307,7 +309,8 @@ mod tests {
         let list =
             |items: &[&str]| StringList::new(items.iter().map(|s| CString::new(*s).unwrap()).collect());
         let check = |args: &[&str], env: &[&str], want: Result<&str, &str>| {
-            let found = find(&list(args), &list(env)).map(|p| p.into_string().unwrap()).map_err(|f| f.text);
+            let found = find(&list(args), &list(env));
+            let found = found.map(|(p, _)| p.into_string().unwrap()).map_err(|f| f.text);
             assert_eq!(found.as_deref().map_err(String::as_str), want, "{args:?} {env:?}");
         };
         check(&["/bin/sh"], &[], Ok("/bin/sh"));

@@ -272,7 +272,7 @@ pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>,
     let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
     if let Some(label) = given(&process.selinux_label) {
         if !has_selinux() {
-            return Err(Error::unsupported("process.selinuxLabel", "this kernel has no active SELinux"));
+            return Err(Error::missing("process.selinuxLabel", "active SELinux"));
         }
         return Ok(Some(("self/attr/exec", label)));
     }
@@ -282,10 +282,8 @@ pub(crate) fn label(process: &Process) -> Result<Option<(&'static str, String)>,
             if profile == "unconfined" {
                 return Ok(None);
             }
-            return Err(Error::unsupported(
-                format!("process.apparmorProfile {profile:?}"),
-                "this kernel has no active AppArmor",
-            ));
+            let feature = format!("process.apparmorProfile {profile:?}");
+            return Err(Error::missing(feature, "active AppArmor"));
         }
         let file = if Path::new("/proc/self/attr/apparmor/exec").exists() {
             "self/attr/apparmor/exec"

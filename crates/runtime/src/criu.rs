@@ -1,12 +1,14 @@
 //! Checkpoint and restore: what a container is, told to the `criu` program in its own words.
 //!
 //! By criu's command line, not by its RPC (`criu swrk`): the line is documented, the same for ten years, and wants no
-//! encoder of protobuf in a program of two megabytes. What only the RPC has, hooks at the moment when the namespaces are
-//! there, is refused by name. A terminal is left out of the images, as what others own, and the restored process gets a new
-//! one in its place, a pty of the host's.
+//! encoder of protobuf in a program of two megabytes. Hooks that belong to the moment when the namespaces are there run when
+//! criu's [action script](script) says so. A terminal is left out of the images, as what others own, and the restored process
+//! gets a new one in its place, a pty of the host's.
 //!
 //! Docs: criu(8); <https://criu.org/External_bind_mounts>, <https://criu.org/Inheriting_FDs_on_restore>,
 //! <https://criu.org/Tty_layer>.
+
+mod script;
 
 use crate::console::{self, Pty};
 use crate::mounts::is_bind;
@@ -14,10 +16,10 @@ use crate::namespaces::{self, Namespaces};
 use crate::procfs::Proc;
 use crate::state::{Container, ContainerId, State, Status, Store};
 use crate::verbs::{
-    Exit, console_sink, dispose, make_cgroup, open_cgroup, poststart, undo, wait_in_foreground,
+    Exit, console_sink, dispose, make_cgroup, oci_state, open_cgroup, poststart, undo, wait_in_foreground,
     write_pid_file,
 };
-use crate::{Error, config, rooted};
+use crate::{Error, config, hooks, rooted};
 use cgroup::Cgroup;
 use oci::runtime::Spec;
 use rootdir::RootDir;
@@ -81,6 +83,8 @@ pub struct Restore {
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
     pub rootless: Option<bool>,
+    /// The host's root is the initial ramdisk, which pivot_root(2) refuses.
+    pub no_pivot: bool,
 }
 
 /// Writes the container's processes into images and ends it, unless it shall run on.
@@ -156,7 +160,7 @@ pub fn checkpoint(store: &Store, id: &ContainerId, options: &Checkpoint) -> Resu
         let path = options.criu.image_path.join(DESCRIPTORS);
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
     }
-    call.run()?;
+    call.run(None)?;
     if options.leave_running || options.pre_dump {
         return Ok(Vec::new());
     }
@@ -169,7 +173,9 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
     let proc = Proc::open()?;
     let namespaces = Namespaces::open(spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces))?;
     config::check(&spec, &namespaces, &proc)?;
-    refuse(&spec, &namespaces)?;
+    if !namespaces.makes(namespaces::MOUNT) {
+        return Err(Error::unsupported("restore without a mount namespace", ""));
+    }
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
     let sink = console_sink(process, options.console_socket.as_deref(), options.detach)?;
     if !options.criu.image_path.is_dir() {
@@ -184,7 +190,7 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
     let (mut cgroup, mut master) = (None, None);
     let restored = container
         .write_config(&bytes)
-        .and_then(|()| container.write(&state))
+        .and_then(|()| container.write_first(&state))
         .and_then(|()| {
             cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
             Ok(())
@@ -213,14 +219,15 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
             return Err(e);
         }
     };
-    let warnings = match cgroup.map(|cgroup| cgroup.apply(&config::resources(&spec))).transpose() {
-        Ok(warnings) => warnings.into_iter().flatten().map(|warning| warning.to_string()).collect(),
+    let mut warnings = not_run(&spec);
+    match cgroup.map(|cgroup| cgroup.apply(&config::resources(&spec))).transpose() {
+        Ok(more) => warnings.extend(more.into_iter().flatten().map(|warning| warning.to_string())),
         // A container without its limits is none that was asked for.
         Err(e) => {
             drop(dispose(&container, &state, Status::Running, Some(pidfd), None));
             return Err(e.into());
         }
-    };
+    }
     spec.hooks.as_ref().map_or(Ok(()), |hooks| poststart(hooks, &state))?;
     if options.detach {
         return Ok(Exit { code: 0, warnings });
@@ -235,20 +242,12 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
     }
 }
 
-/// What only criu's RPC could do, and what it cannot.
-fn refuse(spec: &Spec, namespaces: &Namespaces) -> Result<(), Error> {
-    let why = "criu's command line has no place for it";
+/// Hooks that criu has no moment for. What they did to the container is in the images; a caller is told all the same.
+fn not_run(spec: &Spec) -> Vec<String> {
     let hooks = spec.hooks.clone().unwrap_or_default();
-    if [hooks.prestart, hooks.create_runtime, hooks.create_container, hooks.start_container]
-        .concat()
-        .is_empty()
-    {
-        return match namespaces.makes(namespaces::MOUNT) {
-            true => Ok(()),
-            false => Err(Error::unsupported("restore without a mount namespace", "")),
-        };
-    }
-    Err(Error::unsupported("restore of a container with hooks before its start", why))
+    let stages = [("createContainer", hooks.create_container), ("startContainer", hooks.start_container)];
+    let given = stages.into_iter().filter(|(_, list)| !list.is_empty());
+    given.map(|(stage, _)| format!("{stage} hooks are not run on restore")).collect()
 }
 
 /// A new terminal, of the container's user.
@@ -278,7 +277,7 @@ fn bring_back(
 ) -> Result<OwnedFd, Error> {
     let images = &options.criu.image_path;
     let mut call = Call::new("restore", &options.criu)?;
-    mount_root(spec, state)?;
+    mount_root(spec, state, options.no_pivot)?;
     let pid_file = container.path_of(PID_FILE);
     call.arg("--restore-detached").arg("--restore-sibling");
     call.pair("--root", &state.rootfs).pair("--pidfile", &pid_file);
@@ -326,7 +325,14 @@ fn bring_back(
     if let Some(path) = cgroup.map(Cgroup::path).filter(|_| options.criu.manage_cgroups != "ignore") {
         call.pair("--cgroup-root", path);
     }
-    let ran = call.run();
+    let hooks = spec.hooks.clone().unwrap_or_default();
+    let mut early = |pid: i32| {
+        let state = oci_state(&State { pid, ..state.clone() }, "creating");
+        hooks::run("prestart", &hooks.prestart, &state, None)?;
+        hooks::run("createRuntime", &hooks.create_runtime, &state, None)
+    };
+    let has_early = !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty();
+    let ran = call.run(has_early.then_some(&mut early));
     let text = std::fs::read_to_string(&pid_file);
     container.remove_file(PID_FILE)?;
     ran?;
@@ -348,7 +354,7 @@ fn bring_back(
 
 /// Makes the rootfs a mount, which criu wants, in a mount namespace of our own that ends with us; and what is missing of
 /// the places where file systems of the host go.
-fn mount_root(spec: &Spec, state: &State) -> Result<(), Error> {
+fn mount_root(spec: &Spec, state: &State, no_pivot: bool) -> Result<(), Error> {
     let path = &state.rootfs;
     let at = |e: std::io::Error| Error::io(format!("mount {}", path.display()), e);
     let root = RootDir::from_fd(config::open_root(path)?);
@@ -370,9 +376,21 @@ fn mount_root(spec: &Spec, state: &State) -> Result<(), Error> {
     }
     sys::process::unshare(namespaces::MOUNT.bit).map_err(at)?;
     mount_attr::set_everywhere(&Attributes::propagation(mount_attr::SLAVE)).map_err(at)?;
+    if no_pivot {
+        cover_root().map_err(at)?;
+    }
     let tree = crate::mounts::clone_tree(CWD, path, true).map_err(|e| at(e.into()))?;
     let target = config::open_root(path)?;
     crate::mounts::attach(&tree, &target).map_err(|e| at(e.into()))
+}
+
+/// Puts a clone of all mounts over the root. criu changes the root by pivot_root(2), which refuses one that is mounted on
+/// nothing, as the initial ramdisk is; the clone is mounted on it.
+fn cover_root() -> std::io::Result<()> {
+    let here = std::env::current_dir()?;
+    let all = RootDir::from_fd(crate::mounts::clone_tree(CWD, Path::new("/"), true)?);
+    crate::steps::move_root(&all)?;
+    std::env::set_current_dir(here)
 }
 
 /// Namespaces that criu takes as they are, and what they are called between dump and restore.
@@ -512,18 +530,32 @@ impl Call {
         Ok(())
     }
 
-    /// Runs it to its end. A failure is told in the words of its log, or before it has one of its stderr.
-    fn run(mut self) -> Result<(), Error> {
+    /// Runs it to its end. A failure is told in the words of its log, or before it has one of its stderr. `early` is called
+    /// with the first process's id when its namespaces are there.
+    fn run(mut self, early: Option<script::Early<'_>>) -> Result<(), Error> {
         let restores = self.verb == "restore";
         self.command.stderr(Stdio::piped());
         if !restores {
             self.command.stdin(Stdio::null()).stdout(Stdio::null());
         }
+        let questions =
+            early.map(|early| script::Questions::new(early).map_err(|e| Error::io("make a pipe", e)));
+        let mut questions = questions.transpose()?;
+        if let Some(questions) = &questions {
+            self.pair("--action-script", questions.script());
+        }
         drop(std::fs::remove_file(&self.log));
-        let output = self.command.spawn().and_then(std::process::Child::wait_with_output).map_err(|e| {
+        let wait = |child: std::process::Child| match &mut questions {
+            Some(questions) => questions.wait(child),
+            None => child.wait_with_output(),
+        };
+        let output = self.command.spawn().and_then(wait).map_err(|e| {
             let hint = if e.kind() == std::io::ErrorKind::NotFound { ": it is not installed" } else { "" };
             Error::io(format!("run {}{hint}", self.command.get_program().display()), e)
         })?;
+        if let Some(failure) = questions.and_then(script::Questions::failure) {
+            return Err(failure);
+        }
         if output.status.success() {
             return Ok(());
         }
@@ -539,5 +571,35 @@ impl Call {
         let log =
             if self.log.exists() { format!("; its log is {}", self.log.display()) } else { String::new() };
         Err(Error::Criu { verb: self.verb, status: output.status.to_string(), text: format!("{line}{log}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_comes_to_lie_on_itself() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        // Of a thread, whose mount namespace and directory are its own then.
+        let moved = std::thread::spawn(|| {
+            let root = || {
+                let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+                let mut lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+                let line = lines.find(|fields| fields[4] == "/").unwrap();
+                (line[0].to_owned(), line[1].to_owned())
+            };
+            let here = std::env::current_dir().unwrap();
+            sys::process::unshare(namespaces::MOUNT.bit).unwrap();
+            mount_attr::set_everywhere(&Attributes::propagation(mount_attr::SLAVE)).unwrap();
+            let (before, _) = root();
+            cover_root().unwrap();
+            assert_eq!(std::env::current_dir().unwrap(), here);
+            (before, root())
+        });
+        let (before, (id, parent)) = moved.join().unwrap();
+        assert!(parent == before && id != before, "{id} is on {parent}, not on {before}");
     }
 }

@@ -73,6 +73,11 @@ fn wrong_state(verb: &str, id: &str, state: &str) -> String {
     }
 }
 
+/// In these words, so that whoever reads it knows which kernel to look at.
+pub(crate) fn lacks(what: &str) -> String {
+    format!("this kernel ({}) has no {what}", rustix::system::uname().release().to_string_lossy())
+}
+
 impl Error {
     pub(crate) fn io(operation: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Io { operation: operation.into(), source: source.into() }
@@ -84,6 +89,11 @@ impl Error {
 
     pub(crate) fn argument(text: impl Into<String>) -> Error {
         Error::Argument { text: text.into() }
+    }
+
+    /// For what this kernel lacks; `what` ends "this kernel (6.1.0) has no ...".
+    pub(crate) fn missing(feature: impl Into<String>, what: &str) -> Error {
+        Error::unsupported(feature, &lacks(what))
     }
 
     pub(crate) fn unsupported(feature: impl Into<String>, why: &str) -> Error {

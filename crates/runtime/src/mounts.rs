@@ -4,6 +4,7 @@
 
 use crate::Error;
 use crate::child::Failure;
+use crate::error::lacks;
 use crate::idmap::IdNamespaces;
 use crate::mount_options::{self, Bind, Idmap, Options};
 use crate::procfs::is_procfs;
@@ -165,7 +166,7 @@ fn idmap_error(source: &Path, destination: &str, e: std::io::Error) -> Error {
     match Errno::from_io_error(&e) {
         Some(Errno::INVAL) => Error::unsupported(
             format!("id-mapped mount of {} on {destination}", source.display()),
-            "its file system, or this kernel, has no id-mapped mounts",
+            &format!("its file system has no id-mapped mounts, or {}", lacks("them")),
         ),
         _ => Error::io(format!("map the ids of {} for {destination}", source.display()), e),
     }
@@ -367,7 +368,7 @@ pub(crate) fn new_filesystem(
         move |e: Errno| (what, e.into())
     };
     let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(Errno::NODEV) => return Err(("this kernel has no such file system".into(), Errno::NODEV.into())),
+        Err(Errno::NODEV) => return Err((lacks(&format!("file system {kind}")), Errno::NODEV.into())),
         other => other.map_err(at("fsopen"))?,
     };
     fsconfig_set_string(&context, "source", source).map_err(at("source"))?;
@@ -479,7 +480,7 @@ pub(crate) fn label(spec: &oci::runtime::Spec) -> Result<Option<&str>, Error> {
     let label = spec.linux.as_ref().and_then(|linux| linux.mount_label.as_deref());
     let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(None) };
     if !config::has_selinux() {
-        return Err(Error::unsupported("linux.mountLabel", "this kernel has no active SELinux"));
+        return Err(Error::missing("linux.mountLabel", "active SELinux"));
     }
     Ok(Some(label))
 }

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::procfs::Proc;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -100,9 +101,20 @@ fn open(kind: Kind, path: &str) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(at)?;
     if u64::try_from(rustix::fs::fstatfs(&fd).map_err(at)?.f_type).ok() != Some(NSFS_MAGIC) {
-        return Err(at(rustix::io::Errno::INVAL));
+        return Err(at(Errno::INVAL));
     }
     Ok(fd)
+}
+
+/// Why the kernel refused `new` namespaces, if it is because it has no such ones.
+pub(crate) fn missing(new: u32, proc: &Proc) -> Option<Error> {
+    lacking(ALL.iter().filter(|kind| new & kind.bit != 0), proc)
+}
+
+fn lacking<'a>(kinds: impl IntoIterator<Item = &'a Kind>, proc: &Proc) -> Option<Error> {
+    let lacks = |kind: &&Kind| matches!(proc.namespace("self", kind.link), Err(Errno::NOENT));
+    let kind = kinds.into_iter().find(lacks)?;
+    Some(Error::missing(format!("a new {} namespace", kind.name), "such namespaces"))
 }
 
 /// Moves the caller into a namespace of this kind.
@@ -118,4 +130,18 @@ pub(crate) fn enter(kind: Kind, fd: impl AsFd) -> rustix::io::Result<()> {
         _ => LinkNameSpaceType::Mount,
     };
     rustix::thread::move_into_link_name_space(fd.as_fd(), Some(allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_the_kernel_lacks_is_named() {
+        let proc = Proc::open().unwrap();
+        let of = |kinds: &[Kind]| lacking(kinds, &proc).map(|error| error.to_string());
+        assert_eq!(of(&[UTS, MOUNT]), None);
+        let text = of(&[UTS, Kind { name: "odd", link: "odd", bit: 1 }]).unwrap();
+        assert!(text.starts_with("a new odd namespace is not supported: this kernel ("), "{text}");
+    }
 }

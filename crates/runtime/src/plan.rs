@@ -18,7 +18,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::mount_attr as attr;
-use sys::process::StringList;
+use sys::process::{Inherited, StringList};
 use sys::scheduling::SchedulingAttributes;
 
 /// One thing the child does. The order in the list is the order of doing.
@@ -219,6 +219,8 @@ pub(crate) struct Plan {
     pub(crate) preserve_fds: u32,
     /// What to tell the user once.
     pub(crate) warnings: Vec<String>,
+    /// What the child has from this process.
+    pub(crate) inherited: Inherited,
 }
 
 /// What a plan is made from besides the document.
@@ -248,7 +250,7 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
     let user_new = namespaces.makes(namespaces::USER);
     let user = user_new || namespaces.joins(namespaces::USER);
     let mount_new = namespaces.makes(namespaces::MOUNT);
-    let mut plan = Builder::new(process, request.preserve_fds)?;
+    let mut plan = Builder::new(process, request.preserve_fds, request.proc)?;
     plan.join_cgroup(tasks(request.cgroup.map(cgroup::Cgroup::mounts).unwrap_or_default()));
     let mut around = Surroundings {
         bundle: request.bundle,
@@ -353,6 +355,7 @@ pub(crate) fn create(request: Request<'_>, namespaces: &mut Namespaces) -> Resul
 pub(crate) struct Joining<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) process: &'a Process,
+    pub(crate) proc: &'a Proc,
     pub(crate) init: OwnedFd,
     /// By which it joins the v1 directories of its cgroup.
     pub(crate) tasks: Vec<PathBuf>,
@@ -375,7 +378,7 @@ pub(crate) fn joins_itself() -> u32 {
 pub(crate) fn exec(joining: Joining<'_>) -> Result<Plan, Error> {
     let process = joining.process;
     let user = joining.namespaces & namespaces::USER.bit != 0;
-    let mut plan = Builder::new(process, joining.preserve_fds)?;
+    let mut plan = Builder::new(process, joining.preserve_fds, joining.proc)?;
     plan.join_cgroup(joining.tasks);
     plan.add(Step::Tie);
     if joining.namespaces & joins_itself() == joins_itself() {
@@ -441,7 +444,7 @@ fn last_of_each(env: &[String]) -> Vec<String> {
 }
 
 impl Builder {
-    fn new(process: &Process, preserve_fds: u32) -> Result<Builder, Error> {
+    fn new(process: &Process, preserve_fds: u32, proc: &Proc) -> Result<Builder, Error> {
         let strings = |field: &str, list: &[String]| {
             let list = list.iter().map(|s| CString::new(s.as_str()));
             let list = list.collect::<Result<Vec<_>, _>>();
@@ -452,9 +455,9 @@ impl Builder {
         }
         let args = strings("process.args", &process.args)?;
         let env = strings("process.env", &last_of_each(&process.env))?;
-        Ok(Builder {
-            plan: Plan { steps: Vec::with_capacity(64), args, env, preserve_fds, warnings: Vec::new() },
-        })
+        let inherited = proc.read("self/status").map_or(Inherited::UNKNOWN, |text| Inherited::parse(&text));
+        let (steps, warnings) = (Vec::with_capacity(64), Vec::new());
+        Ok(Builder { plan: Plan { steps, args, env, preserve_fds, warnings, inherited } })
     }
 
     fn add(&mut self, step: Step) {
@@ -615,8 +618,14 @@ impl Builder {
     fn credentials(&mut self, process: &Process, user: bool) -> Result<Credentials, Error> {
         let caps = process.capabilities.clone().unwrap_or_default();
         // What this process lacks it cannot give. In a new user namespace it lacks nothing.
-        let mine =
-            rustix::thread::capabilities(None).map_err(|e| Error::io("read own capabilities", e))?.permitted;
+        let mine = match self.plan.inherited {
+            Inherited::UNKNOWN => {
+                rustix::thread::capabilities(None)
+                    .map_err(|e| Error::io("read own capabilities", e))?
+                    .permitted
+            }
+            inherited => CapabilitySet::from_bits_retain(inherited.permitted),
+        };
         let mut missing = CapabilitySet::empty();
         let mut unknown = std::collections::BTreeSet::new();
         let mut set = |names: &[String]| {

@@ -28,44 +28,70 @@ const OWN: [u16; 2] = [62, 3];
 #[cfg(target_arch = "aarch64")]
 const OWN: [u16; 2] = [183, 40];
 
+/// What execve would say, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) errno: Errno,
+    pub(crate) why: String,
+    /// The kernel has no such format of its own, but somebody may have given it one.
+    pub(crate) unless_other_formats: bool,
+}
+
 /// Whether the kernel may know formats besides its own. To be asked where the host's procfs is in its place.
 pub(crate) fn has_other_formats() -> bool {
     rustix::fs::access("/proc/sys/fs/binfmt_misc/status", Access::EXISTS).is_ok()
 }
 
-/// What execve would say of the file at `path`, which is there and executable, and why; None when it is likely to work.
-pub(crate) fn refusal(path: &CStr, has_other_formats: bool) -> Option<(Errno, String)> {
+/// Opens a program to read what it is. `None` for one that may be executed and not read, or is no file.
+///
+/// # Errors
+///
+/// `EISDIR` for a directory; the kernel's, when nothing is there.
+pub(crate) fn open(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    // Who may execute and not read is not told more.
-    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode) != FileType::RegularFile {
-        return None;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok();
+    let stat = file.as_ref().map_or_else(|| rustix::fs::stat(path), rustix::fs::fstat)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Err(Errno::ISDIR),
+        FileType::RegularFile => Ok(file),
+        _ => Ok(None),
     }
+}
+
+/// Why execve would refuse `file`; None when it is likely to work.
+pub(crate) fn refusal(file: OwnedFd) -> Option<Refusal> {
     let mut first = [0; FIRST];
     let length = rustix::io::pread(&file, &mut first, 0).ok()?;
-    let refusal = of_content(&file, &first[..length], has_other_formats);
+    let refusal = of_content(&file, &first[..length]);
     spend(file);
     refusal
 }
 
-fn of_content(file: &OwnedFd, first: &[u8], has_other_formats: bool) -> Option<(Errno, String)> {
+fn sure(errno: Errno, why: String) -> Option<Refusal> {
+    Some(Refusal { errno, why, unless_other_formats: false })
+}
+
+fn unknown(why: String) -> Option<Refusal> {
+    Some(Refusal { errno: Errno::NOEXEC, why, unless_other_formats: true })
+}
+
+fn of_content(file: &OwnedFd, first: &[u8]) -> Option<Refusal> {
     let head = &first[..first.len().min(HEAD)];
     if let Some(line) = head.strip_prefix(b"#!") {
         return script(line);
     }
-    let (errno, why) = match head {
-        [] => (Errno::NOEXEC, "the file is empty".to_string()),
-        [0x7f, b'E', b'L', b'F', ..] => return elf(file, first, has_other_formats),
+    match head {
+        [] => unknown("the file is empty".into()),
+        [0x7f, b'E', b'L', b'F', ..] => elf(file, first),
         [0xef, 0xbb, 0xbf, b'#', b'!', ..] => {
-            (Errno::NOEXEC, "a byte order mark comes before its #!; save it without one".to_string())
+            unknown("a byte order mark comes before its #!; save it without one".into())
         }
-        _ => (Errno::NOEXEC, "it is neither a program nor a script that begins with #!".to_string()),
-    };
-    (!has_other_formats).then_some((errno, why))
+        _ => unknown("it is neither a program nor a script that begins with #!".into()),
+    }
 }
 
 /// `line` is what follows the `#!`.
-fn script(line: &[u8]) -> Option<(Errno, String)> {
+fn script(line: &[u8]) -> Option<Refusal> {
     // A line that is longer than what the kernel looks at is cut there.
     let line = line.split(|&b| b == b'\n').next().unwrap_or_default();
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
@@ -73,24 +99,22 @@ fn script(line: &[u8]) -> Option<(Errno, String)> {
     let name = line[start..].split(blank).next().unwrap_or_default();
     let shown = String::from_utf8_lossy(name).into_owned();
     if name.is_empty() {
-        return Some((Errno::NOEXEC, "its #! names no interpreter".into()));
+        return sure(Errno::NOEXEC, "its #! names no interpreter".into());
     }
     match can_execute(name)? {
         Errno::NOENT if name.ends_with(b"\r") => {
             let without = shown.trim_end_matches('\r');
-            Some((
-                Errno::NOENT,
-                format!(
-                    "it asks for the interpreter {without:?} with a carriage return behind: its lines end in CR LF; save it with LF"
-                ),
-            ))
+            let why = format!(
+                "it asks for the interpreter {without:?} with a carriage return behind: its lines end in CR LF; save it with LF"
+            );
+            sure(Errno::NOENT, why)
         }
-        Errno::NOENT => Some((Errno::NOENT, format!("its interpreter {shown:?} does not exist"))),
-        e => Some((e, format!("its interpreter {shown:?} cannot be executed"))),
+        Errno::NOENT => sure(Errno::NOENT, format!("its interpreter {shown:?} does not exist")),
+        e => sure(e, format!("its interpreter {shown:?} cannot be executed")),
     }
 }
 
-fn elf(file: &OwnedFd, head: &[u8], has_other_formats: bool) -> Option<(Errno, String)> {
+fn elf(file: &OwnedFd, head: &[u8]) -> Option<Refusal> {
     let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     let is_little = head.get(5) == Some(&1);
     let machine = match (is_little, head.get(18..20)) {
@@ -100,7 +124,7 @@ fn elf(file: &OwnedFd, head: &[u8], has_other_formats: bool) -> Option<(Errno, S
     if !is_little || !OWN.contains(&machine) {
         let why =
             format!("it is a program for {}, and this machine is {}", name_of(machine), name_of(OWN[0]));
-        return (!has_other_formats).then_some((Errno::NOEXEC, why));
+        return unknown(why);
     }
     // The loader of 32-bit programs is at another place of another header; the kernel tells of it as ever.
     if head.get(4) != Some(&2) || machine != OWN[0] {
@@ -131,13 +155,13 @@ fn elf(file: &OwnedFd, head: &[u8], has_other_formats: bool) -> Option<(Errno, S
         let name = name[..length].split(|&b| b == 0).next().unwrap_or_default();
         let shown = String::from_utf8_lossy(name).into_owned();
         return match can_execute(name)? {
-            Errno::NOENT => Some((
+            Errno::NOENT => sure(
                 Errno::NOENT,
                 format!(
                     "its loader {shown:?} does not exist: the image lacks the C library that it was built for"
                 ),
-            )),
-            e => Some((e, format!("its loader {shown:?} cannot be executed"))),
+            ),
+            e => sure(e, format!("its loader {shown:?} cannot be executed")),
         };
     }
     None
@@ -180,9 +204,10 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, content).unwrap();
         let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
-        match (refusal(&path, others), want) {
+        let refusal = open(&path).unwrap().and_then(refusal).filter(|r| !(others && r.unless_other_formats));
+        match (refusal, want) {
             (None, None) => {}
-            (Some((e, why)), Some((errno, words))) => {
+            (Some(Refusal { errno: e, why, .. }), Some((errno, words))) => {
                 assert_eq!(e, errno, "{why}");
                 assert!(why.contains(words), "{why}");
             }
@@ -238,7 +263,7 @@ mod tests {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             std::io::Write::write_all(&mut file, &whole[..length]).unwrap();
             let path = CString::new(file.path().as_os_str().as_bytes()).unwrap();
-            drop(refusal(&path, true));
+            drop(refusal(open(&path).unwrap().unwrap()));
         }
     }
 

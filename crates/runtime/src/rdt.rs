@@ -11,8 +11,14 @@ use std::path::{Path, PathBuf};
 /// Where resctrl is mounted.
 pub(crate) fn root(proc: &Proc) -> Result<PathBuf, Error> {
     let at = |e: rustix::io::Errno| Error::io("read /proc/self/mounts", e);
-    find_root(&proc.read("self/mounts").map_err(at)?)
-        .ok_or_else(|| Error::unsupported("linux.intelRdt", "no resctrl file system is mounted on this host"))
+    find_root(&proc.read("self/mounts").map_err(at)?).ok_or_else(|| {
+        match std::fs::exists("/sys/fs/resctrl") {
+            Ok(true) => {
+                Error::unsupported("linux.intelRdt", "no resctrl file system is mounted on this host")
+            }
+            _ => Error::missing("linux.intelRdt", "resctrl file system on this processor"),
+        }
+    })
 }
 
 fn find_root(mounts: &str) -> Option<PathBuf> {

@@ -22,6 +22,8 @@ pub(crate) struct Site {
     entered: Option<PathBuf>,
     /// The directory that was asked for last, where it is none of them.
     last: Option<OwnedFd>,
+    /// What was opened last is on the mount that the root is on.
+    stayed: bool,
 }
 
 /// The root of a file system that we made.
@@ -48,7 +50,7 @@ enum Kind {
 
 impl Site {
     pub(crate) fn new(root: RootDir) -> Site {
-        Site { root, fresh: Vec::new(), entered: None, last: None }
+        Site { root, fresh: Vec::new(), entered: None, last: None, stayed: false }
     }
 
     /// Makes the directory `path` in a tmpfs of ours, and makes that the working directory: then the name given is the new
@@ -89,8 +91,18 @@ impl Site {
         self.last.into_iter().chain([self.root.into()]).for_each(spend);
     }
 
+    /// The root of a procfs or sysfs of ours and a name in it, where only the kernel makes names, and this one is no link.
+    pub(crate) fn kernel_name<'p>(&self, path: &'p Path) -> Option<(BorrowedFd<'_>, &'p OsStr)> {
+        const LINKS: [&str; 4] = ["self", "thread-self", "mounts", "net"];
+        let (parent, name) = path.parent().zip(path.file_name())?;
+        let by_kernel = |fresh: &&Fresh| matches!(fresh.kind, Kind::Proc | Kind::Sysfs);
+        let fresh = self.fresh.iter().filter(by_kernel).find(|fresh| fresh.point == parent)?;
+        (!LINKS.iter().any(|link| name == *link)).then_some((fresh.root.as_fd(), name))
+    }
+
     /// Opens the directory `path`, which is [clean](rooted::clean), and makes what is missing of it.
     pub(crate) fn ensure_directory(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.stayed = false;
         if let Some((directory, name)) = self.fresh_parent(path) {
             // Whether it could be made shows in opening it; a link there is no directory and left to resolution.
             let _ = rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755));
@@ -121,6 +133,7 @@ impl Site {
         if rooted::file_type(tree)? == FileType::Directory {
             return self.ensure_directory(path);
         }
+        self.stayed = false;
         match self.open(path, OFlags::PATH) {
             Err(Errno::NOENT) => rooted::ensure_file(&self.root, path),
             other => other,
@@ -137,10 +150,13 @@ impl Site {
         Ok((self.last.as_ref().ok_or(Errno::BADF)?.as_fd(), name))
     }
 
-    /// Whether `path` is known to be in a file system that we made and that is no procfs.
+    /// Whether `path`, which was opened last, is known to be in no procfs: it is in another file system that we made, or on the
+    /// mount that the root is on. A root that is a procfs itself, in which nothing can be made, is its caller's own will.
     pub(crate) fn is_plain(&self, path: &Path) -> bool {
-        path.parent()
-            .is_some_and(|parent| self.fresh.iter().any(|f| f.point == parent && f.kind != Kind::Proc))
+        self.stayed
+            || path
+                .parent()
+                .is_some_and(|parent| self.fresh.iter().any(|f| f.point == parent && f.kind != Kind::Proc))
     }
 
     /// A file system was attached at `path`, which was opened here. For a new one, its kind.
@@ -173,7 +189,19 @@ impl Site {
     /// here without having its name; then they are forgotten.
     fn open(&mut self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        let open =
+            |resolve| rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let opened = open(resolve | ResolveFlags::NO_XDEV);
+        self.stayed = opened.is_ok();
+        match opened {
+            Err(Errno::XDEV) => {}
+            Err(Errno::LOOP | Errno::AGAIN | Errno::INTR) => {
+                self.forget();
+                return rooted::open(&self.root, path, flags);
+            }
+            other => return other,
+        }
+        match open(resolve) {
             Err(Errno::LOOP | Errno::AGAIN | Errno::INTR) => {
                 self.forget();
                 rooted::open(&self.root, path, flags)

@@ -6,13 +6,13 @@ use crate::plan::{Plan, Step};
 use crate::procfs::Proc;
 use crate::state::Container;
 use crate::trace::say;
-use crate::{Error, child, config, console, hooks, idmap, limits, listener, rdt};
+use crate::{Error, child, config, console, hooks, idmap, limits, listener, program, rdt};
 use oci::runtime::{Hooks, Process, Resources, Spec};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use sys::process::{Cloned, Inherited};
+use sys::process::Cloned;
 
 /// More of them no honest child has.
 const MAX_WARNINGS: usize = 100;
@@ -103,17 +103,16 @@ pub(crate) fn reap(pidfd: &OwnedFd) -> Result<i32, Errno> {
 pub(crate) fn spawn(
     plan: Plan,
     mut job: Job<'_>,
+    (ours, theirs): (Channel, Channel),
     proc: Proc,
     container: &mut Option<Container>,
 ) -> Result<(Started, Proc), Error> {
-    let (ours, theirs) = Channel::pair().map_err(|e| Error::io("make a socket pair", e))?;
     let forks = plan.steps.iter().any(|step| matches!(step, Step::Fork { .. }));
     let mut warnings = plan.warnings.clone();
     if crate::is_root() {
         // The child inherits it, so there is no moment at which a process of a joined PID namespace could look into it.
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-    let inherited = proc.read("self/status").map_or(Inherited::UNKNOWN, |text| Inherited::parse(&text));
     let back = enter(&mut job, &proc)?;
     let mut new = job.namespaces.new & !namespaces::CGROUP.bit & !namespaces::TIME.bit;
     if forks {
@@ -127,10 +126,14 @@ pub(crate) fn spawn(
         Ok(Cloned::Child) => {
             drop((ours, back, job));
             container.take().into_iter().for_each(Container::spend);
-            child::run(plan, theirs, proc, inherited)
+            child::run(plan, theirs, proc)
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(e) => return leave(back).and(Err(Error::io("clone the container's first process", e))),
+        Err(e) => {
+            let missing = namespaces::missing(job.namespaces.new, &proc);
+            let failed = missing.unwrap_or_else(|| Error::io("clone the container's first process", e));
+            return leave(back).and(Err(failed));
+        }
     };
     drop(plan);
     drop(theirs);
@@ -299,6 +302,10 @@ fn await_ready(started: &mut Started, job: &Job<'_>) -> Result<(), Error> {
                 return Err(Error::Child { text });
             }
             Kind::Failed => return Err(Error::Child { text: message.text }),
+            Kind::Doubt if !program::has_other_formats() => return Err(Error::Child { text: message.text }),
+            Kind::Doubt => {
+                started.channel.send(Kind::Go, "").map_err(|_| fate(started, job.cgroup))?;
+            }
             Kind::Warning if started.warnings.len() < MAX_WARNINGS => started.warnings.push(message.text),
             Kind::Terminal if started.terminal.is_none() => {
                 message.fd.as_ref().inspect(|master| console::keep_line_ends(master));

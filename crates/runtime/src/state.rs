@@ -8,7 +8,8 @@
 //!
 //! Verbs that change something hold an exclusive flock(2) on the directory, which the kernel drops with the process.
 //! `state.json` is first written before the cgroup is made (pid 0), so that `delete --force` can clean up after a
-//! runtime that was killed at any later point.
+//! runtime that was killed at any later point. That first time nobody can want the one before, so it is written in place;
+//! an empty one is as good as none.
 
 use crate::Error;
 use crate::procfs::Proc;
@@ -24,7 +25,6 @@ use sys::spent::spend;
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
-const NEW_CONFIG: &str = "config.json.new";
 pub(crate) const FIFO: &str = "exec.fifo";
 /// Longest document read, ours or a user's: 5,000 mounts and a MiB of annotations fit.
 pub(crate) const MAX_DOCUMENT: u64 = 32 << 20;
@@ -294,6 +294,9 @@ impl Container {
 
     pub(crate) fn read(&self) -> Result<State, Error> {
         let bytes = self.read_file(STATE)?;
+        if bytes.is_empty() {
+            return Err(Error::NotFound { id: self.id.0.clone() });
+        }
         let state: State = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Document { path: self.path.join(STATE), source: e })?;
         if state.version > VERSION {
@@ -305,12 +308,29 @@ impl Container {
         Ok(state)
     }
 
+    /// Writes the state of a container that has none yet.
+    pub(crate) fn write_first(&self, state: &State) -> Result<(), Error> {
+        // More than a page is not there all at once.
+        const AT_ONCE: usize = 4096;
+        match self.to_bytes(state)? {
+            bytes if bytes.len() <= AT_ONCE => self.write_file(STATE, &bytes),
+            bytes => self.replace(STATE, &bytes),
+        }
+    }
+
+    /// Replaces the state.
     pub(crate) fn write(&self, state: &State) -> Result<(), Error> {
-        let bytes = serde_json::to_vec(state)
-            .map_err(|e| Error::Document { path: self.path.join(STATE), source: e })?;
-        self.write_file("state.json.new", &bytes)?;
-        rustix::fs::renameat(&self.directory, "state.json.new", &self.directory, STATE)
-            .map_err(|e| Error::io(format!("rename {}", self.path.join(STATE).display()), e))
+        self.replace(STATE, &self.to_bytes(state)?)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let new = format!("{name}.new");
+        self.write_file(&new, bytes)?;
+        rustix::fs::renameat(&self.directory, &new, &self.directory, name)
+            .map_err(|e| Error::io(format!("rename {}", self.path.join(name).display()), e))
+    }
+    fn to_bytes(&self, state: &State) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(state).map_err(|e| Error::Document { path: self.path.join(STATE), source: e })
     }
 
     pub(crate) fn write_config(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -319,11 +339,9 @@ impl Container {
 
     /// Replaces the document, after an update.
     pub(crate) fn write_spec(&self, spec: &oci::runtime::Spec) -> Result<(), Error> {
-        let path = || self.path.join(CONFIG);
-        let bytes = serde_json::to_vec(spec).map_err(|e| Error::Document { path: path(), source: e })?;
-        self.write_file(NEW_CONFIG, &bytes)?;
-        rustix::fs::renameat(&self.directory, NEW_CONFIG, &self.directory, CONFIG)
-            .map_err(|e| Error::io(format!("rename {}", path().display()), e))
+        let bytes = serde_json::to_vec(spec)
+            .map_err(|e| Error::Document { path: self.path.join(CONFIG), source: e })?;
+        self.replace(CONFIG, &bytes)
     }
 
     /// The document as it was at create, with the limits of the last update.
@@ -399,7 +417,7 @@ impl Container {
         let mut removed = rustix::fs::rmdir(&self.path);
         // What a container never started has, and what a killed runtime leaves.
         if removed == Err(Errno::NOTEMPTY) {
-            unlink(&[FIFO, NEW_CONFIG, "state.json.new", crate::criu::PID_FILE])?;
+            unlink(&[FIFO, "config.json.new", "state.json.new", crate::criu::PID_FILE])?;
             removed = rustix::fs::rmdir(&self.path);
         }
         match removed {
@@ -474,12 +492,23 @@ pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
     const FIRST: usize = 32 << 10;
     let at = |e: Errno| Error::io(format!("read {}", path.display()), e);
     let mut bytes = Vec::with_capacity(FIRST);
+    // What can be read from any place is a file, and then less than there was room for is all that is left. Of a pipe it may
+    // be what is there so far.
+    let mut is_file = true;
     loop {
         if bytes.capacity() == bytes.len() {
             bytes.reserve(bytes.len());
         }
-        match rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => {
+        let room = bytes.capacity() - bytes.len();
+        let offset = bytes.len() as u64;
+        let read = match is_file {
+            true => rustix::io::pread(&fd, rustix::buffer::spare_capacity(&mut bytes), offset),
+            false => rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut bytes)),
+        };
+        match read {
+            Err(Errno::SPIPE) if is_file => is_file = false,
+            // As every document ends; a file system that gives files in pieces is asked again.
+            Ok(count) if count == 0 || is_file && count < room && bytes.trim_ascii_end().ends_with(b"}") => {
                 spend(fd);
                 return Ok(bytes);
             }

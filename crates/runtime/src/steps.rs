@@ -16,6 +16,7 @@ use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use sys::mount_attr::{self as attr, Attributes};
 use sys::process::{Inherited, StringList};
@@ -454,32 +455,71 @@ fn absent(e: Errno) -> bool {
 }
 
 fn read_only(site: &mut Site, path: &Path) -> std::io::Result<()> {
+    let attributes = Attributes::new(attr::RDONLY, 0);
+    if let Some((directory, name)) = site.kernel_name(path) {
+        let name = CString::new(name.as_bytes())?;
+        let tree = match attr::clone_with(directory, &name, true, &attributes) {
+            Err(e) if e.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => return Ok(()),
+            other => other?,
+        };
+        move_mount(&tree, "", directory, &name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        spend(tree);
+        return Ok(());
+    }
     let target = match rooted::find(&site.root, path) {
         Err(e) if absent(e) => return Ok(()),
         other => other?,
     };
-    let tree = attr::clone_with(&target, true, &Attributes::new(attr::RDONLY, 0))?;
+    let tree = attr::clone_with(&target, c"", true, &attributes)?;
     attach(&tree, &target)?;
     spend(target);
     spend(tree);
     Ok(())
 }
 
+/// Files of procfs that documents mask. Only a guess what to try first: the kernel says where it is wrong.
+const FILES: &[&str] = &[
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+];
+
 fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
-    let site = world.site.as_mut().ok_or(Errno::NOTDIR)?;
-    // Whether it is a directory shows in opening it as one.
-    let (target, directory) = match rooted::open(&site.root, path, OFlags::PATH | OFlags::DIRECTORY) {
-        Ok(target) => (target, true),
+    let root = &world.site.as_ref().ok_or(Errno::NOTDIR)?.root;
+    let guess_file = FILES.iter().any(|file| path == Path::new(file));
+    // Else whether it is a directory shows in opening it as one.
+    let flags = if guess_file { OFlags::PATH } else { OFlags::PATH | OFlags::DIRECTORY };
+    let (target, directory) = match rooted::open(root, path, flags) {
+        Ok(target) => (target, !guess_file),
         Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTDIR) => match rooted::find(&site.root, path) {
+        Err(Errno::NOTDIR) if !guess_file => match rooted::find(root, path) {
             Ok(target) => (target, false),
             Err(e) if absent(e) => return Ok(()),
             Err(e) => return Err(e.into()),
         },
+        Err(e) if absent(e) => return Ok(()),
         Err(e) => return Err(e.into()),
     };
-    let cover = if directory { &mut world.empty } else { &mut world.null };
-    let tree = match &*cover {
+    match cover(world, &target, directory) {
+        // A file is not put over a directory.
+        Err(e) if guess_file && matches!(Errno::from_io_error(&e), Some(Errno::INVAL | Errno::NOTDIR)) => {
+            cover(world, &target, true)?;
+        }
+        other => other?,
+    }
+    spend(target);
+    Ok(())
+}
+
+/// Hides what is open as `target` under an empty directory, or under the null device.
+fn cover(world: &mut World, target: &OwnedFd, directory: bool) -> std::io::Result<()> {
+    let root = &world.site.as_ref().ok_or(Errno::NOTDIR)?.root;
+    let first = if directory { &mut world.empty } else { &mut world.null };
+    let tree = match &*first {
         // With the attributes of the first one.
         Some(first) => clone_tree(first, Path::new(""), false)?,
         None if directory => {
@@ -487,18 +527,17 @@ fn mask(world: &mut World, path: &Path) -> std::io::Result<()> {
             new_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".to_owned()], set).map_err(|(_, e)| e)?
         }
         None => {
-            let device = null_device(&site.root)?;
+            let device = null_device(root)?;
             // Read-only, so that its mode and owner cannot be changed through the mask; writing to the device still works.
-            let tree = attr::clone_with(&device, false, &Attributes::new(attr::RDONLY, 0))?;
+            let tree = attr::clone_with(&device, c"", false, &Attributes::new(attr::RDONLY, 0))?;
             spend(device);
             tree
         }
     };
-    attach(&tree, &target)?;
-    spend(target);
-    match cover {
+    attach(&tree, target)?;
+    match first {
         Some(_) => spend(tree),
-        None => *cover = Some(tree),
+        None => *first = Some(tree),
     }
     Ok(())
 }
@@ -530,7 +569,10 @@ fn pivot_root(root: &RootDir, propagation: Option<(u64, bool)>) -> std::io::Resu
         attr::set(&old, true, &Attributes::propagation(attr::SLAVE))?;
     }
     unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")?;
+    if shared {
+        // Else it is the new root already, where pivot_root(2) left us.
+        rustix::process::chdir("/")?;
+    }
     match propagation {
         Some((bits, recursive)) => attr::set(root, recursive, &Attributes::propagation(bits)),
         None => Ok(()),
@@ -576,7 +618,7 @@ fn unescape(path: &str) -> String {
         .fold(path.to_owned(), |p, (from, to)| p.replace(from, to))
 }
 
-fn move_root(root: &RootDir) -> Result<(), Errno> {
+pub(crate) fn move_root(root: &RootDir) -> Result<(), Errno> {
     rustix::process::fchdir(root)?;
     move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::chroot(".")?;

@@ -1,6 +1,6 @@
 //! The verbs of the command line: each one function, from the store to the kernel and back.
 
-use crate::channel::Kind;
+use crate::channel::{Channel, Kind};
 use crate::namespaces::{self, Namespaces};
 use crate::plan::{self, Gate, Joining, Request};
 use crate::procfs::Proc;
@@ -290,6 +290,7 @@ pub(crate) fn dispose(
 /// Runs another process in a container.
 pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Error> {
     check_preserved(options.preserve_fds)?;
+    let channel = Channel::pair()?;
     let container = store.lock(id)?;
     let state = container.read()?;
     let proc = Proc::open()?;
@@ -328,6 +329,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     let plan = plan::exec(Joining {
         spec: &spec,
         process: &process,
+        proc: &proc,
         init,
         tasks,
         namespaces: own,
@@ -355,7 +357,7 @@ pub fn exec(store: &Store, id: &ContainerId, options: &Exec) -> Result<Exit, Err
     {
         rustix::thread::sched_setaffinity(None, &set).map_err(|e| Error::io("set execCPUAffinity", e))?;
     }
-    let (mut started, _) = spawn(plan, job, proc, &mut None)?;
+    let (mut started, _) = spawn(plan, job, channel, proc, &mut None)?;
     write_pid_file(options.pid_file.as_deref(), started.pid)?;
     send_pidfd(options.pidfd_socket.as_deref(), &started)?;
     started.go(cgroup.as_ref())?;
@@ -399,6 +401,7 @@ struct Made {
 
 fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: bool) -> Result<Made, Error> {
     check_preserved(options.preserve_fds)?;
+    let channel = Channel::pair()?;
     let (mut spec, bytes, bundle) = config::read_bundle(&options.bundle, options.config.as_deref())?;
     config::pass_sockets(&mut spec, options.listen_fds);
     let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is missing"))?;
@@ -456,7 +459,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
     say(|| format!("container {}: cgroup {:?}, rootfs {}", state.id, state.cgroup, state.rootfs.display()));
     let prepared = (|| {
         container.write_config(&bytes)?;
-        container.write(&state)?;
+        container.write_first(&state)?;
         let cgroup = make_cgroup(&mut state, &spec, options.rootless)?;
         Ok((cgroup, fifo.then(|| container.make_fifo()).transpose()?))
     })();
@@ -473,6 +476,7 @@ fn make(store: &Store, id: &ContainerId, options: &Create, fifo: bool, detach: b
         options,
         &mut state,
         namespaces,
+        channel,
         proc,
         cgroup.as_ref(),
         fifo,
@@ -504,6 +508,7 @@ fn populate(
     options: &Create,
     state: &mut State,
     mut namespaces: Namespaces,
+    channel: (Channel, Channel),
     proc: Proc,
     cgroup: Option<&Cgroup>,
     fifo: Option<OwnedFd>,
@@ -544,7 +549,7 @@ fn populate(
         rdt,
         enter_pid: None,
     };
-    let (started, proc) = spawn(plan, job, proc, container)?;
+    let (started, proc) = spawn(plan, job, channel, proc, container)?;
     state.pid = started.pid;
     state.start_time = started.start_time;
     if let Some(container) = container {
@@ -619,7 +624,7 @@ pub(crate) fn open_cgroup(state: &State) -> Result<Option<Cgroup>, Error> {
     Ok(state.cgroup.as_deref().map(Cgroup::open).transpose()?)
 }
 
-fn oci_state(state: &State, status: &str) -> oci::runtime::State {
+pub(crate) fn oci_state(state: &State, status: &str) -> oci::runtime::State {
     oci::runtime::State {
         oci_version: oci::runtime::OCI_VERSION.into(),
         id: state.id.clone(),

@@ -40,6 +40,7 @@
 //! (S1) After `reconcile` every record's directory exists and every directory has its record. (S2) A layer's directory
 //! is complete: its record is made after it was filled. (S3) A second `reconcile` changes nothing.
 
+mod chains;
 mod copy;
 mod error;
 mod home;
@@ -55,8 +56,9 @@ mod trees;
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
 pub use overlay::{LayerForm, Overlay};
+pub use quota::Quotas;
 pub use snapshotter::{
     Audit, Delta, DeltaForm, Guard, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Usage,
 };
-pub use tree::remove_tree;
+pub use tree::{measure_tree, remove_tree};
 pub use trees::{TreeForm, Trees};

@@ -16,6 +16,7 @@
 //! Numbers are short so that many layers fit in one mount(2) of an old kernel. A directory belongs to nobody until its
 //! record exists, so no step between making it and recording it needs to be undone after a crash: `reconcile` does.
 
+use crate::chains::Chains;
 use crate::home::Home;
 use crate::layer_mounts::{Hold, IDLE, LayerMounts};
 use crate::quota::Quotas;
@@ -53,6 +54,7 @@ struct Inner {
     db: Arc<Database>,
     home: Arc<Home>,
     quotas: Quotas,
+    chains: Chains,
     form: LayerForm,
     mounts: Arc<LayerMounts>,
     /// Held for writing by the sweeper: no overlay is being put together then.
@@ -87,6 +89,7 @@ impl Overlay {
             db,
             home: Arc::new(home),
             quotas: Quotas::default(),
+            chains: Chains::default(),
             form,
             mounts: LayerMounts::open(mounts)?,
             mounting: RwLock::new(()),
@@ -244,7 +247,7 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
         let Some(row) = records::delete_snapshot(&self.inner.db, key)? else { return Ok(false) };
-        self.inner.quotas.release(&self.inner.home, row.number, "fs");
+        self.inner.quotas.release(&self.inner.home.path(row.number, "fs"));
         self.inner.home.discard(row.number)?;
         Ok(true)
     }
@@ -282,7 +285,9 @@ impl Snapshotter for Overlay {
     }
 
     fn remove_unused_layers(&self, roots: &[Digest]) -> Result<Vec<LayerRow>, Error> {
-        let removed = self.inner.db.delete(|tx| records::delete_unused(tx, roots))?;
+        let removed = self.inner.db.delete(|tx| records::delete_unused(tx, roots));
+        self.inner.chains.forget();
+        let removed = removed?;
         for row in &removed {
             self.inner.mounts.forget(row.number);
             self.inner.unsynced().remove(&row.number);
@@ -305,7 +310,9 @@ impl Snapshotter for Overlay {
         if inner.layers_in_use()?.contains(&row.number) {
             return Ok(false);
         }
-        inner.db.delete(|tx| tx.delete_layer(chain_id))?;
+        let deleted = inner.db.delete(|tx| tx.delete_layer(chain_id));
+        inner.chains.forget();
+        deleted?;
         inner.mounts.forget(row.number);
         inner.unsynced().remove(&row.number);
         inner.home.discard(row.number)?;
@@ -317,12 +324,14 @@ impl Snapshotter for Overlay {
         let mut on_disk = inner.home.list()?;
         let usable: HashSet<u64> =
             on_disk.iter().copied().filter(|number| inner.is_usable(*number)).collect();
-        let mut done = inner.db.delete(|tx| records::delete_lost(tx, &usable))?;
+        let lost = inner.db.delete(|tx| records::delete_lost(tx, &usable));
+        inner.chains.forget();
+        let mut done = lost?;
         let recorded = records::numbers(&inner.db)?;
         on_disk.retain(|number| !recorded.contains(number));
         for number in on_disk {
             inner.mounts.forget(number);
-            inner.quotas.release(&inner.home, number, "fs");
+            inner.quotas.release(&inner.home.path(number, "fs"));
             inner.home.discard(number)?;
             done.orphans += 1;
         }
@@ -364,13 +373,12 @@ impl Inner {
     fn lowers(&self, chain_id: &Digest) -> Result<(Vec<PathBuf>, Option<Hold>), Error> {
         let mut images = Vec::new();
         let mut paths = Vec::new();
-        for row in records::chain(&self.db, chain_id)? {
-            let directory = self.home.path(row.number, "fs");
-            if directory.exists() {
-                paths.push(directory);
+        for link in &self.chains.get(&self.db, &self.home, chain_id)?.links {
+            if link.is_directory {
+                paths.push(self.home.path(link.number, "fs"));
             } else {
-                images.push((row.number, self.home.path(row.number, "layer.erofs")));
-                paths.push(self.mounts.path(row.number));
+                images.push((link.number, self.home.path(link.number, "layer.erofs")));
+                paths.push(self.mounts.path(link.number));
             }
         }
         let hold = if images.is_empty() { None } else { Some(self.mounts.hold(&images)?) };
@@ -380,12 +388,10 @@ impl Inner {
     /// Gives a new writable snapshot's root the attributes that the topmost layer which lists the root gives it.
     fn copy_root(&self, number: u64, parent: Option<&Digest>) -> Result<(), Error> {
         let Some(chain_id) = parent else { return Ok(()) };
-        for row in records::chain(&self.db, chain_id)? {
-            if root::copy(&self.home.path(row.number, "root"), &self.home.path(number, "fs"))? {
-                break;
-            }
+        match self.chains.get(&self.db, &self.home, chain_id)?.root {
+            Some(layer) => root::copy(&self.home.path(layer, "root"), &self.home.path(number, "fs")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Images one by one; directories by syncing the whole file system, which is what many small files come to.
@@ -463,7 +469,8 @@ impl Inner {
             let upper = self.home.path(row.number, "fs");
             let is_mounted = overlays.iter().any(|overlay| overlay.upper.as_ref() == Some(&upper));
             if let Some(chain_id) = row.parent.filter(|_| is_mounted) {
-                in_use.extend(records::chain(&self.db, &chain_id)?.iter().map(|row| row.number));
+                let chain = self.chains.get(&self.db, &self.home, &chain_id)?;
+                in_use.extend(chain.links.iter().map(|link| link.number));
             }
         }
         // Where a path was too long to be given by name, the kernel knows it by another: nothing is idle for sure.

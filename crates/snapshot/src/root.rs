@@ -8,17 +8,14 @@ use std::path::Path;
 /// Most bytes of attribute names, and of one value, that the kernel hands out.
 const MAX_XATTR: usize = 65_536;
 
-/// Gives the directory `to` owner, mode, time and extended attributes of `from`. Says whether there is a `from`.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<bool, Error> {
+/// Gives the directory `to` owner, mode, time and extended attributes of `from`.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let failed = |what, path: &Path| {
         let path = path.to_path_buf();
         move |e: Errno| Error::File { what, path, source: e.into() }
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let source = match rustix::fs::open(from, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(false),
-        other => other.map_err(failed("open", from))?,
-    };
+    let source = rustix::fs::open(from, flags, Mode::empty()).map_err(failed("open", from))?;
     let target = rustix::fs::open(to, flags, Mode::empty()).map_err(failed("open", to))?;
     let stat = rustix::fs::fstat(&source).map_err(failed("stat", from))?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
@@ -40,8 +37,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<bool, Error> {
     }
     let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set times of", to))?;
-    Ok(true)
+    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set times of", to))
 }
 
 /// Not what overlay notes on the directories of its layers, nor what the host's policy gives each file.

@@ -13,13 +13,14 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use sys::project_quota;
 
 /// What is done with a tree on the way.
 trait Visitor {
     /// Sees an entry that is not a directory.
     fn file(&mut self, dir: &OwnedFd, name: &CString) -> Result<(), Errno>;
     /// Sees a directory before its entries.
-    fn enter(&mut self, stat: &Stat) -> Result<(), Errno>;
+    fn enter(&mut self, dir: &OwnedFd, stat: &Stat) -> Result<(), Errno>;
     /// Sees a directory after its entries; `parent` is open again.
     fn leave(&mut self, parent: &OwnedFd, name: &CString) -> Result<(), Errno>;
 }
@@ -29,6 +30,25 @@ pub(crate) fn measure(root: OwnedFd) -> Result<Usage, Errno> {
     let mut measuring = Measuring { usage: Usage::default(), linked: HashSet::new() };
     walk(root, &mut measuring)?;
     Ok(measuring.usage)
+}
+
+/// Measures the tree at `path`, however deep it is, as far as it is not mounted there.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub fn measure_tree(path: &Path) -> Result<Usage, Error> {
+    let failed = |source: Errno| Error::File { what: "measure", path: path.into(), source: source.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).and_then(measure).map_err(failed)
+}
+
+/// Gives the directory open as `root` and what is in it to `project`, as [`project_quota`] does. What is neither file nor
+/// directory takes no blocks and stays whose it is.
+pub(crate) fn assign(root: OwnedFd, project: u32) -> Result<(), Errno> {
+    let mut assigning = Assigning { project };
+    assigning.directory(&root)?;
+    walk(root, &mut assigning)
 }
 
 /// Deletes the tree at `path`, whose parent the caller trusts, however deep it is. A missing one is no error.
@@ -68,7 +88,6 @@ struct Level {
 
 fn walk(root: OwnedFd, visitor: &mut dyn Visitor) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(&root)?;
-    let device = stat.st_dev;
     let mut current = root;
     let pending = visit_entries(&current, visitor)?;
     let mut levels = vec![Level { name: CString::default(), id: (stat.st_dev, stat.st_ino), pending }];
@@ -80,10 +99,7 @@ fn walk(root: OwnedFd, visitor: &mut dyn Visitor) -> Result<(), Errno> {
                 Err(e) => return Err(e),
             };
             let stat = rustix::fs::fstat(&child)?;
-            if stat.st_dev != device {
-                return Err(Errno::XDEV);
-            }
-            visitor.enter(&stat)?;
+            visitor.enter(&child, &stat)?;
             let pending = visit_entries(&child, visitor)?;
             levels.push(Level { name, id: (stat.st_dev, stat.st_ino), pending });
             current = child;
@@ -132,7 +148,8 @@ fn visit_entries(dir: &OwnedFd, visitor: &mut dyn Visitor) -> Result<Vec<CString
     Ok(directories)
 }
 
-/// Fails with `EXDEV` at a mount point, also at one of the same file system.
+/// Fails with `EXDEV` at a mount point, also at one of the same file system. A subvolume of Btrfs, which anybody may make in
+/// his directories, has a device number of its own and is a directory like any other.
 fn open_dir(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
@@ -140,7 +157,7 @@ fn open_dir(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
 
 struct Measuring {
     usage: Usage,
-    linked: HashSet<u64>,
+    linked: HashSet<(u64, u64)>,
 }
 
 impl Measuring {
@@ -157,7 +174,7 @@ impl Visitor for Measuring {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e),
         };
-        if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
+        if stat.st_nlink > 1 && !self.linked.insert((stat.st_dev, stat.st_ino)) {
             return Ok(());
         }
         self.add_blocks(&stat);
@@ -165,7 +182,7 @@ impl Visitor for Measuring {
         Ok(())
     }
 
-    fn enter(&mut self, stat: &Stat) -> Result<(), Errno> {
+    fn enter(&mut self, _: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
         self.add_blocks(stat);
         Ok(())
     }
@@ -175,6 +192,40 @@ impl Visitor for Measuring {
     }
 }
 
+struct Assigning {
+    project: u32,
+}
+
+impl Assigning {
+    fn directory(&self, dir: &OwnedFd) -> Result<(), Errno> {
+        project_quota::assign(dir.as_fd(), self.project).map_err(errno)
+    }
+}
+
+impl Visitor for Assigning {
+    fn file(&mut self, dir: &OwnedFd, name: &CString) -> Result<(), Errno> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        project_quota::assign_file(file.as_fd(), self.project).map_err(errno)
+    }
+
+    fn enter(&mut self, dir: &OwnedFd, _: &Stat) -> Result<(), Errno> {
+        self.directory(dir)
+    }
+
+    fn leave(&mut self, _: &OwnedFd, _: &CString) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
 struct Removing;
 
 impl Visitor for Removing {
@@ -182,7 +233,7 @@ impl Visitor for Removing {
         unlink(dir, name, AtFlags::empty())
     }
 
-    fn enter(&mut self, _: &Stat) -> Result<(), Errno> {
+    fn enter(&mut self, _: &OwnedFd, _: &Stat) -> Result<(), Errno> {
         Ok(())
     }
 

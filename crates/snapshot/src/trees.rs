@@ -11,6 +11,7 @@
 //! of its topmost layer, and mounting it is a bind mount.
 
 use crate::home::Home;
+use crate::quota::Quotas;
 use crate::snapshotter::{
     Audit, Delta, DeltaForm, LayerDir, Layers, MountOptions, NewLayer, Reconciled, Snapshotter, Target, Usage,
 };
@@ -39,6 +40,8 @@ pub struct Trees {
     db: Arc<Database>,
     home: Arc<Home>,
     form: TreeForm,
+    /// Of the file system below `vfs`.
+    quotas: Quotas,
 }
 
 impl Trees {
@@ -50,11 +53,17 @@ impl Trees {
     pub fn open(dir: &Path, form: TreeForm, db: Arc<Database>) -> Result<Trees, Error> {
         db.set_driver(form.name());
         let home = Home::open(dir, records::highest(&db)?)?;
-        let magic = rustix::fs::statfs(&home.snapshots).ok().and_then(|s| u64::try_from(s.f_type).ok());
-        if form == TreeForm::Btrfs && magic != Some(sys::btrfs::SUPER_MAGIC) {
+        if form == TreeForm::Btrfs && !crate::quota::is_btrfs(&home.snapshots) {
             return Err(Error::NotBtrfs { path: dir.into() });
         }
-        Ok(Trees { db, home: Arc::new(home), form })
+        Ok(Trees { db, home: Arc::new(home), form, quotas: Quotas::default() })
+    }
+
+    /// Gives back what counted the tree's blocks, where that is not the tree itself.
+    fn release(&self, number: u64) {
+        if self.form == TreeForm::Vfs {
+            self.quotas.release(&self.home.path(number, "fs"));
+        }
     }
 
     fn tree(&self, number: u64) -> PathBuf {
@@ -165,10 +174,11 @@ impl Snapshotter for Trees {
         made
     }
 
-    /// Counted is what the snapshot does not share with its layers.
+    /// Counted is what the snapshot does not share with its layers, of `vfs` what it has more than they.
     fn limit(&self, key: &str, bytes: u64) -> Result<(), Error> {
-        if self.form != TreeForm::Btrfs {
-            return Err(Error::NoQuota { driver: self.driver() });
+        if self.form == TreeForm::Vfs {
+            let number = records::snapshot(&self.db, key)?.number;
+            return self.quotas.limit_growth(&self.home, self.driver(), number, "fs", bytes);
         }
         let path = self.upper(key)?;
         let failed = |source: io::Error| Error::File { what: "limit", path: path.clone(), source };
@@ -189,6 +199,7 @@ impl Snapshotter for Trees {
 
     fn remove(&self, key: &str) -> Result<bool, Error> {
         let Some(row) = records::delete_snapshot(&self.db, key)? else { return Ok(false) };
+        self.release(row.number);
         self.home.discard(row.number)?;
         Ok(true)
     }
@@ -278,6 +289,7 @@ impl Snapshotter for Trees {
         let mut done = self.db.delete(|tx| records::delete_lost(tx, &on_disk))?;
         let recorded = records::numbers(&self.db)?;
         for number in on_disk.difference(&recorded) {
+            self.release(*number);
             self.home.discard(*number)?;
             done.orphans += 1;
         }

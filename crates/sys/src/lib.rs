@@ -9,6 +9,8 @@ pub mod bpf;
 pub mod btrfs;
 #[cfg(feature = "coverage")]
 pub mod coverage;
+#[cfg(target_env = "gnu")]
+pub mod datagrams;
 mod error_texts;
 pub mod footprint;
 pub mod heap;

@@ -79,26 +79,33 @@ pub fn set_idmap(mount: impl AsFd, recursive: bool, namespace: BorrowedFd<'_>) -
     change(mount.as_fd(), recursive, &Attributes { set: IDMAP, userns_fd, ..Attributes::default() })
 }
 
-/// Clones what is open as `tree`, with `recursive` all below it, not attached anywhere, with other attributes from the start.
+/// Clones what is open as `tree`, or what has the name `path` in that directory and is no link, with `recursive` all below
+/// it, not attached anywhere, with other attributes from the start.
 ///
 /// # Errors
 ///
 /// As [`set`], and as open_tree(2).
-pub fn clone_with(tree: impl AsFd, recursive: bool, attributes: &Attributes) -> io::Result<OwnedFd> {
+pub fn clone_with(
+    tree: impl AsFd,
+    path: &CStr,
+    recursive: bool,
+    attributes: &Attributes,
+) -> io::Result<OwnedFd> {
     // The same number on all architectures.
     const OPEN_TREE_ATTR: libc::c_long = 467;
     let tree = tree.as_fd();
     let below = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | below;
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+        | below
+        | if path.is_empty() { OpenTreeFlags::AT_EMPTY_PATH } else { OpenTreeFlags::empty() };
     // SAFETY: as in `call`: a C string and a structure of this size, which the kernel only reads.
     let result = unsafe {
         libc::syscall(
             OPEN_TREE_ATTR,
             tree.as_raw_fd(),
-            c"".as_ptr(),
+            path.as_ptr(),
             flags.bits(),
             std::ptr::from_ref(attributes),
             size_of::<Attributes>(),
@@ -107,9 +114,13 @@ pub fn clone_with(tree: impl AsFd, recursive: bool, attributes: &Attributes) -> 
     match i32::try_from(result) {
         // SAFETY: a new descriptor that nobody else knows.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        // An older kernel does not know the call, and filters refuse what they do not know; a true refusal comes again.
         _ => {
-            let clone = rustix::mount::open_tree(tree, c"", flags)?;
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::ENOENT) {
+                return Err(error);
+            }
+            // An older kernel does not know the call, and filters refuse what they do not know; a true refusal comes again.
+            let clone = rustix::mount::open_tree(tree, path, flags)?;
             set(&clone, recursive, attributes)?;
             Ok(clone)
         }

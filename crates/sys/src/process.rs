@@ -196,6 +196,8 @@ pub struct Inherited {
     pub bounding: u64,
     /// Capabilities of the ambient set.
     pub ambient: u64,
+    /// Capabilities that are held.
+    pub permitted: u64,
     /// User and group, where all four of each are the same, and no other groups.
     pub only_ids: Option<(u32, u32)>,
 }
@@ -207,6 +209,7 @@ impl Inherited {
         blocked: u64::MAX,
         bounding: u64::MAX,
         ambient: u64::MAX,
+        permitted: u64::MAX,
         only_ids: None,
     };
 
@@ -229,6 +232,7 @@ impl Inherited {
             blocked: mask("SigBlk:"),
             bounding: mask("CapBnd:"),
             ambient: mask("CapAmb:"),
+            permitted: mask("CapPrm:"),
             only_ids: id("Uid:").zip(id("Gid:")).filter(|_| alone),
         }
     }
@@ -332,9 +336,15 @@ mod tests {
     #[test]
     fn what_a_status_tells() {
         let text = "Name:\tx\nUid:\t0\t0\t0\t0\nGid:\t7\t7\t7\t7\nGroups:\t \nSigBlk:\t0000000000000000\n\
-                    SigIgn:\t0000000000001001\nSigCgt:\t1\nCapBnd:\t00000000000004ff\nCapAmb:\t0000000000000000\n";
-        let expected =
-            Inherited { ignored: 0x1001, blocked: 0, bounding: 0x4ff, ambient: 0, only_ids: Some((0, 7)) };
+                    SigIgn:\t0000000000001001\nSigCgt:\t1\nCapPrm:\t00000000000000ff\nCapBnd:\t00000000000004ff\nCapAmb:\t0000000000000000\n";
+        let expected = Inherited {
+            ignored: 0x1001,
+            blocked: 0,
+            bounding: 0x4ff,
+            ambient: 0,
+            permitted: 0xff,
+            only_ids: Some((0, 7)),
+        };
         assert_eq!(Inherited::parse(text), expected);
         assert_eq!(Inherited::parse(""), Inherited::UNKNOWN);
         for other in [text.replace("7\t7\n", "7\t8\n"), text.replace("Groups:\t ", "Groups:\t0 ")] {

@@ -115,12 +115,19 @@ pub fn project_of(file: BorrowedFd<'_>) -> io::Result<u32> {
     attributes(file).map(|attributes| attributes.project)
 }
 
-/// Gives an empty directory, and all that will be made in it, to `project`.
+/// Gives a directory, and all that will be made in it, to `project`. What is in it already stays whose it is.
 pub fn assign(directory: BorrowedFd<'_>, project: u32) -> io::Result<()> {
     let mut attributes = attributes(directory)?;
     attributes.project = project;
     attributes.flags |= INHERIT;
     call(directory, SET_ATTRIBUTES, &mut attributes)
+}
+
+/// Gives a regular file to `project`.
+pub fn assign_file(file: BorrowedFd<'_>, project: u32) -> io::Result<()> {
+    let mut attributes = attributes(file)?;
+    attributes.project = project;
+    call(file, SET_ATTRIBUTES, &mut attributes)
 }
 
 fn attributes(file: BorrowedFd<'_>) -> io::Result<Attributes> {

@@ -7,13 +7,14 @@
 mod contexts;
 mod peers;
 
+use super::args::Args;
 use super::peak::Peak;
 use super::report::machine;
 use super::table::{self, Row, Target};
 use super::times::{median, milliseconds, settle};
 use super::{image, stages};
 use crate::packages;
-use crate::run::{Doing, Error, Result, no_more, output, take_flag, take_value};
+use crate::run::{Error, Result, no_more, output};
 use crate::workspace::target;
 use contexts::Large;
 use peers::{Build, Peer};
@@ -25,6 +26,9 @@ use std::time::Duration;
 /// Where this part begins in the page of results.
 const HEADING: &str = "# Builds: measured by `cargo xtask bench build`";
 const RUNS: usize = 5;
+const NAME: &str = "build";
+/// The peer that has to be fetched.
+const BUILDKIT: &str = "BuildKit";
 /// Runs of what takes seconds.
 const LONG_RUNS: usize = 3;
 /// Runs of what takes tens of seconds.
@@ -35,67 +39,34 @@ const STEP: f64 = 30.0;
 /// MiB by which a daemon may grow.
 const GROWTH: f64 = 64.0;
 
-#[derive(Debug, Clone)]
-struct Wishes {
-    runs: usize,
-    without: Vec<String>,
-    smoke: bool,
-}
-
 pub(super) fn command(args: &[String]) -> Result<()> {
-    let mut args = args.to_vec();
-    let stage = take_value(&mut args, "--stage")?;
-    let work = take_value(&mut args, "--work")?.map(PathBuf::from);
-    let no_build = take_flag(&mut args, "--no-build");
-    let smoke = take_flag(&mut args, "--smoke");
-    let runs = match take_value(&mut args, "--runs")? {
-        None => RUNS,
-        Some(text) => text.parse().doing(|| format!("--runs {text}"))?,
-    };
-    let mut without = Vec::new();
-    while let Some(name) = take_value(&mut args, "--without")? {
-        without.push(name);
-    }
-    no_more(&args)?;
-    let wishes = Wishes { runs: if smoke { 1 } else { runs.max(1) }, without, smoke };
-    match (stage.as_deref(), work) {
-        (Some("init"), Some(work)) => stages::init(&words("inside", &work, &wishes)?),
-        (Some("inside"), Some(work)) => inside(&work, &wishes),
-        _ => outside(no_build, &wishes),
+    let mut rest = args.to_vec();
+    let args = Args::take(&mut rest, RUNS)?;
+    no_more(&rest)?;
+    match (args.stage.as_deref(), &args.work) {
+        (Some("init"), Some(work)) => stages::init(&args.words(NAME, "inside", work)?),
+        (Some("inside"), Some(work)) => inside(work, &args),
+        _ => outside(args),
     }
 }
 
-/// This program again, as another stage.
-fn words(stage: &str, work: &Path, wishes: &Wishes) -> Result<Vec<String>> {
-    let own = std::env::current_exe().doing(|| "find our own program".into())?;
-    let mut words = vec![own.to_string_lossy().into_owned(), "bench".into(), "build".into()];
-    words.extend([format!("--stage={stage}"), format!("--work={}", work.display())]);
-    words.push(format!("--runs={}", wishes.runs));
-    words.extend(wishes.without.iter().map(|name| format!("--without={name}")));
-    words.extend(wishes.smoke.then(|| "--smoke".to_string()));
-    Ok(words)
-}
-
-fn outside(no_build: bool, wishes: &Wishes) -> Result<()> {
-    let mut wishes = wishes.clone();
-    if !wishes.without.iter().any(|name| name == "BuildKit")
+fn outside(mut args: Args) -> Result<()> {
+    if args.has(BUILDKIT)
         && let Err(error) = peers::fetch()
     {
         eprintln!("warning: without BuildKit: {error}");
-        wishes.without.push("BuildKit".into());
+        args.without.push(BUILDKIT.into());
     }
     // Short: buildah refuses a long path.
-    stages::outside("bb", &[packages::BENCH_BUILD], no_build, image::make, |work| {
-        words("init", work, &wishes)
-    })
+    let words = |work: &Path| args.words(NAME, "init", work);
+    stages::outside("bb", &[packages::BENCH_BUILD], args.no_build, image::make, words)
 }
 
-fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
+fn inside(work: &Path, args: &Args) -> Result<()> {
     stages::own_namespace()?;
     let mut peers = peers::all(&target().join("brig/release"), work)?;
-    peers.retain(|peer| !wishes.without.iter().any(|name| name == peer.name()));
-    let mut bench =
-        Bench { work, runs: wishes.runs, smoke: wishes.smoke, peers: Vec::new(), rows: Vec::new() };
+    peers.retain(|peer| args.has(peer.name()));
+    let mut bench = Bench { work, runs: args.runs, smoke: args.smoke, peers: Vec::new(), rows: Vec::new() };
     let result = (|| {
         for mut peer in peers {
             let started = peer.start(&image::archive(work));
@@ -108,7 +79,7 @@ fn inside(work: &Path, wishes: &Wishes) -> Result<()> {
     bench.peers.iter_mut().for_each(Peer::stop);
     let text = page?;
     println!("\n{text}");
-    if wishes.smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
+    if args.smoke { Ok(()) } else { super::sections::put(HEADING, &text) }
 }
 
 struct Bench<'a> {

@@ -12,6 +12,7 @@
 
 mod brigd;
 pub(super) mod inside;
+mod networks;
 mod suites;
 mod systemd;
 

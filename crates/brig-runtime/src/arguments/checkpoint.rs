@@ -42,8 +42,7 @@ pub(super) fn restore(parser: &mut lexopt::Parser) -> Parsed<Command> {
             Long("lsm-mount-context") => options.lsm_mount_context = Some(parser.value()?.string()?),
             // The runtime waits for its own child only, with this and without.
             Long("no-subreaper") => {}
-            // criu changes the root by itself.
-            Long("no-pivot") => return Err("--no-pivot is not supported on restore".into()),
+            Long("no-pivot") => options.no_pivot = true,
             Long("console-socket") => options.console_socket = path(parser)?,
             Value(value) if id.is_none() => id = Some(container_id(value)?),
             other => shared(&mut options.criu, &Named::of(other)?, parser)?,

@@ -24,6 +24,8 @@ mod linux;
 mod mounts;
 mod namespaces;
 mod process;
+#[path = "../support/program.rs"]
+mod program;
 mod resources;
 
 use case::{Runtime, Skip};
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
     }
     let path = match args.iter().position(|a| a == "--runtime") {
         Some(at) if at + 1 < args.len() => args.drain(at..at + 2).nth(1).unwrap_or_default(),
-        _ => env!("CARGO_BIN_EXE_brig-runtime").to_owned(),
+        _ => program::runtime_program(),
     };
     let all = [
         lifecycle::TESTS,

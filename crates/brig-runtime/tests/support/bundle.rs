@@ -1,6 +1,10 @@
 //! A bundle with busybox, and the runtime that is built here, for the tests beside.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+#[path = "program.rs"]
+mod program;
+
+pub(crate) use program::runtime_program;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -33,8 +37,7 @@ pub(crate) fn bundle(name: &str) -> Option<Bundle> {
         std::fs::create_dir(directory.path().join("rootfs").join(empty)).unwrap();
     }
     let id = format!("brigtest-{name}-{}", std::process::id());
-    let spec =
-        Command::new(env!("CARGO_BIN_EXE_brig-runtime")).arg("spec").arg("-b").arg(directory.path()).output();
+    let spec = Command::new(runtime_program()).arg("spec").arg("-b").arg(directory.path()).output();
     assert!(spec.unwrap().status.success());
     let text = std::fs::read(directory.path().join("config.json")).unwrap();
     let mut spec: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -73,7 +76,7 @@ impl Bundle {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         std::fs::write(self.path().join("config.json"), self.spec.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_brig-runtime"));
+        let mut command = Command::new(runtime_program());
         command.arg("--root").arg(self.path().join("state")).args(args);
         command.current_dir(self.path()).stdin(Stdio::null());
         command

@@ -1,6 +1,6 @@
 //! `images`, `rmi`, `load`, `tag`, `history`.
 
-use super::{Context, each, pull};
+use super::{Context, each, image_tree, pull};
 use crate::error::{Error, Result};
 use crate::http::Path;
 use crate::listing::{self, Listing, Row};
@@ -32,6 +32,9 @@ pub(crate) struct Images {
     /// Only show image IDs
     #[arg(short, long)]
     quiet: bool,
+    /// List the platforms of each image as a tree
+    #[arg(long)]
+    tree: bool,
     #[arg(value_name = "REPOSITORY[:TAG]")]
     name: Option<String>,
 }
@@ -110,6 +113,14 @@ const IMAGE_HEADERS: &[(&str, &str)] = &[
 ];
 
 pub(crate) async fn images(context: &Context, flags: &Images) -> Result<u8> {
+    let mut filter = flags.filter.clone();
+    filter.extend(flags.name.as_ref().map(|name| format!("reference={name}")));
+    let path = Path::new(&["images", "json"])
+        .flag("all", flags.all)
+        .query_some("filters", &listing::filters(&filter)?);
+    if flags.tree {
+        return tree(context, flags, &path).await;
+    }
     let digest = if flags.digests { "{{.Digest}}\t" } else { "" };
     let default = format!(
         "{{{{.Repository}}}}\t{{{{.Tag}}}}\t{digest}{{{{.ID}}}}\t{{{{.CreatedSince}}}}\t{{{{.Size}}}}"
@@ -117,11 +128,6 @@ pub(crate) async fn images(context: &Context, flags: &Images) -> Result<u8> {
     let configured = context.config.text("imagesFormat").filter(|_| !flags.quiet);
     let form = Listing { default, headers: IMAGE_HEADERS }
         .form(flags.format.as_deref().or(configured.as_deref()))?;
-    let mut filter = flags.filter.clone();
-    filter.extend(flags.name.as_ref().map(|name| format!("reference={name}")));
-    let path = Path::new(&["images", "json"])
-        .flag("all", flags.all)
-        .query_some("filters", &listing::filters(&filter)?);
     let images: Vec<Value> = context.client.get(&path).await?;
     let with_digests = flags.digests || (flags.format.is_some() && form.mentions("Digest"));
     let names =
@@ -133,6 +139,22 @@ pub(crate) async fn images(context: &Context, flags: &Images) -> Result<u8> {
     }
     let rows = names.map(|(image, name)| image_row(image, &name, flags.no_trunc)).collect();
     terminal::print(&form.render(rows)?)?;
+    Ok(0)
+}
+
+/// The list as a tree, with which some flags cannot be; docker's words.
+async fn tree(context: &Context, flags: &Images, path: &Path) -> Result<u8> {
+    let others = [
+        ("quiet", flags.quiet),
+        ("no-trunc", flags.no_trunc),
+        ("show-digest", flags.digests),
+        ("format", flags.format.is_some()),
+    ];
+    if let Some((name, _)) = others.iter().find(|(_, set)| *set) {
+        return Err(Error::Usage(format!("--{name} is not yet supported with --tree")));
+    }
+    let images: Vec<Value> = context.client.get(&path.clone().flag("manifests", true)).await?;
+    image_tree::print(&images)?;
     Ok(0)
 }
 

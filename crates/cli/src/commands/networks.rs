@@ -110,38 +110,64 @@ pub(crate) async fn create(context: &Context, flags: &Create) -> Result<u8> {
     Ok(0)
 }
 
-/// Each range, gateway and auxiliary address goes to the subnet it is in.
-fn pools(flags: &Create) -> Result<Vec<Map<String, serde_json::Value>>> {
-    let mut out: Vec<Map<String, serde_json::Value>> =
-        flags.subnet.iter().map(|s| Map::from_iter([("Subnet".to_string(), json!(s))])).collect();
-    if flags.subnet.is_empty() && !(flags.gateway.is_empty() && flags.ip_range.is_empty()) {
-        return Err(Error::Usage("every ip-range or gateway must have a corresponding subnet".into()));
+type Pool = Map<String, serde_json::Value>;
+
+/// Each range, gateway and auxiliary address goes to the subnet it is in. With docker's words for what cannot be.
+fn pools(flags: &Create) -> Result<Vec<Pool>> {
+    let usage = |text: String| Err(Error::Usage(text));
+    let subnets = &flags.subnet;
+    if subnets.len() < flags.ip_range.len() || subnets.len() < flags.gateway.len() {
+        return usage("every ip-range or gateway must have a corresponding subnet".into());
     }
-    let home = |address: &str, what: &str| {
-        let bare = address.split('/').next().unwrap_or_default();
-        let ip: IpAddr = bare.parse().map_err(|_| Error::Usage(format!("invalid {what}: {address}")))?;
-        let fits = |subnet: &String| contains(subnet, ip).unwrap_or(false);
-        flags
-            .subnet
-            .iter()
-            .position(fits)
-            .ok_or_else(|| Error::Usage(format!("no matching subnet for {what} {address}")))
+    let first = |subnet: &str| subnet.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+    for (n, one) in subnets.iter().enumerate() {
+        let meets = |other: &&String| {
+            let within = |a: &str, b: &str| first(b).and_then(|b| contains(a, b)) == Some(true);
+            within(one, other) || within(other, one)
+        };
+        if subnets.iter().skip(n + 1).any(|other| meets(&other)) {
+            return usage("multiple overlapping subnet configuration is not supported".into());
+        }
+    }
+    let mut out: Vec<Pool> =
+        subnets.iter().map(|s| Map::from_iter([("Subnet".to_string(), json!(s))])).collect();
+    let home = |address: &str| {
+        let ip = address.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+        subnets.iter().position(|subnet| ip.and_then(|ip| contains(subnet, ip)) == Some(true))
     };
-    for (key, what, list) in [("IPRange", "range", &flags.ip_range), ("Gateway", "gateway", &flags.gateway)] {
-        for value in list {
-            let pool = &mut out[home(value, what)?];
-            if pool.insert(key.into(), json!(value)).is_some() {
-                return Err(Error::Usage(format!(
-                    "cannot configure multiple {what}s ({value}) on the same subnet"
-                )));
-            }
+    for range in &flags.ip_range {
+        if range
+            .split_once('/')
+            .and_then(|(a, n)| Some((a.parse::<IpAddr>().ok()?, n.parse::<u8>().ok()?)))
+            .is_none()
+        {
+            return usage(format!("invalid CIDR address: {range}"));
+        }
+        let Some(at) = home(range) else { return usage(format!("no matching subnet for range {range}")) };
+        if let Some(earlier) = out[at].insert("IPRange".into(), json!(range)) {
+            let (earlier, subnet) = (earlier.as_str().unwrap_or_default(), &subnets[at]);
+            return usage(format!(
+                "cannot configure multiple ranges ({range}, {earlier}) on the same subnet ({subnet})"
+            ));
+        }
+    }
+    for gateway in &flags.gateway {
+        let Some(at) = home(gateway) else {
+            return usage(format!("no matching subnet for gateway {gateway}"));
+        };
+        if let Some(earlier) = out[at].insert("Gateway".into(), json!(gateway)) {
+            let (earlier, subnet) = (earlier.as_str().unwrap_or_default(), &subnets[at]);
+            return usage(format!(
+                "cannot configure multiple gateways ({gateway}, {earlier}) for the same subnet ({subnet})"
+            ));
         }
     }
     for text in &flags.aux_address {
-        let (name, address) =
-            text.split_once('=').ok_or_else(|| Error::Usage(format!("invalid aux-address: {text}")))?;
-        let pool = &mut out[home(address, "aux-address")?];
-        let all = pool.entry("AuxiliaryAddresses").or_insert_with(|| json!({}));
+        let (name, address) = text.split_once('=').unwrap_or((text, ""));
+        let Some(at) = home(address) else {
+            return usage(format!("no matching subnet for aux-address {address}"));
+        };
+        let all = out[at].entry("AuxiliaryAddresses").or_insert_with(|| json!({}));
         all[name] = json!(address);
     }
     Ok(out)
@@ -160,6 +186,9 @@ fn contains(subnet: &str, address: IpAddr) -> Option<bool> {
 }
 
 pub(crate) async fn connect(context: &Context, flags: &Connect) -> Result<u8> {
+    if flags.driver_opt.iter().any(|o| !o.contains('=')) {
+        return Err(Error::Usage("invalid key/value pair format in driver options".into()));
+    }
     let mut endpoint = json!({"Aliases": flags.alias, "Links": flags.link, "GwPriority": flags.gw_priority,
         "DriverOpts": pairs(&flags.driver_opt),
         "IPAMConfig": {"IPv4Address": flags.ip, "IPv6Address": flags.ip6, "LinkLocalIPs": flags.link_local_ip}});
@@ -173,6 +202,59 @@ pub(crate) async fn connect(context: &Context, flags: &Connect) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn flags(line: &str) -> Create {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            create: Create,
+        }
+        let words = std::iter::once("create").chain(line.split(' ')).chain(["x"]);
+        <Line as clap::Parser>::try_parse_from(words).unwrap().create
+    }
+
+    #[test]
+    fn pools_that_cannot_be() {
+        let check = |line: &str, expected: &str| {
+            assert_eq!(pools(&flags(line)).unwrap_err().to_string(), expected, "{line}");
+        };
+        let one = "--subnet 10.0.0.0/24";
+        let two = "--subnet 10.0.0.0/24 --subnet 10.1.0.0/24";
+        let alone = "every ip-range or gateway must have a corresponding subnet";
+        check("--gateway 10.0.0.1", alone);
+        check("--ip-range 10.0.0.0/25", alone);
+        check(&format!("{one} --gateway 10.0.0.1 --gateway 10.0.0.2"), alone);
+        check(&format!("{one} --gateway 10.1.0.1"), "no matching subnet for gateway 10.1.0.1");
+        check(&format!("{one} --gateway bad"), "no matching subnet for gateway bad");
+        check(&format!("{one} --ip-range 10.1.0.0/25"), "no matching subnet for range 10.1.0.0/25");
+        check(&format!("{one} --ip-range bad"), "invalid CIDR address: bad");
+        check(&format!("{one} --aux-address a=10.1.0.1"), "no matching subnet for aux-address 10.1.0.1");
+        check(&format!("{one} --aux-address a"), "no matching subnet for aux-address ");
+        check("--aux-address a=10.0.0.1", "no matching subnet for aux-address 10.0.0.1");
+        check(
+            &format!("{two} --gateway 10.0.0.1,10.0.0.2"),
+            "cannot configure multiple gateways (10.0.0.2, 10.0.0.1) for the same subnet (10.0.0.0/24)",
+        );
+        check(
+            &format!("{two} --ip-range 10.0.0.0/25 --ip-range 10.0.0.128/25"),
+            "cannot configure multiple ranges (10.0.0.128/25, 10.0.0.0/25) on the same subnet (10.0.0.0/24)",
+        );
+        check(
+            "--subnet 10.0.0.0/24 --subnet 10.0.0.0/25",
+            "multiple overlapping subnet configuration is not supported",
+        );
+    }
+
+    #[test]
+    fn pools_as_the_api_has_them() {
+        let line = "--subnet 10.0.0.0/24,fd00::/64 --gateway fd00::9 --ip-range 10.0.0.128/25 --aux-address a=10.0.0.3 \
+                    --aux-address b=fd00::3";
+        let expected = json!([
+            {"Subnet": "10.0.0.0/24", "IPRange": "10.0.0.128/25", "AuxiliaryAddresses": {"a": "10.0.0.3"}},
+            {"Subnet": "fd00::/64", "Gateway": "fd00::9", "AuxiliaryAddresses": {"b": "fd00::3"}},
+        ]);
+        assert_eq!(json!(pools(&flags(line)).unwrap()), expected);
+    }
 
     #[test]
     fn addresses_find_their_subnet() {

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 use std::io::BufRead;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Network {
     /// List networks
     #[command(name = "ls", alias = "list")]
@@ -167,6 +168,9 @@ async fn network_list(context: &Context, flags: &List) -> Result<u8> {
 
 /// `prune` of `what`: `containers`, `images`, `networks` or `volumes`.
 pub(crate) async fn prune(context: &Context, what: &str, flags: &Prune) -> Result<u8> {
+    if flags.all && matches!(what, "containers" | "networks") {
+        return Err(Error::Usage("unknown shorthand flag: 'a' in -a".into()));
+    }
     let (warning, list, heading) = match (what, flags.all) {
         ("containers", _) => ("all stopped containers", "ContainersDeleted", "Deleted Containers:"),
         ("images", false) => ("all dangling images", "ImagesDeleted", "Deleted Images:"),

@@ -41,12 +41,18 @@ pub(crate) fn mount(text: &str, absolute: impl Fn(&str) -> String) -> Result<Val
     for field in split_csv(text) {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_ascii_lowercase(), value),
-            None => (field.to_ascii_lowercase(), "true"),
+            None if BARE.contains(&field.to_ascii_lowercase().as_str()) => {
+                (field.to_ascii_lowercase(), "true")
+            }
+            None => {
+                return Err(Error::Usage(format!("invalid field '{field}' must be a key=value pair")));
+            }
         };
         let [bind, volume, tmpfs, image] = &mut options;
         let bad = || Error::Usage(format!("invalid value for {key}: {value}"));
         let boolean = || parse_bool(value).ok_or_else(bad);
         match key.as_str() {
+            "type" if value.is_empty() => return Err(Error::Usage("type is required".into())),
             "type" => kind = value.to_ascii_lowercase(),
             "source" | "src" => drop(mount.insert("Source".into(), json!(value))),
             "target" | "dst" | "destination" => drop(mount.insert("Target".into(), json!(value))),
@@ -64,7 +70,11 @@ pub(crate) fn mount(text: &str, absolute: impl Fn(&str) -> String) -> Result<Val
                 "disabled" => drop(bind.1.insert("NonRecursive".into(), json!(true))),
                 "writable" => drop(bind.1.insert("ReadOnlyNonRecursive".into(), json!(true))),
                 "readonly" => drop(bind.1.insert("ReadOnlyForceRecursive".into(), json!(true))),
-                _ => return Err(bad()),
+                _ => {
+                    return Err(Error::Usage(format!(
+                        "invalid value for {key}: {value} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
+                    )));
+                }
             },
             "volume-nocopy" => drop(volume.1.insert("NoCopy".into(), json!(boolean()?))),
             "volume-subpath" => drop(volume.1.insert("Subpath".into(), json!(value))),
@@ -72,13 +82,13 @@ pub(crate) fn mount(text: &str, absolute: impl Fn(&str) -> String) -> Result<Val
             "volume-label" => insert_pair(&mut volume.1, &["Labels"], value),
             "volume-driver" => set(&mut volume.1, &["DriverConfig", "Name"], json!(value)),
             "volume-opt" => insert_pair(&mut volume.1, &["DriverConfig", "Options"], value),
-            "tmpfs-size" => drop(tmpfs.1.insert("SizeBytes".into(), json!(units::parse_bytes(value)?))),
+            "tmpfs-size" => {
+                let bytes = units::parse_bytes(value).map_err(|_| bad())?;
+                tmpfs.1.insert("SizeBytes".into(), json!(bytes));
+            }
             "tmpfs-mode" => {
                 let mode = u32::from_str_radix(value, 8).map_err(|_| bad())?;
                 tmpfs.1.insert("Mode".into(), json!(mode));
-            }
-            _ if !field.contains('=') => {
-                return Err(Error::Usage(format!("invalid field '{field}' must be a key=value pair")));
             }
             _ => return Err(Error::Usage(format!("unexpected key '{key}' in '{field}'"))),
         }
@@ -100,6 +110,7 @@ pub(crate) fn mount(text: &str, absolute: impl Fn(&str) -> String) -> Result<Val
     {
         *source = absolute(source);
     }
+    check_recursion(&mount, &options[0].1)?;
     for (name, fields) in options.into_iter().filter(|(_, fields)| !fields.is_empty()) {
         if name != own {
             let what = name.trim_end_matches("Options").to_ascii_lowercase();
@@ -109,6 +120,29 @@ pub(crate) fn mount(text: &str, absolute: impl Fn(&str) -> String) -> Result<Val
     }
     mount.insert("Type".into(), json!(kind));
     Ok(Value::Object(mount))
+}
+
+/// Keys that mean `true` without a value.
+const BARE: &[&str] =
+    &["readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-mountpoint", "bind-create-src"];
+
+/// What must stand beside `bind-recursive`.
+fn check_recursion(mount: &Map<String, Value>, bind: &Map<String, Value>) -> Result<()> {
+    let is = |field: &str| bind.get(field) == Some(&Value::Bool(true));
+    let needs = |value: &str, other: &str| {
+        Err(Error::Usage(format!(
+            "option 'bind-recursive={value}' requires '{other}' to be specified in conjunction"
+        )))
+    };
+    let is_read_only = mount.get("ReadOnly") == Some(&Value::Bool(true));
+    match (is("ReadOnlyNonRecursive"), is("ReadOnlyForceRecursive")) {
+        (true, _) if !is_read_only => needs("writable", "readonly"),
+        (_, true) if !is_read_only => needs("readonly", "readonly"),
+        (_, true) if bind.get("Propagation") != Some(&json!("rprivate")) => {
+            needs("readonly", "bind-propagation=rprivate")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads one `--tmpfs PATH[:OPTIONS]`.
@@ -204,6 +238,25 @@ mod tests {
             json!({"Type": "volume", "Target": "/v", "VolumeOptions": {
                 "DriverConfig": {"Name": "local", "Options": {"o": "a,b"}}, "Labels": {"x": "y"}}}),
         );
+        check(
+            "type=volume,src=v,dst=/v,volume-nocopy,volume-subpath=a/b,readonly=false",
+            json!({"Type": "volume", "Source": "v", "Target": "/v", "ReadOnly": false,
+                   "VolumeOptions": {"NoCopy": true, "Subpath": "a/b"}}),
+        );
+        check(
+            "type=bind,src=/a,dst=/b,ro,bind-recursive=readonly,bind-propagation=rprivate",
+            json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true,
+                   "BindOptions": {"Propagation": "rprivate", "ReadOnlyForceRecursive": true}}),
+        );
+        check(
+            "type=bind,src=/a,dst=/b,bind-recursive=disabled,consistency=Cached",
+            json!({"Type": "bind", "Source": "/a", "Target": "/b", "Consistency": "cached",
+                   "BindOptions": {"NonRecursive": true}}),
+        );
+        check(
+            "type=image,src=a,dst=/i,image-subpath=x",
+            json!({"Type": "image", "Source": "a", "Target": "/i", "ImageOptions": {"Subpath": "x"}}),
+        );
         check("type=bind,src=x,dst=/b", json!({"Type": "bind", "Source": "/cwd/x", "Target": "/b"}));
     }
 
@@ -221,5 +274,34 @@ mod tests {
             "cannot mix 'tmpfs-*' options with mount type 'bind'",
         );
         check("target=/x,readonly=maybe", "invalid value for readonly: maybe");
+        for key in ["src", "type", "target", "volume-label", "volume-opt", "bind-recursive", "tmpfs-size", ""]
+        {
+            check(&format!("target=/x,{key}"), &format!("invalid field '{key}' must be a key=value pair"));
+        }
+        check("type=,target=/x", "type is required");
+        check("type=tmpfs,target=/x,tmpfs-size=x", "invalid value for tmpfs-size: x");
+        check("type=tmpfs,target=/x,tmpfs-mode=9", "invalid value for tmpfs-mode: 9");
+        check(" target=/x", "unexpected key ' target' in ' target=/x'");
+        let bind = |more: &str| format!("type=bind,src=/,target=/x,{more}");
+        check(
+            &bind("bind-recursive=x"),
+            "invalid value for bind-recursive: x (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")",
+        );
+        check(
+            &bind("bind-recursive=readonly"),
+            "option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction",
+        );
+        check(
+            &bind("bind-recursive=writable"),
+            "option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction",
+        );
+        check(
+            &bind("bind-recursive=readonly,ro"),
+            "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction",
+        );
+        check(
+            "type=image,src=a,target=/x,volume-subpath=x",
+            "cannot mix 'volume-*' options with mount type 'image'",
+        );
     }
 }

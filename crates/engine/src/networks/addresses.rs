@@ -114,7 +114,7 @@ impl Entry {
         settings.endpoint_id = super::endpoint_id();
         let text = |address: Option<IpAddr>| address.map(|a| a.to_string()).unwrap_or_default();
         let pool = |address: Option<IpAddr>| network.pool_with(address?);
-        let prefix = |address| pool(address).and_then(|p| p.net().ok()).map_or(0, |net| net.prefix());
+        let prefix = |address: Option<IpAddr>| address.and_then(|a| network.prefix_of(a)).unwrap_or(0);
         settings.ip_address = text(ipv4);
         settings.ip_prefix_len = prefix(ipv4);
         settings.global_ipv6_address = text(ipv6);

@@ -310,7 +310,7 @@ impl Networks {
         let taken: HashSet<String> =
             network::list_interfaces(&path).during(doing)?.into_iter().map(|i| i.name).collect();
         let interface = interface_name(entry, settings, &taken)?;
-        self.attach(&engine.config, after, entry, settings, &interface, &Gateways::default())?;
+        self.attach(&engine.config, after, entry, settings, (&interface, None), &Gateways::default())?;
         if self.gateways(&before.networks) == Gateways::default() && after.ports.is_empty() {
             after.ports = crate::ports::reserve(container, self.families(&after.networks))?;
         }

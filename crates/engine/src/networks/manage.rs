@@ -4,9 +4,8 @@
 //! create   choose subnets -> bridge and rules -> record
 //! remove   nobody joins -> record goes -> bridge and rules
 //! ```
-//! The kernel's removal of a bridge takes some 40 ms, which nobody waits for: the bridge loses its addresses and rules, and
-//! a thread deletes all that were retired. A daemon killed in between leaves a bridge without a record, which the next
-//! start removes.
+//! Nobody waits for the kernel's removal of a bridge: it loses its addresses and rules, and is deleted later
+//! ([`super::retired`]).
 
 use super::addresses::Entry;
 use super::options::SharedMode;
@@ -22,12 +21,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Held while a daemon of this host chooses a subnet and makes the bridge that others then see.
 const LOCK_FILE: &str = "/run/lock/brig-networks.lock";
 
 impl Engine {
+    /// Does what waits for a calm moment, for a daemon that leaves. Blocking.
+    pub fn settle(&self) {
+        self.networks.retired.delete_now();
+    }
+
     /// Makes a network. Its id, and warnings.
     ///
     /// # Errors
@@ -269,25 +272,7 @@ impl Networks {
         if let Err(e) = removed {
             tracing::warn!(network = network.name, error = %errors::chain(&e), "bridge not removed");
         }
-        self.delete_doomed();
-    }
-
-    /// Has a thread delete what was retired. A daemon killed before that leaves bridges without a record.
-    fn delete_doomed(&self) {
-        if self.doomed.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let doomed = self.doomed.clone();
-        let work = move || {
-            doomed.store(false, Ordering::SeqCst);
-            if let Err(e) = network::delete_doomed() {
-                tracing::warn!(error = %errors::chain(&e), "bridges not removed");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("bridges".into()).spawn(work) {
-            tracing::warn!(%error, "retired bridges are removed at the next start");
-            self.doomed.store(false, Ordering::SeqCst);
-        }
+        self.retired.add();
     }
 
     /// Refuses a bridge that another network has.

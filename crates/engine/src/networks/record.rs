@@ -115,6 +115,11 @@ impl Network {
         self.pools.iter().find(|p| p.net().is_ok_and(|net| net.contains(address)))
     }
 
+    /// The length of the prefix of the pool that an address is of.
+    pub fn prefix_of(&self, address: IpAddr) -> Option<u8> {
+        self.pool_with(address)?.net().ok().map(|net| net.prefix())
+    }
+
     /// Whether containers have an interface on it.
     pub(crate) fn has_interfaces(&self) -> bool {
         self.has_bridge() || self.is_shared()
@@ -315,9 +320,6 @@ impl Network {
         match self.driver.as_str() {
             "bridge" if count(false).max(count(true)) > 1 => {
                 return Err(Error::denied("bridge driver doesn't support multiple subnets"));
-            }
-            "overlay" if count(false).max(count(true)) > 1 => {
-                return Err(Error::unsupported("an overlay network with two subnets of a family"));
             }
             "overlay" if self.no_ipv4 => return Err(Error::unsupported("an overlay network without IPv4")),
             _ => {}

@@ -2,6 +2,7 @@
 //! container uses it.
 
 use super::plugin::Plugin;
+use super::quota::{self, SIZE};
 use crate::error::{During, Error, IoDuring};
 use crate::record::{ContainerId, MountKind, Record};
 use crate::{Engine, Volume};
@@ -10,24 +11,23 @@ use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 
-/// Refuses options that the driver does not have, and halves of a mount.
-pub(super) fn check(options: &BTreeMap<String, String>) -> Result<(), Error> {
-    if let Some(unknown) = options.keys().find(|k| !matches!(k.as_str(), "type" | "device" | "o" | "size")) {
+/// Refuses options that the driver does not have, and halves of a mount, in Docker's words.
+fn check(options: &BTreeMap<String, String>) -> Result<(), Error> {
+    if let Some(unknown) = options.keys().find(|k| !matches!(k.as_str(), "type" | "device" | "o" | SIZE)) {
         return Err(Error::invalid(format!("invalid option: {unknown:?}")));
     }
-    if options.contains_key("size") {
+    let of = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+    if of("type") == "cifs" && has_port(of("device")) {
+        return Err(Error::invalid("port not allowed in CIFS device URL, include 'port' in 'o='"));
+    }
+    let is_mount = options.keys().any(|key| key != SIZE);
+    if let Some(missing) = ["device", "type"].iter().find(|key| is_mount && of(key).is_empty()) {
+        return Err(Error::invalid(format!("missing required option: {missing:?}")));
+    }
+    if is_mount && quota::wanted(options)?.is_some() {
         return Err(Error::invalid(
-            "quota size requested but no quota support; a tmpfs volume takes its size as o=size=",
+            "conflicting options: size limits a directory of this host, not a device",
         ));
-    }
-    let given = |key: &str| options.get(key).is_some_and(|v| !v.is_empty());
-    if options.is_empty() {
-        return Ok(());
-    }
-    for key in ["device", "type"] {
-        if !given(key) {
-            return Err(Error::invalid(format!("missing required option: {key:?}")));
-        }
     }
     if options.values().any(|v| v.contains('\0')) {
         return Err(Error::invalid("a NUL byte in a volume's options"));
@@ -35,7 +35,27 @@ pub(super) fn check(options: &BTreeMap<String, String>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a share (`//server/share`) names a port.
+fn has_port(device: &str) -> bool {
+    let host = device.split_once("//").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+    let port = host.and_then(|h| h.rsplit_once(':')).map(|(_, port)| port);
+    port.is_some_and(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl Engine {
+    /// Refuses options of a new volume that its driver does not have; those of plugins are theirs to judge. Blocking.
+    pub(super) fn check_options(
+        &self,
+        driver: &str,
+        options: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        if !super::is_local(driver) {
+            return Ok(());
+        }
+        check(options)?;
+        self.check_quota(options)
+    }
+
     /// Mounts what the record's volumes need before its task is made. Blocking.
     pub(super) fn mount_volumes(&self, record: &Record) -> Result<(), Error> {
         for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
@@ -135,30 +155,44 @@ impl Engine {
 
 fn mount_on(volume: &Volume, target: &Path) -> Result<(), Error> {
     let option = |key: &str| volume.options.get(key).map(String::as_str).unwrap_or_default();
-    let (kind, device) = (option("type"), option("device"));
+    let (kind, mut device) = (option("type"), option("device").to_string());
     let mut options = option("o").to_string();
     if matches!(kind, "nfs" | "nfs4" | "cifs") {
         options = with_address(&options)?;
     }
-    mount::mount_file_system(&FileSystem { kind, device, options: &options }, target)
+    if kind == "cifs" {
+        device = with_host(&device)?;
+    }
+    mount::mount_file_system(&FileSystem { kind, device: &device, options: &options }, target)
         .during(|| format!("volume {}", volume.name))
 }
 
 /// The kernel wants numbers where people write names: `addr=server` becomes `addr=192.0.2.1`.
 fn with_address(options: &str) -> Result<String, Error> {
-    let mut out = Vec::new();
-    for option in options.split(',') {
-        match option.strip_prefix("addr=") {
-            Some(host) if host.parse::<std::net::IpAddr>().is_err() => {
-                let found = (host, 0).to_socket_addrs().io_during(|| format!("resolve {host}"))?.next();
-                let address =
-                    found.ok_or_else(|| Error::invalid(format!("resolve {host}: no address found")))?;
-                out.push(format!("addr={}", address.ip()));
-            }
-            _ => out.push(option.to_string()),
-        }
+    let numbers = |option: &str| match option.strip_prefix("addr=") {
+        Some(host) => Ok(format!("addr={}", resolve(host)?)),
+        None => Ok(option.to_string()),
+    };
+    Ok(options.split(',').map(numbers).collect::<Result<Vec<_>, Error>>()?.join(","))
+}
+
+/// Likewise `//server/share`.
+fn with_host(device: &str) -> Result<String, Error> {
+    let Some((host, share)) = device.strip_prefix("//").and_then(|rest| rest.split_once('/')) else {
+        return Ok(device.into());
+    };
+    Ok(format!("//{}/{share}", resolve(host)?))
+}
+
+fn resolve(host: &str) -> Result<String, Error> {
+    if host.is_empty() || host.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(host.into());
     }
-    Ok(out.join(","))
+    let doing = || format!("error resolving passed in network volume address: lookup {host}");
+    let found: Vec<_> = (host, 0).to_socket_addrs().io_during(doing)?.collect();
+    let none = || Error::invalid(format!("{}: no such host", doing()));
+    let best = found.iter().find(|a| a.is_ipv4()).or(found.first()).ok_or_else(none)?;
+    Ok(best.ip().to_string())
 }
 
 /// Takes what the driver mounted on `_data` of the volume in `directory` away, and makes sure that nothing is mounted
@@ -206,12 +240,20 @@ mod tests {
         check(&[("type", "tmpfs"), ("o", "size=1m")], Some("\"device\""));
         check(&[("device", "x")], Some("\"type\""));
         check(&[("o", "x"), ("foo", "bar")], Some("invalid option: \"foo\""));
-        check(&[("size", "1g")], Some("quota"));
+        check(&[("o", "x")], Some("\"device\""));
+        check(&[("size", "1g")], None);
+        check(&[("size", "0")], None);
+        check(&[("size", "1g"), ("type", "ext4"), ("device", "/dev/x")], Some("conflicting options"));
+        check(&[("type", "cifs"), ("device", "//host:1445/share")], Some("port not allowed in CIFS"));
+        check(&[("type", "cifs"), ("device", "//host/share:1")], None);
     }
 
     #[test]
     fn addresses_stay_numbers() {
         assert_eq!(with_address("addr=192.0.2.1,rw").unwrap(), "addr=192.0.2.1,rw");
         assert!(with_address("rw,addr=127.0.0.1").unwrap().ends_with("addr=127.0.0.1"));
+        assert_eq!(with_address("rw,addr=localhost,soft").unwrap(), "rw,addr=127.0.0.1,soft");
+        assert_eq!(with_host("//localhost/a b").unwrap(), "//127.0.0.1/a b");
+        assert_eq!(with_host("//192.0.2.1/x").unwrap(), "//192.0.2.1/x");
     }
 }

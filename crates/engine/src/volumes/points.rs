@@ -67,61 +67,95 @@ pub(super) fn plan(
 
 /// `NAME[:ro|rw[,z]]` of `--volumes-from`: the container, and whether its mounts stay writable.
 pub(super) fn parse_volumes_from(text: &str) -> Result<(&str, bool), Error> {
-    let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
-    let error = || Error::invalid(format!("invalid volumes-from specification: '{text}'"));
+    if text.is_empty() {
+        return Err(Error::invalid("volumes-from specification cannot be an empty string"));
+    }
+    let (name, mode) = text.split_once(':').unwrap_or((text, ""));
     if name.is_empty() {
-        return Err(error());
+        return Err(Error::invalid(format!("invalid volumes-from specification: '{text}'")));
     }
-    let mut writable = true;
-    for option in mode.split(',') {
-        match option {
-            "rw" | "z" | "Z" => {}
-            "ro" => writable = false,
-            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
-        }
+    // Theirs is the propagation, and what was copied.
+    match BindMode::parse(mode) {
+        Some(parsed) if parsed.propagation.is_empty() && !parsed.no_copy => Ok((name, !parsed.read_only)),
+        _ => Err(Error::invalid(format!("invalid mode: {mode}"))),
     }
-    Ok((name, writable))
 }
 
-/// `source:destination[:options]`, or `destination` alone for an anonymous volume.
+/// The third part of `-v`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct BindMode<'a> {
+    read_only: bool,
+    no_copy: bool,
+    propagation: &'a str,
+}
+
+impl BindMode<'_> {
+    /// None for what is no mode, or holds two of one kind.
+    fn parse(text: &str) -> Option<BindMode<'_>> {
+        let mut mode = BindMode::default();
+        let mut seen = Vec::new();
+        for option in text.split(',').filter(|_| !text.is_empty()) {
+            let kind = match option {
+                "ro" | "rw" => "access",
+                "z" | "Z" => "label",
+                "nocopy" => "copy",
+                "consistent" | "cached" | "delegated" => "consistency",
+                "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => "propagation",
+                _ => return None,
+            };
+            if seen.contains(&kind) {
+                return None;
+            }
+            seen.push(kind);
+            mode.read_only |= option == "ro";
+            mode.no_copy |= option == "nocopy";
+            if kind == "propagation" {
+                mode.propagation = option;
+            }
+        }
+        Some(mode)
+    }
+}
+
+/// `source:destination[:mode]`, or `destination` alone for an anonymous volume.
 fn parse_bind(text: &str) -> Result<MountPoint, Error> {
     let error = || Error::invalid(format!("invalid volume specification: '{text}'"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, mode) = match parts[..] {
+        ["", ..] => return Err(error()),
         [destination] => ("", destination, ""),
+        // A volume without a source has no mode either.
+        [_, mode] if BindMode::parse(mode).is_some() => return Err(error()),
         [source, destination] => (source, destination, ""),
         [source, destination, mode] => (source, destination, mode),
         _ => return Err(error()),
     };
-    let destination = clean(destination)?;
-    let mut point = if source.starts_with('/') {
-        MountPoint { kind: MountKind::Bind, source: source.into(), ..volume_point("", &destination, mode) }
-    } else {
-        if !source.is_empty() {
-            check_name(source)?;
-        }
-        volume_point(source, &destination, mode)
+    let parsed = BindMode::parse(mode).ok_or_else(|| Error::invalid(format!("invalid mode: {mode}")))?;
+    let is_bind = source.starts_with('/');
+    let kind = if is_bind { "bind" } else { "volume" };
+    let bad = |why: &str| {
+        Error::invalid(format!(
+            "invalid volume specification: '{text}': invalid mount config for type \"{kind}\": {why}"
+        ))
     };
-    let options: Vec<&str> = mode.split(',').filter(|o| !o.is_empty()).collect();
-    if options.contains(&"ro") && options.contains(&"rw") {
-        return Err(Error::invalid(format!("invalid mode: {mode}")));
+    if is_bind && parsed.no_copy {
+        return Err(bad("field VolumeOptions must not be specified"));
     }
-    for option in options {
-        match option {
-            "ro" => point.read_write = false,
-            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                point.propagation = option.into()
-            }
-            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
-        }
+    if !is_bind && !parsed.propagation.is_empty() {
+        return Err(bad("field BindOptions must not be specified"));
     }
-    if point.kind == MountKind::Volume && !point.propagation.is_empty() {
-        return Err(Error::invalid(format!("invalid mode: {mode}")));
-    }
-    // `-v` makes a missing source directory, `--mount` does not.
-    if point.kind == MountKind::Bind {
+    let destination = clean(destination).map_err(|e| bad(&e.to_string()))?;
+    let mut point = volume_point(source, &destination, mode);
+    point.read_write = !parsed.read_only;
+    point.propagation = parsed.propagation.into();
+    if is_bind {
+        point.kind = MountKind::Bind;
+        point.name.clear();
+        point.source = source.into();
+        // `-v` makes a missing source directory, `--mount` does not.
         point.mode = if mode.is_empty() { "create".into() } else { format!("{mode},create") };
+    } else if !source.is_empty() {
+        check_name(source)?;
     }
     Ok(point)
 }
@@ -129,7 +163,10 @@ fn parse_bind(text: &str) -> Result<MountPoint, Error> {
 fn from_request(request: &MountRequest) -> Result<Planned, Error> {
     let bad =
         |why: String| Error::invalid(format!("invalid mount config for type \"{}\": {why}", request.kind));
-    let destination = clean(&request.target)?;
+    if request.target.is_empty() {
+        return Err(bad("field Target must not be empty".into()));
+    }
+    let destination = clean(&request.target).map_err(|e| bad(e.to_string()))?;
     let mut point = volume_point(&request.source, &destination, "");
     point.read_write = !request.read_only;
     for (given, kind, name) in [
@@ -161,7 +198,7 @@ fn from_request(request: &MountRequest) -> Result<Planned, Error> {
                     options.propagation.as_str(),
                     "" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
                 ) {
-                    return Err(bad(format!("invalid propagation mode: {:?}", options.propagation)));
+                    return Err(bad(format!("invalid propagation mode: {}", options.propagation)));
                 }
                 point.propagation.clone_from(&options.propagation);
                 point.non_recursive = options.non_recursive;
@@ -188,6 +225,10 @@ fn from_request(request: &MountRequest) -> Result<Planned, Error> {
         "volume" => {
             if !request.source.is_empty() {
                 check_name(&request.source)?;
+            } else if request.read_only {
+                return Err(bad("must not set ReadOnly mode when using anonymous volumes".into()));
+            } else if request.volume_options.as_ref().is_some_and(|o| !o.subpath.is_empty()) {
+                return Err(bad("must not set Subpath when using anonymous volumes".into()));
             }
             Planned::from(point)
         }
@@ -196,7 +237,7 @@ fn from_request(request: &MountRequest) -> Result<Planned, Error> {
                 return Err(bad("field Source must not be specified".into()));
             }
             point.kind = MountKind::Tmpfs;
-            point.mode = tmpfs_mode(request);
+            point.mode = tmpfs_mode(request).map_err(bad)?;
             return Ok(point.into());
         }
         "image" => {
@@ -236,7 +277,7 @@ fn subpath(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_string())
 }
 
-fn tmpfs_mode(request: &MountRequest) -> String {
+fn tmpfs_mode(request: &MountRequest) -> Result<String, String> {
     let mut options = Vec::new();
     if let Some(tmpfs) = &request.tmpfs_options {
         if tmpfs.size_bytes > 0 {
@@ -245,12 +286,18 @@ fn tmpfs_mode(request: &MountRequest) -> String {
         if tmpfs.mode > 0 {
             options.push(format!("mode={:o}", tmpfs.mode));
         }
-        options.extend(tmpfs.options.iter().map(|pair| pair.join("=")));
+        for pair in &tmpfs.options {
+            match pair.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                [] | [_, _, _, ..] => return Err("invalid option array length".into()),
+                ["exec" | "noexec"] => options.push(pair.join("=")),
+                [other, ..] => return Err(format!("invalid option: {other}")),
+            }
+        }
     }
     if request.read_only {
         options.push("ro".into());
     }
-    options.join(",")
+    Ok(options.join(","))
 }
 
 fn volume_point(name: &str, destination: &str, mode: &str) -> MountPoint {
@@ -275,9 +322,6 @@ fn volume_point(name: &str, destination: &str, mode: &str) -> MountPoint {
 /// An absolute destination without `.`, `..` and doubled slashes; never the root itself.
 pub(super) fn clean(destination: &str) -> Result<String, Error> {
     let error = |why: &str| Error::invalid(format!("invalid mount target '{destination}': {why}"));
-    if destination.is_empty() {
-        return Err(Error::invalid("invalid mount config: field Target must not be empty"));
-    }
     if !destination.starts_with('/') {
         return Err(Error::invalid(format!(
             "invalid mount path: '{destination}' mount path must be absolute"
@@ -297,9 +341,7 @@ pub(super) fn clean(destination: &str) -> Result<String, Error> {
         }
     }
     if parts.is_empty() {
-        return Err(Error::invalid(format!(
-            "invalid specification: destination can't be '/': {destination}"
-        )));
+        return Err(Error::invalid("invalid specification: destination can't be '/'"));
     }
     // procfs and sysfs guard the container; covering them would take the guards away (CVE-2019-16884).
     if parts[0] == "proc" {
@@ -315,36 +357,65 @@ mod tests {
 
     #[test]
     fn binds() {
-        let check = |text: &str, want: Option<(MountKind, &str, &str, bool)>| {
-            let got = parse_bind(text).ok();
-            let got = got.as_ref().map(|p| {
-                (
-                    p.kind,
-                    if p.kind == MountKind::Bind { p.source.as_str() } else { &p.name },
-                    p.destination.as_str(),
-                    p.read_write,
-                )
-            });
-            assert_eq!(got, want, "{text}");
+        let check = |text: &str, want: (MountKind, &str, &str, bool, &str)| {
+            let got = parse_bind(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            let of = if got.kind == MountKind::Bind { &got.source } else { &got.name };
+            let seen =
+                (got.kind, of.as_str(), got.destination.as_str(), got.read_write, got.propagation.as_str());
+            assert_eq!(seen, want, "{text}");
         };
-        check("/a:/b", Some((MountKind::Bind, "/a", "/b", true)));
-        check("/a:/b/../c/:ro", Some((MountKind::Bind, "/a", "/c", false)));
-        check("data:/b:rw,nocopy", Some((MountKind::Volume, "data", "/b", true)));
-        check("/b", Some((MountKind::Volume, "", "/b", true)));
-        for bad in [
-            "a/b:/c",
-            "x:/",
-            "x:y",
-            "/a:/b:bogus",
-            "xx:/proc",
-            "xx:/proc/self",
-            "a:b:c:d",
-            "xx:/a/../..",
-            "xx:/a:rshared",
-            "x:/a",
-        ] {
-            check(bad, None);
+        let (bind, volume) = (MountKind::Bind, MountKind::Volume);
+        check("/a:/b", (bind, "/a", "/b", true, ""));
+        check("/a:/b/../c/:ro", (bind, "/a", "/c", false, ""));
+        check("/a:/b:rw,rslave,Z,cached", (bind, "/a", "/b", true, "rslave"));
+        check("/a:/b:z", (bind, "/a", "/b", true, ""));
+        for mode in ["private", "rprivate", "shared", "rshared", "slave", "rslave"] {
+            check(&format!("/a:/b:ro,{mode}"), (bind, "/a", "/b", false, mode));
         }
+        check("data:/b:rw,nocopy", (volume, "data", "/b", true, ""));
+        check("data:/b:nocopy,z,delegated,ro", (volume, "data", "/b", false, ""));
+        check("/b", (volume, "", "/b", true, ""));
+        let refused = |text: &str, part: &str| {
+            let message = parse_bind(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{text}: {message}");
+        };
+        let spec =
+            |text: &str, why: &str| refused(text, &format!("invalid volume specification: '{text}'{why}"));
+        spec("", "");
+        spec(":/b", "");
+        spec("::", "");
+        spec("/b:ro", "");
+        spec("/b:rslave", "");
+        spec("/a:/b:/c:ro", "");
+        spec(
+            "/a:/",
+            ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
+        );
+        spec("/a:/x/..", ": invalid mount config for type \"bind\": invalid specification");
+        spec(
+            "xx:/",
+            ": invalid mount config for type \"volume\": invalid specification: destination can't be '/'",
+        );
+        spec(
+            "xx:y",
+            ": invalid mount config for type \"volume\": invalid mount path: 'y' mount path must be absolute",
+        );
+        spec(
+            "/a:/b:nocopy",
+            ": invalid mount config for type \"bind\": field VolumeOptions must not be specified",
+        );
+        spec(
+            "xx:/b:rshared",
+            ": invalid mount config for type \"volume\": field BindOptions must not be specified",
+        );
+        spec("xx:/proc", ": invalid mount config for type \"volume\": invalid mount target '/proc'");
+        for mode in
+            ["bogus", "ro,rw", "ro,ro", "z,Z", "slave,shared", "cached,delegated", "ro,,z", "ro,bogus"]
+        {
+            refused(&format!("/a:/b:{mode}"), &format!("invalid mode: {mode}"));
+        }
+        refused("a/b:/c", "includes invalid characters for a local volume name");
+        refused("x:/a", "volume name is too short");
     }
 
     #[test]
@@ -381,7 +452,32 @@ mod tests {
         check(json!({"Type": "tmpfs", "Source": "a", "Target": "/i"}), Err("Source must not be specified"));
         check(json!({"Type": "tmpfs", "Target": "/i", "BindOptions": {}}), Err("BindOptions must not"));
         check(json!({"Type": "what", "Target": "/i"}), Err("mount type unknown"));
-        check(json!({"Type": "tmpfs", "Target": ""}), Err("Target must not be empty"));
+        check(json!({"Type": "tmpfs", "Target": ""}), Err("type \"tmpfs\": field Target must not be empty"));
+        check(json!({"Type": "tmpfs", "Target": "x"}), Err("type \"tmpfs\": invalid mount path: 'x'"));
+        let bind = |options| json!({"Type": "bind", "Source": "/s", "Target": "/d", "BindOptions": options});
+        check(bind(json!({"Propagation": "odd"})), Err("invalid propagation mode: odd"));
+        check(bind(json!({"ReadOnlyForceRecursive": true})), Err("ReadOnlyForceRecursive must not be used"));
+        check(json!({"Type": "bind", "Target": "/d"}), Err("type \"bind\": field Source must not be empty"));
+        check(
+            json!({"Type": "bind", "Source": "/s", "Target": "/d", "VolumeOptions": {}}),
+            Err("field VolumeOptions must not be specified"),
+        );
+        let anonymous = |more: &str| {
+            let text = format!(r#"{{"Type":"volume","Target":"/d",{more}}}"#);
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        check(
+            anonymous(r#""ReadOnly":true"#),
+            Err("must not set ReadOnly mode when using anonymous volumes"),
+        );
+        check(
+            anonymous(r#""VolumeOptions":{"Subpath":"a"}"#),
+            Err("must not set Subpath when using anonymous volumes"),
+        );
+        let tmpfs = |options| json!({"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"Options": options}});
+        check(tmpfs(json!([["exec"], ["noexec"]])), Ok((MountKind::Tmpfs, "", "local", "")));
+        check(tmpfs(json!([["suid"]])), Err("invalid option: suid"));
+        check(tmpfs(json!([["exec", "a", "b"]])), Err("invalid option array length"));
     }
 
     #[test]
@@ -390,7 +486,10 @@ mod tests {
         check("a", Some(("a", true)));
         check("a:ro", Some(("a", false)));
         check("a:ro,z", Some(("a", false)));
-        check("a:x", None);
-        check(":ro", None);
+        check("a:rw", Some(("a", true)));
+        check("a:", Some(("a", true)));
+        for bad in ["a:x", ":ro", "", "a:rslave", "a:nocopy", "a:ro,rw"] {
+            check(bad, None);
+        }
     }
 }

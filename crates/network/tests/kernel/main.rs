@@ -6,6 +6,7 @@ mod direct;
 mod guard;
 mod host;
 mod ports;
+mod ready;
 mod shared;
 
 use host::{

@@ -104,6 +104,26 @@ async fn certificates_are_checked_against_the_hosts_authorities() {
     assert_eq!(server.seen()[0].header("authorization"), Some("Bearer s3cret"));
 }
 
+/// As Docker's: nobody restarts a daemon because a certificate was renewed.
+#[tokio::test]
+async fn certificates_may_come_and_change_while_the_client_lives() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let certs = tempfile::tempdir().unwrap();
+    let server = serve(HOST, Some(authority.acceptor(HOST, false, None))).await;
+    let client = Client::new(Config { max_retries: 0, ..with_certs(certs.path()) }).unwrap();
+    let resolve = || async {
+        let found = client.resolve(&server.reference("r:1"), &Auth::Anonymous).await;
+        found.map(drop)
+    };
+    check_refused(&server, resolve().await);
+    put(certs.path(), &server, "ca.crt", &other.pem);
+    check_refused(&server, resolve().await);
+    put(certs.path(), &server, "ca.crt", &format!("{}{}", other.pem, authority.pem));
+    resolve().await.unwrap();
+    std::fs::remove_file(certs.path().join(&server.address).join("ca.crt")).unwrap();
+    resolve().await.unwrap_err();
+}
+
 #[tokio::test]
 async fn wrong_names_and_old_certificates_are_refused() {
     let authority = Authority::new();

@@ -17,14 +17,14 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "brigd: sizes limited by project quotas of XFS", run: quotas_xfs },
 ];
 
-const IMAGE: &str = "busy:1";
+pub(super) const IMAGE: &str = "busy:1";
 
-fn brig(inside: &Inside, line: &str) -> Result<String> {
+pub(super) fn brig(inside: &Inside, line: &str) -> Result<String> {
     inside.ok(&format!("/brig/bin/brig {line}"))
 }
 
 /// The service and an image, made by the first check that needs them.
-fn ensure(inside: &Inside) -> Result<()> {
+pub(super) fn ensure(inside: &Inside) -> Result<()> {
     if inside.call(&["systemctl", "is-active", "brig.socket"], Duration::from_secs(60))?.1 != "active" {
         inside.ok("cp /brig/units/brig.socket /brig/units/brig.service /run/systemd/system")?;
         inside.ok("systemctl daemon-reload")?;
@@ -293,13 +293,14 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
     inside.ok(&format!("truncate -s 600M {image}"))?;
     inside.ok(&format!("{mkfs} {image}"))?;
     let client = |line: &str| format!("/brig/bin/brig -H unix://{home}/s {line}");
-    for enforced in [true, false] {
+    for (enforced, driver) in [(true, "overlay"), (true, "vfs"), (false, "overlay"), (false, "vfs")] {
+        let unit = format!("quota-{kind}-{driver}-{enforced}");
         let options = if enforced { "loop,prjquota" } else { "loop" };
         inside.ok(&format!("mount -t {kind} -o {options} {image} {root}"))?;
         let daemon = [
             "systemd-run",
             "--unit",
-            &format!("quota-{kind}-{enforced}"),
+            &unit,
             "-p",
             "KillMode=process",
             "/brig/bin/brigd",
@@ -315,6 +316,8 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
             "quota0",
             "--config-file",
             "/dev/null",
+            "--storage-driver",
+            driver,
         ]
         .map(str::to_owned);
         inside.words(&daemon.each_ref().map(String::as_str))?;
@@ -335,14 +338,28 @@ fn quotas(inside: &Inside, kind: &str, mkfs: &str) -> Result<Outcome> {
             inside.ok(&client("rm one"))?;
             run(&[IMAGE, "busybox", "dd", "if=/dev/zero", "of=/much", "bs=1M", "count=16"])?;
             inside.ok(&client("rm one"))?;
+            // A volume likewise, whichever container fills it.
+            inside.ok(&client("volume create -o size=8m sized"))?;
+            let script = "b=/bin/busybox; $b dd if=/dev/zero of=/v/much bs=1M count=16; test $? != 0 || exit 3; $b rm /v/much; \
+                          $b dd if=/dev/zero of=/v/less bs=1M count=4 && echo fits";
+            for _ in 0..2 {
+                let said = run(&["-v", "sized:/v", IMAGE, "busybox", "sh", "-c", script])?;
+                same("what the volume's user says", &said.ends_with("fits").to_string(), "true")?;
+                inside.ok(&client("rm one"))?;
+            }
+            inside.ok(&client("volume rm sized"))?;
         } else {
             let line = client(&format!("run --rm --storage-opt size=8m {IMAGE} true"));
             let words: Vec<&str> = line.split(' ').collect();
             let (code, text) = inside.call(&words, Duration::from_secs(60))?;
             let refused = text.contains("cannot limit the size");
             same("a mount without limits", &format!("{code:?} {refused}"), "Some(125) true")?;
+            let line = client("volume create -o size=8m sized");
+            let (code, text) = inside.call(&line.split(' ').collect::<Vec<_>>(), Duration::from_secs(60))?;
+            let refused = text.contains("quota size requested but no quota support");
+            same("a volume there", &format!("{code:?} {refused}"), "Some(1) true")?;
         }
-        inside.ok(&format!("systemctl stop quota-{kind}-{enforced}"))?;
+        inside.ok(&format!("systemctl stop {unit}"))?;
         inside.ok(&format!("umount -R {root}"))?;
     }
     Ok(().into())

@@ -1,6 +1,6 @@
 //! What runs in the machine, as root, from a unit of systemd's: the checks, one after the other, each with a deadline.
 
-use super::{BRIG, brigd, suites, systemd};
+use super::{BRIG, brigd, networks, suites, systemd};
 use crate::run::{Doing, Error, Result};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(in crate::conform) fn command() -> Result<()> {
     std::fs::create_dir_all(&inside.home).doing(|| format!("create {}", inside.home.display()))?;
     inside.machine()?;
     let (mut passed, mut failed) = (0, 0);
-    for check in [systemd::CHECKS, brigd::CHECKS, suites::CHECKS].into_iter().flatten() {
+    for check in [systemd::CHECKS, brigd::CHECKS, networks::CHECKS, suites::CHECKS].into_iter().flatten() {
         if !filters.trim().is_empty() && !filters.lines().any(|f| check.name.contains(f)) {
             continue;
         }

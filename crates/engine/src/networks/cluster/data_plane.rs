@@ -29,12 +29,14 @@ impl Networks {
         let doing = || format!("connect network {} with other hosts", network.name);
         let cluster = self.cluster.as_ref().ok_or_else(no_store)?;
         let bridge = self.bridge_config(network)?;
+        let ipv6 = bridge.family(true).next().is_some();
         let config = OverlayConfig {
             name: interface(network),
             vni: network.vni.unwrap_or_default(),
             local: cluster.config.advertise,
             bridge: bridge.name,
             mtu: bridge.mtu,
+            ipv6,
             owner: bridge.owner,
         };
         let known: Vec<Neighbour> = entry.remote().iter().flat_map(neighbours).collect();
