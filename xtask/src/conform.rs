@@ -9,6 +9,7 @@ mod daemons;
 mod docker_py;
 mod dockerode;
 mod engines;
+mod exceptions;
 mod images;
 mod runtime;
 mod vm;

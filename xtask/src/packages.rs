@@ -46,6 +46,7 @@ pub(crate) const TEST: &[Package] = &[
     program("git", "git"),
     program("iproute2", "ip"),
     program("nftables", "nft"),
+    program("openssh-client", "ssh-agent"),
     program("procps", "ps"),
     program("runc", "runc"),
     program("skopeo", "skopeo"),

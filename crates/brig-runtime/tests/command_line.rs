@@ -107,33 +107,29 @@ const TABLE: &[Row] = &[
     },
 ];
 
+/// Of `create` and `run`.
+const MAKING: &[(&str, &str)] = &[
+    ("--bundle", "."),
+    ("-b", "."),
+    ("--console-socket", "x"),
+    ("--pidfd-socket", "x"),
+    ("--pid-file", "x"),
+    ("--preserve-fds", "0"),
+];
+
 /// Those that begin with a bundle, and find none here.
 const WITH_BUNDLE: &[Row] = &[
     Row {
         command: "create",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "run",
         after: &["nobody"],
         switches: &["--no-pivot", "--no-new-keyring", "--detach", "-d", "--keep", "--no-subreaper"],
-        values: &[
-            ("--bundle", "."),
-            ("-b", "."),
-            ("--console-socket", "x"),
-            ("--pidfd-socket", "x"),
-            ("--pid-file", "x"),
-            ("--preserve-fds", "0"),
-        ],
+        values: MAKING,
     },
     Row {
         command: "restore",
@@ -384,6 +380,11 @@ fn debug_lines() {
     for line in std::fs::read_to_string(log).unwrap().lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(line["level"] == "debug" || line["level"] == "error", "{line}");
+    }
+    // A log that cannot be is no log: as runc, nothing is done.
+    for bad in ["/no/such/directory/log", "/", "/etc/passwd/log"] {
+        let (code, _, error) = ours(&["--log", bad, "list"]);
+        assert!(code == Some(1) && error.contains(&format!("open log {bad}: ")), "{code:?} {error}");
     }
     // Also what is no command line is in the log.
     std::fs::remove_file(log).unwrap();

@@ -9,14 +9,21 @@ mod tls;
 use docker_api::Api;
 use engine::Engine;
 use errors::HasKind;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use settings::{Flags, Settings};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+/// How long a thread for blocking work waits for more of it.
+const QUIET: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
+    sys::footprint::share_arenas();
     let flags = <Flags as clap::Parser>::parse();
     let result = Settings::resolve(flags).and_then(run);
     match result {
@@ -28,22 +35,45 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings) -> Result<(), errors::Report> {
+fn run(mut settings: Settings) -> Result<(), errors::Report> {
     let level = if settings.debug { "debug" } else { "info" };
     let filter = EnvFilter::new(format!("{level},hyper=info,h2=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     // What steps of builds and containers make does not depend on who started the daemon.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    settings.engine.open_files = raise_open_files();
     // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
+    let workers = settings.workers;
+    let threads = Arc::new(AtomicUsize::new(0));
+    let started = threads.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.workers)
+        .worker_threads(workers)
         .max_blocking_threads(128)
-        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .thread_keep_alive(QUIET)
+        .on_thread_start(move || _ = started.fetch_add(1, Ordering::Relaxed))
+        .on_thread_stop(move || {
+            // The last one of a burst: what it took to answer is not needed to wait.
+            if threads.fetch_sub(1, Ordering::Relaxed) == workers + 1 {
+                sys::footprint::forget_code();
+            }
+        })
         .enable_all()
         .build()
         .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("start the async runtime: {e}")))?;
     runtime.block_on(serve(settings))
+}
+
+/// Raises the soft limit of open files to the hard one: each attached client takes several, and a login's soft limit is
+/// often 1,024. Gives back what both were, which is what containers are to have; None where there was nothing to raise.
+fn raise_open_files() -> Option<(u64, u64)> {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    if before.current == before.maximum || setrlimit(Resource::Nofile, raised).is_err() {
+        return None;
+    }
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    Some((number(before.current), number(before.maximum)))
 }
 
 async fn serve(settings: Settings) -> Result<(), errors::Report> {

@@ -303,6 +303,7 @@ impl Settings {
                 log_opts,
                 cdi_spec_dirs,
                 default_init: flags.init || file.init,
+                open_files: None,
                 stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
                 registry,
                 debug,

@@ -13,6 +13,7 @@ mod settings;
 pub use settings::Attests;
 
 pub(crate) use capture::{Capture, Captured, Material};
+pub(crate) use sbom::{Beside, SCAN_CONTEXT, SCAN_STAGE, is_meant};
 use settings::SbomAsked;
 
 use crate::error::{During, Error, IoDuring};
@@ -108,7 +109,7 @@ impl Solved {
     pub fn predicates(&self, asked: &Attests) -> Result<Vec<Predicate>, Error> {
         let mut out = Vec::new();
         if let Some(SbomAsked {}) = &asked.sbom {
-            out.push(sbom::predicate(self)?);
+            out.extend(sbom::predicates(self)?);
         }
         if let Some(provenance) = &asked.provenance {
             out.push(predicate::provenance(self, provenance)?);

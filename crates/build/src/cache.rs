@@ -65,9 +65,10 @@ pub(crate) fn look_up(engine: &Engine, lease: &Lease, key: &Digest) -> Result<Op
             return Ok(None);
         }
     }
-    if let Some((descriptor, _)) = &body.layer {
+    if let Some((descriptor, diff_id)) = &body.layer {
         lease.keep_blob(&descriptor.digest);
-        if !engine.content().contains(&descriptor.digest) {
+        // The plain blob of a layer is made of its files when it is needed.
+        if descriptor.digest != *diff_id && !engine.content().contains(&descriptor.digest) {
             return Ok(None);
         }
     }
@@ -114,11 +115,14 @@ pub(crate) fn present(engine: &Engine, rows: Vec<BuildCacheRow>) -> Result<Vec<B
     let doing = || "look for a layer".to_string();
     let mut out = Vec::new();
     for row in rows {
-        let has_layer = match &row.chain_id {
-            Some(chain_id) => engine.snapshots().layer(chain_id).during(doing)?.is_some(),
-            None => true,
+        let layer = match &row.chain_id {
+            Some(chain_id) => engine.snapshots().layer(chain_id).during(doing)?,
+            None => None,
         };
-        if has_layer && row.blob.is_none_or(|blob| engine.content().contains(&blob)) {
+        let has_blob = |blob| {
+            layer.as_ref().is_some_and(|layer| layer.diff_id == blob) || engine.content().contains(&blob)
+        };
+        if layer.is_some() == row.chain_id.is_some() && row.blob.is_none_or(has_blob) {
             out.push(row);
         }
     }

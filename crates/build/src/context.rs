@@ -1,7 +1,7 @@
 //! A build context: a directory of files that a client sent, seen through its ignore file.
 
 use crate::error::{During, Error, IoDuring};
-use crate::kept::{Kept, Known};
+use crate::kept::{Kept, Known, Picks};
 use dockerfile::Ignore;
 use engine::{Engine, Scratch};
 use rootdir::RootDir;
@@ -18,9 +18,11 @@ const MAX_TEXT: usize = 8 << 20;
 pub struct Context {
     pub(crate) root: RootDir,
     pub(crate) ignore: Ignore,
-    home: Home,
-    /// Digests of files that are known to be as they were.
+    /// Digests of files that are known to be as they were, and of sources. Dropped before `home`: they are written while
+    /// nobody else has it.
     pub(crate) known: Option<Arc<Known>>,
+    pub(crate) picks: Option<Arc<Picks>>,
+    home: Home,
     /// Where it came from, of one that the daemon read itself.
     pub(crate) material: Option<crate::attest::Material>,
 }
@@ -65,8 +67,9 @@ impl Context {
         Ok(Context {
             root,
             ignore: Ignore::default(),
-            home: Home::Scratch(scratch),
             known: None,
+            picks: None,
+            home: Home::Scratch(scratch),
             material: None,
         })
     }
@@ -89,8 +92,8 @@ impl Context {
     /// The files that a client sends again and again, as they were received.
     pub fn of_kept(kept: Kept) -> Result<Context, Error> {
         let root = kept.root().try_clone().during(|| "open the build context".into())?;
-        let known = Some(kept.known().clone());
-        Ok(Context { root, ignore: Ignore::default(), home: Home::Kept(kept), known, material: None })
+        let (known, picks) = (Some(kept.known().clone()), Some(kept.picks().clone()));
+        Ok(Context { root, ignore: Ignore::default(), known, picks, home: Home::Kept(kept), material: None })
     }
 
     /// Reads the Dockerfile at `path` (empty for the usual names), and takes the ignore file that belongs to it. Returns

@@ -55,11 +55,14 @@ const CONFIG: &str = "[core]
 \tfetchJobs = 2
 ";
 
-/// With what repositories are read.
+/// With what repositories and files behind URLs are read.
 #[derive(Clone, Default)]
 pub struct GitAccess {
-    /// Secrets by id, of which these are used: `GIT_AUTH_TOKEN` and `GIT_AUTH_HEADER`, also with `.HOST` behind.
+    /// Secrets by id, of which these are used: `GIT_AUTH_TOKEN` and `GIT_AUTH_HEADER`, also with `.HOST` behind, and
+    /// `HTTP_AUTH_HEADER_HOST`, `HTTP_AUTH_TOKEN_HOST`.
     secrets: BTreeMap<String, crate::Secret>,
+    /// What the client says for a URL that is none of a repository.
+    http: Option<String>,
     /// The socket of an ssh agent.
     agent: Option<PathBuf>,
     /// One that the client serves for as long as this lives.
@@ -92,6 +95,7 @@ impl GitAccess {
         let keep = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(Option::as_deref);
         GitAccess {
             secrets,
+            http: None,
             agent,
             served: None,
             proxies: crate::stage::proxies(build_args),
@@ -101,7 +105,13 @@ impl GitAccess {
 
     /// What the client has for `url` besides, asked now.
     pub async fn asked(mut self, client: &dyn crate::Client, url: &str) -> Result<GitAccess, Error> {
-        let Ok(url) = GitUrl::parse(url) else { return Ok(self) };
+        let Ok(url) = GitUrl::parse(url) else {
+            let find = |id: String| -> crate::Answer<'_, Option<crate::Secret>> {
+                Box::pin(async move { client.secret(&id).await })
+            };
+            self.http = crate::remote::authorization(url, find).await?;
+            return Ok(self);
+        };
         for name in ["GIT_AUTH_HEADER", "GIT_AUTH_TOKEN"] {
             for id in [format!("{name}.{}", url.host()), name.to_string()] {
                 if let Some(secret) = client.secret(&id).await.map_err(Error::invalid)? {
@@ -116,6 +126,17 @@ impl GitAccess {
             self.served = agent.map(Arc::new);
         }
         Ok(self)
+    }
+
+    /// What says who asks for a file behind `url`.
+    pub(crate) async fn authorization(&self, url: &str) -> Result<Option<String>, Error> {
+        if self.http.is_some() {
+            return Ok(self.http.clone());
+        }
+        let find = |id: String| -> crate::Answer<'_, Option<crate::Secret>> {
+            Box::pin(std::future::ready(Ok(self.secrets.get(&id).cloned())))
+        };
+        crate::remote::authorization(url, find).await
     }
 
     /// The line that says who asks, for one host.

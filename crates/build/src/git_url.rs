@@ -247,7 +247,7 @@ fn percent(text: &str) -> Option<String> {
 }
 
 /// A text without what stands between `://` and `@`.
-pub(crate) fn redact(text: &str) -> String {
+pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once("://") {

@@ -3,6 +3,7 @@
 //! ```text
 //! <data-root>/build-cache/context-<hex>/files/    as the client's directory was, times included
 //!                                      known      digests of files by inode and times of change
+//!                                      picks      what sources of steps came to; missing while files change
 //!                                      boot       the kernel's boot id at that time
 //! ```
 //!
@@ -68,6 +69,7 @@ pub struct Kept {
     files: PathBuf,
     root: RootDir,
     known: Arc<Known>,
+    picks: Arc<Picks>,
     /// What keeps it: a place among those that stay, or a directory that is removed.
     _home: Place,
 }
@@ -114,7 +116,7 @@ impl Kept {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).io_during(doing)?;
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").io_during(doing)?;
         if std::fs::read(home.join("boot")).ok().as_ref() != Some(&boot) {
-            for path in [&files, &home.join("known")] {
+            for path in [&files, &home.join("known"), &home.join("picks")] {
                 let removed =
                     if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
                 match removed {
@@ -129,8 +131,14 @@ impl Kept {
             _ => {}
         }
         let root = RootDir::open(&files).during(doing)?;
-        let known = Arc::new(Known::read(home.join("known")));
-        Ok(Kept { files, root, known, _home: place })
+        let known = Arc::new(Known::new(home.join("known")));
+        let picks = Arc::new(Picks::take(home.join("picks")));
+        Ok(Kept { files, root, known, picks, _home: place })
+    }
+
+    /// All files were received; whether any of them is not as it was.
+    pub fn settle(&self, is_changed: bool) {
+        self.picks.settle(is_changed);
     }
 
     /// Where its files are.
@@ -144,6 +152,10 @@ impl Kept {
 
     pub(crate) fn known(&self) -> &Arc<Known> {
         &self.known
+    }
+
+    pub(crate) fn picks(&self) -> &Arc<Picks> {
+        &self.picks
     }
 }
 
@@ -182,7 +194,8 @@ impl Stamp {
 #[derive(Debug)]
 pub(crate) struct Known {
     path: PathBuf,
-    state: Mutex<State>,
+    /// Read when it is first asked.
+    state: Mutex<Option<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -193,52 +206,60 @@ struct State {
     is_changed: bool,
 }
 
-impl Known {
-    fn read(path: PathBuf) -> Known {
-        let mut digests = HashMap::new();
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        if let Some(entries) = bytes.strip_prefix(MAGIC) {
-            for entry in entries.chunks_exact(ENTRY).take(MAX_KNOWN) {
-                let (numbers, digest) = entry.split_at(7 * 8);
-                let mut stamp = [0; 7];
-                for (to, from) in stamp.iter_mut().zip(numbers.chunks_exact(8)) {
-                    *to = u64::from_le_bytes(from.try_into().expect("eight bytes each"));
-                }
-                digests.insert(Stamp(stamp), digest.try_into().expect("32 bytes are left"));
-            }
+fn read_known(path: &Path) -> State {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let Some(entries) = bytes.strip_prefix(MAGIC) else { return State::default() };
+    let entries = entries.chunks_exact(ENTRY).take(MAX_KNOWN);
+    let mut state = State {
+        digests: HashMap::with_capacity(entries.len()),
+        used: HashSet::with_capacity(entries.len()),
+        is_changed: false,
+    };
+    for entry in entries {
+        let (numbers, digest) = entry.split_at(7 * 8);
+        let mut stamp = [0; 7];
+        for (to, from) in stamp.iter_mut().zip(numbers.chunks_exact(8)) {
+            *to = u64::from_le_bytes(from.try_into().expect("eight bytes each"));
         }
-        let state = State { digests, ..State::default() };
-        Known { path, state: Mutex::new(state) }
+        state.digests.insert(Stamp(stamp), digest.try_into().expect("32 bytes are left"));
+    }
+    state
+}
+
+impl Known {
+    fn new(path: PathBuf) -> Known {
+        Known { path, state: Mutex::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        work(state.get_or_insert_with(|| read_known(&self.path)))
     }
 
     pub(crate) fn get(&self, stamp: &Stamp) -> Option<[u8; 32]> {
-        let mut state = self.lock();
-        let digest = *state.digests.get(stamp)?;
-        state.used.insert(*stamp);
-        Some(digest)
+        self.with(|state| {
+            let digest = *state.digests.get(stamp)?;
+            state.used.insert(*stamp);
+            Some(digest)
+        })
     }
 
     pub(crate) fn put(&self, stamp: Stamp, digest: [u8; 32]) {
-        let mut state = self.lock();
-        if state.used.len() < MAX_KNOWN {
-            state.digests.insert(stamp, digest);
-            state.used.insert(stamp);
-            state.is_changed = true;
-        }
+        self.with(|state| {
+            if state.used.len() < MAX_KNOWN {
+                state.digests.insert(stamp, digest);
+                state.used.insert(stamp);
+                state.is_changed = true;
+            }
+        });
     }
 }
 
 impl Drop for Known {
     /// Writes what is new. What cannot be written is computed again next time.
     fn drop(&mut self) {
-        let state = self.lock();
-        if !state.is_changed {
-            return;
-        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(state) = state.filter(|state| state.is_changed) else { return };
         let mut bytes = Vec::with_capacity(MAGIC.len() + state.used.len() * ENTRY);
         bytes.extend_from_slice(MAGIC);
         for stamp in &state.used {
@@ -246,12 +267,96 @@ impl Drop for Known {
             stamp.0.iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
             bytes.extend_from_slice(digest);
         }
-        let temporary = self.path.with_extension("new");
-        let written =
-            std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            tracing::debug!(%error, path = %self.path.display(), "digests of a context are not kept");
+        replace(&self.path, &bytes);
+    }
+}
+
+/// Writes a file beside others that are only there to be quicker.
+fn replace(path: &Path, bytes: &[u8]) {
+    let temporary = path.with_extension("new");
+    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = written {
+        tracing::debug!(%error, path = %path.display(), "digests of a context are not kept");
+    }
+}
+
+/// First bytes of the file with picks.
+const PICKS_MAGIC: &str = "brig picks 1\n";
+/// Most sources of steps that are remembered, and bytes of the file.
+const MAX_PICKS: usize = 10_000;
+const MAX_PICKS_FILE: u64 = 64 << 20;
+
+/// What the sources of steps came to, by all that chooses files: for as long as nothing in the context changes.
+///
+/// The file is taken away before anything can change, and written when nothing can any more.
+#[derive(Debug)]
+pub(crate) struct Picks {
+    path: PathBuf,
+    state: Mutex<PickState>,
+}
+
+#[derive(Debug, Default)]
+struct PickState {
+    /// Of the files as they were; believed once it is known that they still are so.
+    all: HashMap<Digest, String>,
+    is_settled: bool,
+}
+
+impl Picks {
+    fn take(path: PathBuf) -> Picks {
+        let mut all = HashMap::new();
+        let mut text = String::new();
+        let read = std::fs::File::open(&path).and_then(|file| {
+            std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_PICKS_FILE), &mut text)
+        });
+        if read.is_ok() && std::fs::remove_file(&path).is_ok() {
+            for line in text.strip_prefix(PICKS_MAGIC).unwrap_or_default().lines().take(MAX_PICKS) {
+                let Some((key, value)) = line.split_once(' ') else { continue };
+                if let Ok(key) = key.parse() {
+                    all.insert(key, value.to_string());
+                }
+            }
         }
+        Picks { path, state: Mutex::new(PickState { all, is_settled: false }) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PickState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, is_changed: bool) {
+        let mut state = self.lock();
+        state.is_settled = true;
+        if is_changed {
+            state.all.clear();
+        }
+    }
+
+    pub(crate) fn get(&self, key: &Digest) -> Option<String> {
+        let state = self.lock();
+        state.all.get(key).filter(|_| state.is_settled).cloned()
+    }
+
+    /// `value` is one line.
+    pub(crate) fn put(&self, key: Digest, value: String) {
+        let mut state = self.lock();
+        if state.is_settled && state.all.len() < MAX_PICKS && !value.contains('\n') {
+            state.all.insert(key, value);
+        }
+    }
+}
+
+impl Drop for Picks {
+    fn drop(&mut self) {
+        let state = std::mem::take(&mut *self.lock());
+        if !state.is_settled || state.all.is_empty() {
+            return;
+        }
+        let mut text = PICKS_MAGIC.to_string();
+        for (key, value) in state.all {
+            text += &format!("{key} {value}\n");
+        }
+        replace(&self.path, text.as_bytes());
     }
 }
 
@@ -260,25 +365,58 @@ mod tests {
     use super::*;
 
     #[test]
+    fn picks_are_believed_while_nothing_changes() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("picks");
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let picks = Picks::take(path.clone());
+        picks.put(a, "early".into());
+        picks.settle(true);
+        picks.put(a, "[\"x\"]".into());
+        drop(picks);
+        let picks = Picks::take(path.clone());
+        assert!(!path.exists(), "who is killed now leaves nothing to believe");
+        assert_eq!(picks.get(&a), None, "not known yet");
+        picks.settle(false);
+        assert_eq!(picks.get(&a).as_deref(), Some("[\"x\"]"));
+        picks.put(b, "2".into());
+        drop(picks);
+        let picks = Picks::take(path.clone());
+        picks.settle(true);
+        assert_eq!((picks.get(&a), picks.get(&b)), (None, None));
+        drop(picks);
+        assert!(!path.exists());
+        // One that ends in the middle of a transfer says nothing.
+        let picks = Picks::take(path.clone());
+        picks.settle(true);
+        picks.put(a, "1".into());
+        drop(picks);
+        drop(Picks::take(path.clone()));
+        assert!(!path.exists());
+        std::fs::write(&path, "other\n").expect("write");
+        drop(Picks::take(path));
+    }
+
+    #[test]
     fn digests_survive_and_those_of_gone_files_do_not() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("known");
-        let known = Known::read(path.clone());
+        let known = Known::new(path.clone());
         let (a, b) = (Stamp([1; 7]), Stamp([2; 7]));
         known.put(a, [7; 32]);
         known.put(b, [8; 32]);
         drop(known);
-        let known = Known::read(path.clone());
+        let known = Known::new(path.clone());
         assert_eq!(known.get(&a), Some([7; 32]));
         known.put(Stamp([3; 7]), [9; 32]);
         drop(known);
-        let known = Known::read(path.clone());
+        let known = Known::new(path.clone());
         assert_eq!((known.get(&a), known.get(&b)), (Some([7; 32]), None));
         drop(known);
         // What is cut or strange is no digest.
         std::fs::write(&path, b"brigkh\0\x02abc").expect("write");
-        assert_eq!(Known::read(path.clone()).get(&a), None);
+        assert_eq!(Known::new(path.clone()).get(&a), None);
         std::fs::write(&path, b"brigkh\0\x01").expect("write");
-        assert_eq!(Known::read(path).get(&a), None);
+        assert_eq!(Known::new(path).get(&a), None);
     }
 }

@@ -16,6 +16,7 @@
 //! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
 //! inside, whoever made them.
 
+mod annotations;
 mod attest;
 mod cache;
 mod chmod;
@@ -35,20 +36,24 @@ mod remote;
 mod request;
 mod run;
 mod select;
+mod several;
 mod share;
 mod solve;
 mod stage;
 
+pub use annotations::Annotations;
 pub use attest::{Attests, Predicate, Subject, attest_files};
 pub use context::Context;
 pub use error::Error;
 pub use event::{Event, StepInfo, StepResult};
 pub use git::GitAccess;
+pub use git_url::redact;
 pub use kept::Kept;
 pub use mirror::{FileStat, Mirror, Received};
 pub use prune::{CacheEntry, Prune, Pruned, list_cache, prune};
 pub use remote::{fetch_context, file_name, read_context};
 pub use request::{Agent, Answer, Client, Entitlements, Request, Secret};
+pub use several::{Documents, Outcome, build_for};
 pub use share::{
     Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
     receive_blob,

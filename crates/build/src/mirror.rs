@@ -48,6 +48,8 @@ pub struct Received {
     /// Files that were sent, and their bytes.
     pub sent_files: u32,
     pub sent_bytes: u64,
+    /// Something is not as it was before.
+    pub is_changed: bool,
 }
 
 /// A file that was asked for.
@@ -72,6 +74,8 @@ pub struct Mirror {
     regular: HashSet<String>,
     /// Times of directories, set when nothing in them changes any more.
     directories: Vec<(String, i64)>,
+    /// The times of all directories are what they are told to be, as far as nothing changes in them.
+    has_times: bool,
     has_all: bool,
     is_finished: bool,
     received: Received,
@@ -81,9 +85,14 @@ pub struct Mirror {
 struct Level {
     path: String,
     fd: OwnedFd,
-    /// What was told in it.
-    names: HashSet<String>,
-    last: String,
+    /// What was told in it, which is in order.
+    names: Vec<String>,
+}
+
+impl Level {
+    fn last(&self) -> &str {
+        self.names.last().map_or("", String::as_str)
+    }
 }
 
 fn failed(what: &str, path: &str, e: impl Into<std::io::Error>) -> Error {
@@ -107,6 +116,7 @@ impl Mirror {
             links: Vec::new(),
             regular: HashSet::new(),
             directories: Vec::new(),
+            has_times: true,
             has_all: false,
             is_finished: false,
             received: Received::default(),
@@ -119,7 +129,7 @@ impl Mirror {
         } else {
             self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?
         };
-        Ok(Level { path: path.to_string(), fd, names: HashSet::new(), last: String::new() })
+        Ok(Level { path: path.to_string(), fd, names: Vec::new() })
     }
 
     /// Opens a path below the root without following anything.
@@ -151,11 +161,10 @@ impl Mirror {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
         self.enter(parent, &path)?;
         let level = self.stack.last_mut().expect("the root at least");
-        if level.last.as_str() >= name {
+        if level.last() >= name {
             return Err(hostile(&path, "out of order"));
         }
-        level.last = name.to_string();
-        level.names.insert(name.to_string());
+        level.names.push(name.to_string());
         self.received.files += 1;
         match FileType::from_raw_mode(stat.mode) {
             FileType::Directory => self.directory(name, &stat)?,
@@ -180,10 +189,11 @@ impl Mirror {
             self.stack.push(level);
         }
         loop {
-            let top = self.stack.last().expect("the root is never left").path.clone();
+            let top = &self.stack.last().expect("the root is never left").path;
             if top == parent {
                 return Ok(());
             }
+            let top = top.clone();
             let is_above = top.is_empty() || parent.strip_prefix(&top).is_some_and(|r| r.starts_with('/'));
             if !is_above {
                 self.leave()?;
@@ -193,7 +203,7 @@ impl Mirror {
             let rest = if top.is_empty() { parent } else { &parent[top.len() + 1..] };
             let next = rest.split('/').next().unwrap_or(rest);
             let level = self.stack.last().expect("the root is never left");
-            if level.last != next {
+            if level.last() != next {
                 return Err(hostile(path, "before its directory"));
             }
             let below = if top.is_empty() { next.to_string() } else { format!("{top}/{next}") };
@@ -207,9 +217,12 @@ impl Mirror {
         let level = self.stack.pop().expect("called with one on top");
         let found = rootdir_list(&level.fd).map_err(|e| failed("list", &level.path, e))?;
         for name in found {
-            let is_told = name.to_str().is_some_and(|n| level.names.contains(n));
+            let place =
+                name.to_str().map(|name| level.names.binary_search_by(|told| told.as_str().cmp(name)));
+            let is_told = place.is_some_and(|place| place.is_ok());
             let is_partial = name.to_str().is_some_and(|n| n.starts_with(PARTIAL) && level.path.is_empty());
             if !is_told && !is_partial {
+                self.received.is_changed = true;
                 remove_all(&level.fd, &name).map_err(|e| failed("remove", &level.path, e))?;
             }
         }
@@ -226,7 +239,8 @@ impl Mirror {
     }
 
     /// Makes room for something of another kind.
-    fn clear(&self, name: &str) -> Result<(), Error> {
+    fn clear(&mut self, name: &str) -> Result<(), Error> {
+        self.received.is_changed = true;
         let level = self.stack.last().expect("the root at least");
         remove_all(&level.fd, std::ffi::OsStr::new(name)).map_err(|e| failed("remove", name, e))
     }
@@ -237,14 +251,20 @@ impl Mirror {
         if found.is_some() && !is_there {
             self.clear(name)?;
         }
-        let level = self.stack.last().expect("the root at least");
-        if !is_there {
-            rustix::fs::mkdirat(&level.fd, name, Mode::RWXU).map_err(|e| failed("create", &stat.path, e))?;
+        self.has_times &= found.is_some_and(|found| nanoseconds(&found) == Some(stat.modified_ns));
+        let is_same = is_there && found.is_some_and(|found| is_owned(&found, stat));
+        if !is_same {
+            self.received.is_changed = true;
+            let level = self.stack.last().expect("the root at least");
+            if !is_there {
+                rustix::fs::mkdirat(&level.fd, name, Mode::RWXU)
+                    .map_err(|e| failed("create", &stat.path, e))?;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&level.fd, name, flags, Mode::empty())
+                .map_err(|e| failed("open", &stat.path, e))?;
+            settle(fd.as_fd(), stat).map_err(|e| failed("set up", &stat.path, e))?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&level.fd, name, flags, Mode::empty())
-            .map_err(|e| failed("open", &stat.path, e))?;
-        settle(fd.as_fd(), stat).map_err(|e| failed("set up", &stat.path, e))?;
         self.directories.push((stat.path.clone(), stat.modified_ns));
         Ok(())
     }
@@ -264,6 +284,8 @@ impl Mirror {
             }
             self.clear(name)?;
         }
+        self.received.is_changed = true;
+        let level = self.stack.last().expect("the root at least");
         rustix::fs::symlinkat(stat.link.as_str(), &level.fd, name)
             .map_err(|e| failed("create", &stat.path, e))?;
         let times = times(stat.modified_ns);
@@ -275,6 +297,7 @@ impl Mirror {
         if self.found(name)?.is_some() {
             self.clear(name)?;
         }
+        self.received.is_changed = true;
         let level = self.stack.last().expect("the root at least");
         rustix::fs::mknodat(&level.fd, name, FileType::Fifo, permissions(stat.mode), 0)
             .map_err(|e| failed("create", &stat.path, e))
@@ -285,16 +308,15 @@ impl Mirror {
         if let Some(found) = self.found(name)? {
             let is_same = FileType::from_raw_mode(found.st_mode).is_file()
                 && found.st_size == stat.size
-                && permissions(stat.mode) == Mode::from_raw_mode(found.st_mode & 0o7777)
-                && (found.st_uid, found.st_gid) == (stat.uid, stat.gid)
+                && is_owned(&found, &stat)
                 && nanoseconds(&found) == Some(stat.modified_ns)
                 // Of several names one may have been another file meanwhile.
-                && found.st_nlink == 1
-                && stat.attributes.is_empty();
+                && found.st_nlink == 1;
             if is_same {
                 return Ok(false);
             }
         }
+        self.received.is_changed = true;
         self.missing.insert(id, Missing { stat, file: None, written: 0 });
         Ok(true)
     }
@@ -358,6 +380,7 @@ impl Mirror {
         if !self.has_all || !self.missing.is_empty() || self.is_finished {
             return Ok(self.is_finished);
         }
+        self.received.is_changed |= !self.links.is_empty();
         for (first, path) in std::mem::take(&mut self.links) {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
             let parent = match parent {
@@ -373,7 +396,9 @@ impl Mirror {
             rustix::fs::linkat(&above, first_name, &parent, name, AtFlags::empty())
                 .map_err(|e| failed("link", &path, e))?;
         }
-        for (path, modified_ns) in std::mem::take(&mut self.directories).into_iter().rev() {
+        let directories = std::mem::take(&mut self.directories);
+        let have_changed = self.received.is_changed || !self.has_times;
+        for (path, modified_ns) in directories.into_iter().rev().filter(|_| have_changed) {
             let fd = self.open(&path, OFlags::RDONLY | OFlags::DIRECTORY)?;
             rustix::fs::futimens(&fd, &times(modified_ns))
                 .map_err(|e| failed("set the time of", &path, e))?;
@@ -420,6 +445,13 @@ fn remove_all(parent: &OwnedFd, name: &std::ffi::OsStr) -> std::io::Result<()> {
 
 fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
+}
+
+/// Whether owner and permissions are those that were told.
+fn is_owned(found: &rustix::fs::Stat, stat: &FileStat) -> bool {
+    permissions(stat.mode) == Mode::from_raw_mode(found.st_mode & 0o7777)
+        && (found.st_uid, found.st_gid) == (stat.uid, stat.gid)
+        && stat.attributes.is_empty()
 }
 
 fn nanoseconds(stat: &rustix::fs::Stat) -> Option<i64> {

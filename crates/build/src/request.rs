@@ -53,6 +53,8 @@ pub struct Request {
     pub cache_to: Vec<crate::CacheTo>,
     /// What is to be said of the image beside it.
     pub attests: crate::Attests,
+    /// What is to be said in its manifest, its index, and where these are named.
+    pub annotations: crate::Annotations,
     /// Options as a client of the frontend gave them; empty where it is no such client.
     pub origin_args: BTreeMap<String, String>,
     /// Directories of the client's that files come from, by name.
@@ -132,6 +134,7 @@ impl Request {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             attests: crate::Attests::default(),
+            annotations: crate::Annotations::default(),
             origin_args: BTreeMap::new(),
             locals: Vec::new(),
             inline_cache: false,

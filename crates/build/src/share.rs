@@ -21,11 +21,11 @@ mod settings;
 mod store;
 mod trail;
 
-pub(crate) use exporting::give;
+pub(crate) use exporting::give_all;
 pub use exporting::{Exported, export_cache};
 pub use settings::{CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo};
 pub use store::{Arriving, BlobStore, receive_blob};
 
 pub(crate) use importing::import;
 pub(crate) use lent::Lent;
-pub(crate) use trail::Trail;
+pub(crate) use trail::{Trail, Trodden};

@@ -1,18 +1,20 @@
 //! From a request to an image: bases, stages side by side, the image.
 
-use crate::attest::{self, Attests, Capture};
+use crate::annotations::Annotations;
+use crate::attest::{self, Attests, Beside, Capture};
 use crate::cache::{self, Keeper, News};
 use crate::error::{During, Error};
 use crate::event::{Event, StepResult};
 use crate::plan::{self, Plan, Source, StagePlan};
 use crate::request::Request;
-use crate::share::{self, Lent, Trail};
+use crate::several::{Documents, Outcome};
+use crate::share::{self, Lent, Trail, Trodden};
 use crate::stage::{StageState, run_stage};
 use base64::Engine as _;
 use dockerfile::{Dockerfile, Instruction};
 use engine::Engine;
 use engine::blocking;
-use image::{Assemble, ImageId, Lease};
+use image::{ImageId, Lease};
 use oci::image::ImageConfig;
 use oci::{Descriptor, Digest, Platform, Reference};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,9 +98,11 @@ pub struct Solved {
     /// The image that it was made from.
     parent: Option<ImageId>,
     /// For who shares the cache.
-    pub(crate) trail: Arc<Vec<share::format::Record>>,
+    pub(crate) trail: Arc<Trodden>,
     pub(crate) lent: Arc<Lent>,
     pub(crate) origin: Arc<attest::Origin>,
+    /// What a list of packages is to be made of besides.
+    pub(crate) beside: Arc<Vec<Beside>>,
     /// What is to be said of it.
     pub attests: Attests,
     pub warnings: Vec<dockerfile::Warning>,
@@ -106,52 +110,16 @@ pub struct Solved {
 
 impl Solved {
     /// Makes an image of it, with these names; they may be none. With what is to be said of it, in an index.
-    pub async fn image(&self, references: &[Reference]) -> Result<Built, Error> {
-        let (solved, references) = (self.clone(), references.to_vec());
-        if !self.attests.is_empty() {
-            let (image_id, manifest) = blocking(move || solved.attested(&references)).await?;
-            return Ok(Built { image_id, manifest, warnings: self.warnings.clone() });
-        }
-        let image = blocking(move || {
-            let Solved { engine, lease, config, layers, parent, .. } = &solved;
-            engine
-                .images()
-                .assemble(&Assemble {
-                    config,
-                    layers,
-                    references: &references,
-                    parent: *parent,
-                    lease,
-                    progress: &image::ignore,
-                })
-                .during(|| "make the image".into())
+    async fn image(&self, references: &[Reference], annotations: &Annotations) -> Result<Built, Error> {
+        let (solved, references, annotations) = (self.clone(), references.to_vec(), annotations.clone());
+        let (image, manifest) = blocking(move || {
+            let (platform, attests) = (solved.config.platform(), solved.attests.clone());
+            let outcomes = [Outcome { solved, platform, attests }];
+            let documents = Documents::make(&outcomes, &annotations, &references, false)?;
+            Ok::<_, Error>((documents.keep(&outcomes, &references)?, documents.target))
         })
         .await?;
-        Ok(Built { image_id: image.id, manifest: image.manifest, warnings: self.warnings.clone() })
-    }
-
-    /// Makes an index of its manifest and what is said of it, and an image of that.
-    fn attested(&self, references: &[Reference]) -> Result<(ImageId, Descriptor), Error> {
-        let doing = || "make the image".to_string();
-        let images = self.engine.images();
-        let manifest = self.compose(&BTreeMap::new())?.manifest;
-        let platform = self.config.platform();
-        let said = self.attest(&self.attests, &platform, &manifest.digest, references)?;
-        let entries = std::iter::once(manifest).chain(said).collect();
-        let index = images.compose_index(entries, BTreeMap::new(), &self.lease).during(doing)?;
-        let import = image::Import {
-            target: &index,
-            platform: &platform,
-            references,
-            lease: Some(&self.lease),
-            progress: &image::ignore,
-        };
-        let image = images.import(&import).during(doing)?;
-        if let Some(parent) = self.parent.filter(|parent| *parent != image.id) {
-            let noted = self.engine.database().write(|tx| tx.put_image_parent(&image.id.0, &parent.0));
-            noted.during(doing)?;
-        }
-        Ok((image.id, index))
+        Ok(Built { image_id: image.id, manifest, warnings: self.warnings.clone() })
     }
 
     /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
@@ -184,22 +152,11 @@ pub async fn build(
     file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Built, Error> {
-    let (references, caches) = (request.references.clone(), request.cache_to.clone());
+    let references = request.references.clone();
     let asked = request.clone();
     let solved = solve(engine, request, file, events.clone()).await?;
-    let built = solved.image(&references).await?;
-    for to in caches {
-        let given = share::give(&[&solved], &to, &asked).await;
-        let (text, error) = match &given {
-            Ok(text) => (text.clone(), None),
-            Err(e) => (to.doing().into(), Some(e.text())),
-        };
-        drop(events.send(Event::CacheExport { text, error }).await);
-        match given {
-            Err(e) if !to.ignore_error => return Err(e),
-            _ => {}
-        }
-    }
+    let built = solved.image(&references, &asked.annotations).await?;
+    share::give_all(&[&solved], &asked, &events).await?;
     Ok(built)
 }
 
@@ -280,13 +237,23 @@ pub async fn solve(
         trail: Arc::default(),
         capture,
     };
-    let state = loop {
+    let solved = loop {
         match run_stages(&mut shared).await {
             // What was done is remembered; what was relied on in vain is not relied on again.
             Err(Error::Lost { message }) if !lent.is_empty() => {
                 shared.tell(Event::CacheLost { why: message }).await;
             }
-            result => break result?,
+            result => break result,
+        }
+    };
+    // Taken down beside what is left to do.
+    let networks = std::mem::take(&mut *shared.networks.lock().await);
+    let closing = tokio::task::spawn_blocking(move || drop(networks));
+    let state = match solved {
+        Ok(state) => state,
+        Err(e) => {
+            drop(closing.await);
+            return Err(e);
         }
     };
     let labels = shared.request.labels.clone();
@@ -294,13 +261,16 @@ pub async fn solve(
     let (captured, source) = (shared.capture.all(), &shared.plan.file.source);
     let origin = Arc::new(attest::Origin::of(&shared.request, captured, &started, source));
     let attests = shared.request.attests.clone();
+    let beside = Arc::new(if attests.has_packages() { beside(&shared).await? } else { Vec::new() });
     let trail = shared.trail.take();
     let (here, taken) = (engine.clone(), lent.rows());
     for row in blocking(move || cache::present(&here, taken)).await? {
         drop(shared.keeper.send(News { row, flight: None }));
     }
     drop(shared);
-    keeper.finish().await?;
+    let kept = keeper.finish().await;
+    drop(closing.await);
+    kept?;
     let mut config = state.document();
     if !labels.is_empty() {
         let run = config.config.get_or_insert_default();
@@ -310,7 +280,7 @@ pub async fn solve(
     if wants_inline {
         let diff_ids = config.rootfs.diff_ids.iter();
         let own: Vec<(Digest, Digest)> = layers.iter().map(|l| l.digest).zip(diff_ids.copied()).collect();
-        let records = share::format::inline(&trail, &own);
+        let records = share::format::inline(&trail.records, &own);
         config.build_cache = Some(base64::engine::general_purpose::STANDARD.encode(records));
     }
     let trail = Arc::new(trail);
@@ -325,9 +295,36 @@ pub async fn solve(
         trail,
         lent,
         origin,
+        beside,
         attests,
         warnings,
     })
+}
+
+/// The stages, and the context, that arguments say are to be looked into for packages besides the result.
+async fn beside(shared: &Shared) -> Result<Vec<Beside>, Error> {
+    let mut out = Vec::new();
+    let mut has_context = false;
+    for index in shared.plan.stages.keys() {
+        let state = shared.stage(*index).await?;
+        let name = shared.plan.file.stages[*index].name.clone();
+        let name = name.map_or_else(|| index.to_string(), |name| name.to_lowercase());
+        let is_meant = |arg: &str| {
+            let declared =
+                state.args.iter().rev().find(|(own, _)| own == arg).map(|(_, value)| value.as_ref());
+            // Before the first FROM it holds for all stages.
+            let value = declared.unwrap_or_else(|| shared.plan.global.get(arg));
+            value.is_some_and(|value| attest::is_meant(value, &name))
+        };
+        if *index != shared.plan.target && is_meant(attest::SCAN_STAGE) {
+            shared.lent.fetch(&shared.engine, &shared.lease, state.chain_id).await?;
+            out.push(Beside::Stage { name: name.clone(), chain_id: state.chain_id });
+        }
+        if is_meant(attest::SCAN_CONTEXT) && !std::mem::replace(&mut has_context, true) {
+            out.push(Beside::Context(shared.request.context.clone()));
+        }
+    }
+    Ok(out)
 }
 
 impl Shared {
@@ -378,7 +375,6 @@ async fn run_stages(shared: &mut Shared) -> Result<Arc<StageState>, Error> {
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
     }
-    shared.networks.lock().await.clear();
     if let Some(e) = failure {
         return Err(e);
     }

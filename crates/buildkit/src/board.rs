@@ -5,15 +5,79 @@
 
 use crate::wire::{StatusResponse, Timestamp, Vertex, VertexLog, VertexStatus, VertexWarning};
 use prost::Message;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// Bytes that are kept for a reader.
 const MAX_KEPT: usize = 4 << 20;
 
+/// Bytes that are recorded for the history; output beyond is left out of it.
+const MAX_RECORDED: usize = 4 << 20;
+
+/// What was told, for the history.
+#[derive(Debug, Default)]
+pub(crate) struct Recording {
+    /// Pieces, each behind its length (four bytes, little-endian).
+    pub(crate) bytes: Vec<u8>,
+    /// Pieces of work, and of these.
+    pub(crate) total: usize,
+    pub(crate) completed: usize,
+    pub(crate) cached: usize,
+    pub(crate) warnings: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tape {
+    bytes: Vec<u8>,
+    /// Digests of vertexes: whether each is completed, and cached.
+    vertexes: HashMap<String, (bool, bool)>,
+    warnings: usize,
+}
+
+impl Tape {
+    fn put(&mut self, piece: &StatusResponse) {
+        for vertex in &piece.vertexes {
+            let (completed, cached) = self.vertexes.entry(vertex.digest.clone()).or_default();
+            *completed |= vertex.completed.is_some() && vertex.error.is_empty();
+            *cached |= vertex.cached;
+        }
+        self.warnings += piece.warnings.len();
+        let has_room = self.bytes.len() + piece.encoded_len() <= MAX_RECORDED;
+        let told = match has_room {
+            true => piece.encode_to_vec(),
+            // How it ended matters more than what it said; of that there is an end too.
+            false if self.bytes.len() < 2 * MAX_RECORDED => {
+                let whole = StatusResponse { logs: Vec::new(), statuses: Vec::new(), ..piece.clone() };
+                whole.encode_to_vec()
+            }
+            false => Vec::new(),
+        };
+        if let (Ok(length), false) = (u32::try_from(told.len()), told.is_empty()) {
+            self.bytes.extend(length.to_le_bytes());
+            self.bytes.extend(told);
+        }
+    }
+}
+
+/// Pieces of a recording.
+pub(crate) fn replay(bytes: &[u8]) -> Vec<StatusResponse> {
+    let mut out = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let Some(piece) = tail.get(..length).and_then(|piece| StatusResponse::decode(piece).ok()) else {
+            break;
+        };
+        out.push(piece);
+        rest = &tail[length..];
+    }
+    out
+}
+
 #[derive(Debug, Default)]
 struct State {
+    tape: Option<Tape>,
     pieces: VecDeque<StatusResponse>,
     bytes: usize,
     readers: usize,
@@ -53,6 +117,9 @@ impl Board {
     /// Tells news at once.
     pub(crate) fn put(&self, piece: StatusResponse) {
         let mut state = self.lock();
+        if let Some(tape) = &mut state.tape {
+            tape.put(&piece);
+        }
         state.bytes += piece.encoded_len();
         state.pieces.push_back(piece);
         while state.readers == 0 && state.bytes > MAX_KEPT {
@@ -82,6 +149,24 @@ impl Board {
         let stream = if is_stderr { 2 } else { 1 };
         let log = VertexLog { vertex: vertex.into(), timestamp: Some(Timestamp::now()), stream, msg };
         self.tell(StatusResponse { logs: vec![log], ..StatusResponse::default() }).await;
+    }
+
+    /// Records what is told from now on.
+    pub(crate) fn record(&self) {
+        self.lock().tape.get_or_insert_default();
+    }
+
+    /// What was recorded; that ends with it.
+    pub(crate) fn take_recording(&self) -> Recording {
+        let tape = self.lock().tape.take().unwrap_or_default();
+        let count = |which: fn(&(bool, bool)) -> bool| tape.vertexes.values().filter(|v| which(v)).count();
+        Recording {
+            total: tape.vertexes.len(),
+            completed: count(|(completed, _)| *completed),
+            cached: count(|(_, cached)| *cached),
+            warnings: tape.warnings,
+            bytes: tape.bytes,
+        }
     }
 
     /// Nothing more comes.
@@ -220,6 +305,33 @@ impl Drop for Task {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    #[tokio::test]
+    async fn what_is_told_is_recorded_within_limits() {
+        let board = Board::default();
+        board.record();
+        let vertex = |digest: &str, done: bool| Vertex {
+            digest: digest.into(),
+            completed: done.then(Timestamp::now),
+            cached: done,
+            ..Vertex::default()
+        };
+        board.vertex(vertex("a", false));
+        board.log("a", false, b"text".to_vec()).await;
+        board.vertex(vertex("a", true));
+        for _ in 0..100 {
+            board.log("b", true, vec![0; 100 << 10]).await;
+        }
+        board.vertex(vertex("b", false));
+        let recording = board.take_recording();
+        assert_eq!((recording.total, recording.completed, recording.cached), (2, 1, 1));
+        assert!(recording.bytes.len() <= MAX_RECORDED + 1000);
+        let pieces = replay(&recording.bytes);
+        assert_eq!(pieces[1].logs[0].msg, b"text");
+        assert_eq!(pieces.last().map(|p| p.vertexes[0].digest.as_str()), Some("b"), "also when it is full");
+        assert_eq!(replay(&recording.bytes[..recording.bytes.len() - 1]).len(), pieces.len() - 1);
+        assert!(board.take_recording().bytes.is_empty());
+    }
 
     #[tokio::test]
     async fn news_wait_for_the_first_reader_and_then_for_slow_ones() {

@@ -113,6 +113,7 @@ pub(crate) async fn load(
         }
     };
     let received = received.map_err(|s| s.message().to_string())?;
+    kept.settle(received.is_changed);
     task.progress(&label, received.sent_bytes, 0, true);
     tracing::debug!(
         name = wanted.name,

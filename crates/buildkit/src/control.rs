@@ -1,5 +1,7 @@
 //! `Control`: a build from request to export, and its news.
 
+use crate::account::{self, Account, Came};
+use crate::board::replay;
 use crate::caches;
 use crate::export::{self, Exported, Wanted};
 use crate::frontend;
@@ -8,10 +10,12 @@ use crate::options::CacheEntry;
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
 use crate::wire::{
-    CacheOptionsEntry, FrontendResult, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+    CacheOptionsEntry, FrontendResult, ReturnRequest, SolveRequest, SolveResponse, StatusRequest,
+    StatusResponse,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 /// `Solve`: builds by the frontend it names, or waits for what the client makes through the gateway; then exports.
@@ -30,7 +34,7 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
     }
     let session = server.sessions.get(&asked.session).await?;
     let wanted = Wanted::of(&asked)?;
-    let cache = asked.cache.unwrap_or_default();
+    let cache = asked.cache.clone().unwrap_or_default();
     let entries = |list: Vec<CacheOptionsEntry>| {
         list.into_iter().map(|e| CacheEntry { kind: e.kind, attrs: e.attrs }).collect::<Vec<_>>()
     };
@@ -39,6 +43,20 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
     let (registered, returned) =
         server.jobs.begin(asked.reference.clone(), session, entitlements, imports, exports)?;
     let job = registered.job.clone();
+    let account = Account::open(&server, &job, &asked);
+    let came = build(&server, &job, &asked, &wanted, returned).await;
+    account.close(came.as_ref()).await;
+    drop(registered);
+    Ok(SolveResponse { exporter_response: came?.response })
+}
+
+async fn build(
+    server: &Arc<Server>,
+    job: &Arc<Job>,
+    asked: &SolveRequest,
+    wanted: &[Wanted],
+    returned: oneshot::Receiver<ReturnRequest>,
+) -> Reply<Came> {
     let result = match asked.frontend.as_str() {
         "" => {
             let returned = returned.await.map_err(|_| Status::aborted("the build has ended"))?;
@@ -49,7 +67,7 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
         }
         "dockerfile.v0" | "gateway.v0" => {
             check_frontend(&asked.frontend, &asked.frontend_attrs)?;
-            frontend::solve(&server, &job, &asked.frontend_attrs, &asked.frontend_inputs, Vec::new()).await?
+            frontend::solve(server, job, &asked.frontend_attrs, &asked.frontend_inputs, Vec::new()).await?
         }
         other => return Err(Status::not_found(format!("frontend {other} not found"))),
     };
@@ -58,17 +76,19 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
             "attestations that a client makes are not supported by this version of brig",
         ));
     }
-    let outputs = outputs(&job, &result)?;
-    let mut response = BTreeMap::new();
-    if !outputs.is_empty() {
+    let mut came = Came { outputs: outputs(job, &result)?, ..Came::default() };
+    if !came.outputs.is_empty() {
         for (index, wanted) in wanted.iter().enumerate() {
-            let Exported { answer } = export::export(&server, &job, index, wanted, &outputs).await?;
-            response.extend(answer);
+            let Exported { answer, target } =
+                export::export(server, job, index, wanted, &came.outputs).await?;
+            came.response.extend(answer);
+            if let (Ok(index), Some(target)) = (i64::try_from(index), target) {
+                came.made.insert(index, target);
+            }
         }
-        response.extend(caches::export(&job, &outputs).await?);
+        came.response.extend(caches::export(job, &came.outputs).await?);
     }
-    drop(registered);
-    Ok(SolveResponse { exporter_response: response })
+    Ok(came)
 }
 
 /// Other frontends than the Dockerfile's are images that cannot be run here.
@@ -100,9 +120,15 @@ fn outputs(job: &Job, result: &FrontendResult) -> Reply<Vec<Arc<Output>>> {
     refs.into_iter().filter(|(_, r)| !r.id.is_empty()).map(|(_, r)| job.output(&r.id)).collect()
 }
 
-/// `Status`: the news of a build until its end.
+/// `Status`: the news of a build until its end, or of one that has ended all of it.
 pub(crate) async fn status(server: Arc<Server>, asked: StatusRequest) -> Reply<Outgoing<StatusResponse>> {
-    let reader = server.jobs.board(&asked.reference).await?.reader();
+    let reference = &asked.reference;
+    if !server.jobs.goes_on(reference)
+        && let Some(news) = account::news(&server, reference).await?
+    {
+        return Ok(Box::pin(futures_util::stream::iter(replay(&news).into_iter().map(Ok))));
+    }
+    let reader = server.jobs.board(reference).await?.reader();
     let stream = futures_util::stream::unfold(reader, |reader| async move {
         reader.next().await.map(|news| (Ok(news), reader))
     });

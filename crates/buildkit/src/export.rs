@@ -1,7 +1,5 @@
 //! What becomes of a result: an image, files for the client, archives, something at a registry.
 
-mod annotations;
-
 use crate::board::Task;
 use crate::client::{credentials, fresh};
 use crate::job::{Job, Output};
@@ -11,12 +9,11 @@ use crate::server::Server;
 use crate::status;
 use crate::tree::{self, Pieces};
 use crate::wire::{BytesMessage, SolveRequest};
-use annotations::Annotations;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use build::Solved;
-use image::{Composed, Import, Root};
-use oci::{Descriptor, Platform, Reference};
+use build::{Annotations, Attests, Documents, Outcome};
+use image::Root;
+use oci::{Descriptor, Reference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -49,6 +46,8 @@ enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct Exported {
     pub(crate) answer: BTreeMap<String, String>,
+    /// The manifest or index that was made for it.
+    pub(crate) target: Option<Descriptor>,
 }
 
 impl Wanted {
@@ -133,7 +132,10 @@ impl Wanted {
             "tar" if flag()? => {}
             "mode" if value == "copy" || value.is_empty() => {}
             _ => match key.strip_prefix("annotation") {
-                Some(rest) => self.annotations.add(rest, key, value)?,
+                Some(rest) => {
+                    let taken = self.annotations.option(rest, key, value);
+                    taken.map_err(|e| Status::invalid_argument(e.text()))?;
+                }
                 None => return Err(refuse()),
             },
         }
@@ -157,28 +159,20 @@ pub(crate) async fn export(
     }
 }
 
-/// The documents of a result in the content store.
-struct Documents {
-    /// A manifest, or the index of several.
-    target: Descriptor,
-    composed: Vec<Composed>,
-}
-
-impl Documents {
-    fn answer(&self, references: &[Reference]) -> BTreeMap<String, String> {
-        let mut answer = BTreeMap::new();
-        answer.insert("containerimage.digest".into(), self.target.digest.to_string());
-        if let [only] = self.composed.as_slice() {
-            answer.insert("containerimage.config.digest".into(), only.config.to_string());
-        }
-        let descriptor = serde_json::to_vec(&self.target).unwrap_or_default();
-        answer.insert("containerimage.descriptor".into(), STANDARD.encode(descriptor));
-        if !references.is_empty() {
-            let names: Vec<String> = references.iter().map(ToString::to_string).collect();
-            answer.insert("image.name".into(), names.join(","));
-        }
-        answer
+/// What the client is told of documents.
+fn answer(documents: &Documents, references: &[Reference]) -> BTreeMap<String, String> {
+    let mut answer = BTreeMap::new();
+    answer.insert("containerimage.digest".into(), documents.target.digest.to_string());
+    if let [only] = documents.composed.as_slice() {
+        answer.insert("containerimage.config.digest".into(), only.config.to_string());
     }
+    let descriptor = serde_json::to_vec(&documents.target).unwrap_or_default();
+    answer.insert("containerimage.descriptor".into(), STANDARD.encode(descriptor));
+    if !references.is_empty() {
+        let names: Vec<String> = references.iter().map(ToString::to_string).collect();
+        answer.insert("image.name".into(), names.join(","));
+    }
+    answer
 }
 
 /// Runs on a thread that may block.
@@ -190,52 +184,30 @@ where
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Status::internal(e.to_string())))
 }
 
-async fn documents(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) -> Reply<Documents> {
-    let (engine, outputs, annotations) =
-        (server.engine.clone(), outputs.to_vec(), wanted.annotations.clone());
-    let (is_docker, references) = (wanted.kind == Kind::Docker, wanted.references.clone());
+/// The results with what is to be said of each.
+fn outcomes(wanted: &Wanted, outputs: &[Arc<Output>]) -> Vec<Outcome> {
+    let each = outputs.iter().map(|output| {
+        let asked = &output.origin.attests;
+        // Archives for `docker load` have one manifest. What nobody asked for is left out of them.
+        let is_left_out = wanted.kind == Kind::Docker && asked.is_by_default();
+        let attests = if is_left_out { Attests::default() } else { asked.clone() };
+        Outcome { solved: output.solved.clone(), platform: output.platform.clone(), attests }
+    });
+    each.collect()
+}
+
+async fn documents(wanted: &Wanted, outputs: &[Arc<Output>]) -> Reply<Documents> {
+    let (annotations, references) = (wanted.annotations.clone(), wanted.references.clone());
+    let (is_docker, outcomes) = (wanted.kind == Kind::Docker, outcomes(wanted, outputs));
+    let is_multi = outputs.iter().any(|o| o.origin.is_multi);
     blocking(move || {
-        let is_multi = outputs.iter().any(|o| o.origin.is_multi);
-        let mut said = Vec::new();
-        let mut composed = Vec::new();
-        let mut manifests = Vec::new();
-        for output in &outputs {
-            let platform = output.platform.to_string();
-            let one = output
-                .solved
-                .compose(&annotations.manifest(&platform))
-                .map_err(|e| status::failed(&e, "", "", None))?;
-            let mut entry = one.manifest.clone();
-            entry.platform = Some(output.platform.clone());
-            entry.annotations = annotations.manifest_descriptor(&platform);
-            // Archives for `docker load` have one manifest. What nobody asked for is left out of them.
-            let asked = &output.origin.attests;
-            if !(is_docker && asked.is_by_default()) {
-                let subject = &entry.digest;
-                let statements = output.solved.attest(asked, &output.platform, subject, &references);
-                said.extend(statements.map_err(|e| status::failed(&e, "", "", None))?);
-            }
-            manifests.push(entry);
-            composed.push(one);
-        }
-        if is_docker && !said.is_empty() {
+        if is_docker && outcomes.iter().any(|outcome| !outcome.attests.is_empty()) {
             return Err(Status::invalid_argument(
                 "docker exporter does not currently support exporting manifest lists",
             ));
         }
-        manifests.extend(said);
-        let target = match (is_multi, manifests.as_slice()) {
-            (false, [only]) => {
-                annotations.refuse_index()?;
-                Descriptor { platform: None, annotations: BTreeMap::new(), ..only.clone() }
-            }
-            _ => {
-                let lease = outputs[0].solved.lease();
-                let images = engine.images();
-                images.compose_index(manifests, annotations.index(), lease).map_err(|e| status::of(&e))?
-            }
-        };
-        Ok(Documents { target, composed })
+        Documents::make(&outcomes, &annotations, &references, is_multi)
+            .map_err(|e| status::failed(&e, "", "", None))
     })
     .await
 }
@@ -260,37 +232,22 @@ async fn image(server: &Server, job: &Arc<Job>, wanted: &Wanted, outputs: &[Arc<
             task.of(push(server, job, reference).await)?;
         }
     }
-    Ok(Exported { answer: documents.answer(&wanted.references) })
+    Ok(Exported { answer: answer(&documents, &wanted.references), target: Some(documents.target) })
 }
 
 async fn store(server: &Server, wanted: &Wanted, outputs: &[Arc<Output>]) -> Reply<Documents> {
+    let documents = documents(wanted, outputs).await?;
     if !wanted.store && !wanted.push {
-        return documents(server, wanted, outputs).await;
+        return Ok(documents);
     }
-    let documents = documents(server, wanted, outputs).await?;
-    let (engine, references, target) =
-        (server.engine.clone(), wanted.references.clone(), documents.target.clone());
-    let each: Vec<(Solved, Platform)> =
-        outputs.iter().map(|o| (o.solved.clone(), o.platform.clone())).collect();
+    let (engine, references, outcomes) =
+        (server.engine.clone(), wanted.references.clone(), outcomes(wanted, outputs));
     blocking(move || {
-        // The host's own platform last: it is what the names mean.
-        let host = Platform::host();
-        let mut each = each;
-        each.sort_by_key(|(_, platform)| platform.satisfies(&host));
-        for (solved, platform) in &each {
-            let import = Import {
-                target: &target,
-                platform,
-                references: &references,
-                lease: Some(solved.lease()),
-                progress: &image::ignore,
-            };
-            let made = engine.images().import(&import).map_err(|e| status::of(&e))?;
-            for reference in &references {
-                engine.image_event("tag", &reference.familiar(), &made.id);
-            }
-            engine.image_event("build", &made.id.to_string(), &made.id);
+        let made = documents.keep(&outcomes, &references).map_err(|e| status::failed(&e, "", "", None))?;
+        for reference in &references {
+            engine.image_event("tag", &reference.familiar(), &made.id);
         }
+        engine.image_event("build", &made.id.to_string(), &made.id);
         Ok(documents)
     })
     .await
@@ -439,13 +396,13 @@ async fn layout(
     let name = if is_docker { "exporting to docker image format" } else { "exporting to oci image format" };
     let task = Task::begin(&job.board, fresh(), name);
     let sent = async {
-        let documents = documents(server, wanted, outputs).await?;
+        let documents = documents(wanted, outputs).await?;
         if is_docker && documents.composed.len() > 1 {
             return Err(Status::invalid_argument(
                 "docker exporter does not currently support exporting manifest lists",
             ));
         }
-        let answer = documents.answer(&wanted.references);
+        let (answer, target) = (answer(&documents, &wanted.references), documents.target.clone());
         let root = Root { target: documents.target, references: wanted.references.clone(), is_docker };
         let (engine, lease) = (server.engine.clone(), outputs[0].solved.lease().clone());
         let kept = outputs.to_vec();
@@ -459,8 +416,7 @@ async fn layout(
             written.map_err(|e| status::of(&e))
         })
         .await?;
-        Ok(answer)
+        Ok(Exported { answer, target: Some(target) })
     };
-    let answer = task.of(sent.await)?;
-    Ok(Exported { answer })
+    task.of(sent.await)
 }

@@ -43,6 +43,7 @@ pub(crate) async fn solve(
         "" => of_definition(&server, &job, &asked)?,
         frontend @ ("dockerfile.v0" | "gateway.v0") => {
             check_frontend(frontend, &asked.frontend_opt)?;
+            job.ask(frontend, &asked.frontend_opt);
             let imports = asked.cache_imports.iter();
             let imports: Vec<CacheEntry> =
                 imports.map(|e| CacheEntry { kind: e.kind.clone(), attrs: e.attrs.clone() }).collect();

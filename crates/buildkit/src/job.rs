@@ -50,6 +50,8 @@ pub(crate) struct Job {
     pub(crate) cache_exports: Vec<build::CacheTo>,
     refs: Mutex<HashMap<String, Arc<Output>>>,
     next: AtomicU64,
+    /// The frontend that was asked first, and its options.
+    frontend: Mutex<Option<(String, BTreeMap<String, String>)>>,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
 }
 
@@ -60,6 +62,17 @@ impl Job {
         let id = format!("{}.{number}", self.reference);
         self.refs.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), Arc::new(output));
         Ref { definition: Some(definition_of(&id)), id }
+    }
+
+    /// A frontend is asked.
+    pub(crate) fn ask(&self, frontend: &str, options: &BTreeMap<String, String>) {
+        let mut asked = self.frontend.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get_or_insert_with(|| (frontend.to_string(), options.clone()));
+    }
+
+    /// The frontend that was asked first.
+    pub(crate) fn frontend(&self) -> Option<(String, BTreeMap<String, String>)> {
+        self.frontend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known by `id`.
@@ -113,6 +126,13 @@ struct State {
     ended: VecDeque<(String, Arc<Board>)>,
 }
 
+impl State {
+    fn board(&self, reference: &str) -> Option<Arc<Board>> {
+        let running = self.running.get(reference).map(|job| job.board.clone());
+        running.or_else(|| self.ended.iter().find(|(r, _)| r == reference).map(|(_, b)| b.clone()))
+    }
+}
+
 /// A build that goes on until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Registered<'a> {
@@ -156,6 +176,7 @@ impl Jobs {
             cache_exports,
             refs: Mutex::default(),
             next: AtomicU64::new(0),
+            frontend: Mutex::default(),
             returned: Mutex::new(Some(sender)),
         });
         let mut state = self.lock();
@@ -191,14 +212,14 @@ impl Jobs {
         self.wait_for(reference, |state| state.running.get(reference).cloned()).await
     }
 
+    /// Whether the build `reference` goes on.
+    pub(crate) fn goes_on(&self, reference: &str) -> bool {
+        self.lock().running.contains_key(reference)
+    }
+
     /// The news of the build `reference`, which may have ended.
     pub(crate) async fn board(&self, reference: &str) -> Reply<Arc<Board>> {
-        let find = |state: &State| {
-            let running = state.running.get(reference).map(|job| job.board.clone());
-            let ended = || state.ended.iter().find(|(r, _)| r == reference).map(|(_, b)| b.clone());
-            running.or_else(ended)
-        };
-        self.wait_for(reference, find).await
+        self.wait_for(reference, |state| state.board(reference)).await
     }
 
     /// A result of any build that goes on.

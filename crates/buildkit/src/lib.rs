@@ -6,6 +6,7 @@
 //!   POST /grpc, upgraded         ─>          server: calls come from the client
 //!     Control.Solve                            control: a job begins; waits for the result
 //!     Control.Status                           board: its news
+//!     Control.ListenBuildHistory               history: what became of builds, by the account of each
 //!     LLBBridge.Solve (dockerfile.v0)          frontend: options -> build::Request -> build::solve, drawn by progress
 //!     LLBBridge.Return                         the result goes to Solve, which exports it
 //! ```
@@ -16,6 +17,7 @@
 //! What clients send is hostile: paths of files that they announce are resolved below a handle without following
 //! anything, sizes have maxima, and unknown options are refused by name.
 
+mod account;
 mod board;
 mod caches;
 mod client;
@@ -23,6 +25,7 @@ mod control;
 mod export;
 mod frontend;
 mod gateway;
+mod history;
 mod job;
 mod options;
 mod progress;

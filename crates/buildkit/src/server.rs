@@ -1,15 +1,16 @@
 //! The services, and from path to handler.
 
+use crate::history::History;
 use crate::job::Jobs;
 use crate::rpc::{self, streaming, unary};
 use crate::session::{SessionInfo, Sessions};
 use crate::wire::{
-    BridgeSolveRequest, BuildkitVersion, Capability, DiskUsageRequest, EvaluateRequest, HealthResponse,
-    InfoResponse, ListWorkersRequest, ListWorkersResponse, Nothing, Platform, PongResponse, PruneRequest,
-    ReadDirRequest, ReadFileRequest, ReturnRequest, SolveRequest, StatFileRequest, StatusRequest,
-    WarnRequest, WorkerRecord,
+    BridgeSolveRequest, BuildkitVersion, Capability, ContentInfoRequest, DiskUsageRequest, EvaluateRequest,
+    HealthResponse, HistoryRequest, InfoResponse, ListWorkersRequest, ListWorkersResponse, Nothing, Platform,
+    PongResponse, PruneRequest, ReadContentRequest, ReadDirRequest, ReadFileRequest, ReturnRequest,
+    SolveRequest, StatFileRequest, StatusRequest, UpdateHistoryRequest, WarnRequest, WorkerRecord,
 };
-use crate::{control, gateway, usage};
+use crate::{account, control, gateway, usage};
 use engine::Engine;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -83,13 +84,15 @@ pub struct Server {
     pub(crate) engine: Arc<Engine>,
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
+    pub(crate) history: Arc<History>,
     version: &'static str,
 }
 
 impl Server {
     /// A server without sessions; `version` is that of the program.
     pub fn new(engine: Arc<Engine>, version: &'static str) -> Arc<Server> {
-        Arc::new(Server { engine, sessions: Sessions::default(), jobs: Jobs::default(), version })
+        let history = Arc::new(History::new(engine.build_cache_dir().with_file_name("build-history")));
+        Arc::new(Server { engine, sessions: Sessions::default(), jobs: Jobs::default(), history, version })
     }
 
     /// Keeps a client's session open on `stream` until the client closes it.
@@ -155,6 +158,13 @@ impl Server {
         match (service, method) {
             ("moby.buildkit.v1.Control", method) => self.control(method, request).await,
             ("moby.buildkit.v1.frontend.LLBBridge", method) => self.bridge(method, request).await,
+            ("containerd.services.content.v1.Content", "Info") => {
+                unary(request, |_, asked: ContentInfoRequest| account::blob_info(self, asked)).await
+            }
+            ("containerd.services.content.v1.Content", "Read") => {
+                streaming(request, |_, asked: ReadContentRequest| account::blob_read(self, asked)).await
+            }
+            ("containerd.services.content.v1.Content", other) => rpc::refuse(not_here("Content", other)),
             ("grpc.health.v1.Health", "Check") => {
                 unary(request, |_, Nothing {}| async { Ok(HealthResponse { status: 1 }) }).await
             }
@@ -176,6 +186,12 @@ impl Server {
             }
             "DiskUsage" => unary(request, |_, asked: DiskUsageRequest| usage::disk_usage(self, asked)).await,
             "Prune" => streaming(request, |_, asked: PruneRequest| usage::prune(self, asked)).await,
+            "ListenBuildHistory" => {
+                streaming(request, |_, asked: HistoryRequest| account::listen(self, asked)).await
+            }
+            "UpdateBuildHistory" => {
+                unary(request, |_, asked: UpdateHistoryRequest| account::update(self, asked)).await
+            }
             other => rpc::refuse(not_here("Control", other)),
         }
     }

@@ -4,11 +4,13 @@
 mod content;
 mod control;
 mod gateway;
+mod history;
 mod session;
 
 pub(crate) use content::*;
 pub(crate) use control::*;
 pub(crate) use gateway::*;
+pub(crate) use history::*;
 pub(crate) use session::*;
 
 use prost::Message;

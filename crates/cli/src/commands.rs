@@ -91,6 +91,7 @@ pub(crate) struct Line {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     #[command(flatten)]
     Container(ContainerCommand),
@@ -141,6 +142,7 @@ struct Run {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ContainerCommand {
     /// Create and run a new container from an image
     #[command(
@@ -196,6 +198,7 @@ enum ContainerCommand {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageShort {
     /// List images
     Images(images::Images),
@@ -231,6 +234,7 @@ enum ImageShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum SystemShort {
     /// List containers
     Ps(ps::Ps),
@@ -241,6 +245,7 @@ enum SystemShort {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[expect(clippy::large_enum_variant, reason = "one value in the program's life")]
 enum ContainerGroup {
     #[command(flatten)]
@@ -255,6 +260,7 @@ enum ContainerGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageGroup {
     /// List images
     #[command(name = "ls", alias = "list")]

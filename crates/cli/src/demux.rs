@@ -3,8 +3,8 @@
 //!
 //! Spec: Docker Engine API, `ContainerAttach`, "Stream format".
 
-use bytes::{Buf, Bytes, BytesMut};
-
+/// Bytes of a frame's head.
+const HEAD: usize = 8;
 /// Longest error text of the daemon within a stream.
 const MAX_SYSTEM_ERROR: usize = 64 << 10;
 
@@ -30,7 +30,9 @@ pub(crate) enum Error {
 /// claims four gigabytes needs no memory.
 #[derive(Debug, Default)]
 pub(crate) struct Demux {
-    head: BytesMut,
+    /// What has come of a frame's head.
+    head: [u8; HEAD],
+    head_length: usize,
     /// Kind and bytes left of the frame under way.
     frame: Option<(u8, usize)>,
     system: Vec<u8>,
@@ -40,17 +42,19 @@ impl Demux {
     /// Takes the next bytes and gives each piece of payload to `sink`.
     pub(crate) fn feed(
         &mut self,
-        mut input: Bytes,
-        mut sink: impl FnMut(Stream, Bytes),
+        mut input: &[u8],
+        mut sink: impl FnMut(Stream, &[u8]),
     ) -> Result<(), Error> {
         while !input.is_empty() {
             let Some((kind, left)) = self.frame else {
-                let wanted = (8 - self.head.len()).min(input.len());
-                self.head.extend_from_slice(&input.split_to(wanted));
-                if self.head.len() == 8 {
-                    let kind = self.head[0];
-                    self.head.advance(4);
-                    let length = self.head.get_u32() as usize;
+                let (more, rest) = input.split_at((HEAD - self.head_length).min(input.len()));
+                self.head[self.head_length..][..more.len()].copy_from_slice(more);
+                self.head_length += more.len();
+                input = rest;
+                if self.head_length == HEAD {
+                    self.head_length = 0;
+                    let [kind, _, _, _, length @ ..] = self.head;
+                    let length = u32::from_be_bytes(length) as usize;
                     if kind > 3 {
                         return Err(Error::Kind(kind));
                     }
@@ -58,7 +62,8 @@ impl Demux {
                 }
                 continue;
             };
-            let piece = input.split_to(left.min(input.len()));
+            let (piece, rest) = input.split_at(left.min(input.len()));
+            input = rest;
             let left = left - piece.len();
             self.frame = (left > 0).then_some((kind, left));
             match kind {
@@ -90,9 +95,9 @@ mod tests {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut demux = Demux::default();
         for chunk in chunks {
-            demux.feed(Bytes::copy_from_slice(chunk), |stream, bytes| match stream {
-                Stream::Stdout => out.extend_from_slice(&bytes),
-                Stream::Stderr => err.extend_from_slice(&bytes),
+            demux.feed(chunk, |stream, bytes| match stream {
+                Stream::Stdout => out.extend_from_slice(bytes),
+                Stream::Stderr => err.extend_from_slice(bytes),
             })?;
         }
         Ok((out, err))

@@ -74,11 +74,15 @@ pub(crate) async fn show(demux: &mut Demux, bytes: bytes::Bytes, tty: bool) -> R
     if tty {
         return written(Out::Stdout.write_all(&bytes).await);
     }
-    let mut pieces = Vec::new();
-    let fed = demux.feed(bytes, |stream, piece| pieces.push((stream, piece)));
-    for (stream, piece) in pieces {
+    // What goes to one stream in a row is written at once.
+    let mut runs: Vec<(Stream, Vec<u8>)> = Vec::new();
+    let fed = demux.feed(&bytes, |stream, piece| match runs.last_mut() {
+        Some((last, run)) if *last == stream => run.extend_from_slice(piece),
+        _ => runs.push((stream, piece.to_vec())),
+    });
+    for (stream, run) in runs {
         let out = if stream == Stream::Stdout { Out::Stdout } else { Out::Stderr };
-        written(out.write_all(&piece).await)?;
+        written(out.write_all(&run).await)?;
     }
     fed.map_err(|e| Error::transport("read the container's output", e))
 }

@@ -14,11 +14,15 @@ const NOT_YET: &[&str] = &["buildx", "compose", "plugin", "swarm", "trust"];
 pub(crate) fn parse(command: Command, arguments: Vec<OsString>) -> Result<Line, ExitCode> {
     // `--rm=false` is rare; only then every flag is made to take a value, which would clutter the help.
     let valued = arguments.iter().any(|a| a.to_str().is_some_and(is_valued_boolean));
-    let mut command = if valued { take_boolean_values(command) } else { command };
+    let mut command = if valued { with_boolean_values(command) } else { command };
     let parsed = command
         .try_get_matches_from_mut(&arguments)
         .and_then(|mut matches| Line::from_arg_matches_mut(&mut matches));
-    parsed.map_err(|error| report(&command, &arguments, &error))
+    parsed.map_err(|error| {
+        // The mistake may be before the command whose usage is shown.
+        command.build();
+        report(&command, &arguments, &error)
+    })
 }
 
 fn is_valued_boolean(argument: &str) -> bool {
@@ -27,6 +31,12 @@ fn is_valued_boolean(argument: &str) -> bool {
 }
 
 /// Lets every flag without a value take `=true` and `=false`, as Docker's do.
+fn with_boolean_values(mut command: Command) -> Command {
+    // A command's flags are there once it is built, which otherwise happens when it is named.
+    command.build();
+    take_boolean_values(command)
+}
+
 fn take_boolean_values(command: Command) -> Command {
     command
         .mut_args(|arg| match arg.get_action() {
@@ -180,7 +190,7 @@ mod tests {
     #[test]
     fn the_whole_command_is_sound() {
         crate::command().debug_assert();
-        take_boolean_values(crate::command()).debug_assert();
+        with_boolean_values(crate::command()).debug_assert();
     }
 
     #[test]

@@ -167,8 +167,7 @@ impl Ingest {
         keep(&actual);
         let failed = |what| move |source| Error::Blob { what, digest: actual, source };
         self.file.sync_data().map_err(failed("sync"))?;
-        std::fs::rename(&self.path, self.store.blob_path(&actual)).map_err(failed("commit"))?;
-        self.store.sync_blobs().map_err(failed("sync directory of"))?;
+        self.store.name_blob(&self.path, &actual)?;
         self.tide.end(true);
         Ok((actual, self.written))
     }

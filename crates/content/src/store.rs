@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ struct Inner {
     /// Open on `blobs`, for syncing it.
     directory: File,
     next: AtomicU64,
+    /// Blobs that have their names and whose directory is not synced yet, at most.
+    committing: AtomicUsize,
 }
 
 impl ContentStore {
@@ -52,7 +54,8 @@ impl ContentStore {
         let directory =
             File::open(&blobs).map_err(|source| Error::File { what: "open", path: blobs.clone(), source })?;
         let resumed = Mutex::default();
-        let inner = Inner { blobs, ingests, partials, trash, resumed, directory, next: AtomicU64::new(0) };
+        let (next, committing) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let inner = Inner { blobs, ingests, partials, trash, resumed, directory, next, committing };
         let store = ContentStore { inner: Arc::new(inner) };
         store.remove_partials(PARTIAL_LIFE)?;
         Ok(store)
@@ -108,9 +111,20 @@ impl ContentStore {
         Ok(paths.iter().filter_map(|path| Some(std::fs::symlink_metadata(path).ok()?.len())).sum())
     }
 
-    /// Stores `bytes` as a blob. Returns its digest.
+    /// Stores `bytes` as a blob. Returns its digest. One that is there and whole stays as it is.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
+        if self.read_bounded(&digest, bytes.len() as u64).is_ok() {
+            // Who commits it beside us may have given it its name, and not have put that on disk.
+            if self.inner.committing.load(Ordering::SeqCst) > 0 {
+                self.sync_blobs().map_err(|source| Error::Blob {
+                    what: "sync directory of",
+                    digest,
+                    source,
+                })?;
+            }
+            return Ok(digest);
+        }
         let mut ingest = self.ingest(Some(digest), Some(bytes.len() as u64))?;
         io::Write::write_all(&mut ingest, bytes).map_err(|source| Error::Blob {
             what: "write",
@@ -226,7 +240,18 @@ impl ContentStore {
         self.inner.blobs.join(digest.hex())
     }
 
-    pub(crate) fn sync_blobs(&self) -> io::Result<()> {
+    /// Gives a synced file the name of a blob, and puts that on disk.
+    pub(crate) fn name_blob(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
+        let failed = |what| move |source| Error::Blob { what, digest: *digest, source };
+        self.inner.committing.fetch_add(1, Ordering::SeqCst);
+        let named = std::fs::rename(path, self.blob_path(digest))
+            .map_err(failed("commit"))
+            .and_then(|()| self.sync_blobs().map_err(failed("sync directory of")));
+        self.inner.committing.fetch_sub(1, Ordering::SeqCst);
+        named
+    }
+
+    fn sync_blobs(&self) -> io::Result<()> {
         self.inner.directory.sync_all()
     }
 

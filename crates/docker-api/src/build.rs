@@ -87,7 +87,7 @@ pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         (false, true) => Mode::Quiet,
         (false, false) => Mode::Classic,
     };
-    Ok(follow(api, request, file, mode, exchange))
+    Ok(follow(api, request, file, (mode, asked.platforms), exchange))
 }
 
 /// Further contexts by name.
@@ -189,7 +189,7 @@ fn follow(
     api: &Arc<Api>,
     request: Request,
     file: dockerfile::Dockerfile,
-    mode: Mode,
+    (mode, platforms): (Mode, Vec<oci::Platform>),
     mut exchange: exchange::Open,
 ) -> crate::reply::Reply {
     let (sender, reply) = stream("application/json");
@@ -199,7 +199,13 @@ fn follow(
         let mut lines = Lines::new(mode);
         let mut out: Vec<Value> = Vec::new();
         let (events, mut receiver) = mpsc::channel::<Event>(EVENTS);
-        let mut building = Box::pin(build::build(engine.clone(), request, file, events));
+        let here = engine.clone();
+        let mut building = Box::pin(async move {
+            match platforms.len() {
+                0 | 1 => build::build(here, request, file, events).await,
+                _ => build::build_for(here, request, file, platforms, events).await,
+            }
+        });
         let mut result = None;
         loop {
             for value in out.drain(..) {

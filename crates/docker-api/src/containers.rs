@@ -423,17 +423,18 @@ pub(crate) fn log_stream(
     timestamps: bool,
     details: bool,
 ) -> Result<mpsc::Receiver<Bytes>, Failure> {
-    let mut entries = api.engine.logs(id, options)?;
-    let (sender, receiver) = mpsc::channel(32);
+    let write = move |entry: &LogEntry, out: &mut Vec<u8>| write_entry(out, entry, tty, timestamps, details);
+    let mut pieces = api.engine.logs(id, options, write)?;
+    let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            let entry = tokio::select! {
-                entry = entries.recv() => entry,
+            let piece = tokio::select! {
+                piece = pieces.recv() => piece,
                 () = sender.closed() => return,
             };
-            let piece = match entry {
+            let piece = match piece {
                 None => return,
-                Some(Ok(entry)) => log_piece(&entry, tty, timestamps, details),
+                Some(Ok(piece)) => Bytes::from(piece),
                 Some(Err(e)) => {
                     tracing::warn!(error = %errors::chain(&e), "reading a log");
                     let text = format!("Error grabbing logs: {}\n", errors::chain(&e));
@@ -448,22 +449,29 @@ pub(crate) fn log_stream(
     Ok(receiver)
 }
 
-fn log_piece(entry: &LogEntry, tty: bool, timestamps: bool, details: bool) -> Bytes {
-    let mut line = Vec::with_capacity(entry.line.len() + 40);
+/// Appends an entry as it goes over the wire.
+fn write_entry(out: &mut Vec<u8>, entry: &LogEntry, tty: bool, timestamps: bool, details: bool) {
+    let begin = out.len();
+    if !tty {
+        let kind = if entry.stream == engine::LogStream::Stderr { 2 } else { 1 };
+        out.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    let text = out.len();
     if timestamps {
-        line.extend_from_slice(crate::render::fixed_nanos(entry.time_ns).as_bytes());
-        line.push(b' ');
+        out.extend_from_slice(crate::render::fixed_nanos(entry.time_ns).as_bytes());
+        out.push(b' ');
     }
     if details {
         let attrs: Vec<String> = entry.attrs.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        line.extend_from_slice(attrs.join(",").as_bytes());
-        line.push(b' ');
+        out.extend_from_slice(attrs.join(",").as_bytes());
+        out.push(b' ');
     }
-    line.extend_from_slice(&entry.line);
-    if tty {
-        return Bytes::from(line);
+    out.extend_from_slice(&entry.line);
+    if !tty {
+        // An entry is a line of a file, and shorter than that may be.
+        let length = u32::try_from(out.len() - text).unwrap_or(u32::MAX);
+        out[begin + 4..text].copy_from_slice(&length.to_be_bytes());
     }
-    multiplexed(if entry.stream == engine::LogStream::Stderr { 2 } else { 1 }, &line)
 }
 
 /// `POST /containers/{id}/attach`.

@@ -1,13 +1,26 @@
 //! What handlers read of a request: query values and bounded JSON bodies.
 
 use crate::reply::Failure;
-use http_body_util::{BodyExt, Limited};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Largest JSON body. A create request with the longest environment that a kernel takes fits.
 const MAX_JSON: usize = 8 << 20;
+/// Bodies up to this are nobody's concern; nearly all are shorter than a tenth of it.
+const SMALL: usize = 64 << 10;
+/// Longer ones at a time, of all connections together: what is made of a body takes several times its bytes.
+const LARGE_AT_ONCE: usize = 4;
+/// How long one of them waits for its turn.
+const TURN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long it may take to arrive then: one that trickles would keep the turn from others.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(120);
+
+static LARGE: Semaphore = Semaphore::const_new(LARGE_AT_ONCE);
 
 /// A request after routing.
 #[derive(Debug)]
@@ -31,7 +44,7 @@ impl Call {
 
     /// The body as JSON; an empty body is `T::default()`.
     pub(crate) async fn json<T: serde::de::DeserializeOwned + Default>(self) -> Result<T, Failure> {
-        let bytes = self.bytes().await?;
+        let (bytes, _turn) = self.bounded().await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(T::default());
         }
@@ -40,13 +53,51 @@ impl Call {
 
     /// The whole body.
     pub(crate) async fn bytes(self) -> Result<Vec<u8>, Failure> {
-        let body = Limited::new(self.request.into_body(), MAX_JSON);
-        match body.collect().await {
-            Ok(collected) => Ok(collected.to_bytes().to_vec()),
-            Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-                Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB"))
+        Ok(self.bounded().await?.0)
+    }
+
+    /// The whole body, and the turn of one that is large, for as long as it is worked on.
+    async fn bounded(self) -> Result<(Vec<u8>, Option<SemaphorePermit<'static>>), Failure> {
+        let mut body = Limited::new(self.request.into_body(), MAX_JSON);
+        let mut bytes = Vec::new();
+        while bytes.len() <= SMALL {
+            match piece(&mut body).await? {
+                Some(more) => bytes.extend_from_slice(&more),
+                None => return Ok((bytes, None)),
             }
-            Err(e) => Err(Failure::bad_request(format!("reading the body: {e}"))),
+        }
+        let busy = || {
+            let text = "too many large requests at once, or one that does not arrive";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, text)
+        };
+        let turn = tokio::time::timeout(TURN_DEADLINE, LARGE.acquire()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(busy)?;
+        let rest = async {
+            while let Some(more) = piece(&mut body).await? {
+                bytes.extend_from_slice(&more);
+            }
+            Ok::<(), Failure>(())
+        };
+        tokio::time::timeout(ARRIVAL_DEADLINE, rest).await.map_err(|_| busy())??;
+        Ok((bytes, Some(turn)))
+    }
+}
+
+/// The next piece of a body; None at its end.
+async fn piece(body: &mut Limited<Incoming>) -> Result<Option<Bytes>, Failure> {
+    loop {
+        match body.frame().await.transpose() {
+            Ok(None) => return Ok(None),
+            Ok(Some(frame)) => {
+                // Trailers say nothing to us.
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
+            Err(e) if e.is::<LengthLimitError>() => {
+                return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB"));
+            }
+            Err(e) => return Err(Failure::bad_request(format!("reading the body: {e}"))),
         }
     }
 }

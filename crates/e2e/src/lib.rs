@@ -10,6 +10,7 @@
 
 pub mod btrfs;
 pub mod builds;
+pub mod grpc;
 pub mod hostile;
 pub mod hosts;
 pub mod networks;

@@ -124,7 +124,7 @@ fn two_daemons_make_the_same_of_the_same() {
         return;
     }
     let one = Daemon::start(Options::default());
-    let two = Daemon::start(Options { umask: Some("0077"), ..Options::default() });
+    let two = Daemon::start(Options { first: Some("umask 0077"), ..Options::default() });
     for daemon in [&one, &two] {
         daemon.load_busybox(BUSYBOX);
     }

@@ -74,6 +74,8 @@ pub(crate) struct Input<'a> {
     pub(crate) init: Option<&'a str>,
     /// What this process may hand on; a privileged container gets all of these.
     pub(crate) available_capabilities: &'a [String],
+    /// Soft and hard limit where the container says nothing; None leaves what the daemon has.
+    pub(crate) open_files: Option<(u64, u64)>,
 }
 
 /// Makes the runtime's document.
@@ -175,7 +177,7 @@ fn process(input: &Input<'_>, capabilities: &[String], security: &Security) -> R
         env,
         cwd: if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() },
         capabilities: Some(capability_sets(capabilities.to_vec(), input.credentials.uid)),
-        rlimits: limits::rlimits(host)?,
+        rlimits: limits::rlimits(host, input.open_files)?,
         no_new_privileges: security.no_new_privileges,
         apparmor_profile: security.apparmor.clone(),
         oom_score_adj: Some(host.oom_score_adj),
@@ -347,6 +349,7 @@ pub(crate) mod tests {
             edits: &Edits::default(),
             init: None,
             available_capabilities: &all,
+            open_files: None,
         })
     }
 

@@ -35,6 +35,9 @@ pub struct Config {
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// Containers that do not say whether they want an init get one.
     pub default_init: bool,
+    /// Open files, soft and hard limit, of containers that say nothing: what the daemon had before it raised its own. None
+    /// where it did not.
+    pub open_files: Option<(u64, u64)>,
     /// Seconds between stop signal and SIGKILL for containers that say nothing.
     pub stop_timeout_s: u32,
     pub registry: registry_client::Config,

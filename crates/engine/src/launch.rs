@@ -408,12 +408,14 @@ impl Engine {
             edits: &edits,
             init: init.then_some(&*shim),
             available_capabilities: &self.capabilities,
+            open_files: self.config.open_files,
         })?;
         if let Some(process) = spec.process.as_mut() {
             links::add_environment(&mut process.env, link_environment);
         }
         write_json(&shim_dir.join("config.json"), &spec)?;
-        let shim = shim_api::Config { restore: images, ..self.shim_config(record, &shim_dir)? };
+        let tells_early = joined.pid == Choice::New;
+        let shim = shim_api::Config { restore: images, tells_early, ..self.shim_config(record, &shim_dir)? };
         write_json(&shim_dir.join(shim_api::CONFIG_FILE), &shim)
     }
 
@@ -445,6 +447,7 @@ impl Engine {
             stdin_once: config.stdin_once,
             log,
             restore: None,
+            tells_early: false,
         })
     }
 

@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Entries read ahead of a slow client.
-const READ_AHEAD: usize = 64;
+/// Pieces read ahead of a slow client, and about how long one is.
+const READ_AHEAD: usize = 4;
+const PIECE: usize = 64 << 10;
 
 /// What a client wants to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,12 +28,14 @@ pub struct LogOptions {
 pub use logs::{Entry as LogEntry, Stream as LogStream};
 
 impl Engine {
-    /// Reads the log; with `follow` until the task ends. Dropping the receiver ends the reading.
+    /// Reads the log; with `follow` until the task ends. `write` puts each entry behind what is to be told; that comes in pieces
+    /// of some length, and at once where there are no more entries. Dropping the receiver ends the reading.
     pub fn logs(
         self: &Arc<Self>,
         name: &str,
         options: LogOptions,
-    ) -> Result<mpsc::Receiver<Result<LogEntry, Error>>, Error> {
+        mut write: impl FnMut(&LogEntry, &mut Vec<u8>) + Send + 'static,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, Error>>, Error> {
         let container = self.container(name)?;
         let Some((path, format)) = crate::log_drivers::readable(&self.config, &container.lock()) else {
             return Err(Error::invalid("configured logging driver does not support reading"));
@@ -63,7 +66,7 @@ impl Engine {
             && matches!(container.status(), Status::Running | Status::Paused | Status::Restarting);
         tokio::task::spawn_blocking(move || {
             let doing = || format!("read log {}", path.display());
-            let read = || -> Result<(), Error> {
+            let mut read = || -> Result<(), Error> {
                 let options_below = Options {
                     since_ns: options.since,
                     until_ns: options.until,
@@ -73,15 +76,25 @@ impl Engine {
                 };
                 let mut reader = Reader::open(&path, options_below).during(doing)?;
                 let mut last_round = !follow;
+                let mut piece = Vec::new();
                 loop {
-                    while let Some(entry) = reader.next().during(doing)? {
+                    while let Some(entry) = reader.next_ref().during(doing)? {
                         let wanted = match entry.stream {
                             logs::Stream::Stdout => options.stdout,
                             logs::Stream::Stderr => options.stderr,
                         };
-                        if wanted && sender.blocking_send(Ok(entry)).is_err() {
-                            return Ok(());
+                        if wanted {
+                            write(entry, &mut piece);
                         }
+                        if piece.len() >= PIECE {
+                            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + PIECE / 4));
+                            if sender.blocking_send(Ok(full)).is_err() {
+                                return Ok(());
+                            }
+                        }
+                    }
+                    if !piece.is_empty() && sender.blocking_send(Ok(std::mem::take(&mut piece))).is_err() {
+                        return Ok(());
                     }
                     if last_round {
                         return Ok(());

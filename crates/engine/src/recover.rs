@@ -96,7 +96,7 @@ impl Engine {
         let was_alive = container.status().is_alive();
         if !dir.exists() {
             if was_alive {
-                self.ended(container, Some(exit_with(MACHINE_LOST))).await;
+                self.ended(container, Some(exit_with(MACHINE_LOST)), None).await;
             }
             return;
         }
@@ -122,7 +122,7 @@ impl Engine {
                 shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
                 let exit = task::read_exit(&dir);
                 if was_alive {
-                    self.ended(container, exit).await;
+                    self.ended(container, exit, None).await;
                 } else {
                     self.runtime_delete(container).await;
                     let remains = container.remains.clone().lock_owned().await;

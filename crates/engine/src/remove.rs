@@ -6,6 +6,7 @@ use crate::error::{During, Error, blocking};
 use crate::record::Status;
 use crate::{Engine, shim_alive, task};
 use errors::{HasKind, Kind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 const TRIES_ON_FULL_DISK: u32 = 5;
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(50);
 const TIDY_PAUSE: Duration = Duration::from_millis(300);
+/// Pauses before the tries to remove what could not be removed at once.
+const REMOVAL_PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 impl Engine {
@@ -111,8 +115,9 @@ impl Engine {
             tracing::warn!(container_id = id, error = %errors::chain(&e), "snapshot not removed");
         }
         self.remove_image_snapshots(&record.id, &record.mounts);
-        if let Err(error) = std::fs::remove_dir_all(self.config.container_dir(id)) {
-            tracing::warn!(container_id = id, %error, "container directory not removed");
+        // The bundle went with the task, unless there was not even a descriptor to read its directory with.
+        for directory in [self.config.container_dir(id), self.config.shim_dir(id)] {
+            remove_tree(id, directory);
         }
         if volumes {
             self.remove_anonymous_volumes(record);
@@ -180,6 +185,25 @@ impl Engine {
             flag.store(false, Ordering::SeqCst);
         }
     }
+}
+
+/// Removes a directory that may be gone; if it cannot be removed now, some time later.
+fn remove_tree(id: &str, directory: PathBuf) {
+    let removed = |directory: &Path| match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let Err(error) = removed(&directory) else { return };
+    tracing::warn!(container_id = id, directory = %directory.display(), %error, "not removed yet");
+    // What it lacked others may soon give back. If not, the next start of the daemon removes it.
+    let _is_tried_again = crate::behind::spawn("remove", move || {
+        for pause in REMOVAL_PAUSES {
+            std::thread::sleep(pause);
+            if removed(&directory).is_ok() {
+                return;
+            }
+        }
+    });
 }
 
 fn empty_trash(snapshots: &dyn snapshot::Snapshotter, content: &content::ContentStore) {

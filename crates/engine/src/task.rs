@@ -48,12 +48,18 @@ impl Engine {
                 }
             };
             let exit = exit.or_else(|| read_exit(&dir));
-            engine.ended(&container, exit).await;
+            engine.ended(&container, exit, connection).await;
         });
     }
 
-    /// Records the end of a task and takes down what is left of it. `exit` is None when the shim was killed.
-    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
+    /// Records the end of a task and takes down what is left of it. `exit` is None when the shim was killed. A shim that told
+    /// the exit on `connection` closes that once the runtime has deleted the container.
+    pub(crate) async fn ended(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        exit: Option<Exit>,
+        connection: Option<ShimConnection>,
+    ) {
         let id = container.id().as_str();
         let lost = exit.is_none();
         let exit = exit.unwrap_or_else(|| Exit { pid: 0, code: SHIM_LOST, at: now(), oom_killed: false });
@@ -61,12 +67,6 @@ impl Engine {
         if lost {
             // Nobody supervises what may still run: it must not go on unseen.
             tracing::warn!(container_id = id, "the shim was killed; killing what it left");
-            self.runtime_delete(container).await;
-        } else if self.config.runtime_root().join(id).exists() {
-            tracing::warn!(
-                container_id = id,
-                "the runtime did not get to delete the container; doing it again"
-            );
             self.runtime_delete(container).await;
         }
         self.stop_watching(container);
@@ -105,7 +105,8 @@ impl Engine {
             life.running = false;
             life.exit_code = exit.code;
         });
-        self.take_down(container).await;
+        tokio::join!(self.release(container), self.deleted(container, connection));
+        self.clear_away(container).await;
         drop(remains);
         if auto_remove {
             let _verb = container.verbs.lock().await;
@@ -118,9 +119,33 @@ impl Engine {
         }
     }
 
+    /// Waits until the runtime has deleted the container, or sees to it.
+    async fn deleted(&self, container: &Container, connection: Option<ShimConnection>) {
+        let id = container.id().as_str();
+        if let Some(mut connection) = connection {
+            let closed = async { while let Ok(Some(_)) = connection.next_event().await {} };
+            if tokio::time::timeout(DELETE_DEADLINE, closed).await.is_err() {
+                tracing::error!(container_id = id, "the shim's runtime delete does not end");
+            }
+        }
+        if self.config.runtime_root().join(id).exists() {
+            tracing::warn!(
+                container_id = id,
+                "the runtime did not get to delete the container; doing it again"
+            );
+            self.runtime_delete(container).await;
+        }
+    }
+
     /// Releases what a task used: network, mount, directories. Every step is tried; failures are logged, and what is
     /// left is found again by the next start of container or daemon. The caller holds `remains`.
     pub(crate) async fn take_down(self: &Arc<Self>, container: &Arc<Container>) {
+        self.release(container).await;
+        self.clear_away(container).await;
+    }
+
+    /// The part of [`Engine::take_down`] that the runtime has no use for: its processes are gone.
+    async fn release(self: &Arc<Self>, container: &Arc<Container>) {
         let engine = self.clone();
         let record = container.record();
         blocking(move || {
@@ -137,9 +162,14 @@ impl Engine {
                 shm::unmount(&engine, id);
             }
             engine.unstage_mounts(&record);
-            drop(std::fs::remove_dir_all(engine.config.shim_dir(id)));
         })
         .await;
+    }
+
+    /// The rest of it: the bundle, and what says that the task has anything.
+    async fn clear_away(self: &Arc<Self>, container: &Arc<Container>) {
+        let dir = self.config.shim_dir(container.id().as_str());
+        blocking(move || drop(std::fs::remove_dir_all(dir))).await;
         let mut record = container.lock();
         crate::networks::clear(&mut record.networks);
         record.ports.clear();

@@ -9,6 +9,7 @@ use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record};
 use crate::{Engine, task};
 use rootdir::RootDir;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -108,10 +109,11 @@ impl Engine {
             },
             _ => self.config.container_dir(record.id.as_str()),
         };
-        let etc = ["hosts", "hostname", "resolv.conf"].map(|name| Wanted {
-            source: dir.join(name),
-            destination: format!("/etc/{name}"),
-            how: mount::Attach::default(),
+        let etc = ["hosts", "hostname", "resolv.conf"].map(|name| {
+            let source = dir.join(name);
+            // Empty until the first start, as Docker's. What cannot be made is not shown.
+            drop(std::fs::File::options().write(true).create_new(true).mode(0o644).open(&source));
+            Wanted { source, destination: format!("/etc/{name}"), how: mount::Attach::default() }
         });
         let points = record.mounts.iter().enumerate().filter(|(_, m)| m.kind != MountKind::Tmpfs);
         let points = points.map(|(at, m)| Wanted {
@@ -133,7 +135,7 @@ impl Engine {
         );
         wanted.sort_by_key(|w| Path::new(&w.destination).components().count());
         for one in wanted {
-            // Network files of a container that never ran, a bind whose source has gone: nothing to show.
+            // A bind whose source has gone: nothing to show.
             let Ok(found) = std::fs::metadata(&one.source) else { continue };
             let doing = || format!("show {} in the container", one.destination);
             let target =

@@ -14,7 +14,6 @@ use crate::launch::credentials;
 use crate::model::{Config, HostConfig, NetworkingConfig};
 use crate::record::{ContainerId, MountKind, MountPoint, RECORD_VERSION, Record, State, now};
 use crate::{Engine, launch, task};
-use archive::Compression;
 use errors::{Kind, Report};
 use image::Lease;
 use oci::Digest;
@@ -412,7 +411,7 @@ impl Workspace {
     }
 
     /// Makes a layer of what was changed, on `parent`; `None` when nothing was. The changes become the layer where they
-    /// are: they are read once, for the blob, and written never. With `clamp_s`, times of files after it (seconds since
+    /// are: they are read once, for the digest, and no archive of them is written before someone needs it. With `clamp_s`, times of files after it (seconds since
     /// 1970) are set to it. Blocking.
     pub fn commit(
         mut self,
@@ -427,7 +426,7 @@ impl Workspace {
             let upper = RootDir::open(&upper).during(doing)?;
             crate::clamp::clamp(&upper, seconds).io_during(doing)?;
         }
-        let made = self.engine.images.commit_snapshot(lease, &key, &[], Compression::None).during(doing)?;
+        let made = self.engine.images.describe_snapshot(lease, &key).during(doing)?;
         let Some(layer) = made else { return Ok(None) };
         let chain_id = Digest::chain(parent.copied(), layer.diff_id);
         lease.keep_layer(&chain_id);
@@ -557,6 +556,7 @@ impl Engine {
             init: None,
             device_numbers: &BTreeMap::new(),
             available_capabilities: &self.capabilities,
+            open_files: self.config.open_files,
         })?;
         launch::write_json(&dir.join("config.json"), &spec)?;
         Ok(made)

@@ -1,4 +1,5 @@
-//! `check`: every blob against its digest, every layer against the blob that it was unpacked from, records and disk both ways.
+//! `check`: every blob against its digest, every layer against the blob that it was unpacked from or is
+//! packed to, records and disk both ways.
 //!
 //! Runs beside other work. What is found wrong is told; with a repair, what nobody needs is removed, layers are unpacked again
 //! from their blobs, and blobs that are damaged are removed, for the caller to fetch again ([`Images::missing_blobs`]).
@@ -7,7 +8,7 @@ use crate::document::{chain_ids, parse_any_manifest, parse_index};
 use crate::{Error, Image, ImageId, Images, ignore};
 use oci::image::MAX_MANIFEST;
 use oci::{Descriptor, Digest};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 /// A directory without a record that stays so for this long is nobody's.
@@ -70,9 +71,9 @@ impl Images {
     pub fn check(&self, repair: bool) -> Result<Checked, Error> {
         let mut checked = Checked { partial_bytes: self.content.partial_bytes()?, ..Checked::default() };
         self.check_blobs(repair, &mut checked)?;
-        self.check_images(&mut checked)?;
+        let packed = self.check_images(&mut checked)?;
         self.check_disk(repair, &mut checked)?;
-        self.compare_layers(repair, &mut checked)?;
+        self.compare_layers(repair, &packed, &mut checked)?;
         Ok(checked)
     }
 
@@ -100,7 +101,9 @@ impl Images {
         Ok(())
     }
 
-    fn check_images(&self, checked: &mut Checked) -> Result<(), Error> {
+    /// The layers that were found to be what they are described as, without a blob.
+    fn check_images(&self, checked: &mut Checked) -> Result<HashSet<Digest>, Error> {
+        let mut packed = HashSet::new();
         let damaged: HashSet<Digest> = checked
             .faults
             .iter()
@@ -108,7 +111,18 @@ impl Images {
             .collect();
         for image in self.list()? {
             checked.images += 1;
+            let unwritten = match self.manifest(&image.id) {
+                Ok(manifest) => self.unwritten(&manifest)?,
+                // That is said below.
+                Err(_) => HashMap::new(),
+            };
             for digest in self.db.read(|tx| tx.blobs_of(&image.id.0))? {
+                if let Some(chain_id) = unwritten.get(&digest)
+                    && (packed.contains(chain_id) || self.packs_to(chain_id, &digest).unwrap_or(false))
+                {
+                    packed.insert(*chain_id);
+                    continue;
+                }
                 if !self.content.contains(&digest) && !damaged.contains(&digest) {
                     checked.faults.push(Fault {
                         object: Object::Blob(digest),
@@ -135,7 +149,7 @@ impl Images {
                 next = row.parent;
             }
         }
-        Ok(())
+        Ok(packed)
     }
 
     /// Records without directories, directories and blobs without records.
@@ -213,7 +227,12 @@ impl Images {
         Ok(())
     }
 
-    fn compare_layers(&self, repair: bool, checked: &mut Checked) -> Result<(), Error> {
+    fn compare_layers(
+        &self,
+        repair: bool,
+        packed: &HashSet<Digest>,
+        checked: &mut Checked,
+    ) -> Result<(), Error> {
         // Each layer with the blob that some image has it from.
         let mut blobs: BTreeMap<Digest, (Descriptor, Digest, Option<Digest>)> = BTreeMap::new();
         for image in self.list()? {
@@ -241,7 +260,8 @@ impl Images {
             .iter()
             .filter(|row| !blobs.contains_key(&row.chain_id) || !self.snapshotter.is_overlay_form())
         {
-            checked.layers_not_compared += usize::from(!lost.contains(&row.chain_id));
+            let is_known = lost.contains(&row.chain_id) || packed.contains(&row.chain_id);
+            checked.layers_not_compared += usize::from(!is_known);
         }
         for (chain_id, (layer, diff_id, below)) in &blobs {
             let known = checked.faults.iter().position(|f| f.object == Object::Layer(*chain_id));
@@ -332,8 +352,14 @@ impl Images {
             if let Ok(bytes) = self.content.read_bounded(&descriptor.digest, MAX_MANIFEST as u64)
                 && let Ok(manifest) = parse_any_manifest(&bytes, &descriptor.digest)
             {
+                // What the layer's own files are packed to is not missing.
+                let unwritten = self.unwritten(&manifest)?;
+                let is_here = |layer: &&Descriptor| {
+                    let chain_id = unwritten.get(&layer.digest);
+                    chain_id.is_some_and(|id| self.packs_to(id, &layer.digest).unwrap_or(false))
+                };
+                wanted.extend(manifest.layers.iter().filter(|layer| !is_here(layer)).cloned());
                 wanted.push(manifest.config);
-                wanted.extend(manifest.layers);
             }
             wanted.push(descriptor);
         }

@@ -163,7 +163,7 @@ pub(crate) fn manifest_of(config: Digest, config_size: u64, layers: Vec<Descript
     serde_json::to_vec(&manifest).expect("a manifest is plain strings and numbers")
 }
 
-fn borrowed(delta: &snapshot::Delta) -> archive::Delta<'_> {
+pub(crate) fn borrowed(delta: &snapshot::Delta) -> archive::Delta<'_> {
     match &delta.form {
         DeltaForm::Upper { upper, lowers } => archive::Delta::Upper { upper, lowers },
         DeltaForm::Tree { tree, below } => archive::Delta::Tree { tree, below: below.as_ref() },

@@ -76,7 +76,7 @@ impl Images {
         };
         self.check_layers(&resolved, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
-        self.sync_layers(&chain_ids)?;
+        let was_synced = self.sync_layers(&chain_ids)?;
         let id = resolved.manifest.config.digest;
         let mut row = ImageRow {
             id,
@@ -91,31 +91,56 @@ impl Images {
         let platform = resolved.config.platform();
         let mut blobs = resolved.documents;
         blobs.extend(resolved.manifest.layers.iter().map(|layer| layer.digest));
-        self.db.write_durable(|tx| {
+        let is_index = media_type::is_index(&import.target.media_type);
+        let record = |tx: &WriteTx<'_>| {
             for chain_id in &chain_ids {
                 let missing = || snapshot::Error::LayerNotFound { chain_id: *chain_id };
                 row.size_bytes += tx.layer(chain_id)?.ok_or_else(missing)?.size_bytes;
                 tx.set_layer_durable(chain_id)?;
             }
             tx.put_image(&row, &blobs)?;
-            if media_type::is_index(&import.target.media_type) {
+            if is_index {
                 point_beside(tx, id, import.target, &platform, import.references)?;
             } else {
                 point(tx, id, import.references)?;
             }
             // Here and not later, when someone may have removed it again.
             load(tx, &id)
+        };
+        // Of what is on disk only the times are new, which may be lost.
+        if was_synced && !is_index && self.is_recorded(&id, import)? {
+            return self.db.write(record);
+        }
+        self.db.write_durable(record)
+    }
+
+    /// Whether the image is there, from the same manifest and with all its names.
+    fn is_recorded(&self, id: &Digest, import: &Import<'_>) -> Result<bool, Error> {
+        self.db.read(|tx| {
+            let known = tx.image(id)?;
+            if known.is_none_or(|row| row.target != *import.target || row.manifest != *import.target) {
+                return Ok(false);
+            }
+            for reference in import.references {
+                let (repository, label) = (reference.name(), label(reference)?);
+                let has_platforms = !tx.platforms_of_reference(&repository, &label)?.is_empty();
+                if has_platforms || tx.reference(&repository, &label)? != Some(*id) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })
     }
 
-    /// Puts the layers on disk, all at once, unless they are.
-    fn sync_layers(&self, chain_ids: &[Digest]) -> Result<(), Error> {
+    /// Puts the layers on disk, all at once, unless they are. Whether they were.
+    fn sync_layers(&self, chain_ids: &[Digest]) -> Result<bool, Error> {
         for chain_id in chain_ids {
             if !self.snapshotter.layer(chain_id)?.is_some_and(|layer| layer.durable) {
-                return Ok(self.snapshotter.sync()?);
+                self.snapshotter.sync()?;
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Follows `target` to a manifest for `platform` and its config, or to what is no image.
@@ -181,9 +206,17 @@ impl Images {
         if layers != diff_ids {
             return invalid(format!("it has {layers} layers, its config has {diff_ids}"));
         }
-        for layer in &manifest.layers {
+        let ids = resolved.config.rootfs.diff_ids.iter().zip(chain_ids(&resolved.config));
+        for (layer, (diff_id, chain_id)) in manifest.layers.iter().zip(ids) {
             lease.keep_blob(&layer.digest);
-            let size = self.content.size(&layer.digest)?;
+            lease.keep_layer(&chain_id);
+            let size = match self.content.size(&layer.digest) {
+                Ok(size) => size,
+                Err(content::Error::NotFound { .. }) if self.is_unwritten(layer, diff_id, &chain_id)? => {
+                    continue;
+                }
+                Err(e) => return Err(e.into()),
+            };
             if size != layer.size {
                 return invalid(format!(
                     "it says that layer {} has {} bytes, it has {size}",

@@ -23,7 +23,8 @@
 //!
 //! # Invariants
 //!
-//! (M1) An image's blobs and layers exist for as long as its record. (M2) An image, tag or removal that was acknowledged
+//! (M1) An image's blobs and layers exist for as long as its record; of a layer that was
+//! made here perhaps only the files, of which its blob is packed when it is needed (module `unwritten`). (M2) An image, tag or removal that was acknowledged
 //! survives a power loss. (M3) After [`Images::reconcile`] no blob and no layer is without an owner. (M4) A second
 //! `reconcile` changes nothing. Those of the parts are in crates `content` (C1 to C3) and `snapshot` (S1 to S3).
 
@@ -48,6 +49,7 @@ mod save;
 mod store;
 mod sweep;
 mod unpack;
+mod unwritten;
 
 pub use attestations::Statement;
 pub use check::{Checked, Fault, Object, Repair};

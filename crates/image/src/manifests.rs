@@ -65,7 +65,7 @@ impl Images {
             return Ok(());
         }
         let manifest = bytes.and_then(|bytes| parse_any_manifest(&bytes, &descriptor.digest).ok());
-        let (available, content_bytes) = self.weigh(descriptor, manifest.as_ref());
+        let (available, content_bytes) = self.weigh(descriptor, manifest.as_ref())?;
         let platform = || descriptor.platform.clone().filter(|platform| platform.os != "unknown");
         let kind = match (about, &manifest) {
             (Some(about), _) => ManifestKind::Attestation { about },
@@ -85,17 +85,20 @@ impl Images {
         Ok(())
     }
 
-    fn weigh(&self, descriptor: &Descriptor, manifest: Option<&Manifest>) -> (bool, u64) {
-        let Some(manifest) = manifest else { return (false, 0) };
+    fn weigh(&self, descriptor: &Descriptor, manifest: Option<&Manifest>) -> Result<(bool, u64), Error> {
+        let Some(manifest) = manifest else { return Ok((false, 0)) };
+        let unwritten = self.unwritten(manifest)?;
         let (mut available, mut bytes) = (true, descriptor.size);
         for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
             match self.content.size(&blob.digest) {
                 Ok(size) => bytes += size,
+                // Packed when it is needed: so many then, and until then none.
+                Err(_) if unwritten.contains_key(&blob.digest) => {}
                 // Bytes that stay with their vendor.
                 Err(_) if !blob.urls.is_empty() => {}
                 Err(_) => available = false,
             }
         }
-        (available, bytes)
+        Ok((available, bytes))
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::commit::{NewLayer, layer_type};
 use crate::{Error, Images, Lease};
-use archive::{Compression, Hashing};
+use archive::{Compression, Hashing, Packed};
 use metadata::LayerRow;
 use oci::image::{ImageConfig, MAX_CONFIG, MAX_LAYERS, Manifest, media_type};
 use oci::{Descriptor, Digest};
 use rootdir::RootDir;
+use std::io::Write;
 use std::path::PathBuf;
 
 impl Images {
@@ -21,7 +22,7 @@ impl Images {
     /// [`Error::Snapshot`] when a layer is gone; [`Error::Pack`] with the path that could not be read.
     pub fn repack(&self, chain_id: &Digest, lease: &Lease) -> Result<Vec<NewLayer>, Error> {
         let chain = self.chain(chain_id)?;
-        chain.iter().map(|row| self.pack_layer(&row.chain_id, Compression::None, lease)).collect()
+        chain.iter().map(|row| self.pack_layer(&row.chain_id, false, Compression::None, lease)).collect()
     }
 
     /// The layer `chain_id` and those below it, bottom first.
@@ -38,32 +39,46 @@ impl Images {
         Ok(chain)
     }
 
-    fn pack_layer(
+    /// Packs one layer into the content store. One that `is_alone` began on nothing, whatever it lies on now.
+    pub(crate) fn pack_layer(
         &self,
         chain_id: &Digest,
+        is_alone: bool,
         compression: Compression,
         lease: &Lease,
     ) -> Result<NewLayer, Error> {
         let failed = |source| Error::Pack { key: chain_id.to_string(), source };
+        let compressor = archive::compress(self.content.ingest(None, None)?, compression).map_err(failed)?;
+        let (tar, packed) = self.write_layer(chain_id, is_alone, Hashing::new(compressor))?;
+        let (compressor, diff_id, _) = tar.into_parts();
+        let ingest = compressor.finish().map_err(failed)?;
+        let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
+        let descriptor = Descriptor::new(layer_type(compression), digest, size);
+        Ok(NewLayer { descriptor, diff_id, packed })
+    }
+
+    /// Writes one layer as an archive.
+    pub(crate) fn write_layer<W: Write>(
+        &self,
+        chain_id: &Digest,
+        is_alone: bool,
+        mut out: W,
+    ) -> Result<(W, Packed), Error> {
         let open = |path: &PathBuf| RootDir::open(path).map_err(|e| Error::Snapshot(e.into()));
         let layers = self.snapshotter.layers(chain_id)?;
         let roots = layers.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let Some((own, below)) = roots.split_first() else {
             return Err(snapshot::Error::LayerNotFound { chain_id: *chain_id }.into());
         };
+        let below = if is_alone { &[] } else { below };
         let delta = if self.snapshotter.is_overlay_form() {
             archive::Delta::Upper { upper: own, lowers: below }
         } else {
             archive::Delta::Tree { tree: own, below: below.first() }
         };
-        let compressor = archive::compress(self.content.ingest(None, None)?, compression).map_err(failed)?;
-        let mut tar = Hashing::new(compressor);
-        let packed = archive::write_changes(&mut tar, &delta, &[]).map_err(failed)?;
-        let (compressor, diff_id, _) = tar.into_parts();
-        let ingest = compressor.finish().map_err(failed)?;
-        let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
-        let descriptor = Descriptor::new(layer_type(compression), digest, size);
-        Ok(NewLayer { descriptor, diff_id, packed })
+        let written = archive::write_changes(&mut out, &delta, &[]);
+        let packed = written.map_err(|source| Error::Pack { key: chain_id.to_string(), source })?;
+        Ok((out, packed))
     }
 
     /// Makes the blob `layer` of a manifest again, where what its layer packs to is that blob. Says whether it is.
@@ -90,16 +105,22 @@ impl Images {
         if self.snapshotter.layer(&chain_id)?.is_none() {
             return Ok(false);
         }
-        let compression = match layer.media_type.rsplit(['+', '.']).next() {
-            Some("gzip") => Compression::Gzip,
-            Some("zstd") => Compression::Zstd,
-            _ => Compression::None,
-        };
-        let made = self.pack_layer(&chain_id, compression, lease)?;
-        let is_it = made.descriptor.digest == layer.digest;
-        if is_it {
-            tracing::info!(digest = %layer.digest, "a blob that was gone is made again of its layer");
+        match self.make_blob(&chain_id, layer, lease) {
+            Ok(()) => {
+                tracing::debug!(digest = %layer.digest, "a blob is made of its layer");
+                Ok(true)
+            }
+            Err(Error::Content(content::Error::NotFound { .. })) => Ok(false),
+            Err(e) => Err(e),
         }
-        Ok(is_it)
+    }
+}
+
+/// How the blob of a layer is compressed, by its type.
+pub(crate) fn compression_of(layer: &Descriptor) -> Compression {
+    match layer.media_type.rsplit(['+', '.']).next() {
+        Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        _ => Compression::None,
     }
 }

@@ -52,11 +52,25 @@ impl Format {
         }
     }
 
-    pub(crate) fn decode(self, line: &[u8]) -> Option<Entry> {
+    /// Makes `entry` the one in `line`, in the memory that it has; false, and `entry` anything, when there is none.
+    pub(crate) fn decode_into(self, line: &[u8], entry: &mut Entry) -> bool {
+        entry.line.clear();
+        entry.attrs.clear();
         match self {
-            Format::JsonFile => decode(line),
-            Format::Local => decode_local(line),
+            Format::JsonFile => {
+                if decode_usual(line, entry).is_some() {
+                    return true;
+                }
+                decode(line).map(|decoded| *entry = decoded).is_some()
+            }
+            Format::Local => decode_local(line, entry).is_some(),
         }
+    }
+}
+
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry { stream: Stream::Stdout, time_ns: 0, line: Vec::new(), attrs: BTreeMap::new() }
     }
 }
 
@@ -71,20 +85,20 @@ fn encode_local(out: &mut Vec<u8>, stream: Stream, line: &[u8], time_ns: u64) {
     out.push(b'\n');
 }
 
-fn decode_local(line: &[u8]) -> Option<Entry> {
+fn decode_local(line: &[u8], entry: &mut Entry) -> Option<()> {
     let (&letter, rest) = line.split_first()?;
     let space = rest.iter().take(21).position(|&b| b == b' ')?;
-    let time_ns = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
-    let mut text = rest[space + 1..].to_vec();
+    entry.time_ns = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
+    entry.line.extend_from_slice(&rest[space + 1..]);
     if letter.is_ascii_lowercase() {
-        text.push(b'\n');
+        entry.line.push(b'\n');
     }
-    let stream = match letter.to_ascii_lowercase() {
+    entry.stream = match letter.to_ascii_lowercase() {
         b'o' => Stream::Stdout,
         b'e' => Stream::Stderr,
         _ => return None,
     };
-    Some(Entry { stream, time_ns, line: text, attrs: BTreeMap::new() })
+    Some(())
 }
 
 /// Appends the entry as one line of JSON. `attrs` is what goes between stream and time: empty, or `"attrs":{...},`.
@@ -98,6 +112,47 @@ pub(crate) fn encode(out: &mut Vec<u8>, stream: Stream, line: &[u8], attrs: &[u8
     out.extend_from_slice(b"\"time\":\"");
     write_rfc3339(out, time_ns);
     out.extend_from_slice(b"\"}\n");
+}
+
+/// The entry in a line as Docker and we write nearly all: members in this order, no attributes, no character beyond those that
+/// escapes of one or two bytes name. None for any other line, which may be an entry all the same. Takes a tenth of the time.
+fn decode_usual(line: &[u8], entry: &mut Entry) -> Option<()> {
+    let mut rest = line.strip_prefix(b"{\"log\":\"")?;
+    loop {
+        let special = rest.iter().position(|&b| b == b'"' || b == b'\\')?;
+        entry.line.extend_from_slice(&rest[..special]);
+        let escaped = *rest.get(special + 1)?;
+        if rest[special] == b'"' {
+            rest = &rest[special + 1..];
+            break;
+        }
+        rest = &rest[special + 2..];
+        entry.line.push(match escaped {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'"' | b'\\' | b'/' => escaped,
+            b'u' => {
+                let (digits, after) = rest.split_first_chunk::<4>()?;
+                rest = after;
+                let hex = |digit: u8| char::from(digit).to_digit(16);
+                let [b'0', b'0', high, low] = *digits else { return None };
+                u8::try_from(hex(high)? * 16 + hex(low)?).ok().filter(u8::is_ascii)?
+            }
+            _ => return None,
+        });
+    }
+    let rest = rest.strip_prefix(b",\"stream\":\"std")?;
+    let (stream, rest) = match (rest.strip_prefix(b"out"), rest.strip_prefix(b"err")) {
+        (Some(rest), _) => (Stream::Stdout, rest),
+        (None, Some(rest)) => (Stream::Stderr, rest),
+        (None, None) => return None,
+    };
+    let time = rest.strip_prefix(b"\",\"time\":\"")?.strip_suffix(b"\"}")?;
+    entry.time_ns = parse_rfc3339(std::str::from_utf8(time).ok()?)?;
+    entry.stream = stream;
+    // JSON is text, and what is not is no entry.
+    std::str::from_utf8(&entry.line).ok().map(drop)
 }
 
 /// The entry in a line without its `\n`; None when it is not one.
@@ -215,21 +270,66 @@ mod tests {
             let mut out = Vec::new();
             encode_local(&mut out, Stream::Stderr, line, u64::MAX);
             assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1, "{line:?}");
-            let entry = decode_local(&out[..out.len() - 1]).unwrap();
+            let mut entry = Entry::default();
+            decode_local(&out[..out.len() - 1], &mut entry).unwrap();
             assert_eq!(
                 (entry.stream, entry.time_ns, entry.line.as_slice()),
                 (Stream::Stderr, u64::MAX, line)
             );
         }
         for bad in ["", "o", "o1", "x1 a", "o-1 a", "o99999999999999999999999 a"] {
-            assert_eq!(decode_local(bad.as_bytes()), None, "{bad}");
+            assert!(decode_local(bad.as_bytes(), &mut Entry::default()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn usual_lines_are_read_as_by_the_parser() {
+        let mut entry = Entry::default();
+        let mut lines = vec![
+            r#"{"log":"a\tb\/c\u0041\u001b","stream":"stderr","time":"2026-01-02T03:04:05.6Z"}"#.as_bytes().to_vec(),
+            r#"{"log":"","stream":"stdout","time":"2026-01-02T03:04:05+02:00"}"#.as_bytes().to_vec(),
+        ];
+        for text in ["plain\n", "\"quoted\" \\ <b>\r\n", "\u{e4}\u{2030}", "no end", "\n"] {
+            let mut out = Vec::new();
+            encode(&mut out, Stream::Stdout, text.as_bytes(), b"", 1_234_567_891_234_567_891);
+            lines.push(out[..out.len() - 1].to_vec());
+        }
+        for line in lines {
+            entry.line.clear();
+            decode_usual(&line, &mut entry).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&line)));
+            assert_eq!(decode(&line).as_ref(), Some(&entry), "{}", String::from_utf8_lossy(&line));
+        }
+    }
+
+    #[test]
+    fn other_lines_are_left_to_the_parser() {
+        for line in [
+            r#"{"log":"\u2028","stream":"stdout","time":"2026-01-02T03:04:05Z"}"#,
+            r#"{"log":"\u00e4","stream":"stdout","time":"2026-01-02T03:04:05Z"}"#,
+            r#"{"log":"a","stream":"stdout","attrs":{"k":"v"},"time":"2026-01-02T03:04:05Z"}"#,
+            r#"{"stream":"stdout","log":"a","time":"2026-01-02T03:04:05Z"}"#,
+            r#"{"log":"a","stream":"stdout","time":"2026-01-02T03:04:05Z" }"#,
+        ] {
+            assert!(decode_usual(line.as_bytes(), &mut Entry::default()).is_none(), "{line}");
+            let mut entry = Entry { line: b"before".into(), ..Entry::default() };
+            assert!(Format::JsonFile.decode_into(line.as_bytes(), &mut entry), "{line}");
+            assert_eq!(Some(entry), decode(line.as_bytes()));
         }
     }
 
     #[test]
     fn what_is_no_entry() {
-        for line in ["", "{", "null", r#"{"log":"a"}"#, r#"{"log":"a","time":"yesterday"}"#, "\0\0\0"] {
-            assert_eq!(decode(line.as_bytes()), None, "{line:?}");
+        for line in [
+            "",
+            "{",
+            "null",
+            r#"{"log":"a"}"#,
+            r#"{"log":"a","time":"yesterday"}"#,
+            "\0\0\0",
+            r#"{"log":""#,
+            r#"{"log":"\"#,
+        ] {
+            assert!(!Format::JsonFile.decode_into(line.as_bytes(), &mut Entry::default()), "{line:?}");
         }
     }
 }

@@ -85,6 +85,8 @@ pub struct Reader {
     watch: Option<OwnedFd>,
     /// Time of the last entry read.
     last_ns: u64,
+    /// The last entry read.
+    entry: Entry,
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ impl Reader {
             ended: false,
             watch,
             last_ns: 0,
+            entry: Entry::default(),
         })
     }
 
@@ -150,27 +153,44 @@ impl Reader {
     /// [`Error::Read`], [`Error::Open`].
     #[expect(clippy::should_implement_trait, reason = "None is not the end when following")]
     pub fn next(&mut self) -> Result<Option<Entry>, Error> {
+        Ok(self.step()?.then(|| std::mem::take(&mut self.entry)))
+    }
+
+    /// As [`Reader::next`], in memory that the next one is read into.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], [`Error::Open`].
+    pub fn next_ref(&mut self) -> Result<Option<&Entry>, Error> {
+        Ok(if self.step()? { Some(&self.entry) } else { None })
+    }
+
+    /// Reads the next entry; false when there is none now.
+    fn step(&mut self) -> Result<bool, Error> {
         while !self.ended {
             while let Some(line) = self.take_line() {
-                let Some(entry) = self.options.format.decode(&self.buffer[line]) else { continue };
-                if self.is_seen(&entry) {
+                if !self.options.format.decode_into(&self.buffer[line], &mut self.entry) {
                     continue;
                 }
-                self.last_ns = entry.time_ns;
-                if self.options.since_ns.is_some_and(|since| entry.time_ns < since) {
+                let time_ns = self.entry.time_ns;
+                if self.is_seen(time_ns) {
                     continue;
                 }
-                if self.options.until_ns.is_some_and(|until| entry.time_ns > until) {
+                self.last_ns = time_ns;
+                if self.options.since_ns.is_some_and(|since| time_ns < since) {
+                    continue;
+                }
+                if self.options.until_ns.is_some_and(|until| time_ns > until) {
                     self.ended = true;
-                    return Ok(None);
+                    return Ok(false);
                 }
-                return Ok(Some(entry));
+                return Ok(true);
             }
             if !self.fill()? && !self.advance()? {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// Waits until there may be more, or until `stop` is readable or hung up. Only after [`Reader::next`] gave None, and
@@ -220,9 +240,9 @@ impl Reader {
         gone
     }
 
-    /// Whether this entry was given before, out of the file that has been compressed since.
-    fn is_seen(&self, entry: &Entry) -> bool {
-        self.current.as_ref().is_some_and(|c| c.may_be_seen) && entry.time_ns <= self.last_ns
+    /// Whether the entry of this time was given before, out of the file that has been compressed since.
+    fn is_seen(&self, time_ns: u64) -> bool {
+        self.current.as_ref().is_some_and(|c| c.may_be_seen) && time_ns <= self.last_ns
     }
 
     /// The next whole line in the buffer, without its `\n`.

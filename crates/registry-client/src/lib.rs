@@ -49,7 +49,7 @@ pub use blob::BlobStream;
 pub use client::{Client, LoginStatus};
 pub use config::{Config, Timeouts};
 pub use error::{Answer, Error, Received};
-pub use fetch::FileStream;
+pub use fetch::{FileStream, Terms};
 pub use inspect::Found;
 pub use lists::push_list;
 pub use proxy::ProxyConfig;

@@ -24,8 +24,8 @@
 //! ```
 //!
 //! The shim outlives the daemon. It leaves by itself once the container's init has exited, its output is drained
-//! into the log and to those attached, the runtime's `delete` is done, and `exit.json` ([`Exit`]) is in place. A
-//! daemon that finds no shim behind `DIR` reads `exit.json`; when there is none either, the shim was killed.
+//! into the log and to those attached, the runtime's `delete` is done, and `exit.json` ([`Exit`]) is in place. (Where
+//! [`Config::tells_early`] holds, the exit is told, and in `exit.json`, while `delete` runs.) A daemon that finds no shim behind `DIR` reads `exit.json`; when there is none either, the shim was killed.
 //!
 //! # Frames
 //!
@@ -85,6 +85,10 @@ pub struct Config {
     /// then before [`Request::Start`], which finds nothing left to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<PathBuf>,
+    /// The kernel ends all processes of the container with its init, whose exit is then told before the runtime's `delete` is
+    /// done; a subscriber's connection is closed after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tells_early: bool,
 }
 
 /// Where output goes besides attached clients.
@@ -322,6 +326,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// `exec_id` is None for init. Init's comes after its output is drained, `delete` is done and `exit.json` is in place.
+    /// `exec_id` is None for init. Init's comes after its output is drained, `exit.json` is in place and, but for
+    /// [`Config::tells_early`], `delete` is done.
     Exited { exec_id: Option<String>, exit: Exit },
 }

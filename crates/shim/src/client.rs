@@ -22,6 +22,8 @@ pub(crate) struct Client {
     pub(crate) is_closing: bool,
     /// Gone, to be removed.
     pub(crate) is_dead: bool,
+    /// Came to a process that ran already: it looks on, and nobody waits long for it.
+    pub(crate) is_watcher: bool,
     input: Vec<u8>,
     output: VecDeque<u8>,
     /// When the other side last took something, or when there was nothing to take.
@@ -48,6 +50,7 @@ impl Client {
             is_waiting: false,
             is_closing: false,
             is_dead: false,
+            is_watcher: false,
             input: Vec::new(),
             output: VecDeque::new(),
             progress: Instant::now(),
@@ -109,10 +112,11 @@ impl Client {
         self.progress
     }
 
-    /// Since when the other side has taken nothing, if that holds something up: a stream, or the end of this.
-    pub(crate) fn stuck_since(&self, limits: Limits) -> Option<Instant> {
+    /// When the other side is cut off, if it holds something up by taking nothing: a stream, or the end of this.
+    pub(crate) fn stuck_at(&self, limits: Limits) -> Option<Instant> {
         let holds_up = self.backlog() >= limits.client_buffer || self.is_closing && self.backlog() > 0;
-        holds_up.then_some(self.progress)
+        let stall = if self.is_watcher { limits.watcher_stall } else { limits.stall };
+        holds_up.then_some(self.progress + stall)
     }
 
     /// Sends a response; one that is too long cannot happen with what we send.
@@ -189,15 +193,18 @@ mod tests {
         let (mut client, theirs) = pair();
         let begin = Instant::now();
         client.send_output(FrameKind::Stdout, &[0; 30_000]);
-        assert_eq!((client.backlog(), client.stuck_since(limits)), (0, None));
+        assert_eq!((client.backlog(), client.stuck_at(limits)), (0, None));
         while client.backlog() < limits.client_buffer {
             client.send_output(FrameKind::Stdout, &[0; 30_000]);
         }
-        let since = client.stuck_since(limits).unwrap();
-        assert!(since >= begin);
+        let until = client.stuck_at(limits).unwrap();
+        assert!(until >= begin + limits.stall);
+        client.is_watcher = true;
+        assert_eq!(client.stuck_at(limits).unwrap() + limits.stall, until + limits.watcher_stall);
+        client.is_watcher = false;
         while rustix::io::read(&theirs, &mut [0; 60_000]).is_ok() {}
         client.pump();
-        assert!(client.stuck_since(limits).is_none_or(|at| at > since));
+        assert!(client.stuck_at(limits).is_none_or(|at| at > until));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | what | bound | then |
 //! |---|---|---|
 //! | output waiting for one attached client | [`Limits::client_buffer`] | the stream is not read; the container waits |
-//! | such a client takes nothing | [`Limits::stall`] | the client is cut off, the container goes on |
+//! | such a client takes nothing | [`Limits::stall`]; [`Limits::watcher_stall`] where it came after the start | the client is cut off, the container goes on |
 //! | stdin waiting for a process | [`Limits::stdin_queue`] | the client is not read |
 //! | output of an exec that has exited, held open by others | [`Limits::exec_drain`] | read what is there, end |
 //! | clients that do not take the last frames | [`Limits::flush`] | leave |
@@ -43,6 +43,7 @@ pub struct Limits {
     /// Bytes.
     pub client_buffer: usize,
     pub stall: Duration,
+    pub watcher_stall: Duration,
     /// Bytes.
     pub stdin_queue: usize,
     pub exec_drain: Duration,
@@ -54,12 +55,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 256 KiB and 5 minutes for clients (a person may stop a terminal for a while, a dead daemon closes its sockets),
-    /// 64 KiB of stdin (as a pipe holds), 2 s for an exec (as Docker), 10 s at the end.
+    /// 256 KiB for clients. 5 minutes for the one that a process was started for, whose output it is: the reader of a pipe may
+    /// take its time, and a person may stop a terminal for a while. 2 s for those who attached to what ran already: whoever only
+    /// looks on must not stop it. 64 KiB of stdin (as a pipe holds), 2 s for an exec (as Docker), 10 s at the end.
     fn default() -> Limits {
         Limits {
             client_buffer: 256 << 10,
             stall: Duration::from_secs(300),
+            watcher_stall: Duration::from_secs(2),
             stdin_queue: 64 << 10,
             exec_drain: Duration::from_secs(2),
             flush: Duration::from_secs(10),

@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 
 /// Longest of the kernel's small files read here.
 const MAX_TEXT: u64 = 1 << 20;
+/// Where cgroups are mounted nearly everywhere, written as the table of mounts is.
+const USUAL: &str = "\
+0 0 0:0 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+0 0 0:0 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+";
 
 /// The file that counts memory kills in the cgroup of process `pid`: `memory.events` (v2) or `memory.oom_control` (v1).
 /// None when there is none.
@@ -13,8 +18,9 @@ const MAX_TEXT: u64 = 1 << 20;
 /// Kernel: [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 pub(crate) fn counter_of(pid: i32) -> Option<PathBuf> {
     let groups = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
-    let mounts = read(Path::new("/proc/self/mountinfo"))?;
-    candidates(&groups, &mounts).into_iter().find(|path| path.exists())
+    let found = |mounts: &str| candidates(&groups, mounts).into_iter().find(|path| path.exists());
+    // The table of mounts has lines for every container.
+    found(USUAL).or_else(|| found(&read(Path::new("/proc/self/mountinfo"))?))
 }
 
 /// Kills so far by the counter in `file`; 0 when it cannot be read.
@@ -101,6 +107,14 @@ mod tests {
         let unified = "30 23 0:26 /x /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(candidates("0::/x/y\n", unified), [Path::new("/sys/fs/cgroup/y/memory.events")]);
         assert_eq!(candidates("", ""), [] as [&Path; 0]);
+        let usual = candidates("4:memory:/a/b\n0::/c\n", USUAL);
+        assert_eq!(
+            usual,
+            [
+                Path::new("/sys/fs/cgroup/memory/a/b/memory.oom_control"),
+                Path::new("/sys/fs/cgroup/c/memory.events"),
+            ]
+        );
     }
 
     #[test]

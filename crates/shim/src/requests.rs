@@ -125,6 +125,7 @@ impl Shim {
         self.answer(key, &Response::Ok);
         let Some(client) = self.clients.get_mut(&key) else { return Ok(None) };
         client.role = Role::Attached { process: INIT, streams };
+        client.is_watcher = self.phase != Phase::Created;
         if let Some(exit) = &self.exit {
             client.tell(&shim_api::Event::Exited { exec_id: None, exit: exit.clone() });
             client.is_closing = true;
@@ -144,7 +145,7 @@ impl Shim {
                 client.tell(&shim_api::Event::Exited { exec_id, exit });
             }
         }
-        client.is_closing = self.exit.is_some();
+        client.is_closing = self.exit.is_some() && self.phase != Phase::Deleting;
     }
 
     fn exec(

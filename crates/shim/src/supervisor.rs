@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const MAX_CONFIG: u64 = 1 << 20;
 /// Bytes read at a time, from anyone. At most `shim_api::MAX_STDIO`.
 const SCRATCH: usize = 32 << 10;
+/// How long after the last work of some size memory is given back.
+const SLIM_AFTER: Duration = Duration::from_millis(100);
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
@@ -70,8 +72,9 @@ pub(crate) struct Shim {
     due: Option<Instant>,
     /// When to accept connections again, after there were no descriptors left.
     deaf_until: Option<Instant>,
-    /// Code was mapped that the loop does not need: set-up, JSON, starting programs.
-    is_fat: bool,
+    /// When to give back what the loop does not need: code of set-up, of JSON, of starting programs. Later than what was done is
+    /// likely to be followed by more; None where nothing of it has run since.
+    slim_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -195,8 +198,8 @@ impl Shim {
             ready: None,
             due: None,
             deaf_until: None,
-            is_fat: true,
-            scratch: vec![0; SCRATCH],
+            slim_at: Some(Instant::now() + SLIM_AFTER),
+            scratch: Vec::new(),
         })
     }
 
@@ -222,7 +225,10 @@ impl Shim {
             Action::RunStart => self.call(Op::Start),
             Action::RunPause => self.call(Op::Pause),
             Action::RunResume => self.call(Op::Resume),
-            Action::RunDelete => self.call(Op::Delete),
+            Action::RunDelete => {
+                self.call(Op::Delete);
+                self.tell_early();
+            }
             Action::Answer => self.answer_asker(),
             Action::KillInit => self.kill_init(),
             Action::Drain => self.begin_draining(),
@@ -236,10 +242,6 @@ impl Shim {
         if self.end_waiting(Instant::now()) {
             // What that did has to be settled before there may be nothing left to wait for.
             return Ok(());
-        }
-        if self.is_fat && self.jobs.is_empty() && matches!(self.phase, Phase::Created | Phase::Running) {
-            self.is_fat = false;
-            sys::footprint::forget_code();
         }
         for (cause, flags) in self.wait_for_causes()? {
             match cause {
@@ -278,7 +280,7 @@ impl Shim {
         }
         // After all that may have been the last a client hears.
         for client in self.clients.values_mut() {
-            let is_stuck = client.stuck_since(self.limits).is_some_and(|at| at + self.limits.stall <= now);
+            let is_stuck = client.stuck_at(self.limits).is_some_and(|at| at <= now);
             if is_stuck {
                 note("a client took nothing for too long: cut off");
             }
@@ -318,20 +320,40 @@ impl Shim {
         taking.max().map(|at| at.max(due)).or(Some(due))
     }
 
+    /// What reads go into, to be put back.
+    pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
+        // Made anew after a rest; a page of it costs something once it is read into.
+        if self.scratch.is_empty() { vec![0; SCRATCH] } else { std::mem::take(&mut self.scratch) }
+    }
+
+    /// Something has run that is not needed for long.
+    pub(crate) fn slim_soon(&mut self) {
+        self.slim_at = Some(Instant::now() + SLIM_AFTER);
+    }
+
     fn keys_of_clients(&self) -> Vec<u64> {
         self.clients.keys().copied().collect()
     }
 
     /// The next moment at which something is due without a cause from outside.
     fn next_due(&self) -> Option<Instant> {
-        let stalls =
-            self.clients.values().filter_map(|c| Some(c.stuck_since(self.limits)? + self.limits.stall));
+        let stalls = self.clients.values().filter_map(|c| c.stuck_at(self.limits));
         let drains = self.processes.values().filter_map(|p| p.drain_until);
-        let log = self.due_of_log();
+        let log = self.due_of_log().into_iter().chain(self.slim_at.filter(|_| self.is_at_rest()));
         stalls.chain(drains).chain(self.due_of_phase()).chain(self.deaf_until).chain(log).min()
     }
 
-    fn wait_for_causes(&self) -> Result<Vec<(Cause, PollFlags)>, Error> {
+    /// Whether nothing is under way that will soon want the code again.
+    fn is_at_rest(&self) -> bool {
+        self.jobs.is_empty() && matches!(self.phase, Phase::Created | Phase::Running | Phase::Paused)
+    }
+
+    fn wait_for_causes(&mut self) -> Result<Vec<(Cause, PollFlags)>, Error> {
+        let is_slim_due = self.is_at_rest() && self.slim_at.is_some_and(|at| at <= Instant::now());
+        if is_slim_due {
+            self.slim_at = None;
+            self.scratch = Vec::new();
+        }
         let mut causes = vec![Cause::Signal];
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let mut add = |cause, fd| {
@@ -366,6 +388,10 @@ impl Shim {
             }
         }
         let timeout = self.next_due().map(|at| timespec_of(at.saturating_duration_since(Instant::now())));
+        if is_slim_due {
+            // Right before the sleep: what runs until then is mapped again.
+            sys::footprint::forget_code();
+        }
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(Error::Poll(e.into())),

@@ -1,6 +1,6 @@
-//! Keeping a program small that lives long, does little, and runs in numbers.
+//! Keeping a program small that lives long and mostly waits.
 //!
-//! `unsafe`: a C call with two integers, and advice about memory by address. Covers `mallopt(3)`, `madvise(2)`.
+//! `unsafe`: C calls with integers, and advice about memory by address. Covers `mallopt(3)`, `malloc_trim(3)`, `madvise(2)`.
 
 #![expect(unsafe_code, reason = "mallopt is a C call that rustix does not have; madvise takes addresses")]
 
@@ -27,26 +27,62 @@ pub fn keep_heap_small() {
     }
 }
 
-/// Unmaps this program's code, and with it what only the beginning needed; what runs next is mapped again from the page
-/// cache, 64 KiB at a touch. Does nothing where `/proc` is not mounted.
+/// Has all threads share two arenas of the allocator. By itself glibc makes one for each thread, up to eight a processor, and
+/// what a burst of threads leaves lies in all of them. Best called first in `main`.
+///
+/// [mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html); nothing happens with a C library that has none.
+pub fn share_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: as in `keep_heap_small`.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2)
+    };
+}
+
+/// Mappings that [`forget_code`] looks for: code, and the constants before it.
+const PARTS: usize = 4;
+
+/// Gives back to the kernel what can be had again: free pages of the heap, and the pages of this program's code and constants,
+/// with which goes what only the beginning needed. What runs next is mapped again from the page cache, 64 KiB at a touch, so
+/// the caller best sleeps at once. Does nothing where `/proc` is not mounted.
 ///
 /// Kernel: [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTNEED`.
+#[inline(never)]
 pub fn forget_code() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    for (start, length) in maps.lines().filter_map(code_of_file) {
+    let mut parts = [(0, 0); PARTS];
+    {
+        let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+        for (part, found) in parts.iter_mut().zip(maps.lines().filter_map(part_of_file)) {
+            *part = found;
+        }
+    }
+    give_back_heap();
+    // Nothing in between that would be mapped again.
+    for (start, length) in parts {
         let address: *mut c_void = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: the kernel lists this range as a private mapping of a file that is executable and not writable.
-        // Nothing was ever written to it, so the file has the same bytes, and the next access reads them from there.
-        // Advice: a failure changes nothing.
+        // SAFETY: the kernel lists this range as a private mapping of a file that is not writable, and it is code or begins
+        // with the file: nothing was ever written to it, as is to constants that are relocated, which lie behind. So the file
+        // has the same bytes, and the next access reads them from there. (An empty range is none.) A failure changes nothing.
         unsafe { madvise(address, length, Advice::LinuxDontNeed) }.ok();
     }
 }
 
-/// Begin and length of a mapping of a file that can be executed and not written.
-fn code_of_file(line: &str) -> Option<(usize, usize)> {
+/// Has the allocator give back its free pages.
+fn give_back_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number of bytes to keep at the end of the heap, and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Begin and length of a mapping of a file that cannot be written: of code, or from the file's begin.
+fn part_of_file(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
-    let (range, flags, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
-    if flags != "r-xp" || inode == "0" {
+    let (range, flags, offset, inode) = (fields.next()?, fields.next()?, fields.next()?, fields.nth(1)?);
+    let is_code = flags == "r-xp";
+    let is_begin = flags == "r--p" && offset.bytes().all(|digit| digit == b'0');
+    if inode == "0" || !(is_code || is_begin) {
         return None;
     }
     let (start, end) = range.split_once('-')?;
@@ -70,26 +106,47 @@ mod tests {
     }
 
     #[test]
-    fn only_code_of_files_is_meant() {
+    fn only_code_and_constants_of_files_are_meant() {
         for (line, expected) in [
             ("55d0-55f0 r-xp 00001000 fe:00 12 /bin/x", Some((0x55d0, 0x20))),
+            ("55d0-55f0 r--p 00000000 fe:00 12 /bin/x", Some((0x55d0, 0x20))),
             ("55d0-55f0 r--p 00001000 fe:00 12 /bin/x", None),
+            ("55d0-55f0 rw-p 00000000 fe:00 12 /bin/x", None),
             ("55d0-55f0 rwxp 00001000 fe:00 12 /bin/x", None),
             ("7fff0000-7fff1000 r-xp 00000000 00:00 0 [vdso]", None),
             ("", None),
         ] {
-            assert_eq!(super::code_of_file(line), expected, "{line}");
+            assert_eq!(super::part_of_file(line), expected, "{line}");
         }
+    }
+
+    /// Pages.
+    fn resident() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn free_pages_amid_used_ones_are_given_back() {
+        let _alone = PAGES.lock().unwrap();
+        // Too small to be mapped alone, each freed one between two that stay.
+        let mut blocks: Vec<Vec<u8>> = (0..8192).map(|_| vec![1_u8; 8 << 10]).collect();
+        let mut odd = false;
+        blocks.retain(|_| {
+            odd = !odd;
+            odd
+        });
+        let before = resident();
+        super::forget_code();
+        let after = resident();
+        assert!(after + 2000 < before, "{after} of {before} pages are still there");
+        assert!(blocks.iter().flatten().all(|byte| *byte == 1));
     }
 
     #[test]
     fn large_blocks_go_back_at_once() {
         let _alone = PAGES.lock().unwrap();
         super::keep_heap_small();
-        let resident = || {
-            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-            text.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
-        };
         let before = resident();
         let block = vec![1_u8; 8 << 20];
         assert!(resident() >= before + 2000);

@@ -36,8 +36,8 @@ pub struct Options {
     pub data_root: Option<PathBuf>,
     /// The network namespace that it is to run in, in place of the test's: a host of its own, as far as networks go.
     pub netns: Option<PathBuf>,
-    /// The umask that it is started with, in octal, in place of the test's.
-    pub umask: Option<&'static str>,
+    /// What the shell that becomes it does first, such as `umask 0077`.
+    pub first: Option<&'static str>,
     /// Variables of its environment, besides the test's.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -53,7 +53,7 @@ pub struct Daemon {
     pub bridge: String,
     flags: Vec<String>,
     netns: Option<PathBuf>,
-    umask: Option<&'static str>,
+    first: Option<&'static str>,
     environment: Vec<(&'static str, String)>,
     process: Option<Child>,
     root: tempfile::TempDir,
@@ -76,7 +76,7 @@ impl Daemon {
             // At most 15 characters: process ids have up to 7 digits.
             bridge: format!("bt{pid}n{number}"),
             flags: options.flags,
-            umask: options.umask,
+            first: options.first,
             environment: options.environment,
             netns: options.netns,
             process: None,
@@ -107,11 +107,11 @@ impl Daemon {
         let program = program("brigd");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         // What is put before it becomes the program: the process id is brigd's.
-        let mut command = match (&self.netns, self.umask) {
+        let mut command = match (&self.netns, self.first) {
             (None, None) => Command::new(&program),
-            (None, Some(umask)) => {
+            (None, Some(first)) => {
                 let mut command = Command::new("sh");
-                command.args(["-c", "umask $0; exec \"$@\"", umask]).arg(&program);
+                command.args(["-ec", &format!("{first}; exec \"$0\" \"$@\"")]).arg(&program);
                 command
             }
             (Some(netns), _) => {

@@ -1,7 +1,8 @@
 //! An engine on directories of its own, and the registry that stands in for Docker Hub.
 
+use super::images;
 use crate::build::{Profile, build};
-use crate::run::{Doing, Error, Result, output};
+use crate::run::{Doing, Error, Result, output, run};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -73,9 +74,11 @@ impl Daemon {
         Daemon::start(command, home, registry)
     }
 
-    pub(super) fn dockerd(work: &Path, registry: &Registry) -> Result<Daemon> {
+    /// Debian's dockerd, with these flags besides.
+    pub(super) fn dockerd(work: &Path, registry: &Registry, flags: &[&str]) -> Result<Daemon> {
         let home = work.join("dockerd");
         let mut command = Command::new("dockerd");
+        command.args(flags);
         command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
         std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
         let config = home.join("daemon.json");
@@ -136,6 +139,35 @@ impl Drop for Daemon {
             let _busy = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// Does `work` with the address of an engine that has the images, and a registry that has them too.
+pub(super) fn with_images<T>(engine: &str, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    // Short: the paths of sockets are.
+    let directory = std::env::temp_dir().join(format!("brig-conform-{}", std::process::id()));
+    std::fs::create_dir(&directory).doing(|| format!("create {}", directory.display()))?;
+    let all = || {
+        let archive = images::make(&directory)?;
+        let registry = Registry::start(&directory)?;
+        let daemon = match engine {
+            "brig" => Daemon::brig(&directory, &registry)?,
+            "dockerd" => Daemon::dockerd(&directory, &registry, &[])?,
+            other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
+        };
+        let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));
+        docker(&["load", "-q", "-i", &archive.to_string_lossy()])?;
+        for name in images::names() {
+            let there = format!("127.0.0.1:{}/library/{name}", registry.port);
+            docker(&["tag", name, &there])?;
+            docker(&["push", "-q", &there])?;
+            docker(&["rmi", &there])?;
+        }
+        work(&daemon.host)
+    };
+    let done = all();
+    // The daemon is gone by now, and what it mounted.
+    drop(std::fs::remove_dir_all(&directory));
+    done
 }
 
 pub(super) fn wait(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {

@@ -5,10 +5,9 @@
 //! file lists what does not pass, each with its reason; any other failure is an error, and so is an exception that
 //! passes.
 
-use super::daemons::{Daemon, Registry};
-use super::images;
+use super::{daemons, exceptions};
 use crate::packages;
-use crate::run::{Doing, Error, Result, run};
+use crate::run::{Doing, Result, run};
 use crate::workspace::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -56,36 +55,16 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     let home = root().join("target/conform/docker-py");
     std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
     let python = prepare(&home)?;
-    // Short: the paths of sockets are.
-    let work = std::env::temp_dir().join(format!("brig-conform-{}", std::process::id()));
-    std::fs::create_dir(&work).doing(|| format!("create {}", work.display()))?;
-    let text = test(engine, rest, &home, &python, &work);
-    // The daemon is gone by now, and what it mounted.
-    drop(std::fs::remove_dir_all(&work));
-    judge(&text?, engine)
+    let text = daemons::with_images(engine, |host| test(engine, rest, &home, &python, host))?;
+    judge(&text, engine)
 }
 
-/// Runs the suite; what pytest printed.
-fn test(engine: &str, rest: &[String], home: &Path, python: &Path, work: &Path) -> Result<String> {
-    let archive = images::make(work)?;
-    let registry = Registry::start(work)?;
-    let daemon = match engine {
-        "brig" => Daemon::brig(work, &registry)?,
-        "dockerd" => Daemon::dockerd(work, &registry)?,
-        other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
-    };
-    let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));
-    docker(&["load", "-q", "-i", &archive.to_string_lossy()])?;
-    for name in images::names() {
-        let there = format!("127.0.0.1:{}/library/{name}", registry.port);
-        docker(&["tag", name, &there])?;
-        docker(&["push", "-q", &there])?;
-        docker(&["rmi", &there])?;
-    }
+/// Runs the suite against the engine at `host`; what pytest printed.
+fn test(engine: &str, rest: &[String], home: &Path, python: &Path, host: &str) -> Result<String> {
     let mut pytest = Command::new(python);
     pytest
         .current_dir(home.join(format!("docker-{VERSION}")))
-        .env("DOCKER_HOST", &daemon.host)
+        .env("DOCKER_HOST", host)
         .env("DOCKER_TEST_API_VERSION", API)
         .args(["-m", "pytest", "-q", "-rA", "--tb=short", "--timeout=60", "-p", "no:cacheprovider"]);
     if rest.iter().all(|a| a.starts_with('-')) {
@@ -115,26 +94,7 @@ fn judge(text: &str, engine: &str) -> Result<()> {
     let of = |word: &str| results.get(word).cloned().unwrap_or_default();
     let failed: BTreeSet<&str> = of("FAILED").union(&of("ERROR")).copied().collect();
     let passed: BTreeSet<&str> = of("PASSED").difference(&failed).copied().collect();
-    println!("{engine}: {} passed, {} failed", passed.len(), failed.len());
-    if passed.is_empty() {
-        return Err(Error::new("no test passed: the suite did not run"));
-    }
-    if engine != "brig" {
-        return Ok(());
-    }
-    let expected: BTreeSet<&str> = exceptions().map(|(test, _)| test).collect();
-    let surprises: Vec<&&str> =
-        failed.iter().filter(|t| !expected.contains(**t) && !expected.contains(&*format!("~{t}"))).collect();
-    let mended: Vec<&&str> = expected.intersection(&passed).collect();
-    if surprises.is_empty() && mended.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(format!("failed and not listed: {surprises:#?}\nlisted and passed: {mended:#?}")))
-}
-
-/// Tests that fail, with the reason; `~` before those that only sometimes do.
-fn exceptions() -> impl Iterator<Item = (&'static str, &'static str)> {
-    EXCEPTIONS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).filter_map(|l| l.split_once(": "))
+    exceptions::judge(engine, &passed, &failed, EXCEPTIONS)
 }
 
 /// A Python with what the tests need, and their sources; its program.
@@ -170,14 +130,6 @@ fn prepare(home: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_exception_has_a_reason() {
-        for line in EXCEPTIONS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
-            let (test, reason) = line.split_once(": ").expect("TEST: REASON");
-            assert!(test.contains("::") && reason.len() > 10, "{line}");
-        }
-    }
 
     #[test]
     fn failures_are_told_from_exceptions() {

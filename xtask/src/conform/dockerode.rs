@@ -5,8 +5,7 @@
 //! What they need comes from npm by npm itself. `dockerode.exceptions` beside this file lists what does not pass, each with its
 //! reason; any other failure is an error, and so is an exception that passes.
 
-use super::daemons::{Daemon, Registry};
-use super::images;
+use super::{daemons, exceptions};
 use crate::packages;
 use crate::run::{Doing, Error, Result, no_more, output, run, take_value};
 use crate::workspace::root;
@@ -45,8 +44,9 @@ pub(super) fn command(args: &[String]) -> Result<()> {
             .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
             .current_dir(&sources))?;
     }
-    let report =
-        with_engine(&engine, |host| test(&sources, host, &home.join(format!("report-{engine}.json"))))?;
+    let report = daemons::with_images(&engine, |host| {
+        test(&sources, host, &home.join(format!("report-{engine}.json")))
+    })?;
     print!("{report}");
     judge(&report, &engine)
 }
@@ -64,7 +64,7 @@ pub(super) fn testcontainers(args: &[String]) -> Result<()> {
             .current_dir(&home))?;
     }
     std::fs::write(home.join("run.mjs"), PROGRAM).doing(|| "write run.mjs".into())?;
-    with_engine(&engine, |host| {
+    daemons::with_images(&engine, |host| {
         let mut node = Command::new("node");
         // The helper that cleans up after a killed test program comes from Docker Hub.
         node.arg("run.mjs")
@@ -89,35 +89,6 @@ fn home(name: &str) -> Result<PathBuf> {
     Ok(home)
 }
 
-/// Does `work` with an engine that has the images, and a registry that has them too.
-fn with_engine<T>(engine: &str, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
-    // Short: the paths of sockets are.
-    let directory = std::env::temp_dir().join(format!("brig-conform-{}", std::process::id()));
-    std::fs::create_dir(&directory).doing(|| format!("create {}", directory.display()))?;
-    let all = || {
-        let archive = images::make(&directory)?;
-        let registry = Registry::start(&directory)?;
-        let daemon = match engine {
-            "brig" => Daemon::brig(&directory, &registry)?,
-            "dockerd" => Daemon::dockerd(&directory, &registry)?,
-            other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
-        };
-        let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));
-        docker(&["load", "-q", "-i", &archive.to_string_lossy()])?;
-        for name in images::names() {
-            let there = format!("127.0.0.1:{}/library/{name}", registry.port);
-            docker(&["tag", name, &there])?;
-            docker(&["push", "-q", &there])?;
-            docker(&["rmi", &there])?;
-        }
-        work(&daemon.host)
-    };
-    let done = all();
-    // The daemon is gone by now, and what it mounted.
-    drop(std::fs::remove_dir_all(&directory));
-    done
-}
-
 /// Runs the tests; a line for each.
 fn test(sources: &Path, host: &str, report: &Path) -> Result<String> {
     let mut mocha = Command::new("node");
@@ -140,38 +111,12 @@ fn judge(report: &str, engine: &str) -> Result<()> {
         lines.map(|rest| rest.split(" - ").next().unwrap_or(rest)).collect()
     };
     let (passed, failed) = (of("PASSED"), of("FAILED"));
-    println!("\n{engine}: {} passed, {} failed", passed.len(), failed.len());
-    if passed.is_empty() {
-        return Err(Error::new("no test passed: the suite did not run"));
-    }
-    if engine != "brig" {
-        return Ok(());
-    }
-    let expected: BTreeSet<&str> = exceptions().map(|(test, _)| test).collect();
-    let surprises: Vec<&&str> = failed.difference(&expected).collect();
-    let mended: Vec<&&str> = expected.intersection(&passed).collect();
-    if surprises.is_empty() && mended.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(format!("failed and not listed: {surprises:#?}\nlisted and passed: {mended:#?}")))
-}
-
-/// Tests that fail, with the reason.
-fn exceptions() -> impl Iterator<Item = (&'static str, &'static str)> {
-    EXCEPTIONS.lines().filter(|l| !l.is_empty() && !l.starts_with("# ")).filter_map(|l| l.split_once(": "))
+    exceptions::judge(engine, &passed, &failed, EXCEPTIONS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_exception_has_a_reason() {
-        for line in EXCEPTIONS.lines().filter(|l| !l.is_empty() && !l.starts_with("# ")) {
-            let (test, reason) = line.split_once(": ").expect("TEST: REASON");
-            assert!(test.starts_with('#') && reason.len() >= 8, "{line}");
-        }
-    }
 
     #[test]
     fn failures_are_told_from_exceptions() {

@@ -34,6 +34,7 @@ pub(crate) struct Wish {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) log_path: Option<PathBuf>,
     pub(crate) has_pid_namespace: bool,
+    pub(crate) runtime: PathBuf,
 }
 
 impl Wish {
@@ -48,6 +49,7 @@ impl Wish {
             memory_bytes: None,
             log_path: None,
             has_pid_namespace: true,
+            runtime: "/usr/sbin/runc".into(),
         }
     }
 }
@@ -105,7 +107,7 @@ impl Container {
             version: VERSION,
             container_id: id.clone(),
             bundle: base.path().join("bundle"),
-            runtime: "/usr/sbin/runc".into(),
+            runtime: wish.runtime.clone(),
             runtime_root: base.path().join("runc"),
             runtime_args: Vec::new(),
             tty: wish.tty,
@@ -121,6 +123,7 @@ impl Container {
                 attrs: BTreeMap::new(),
             },
             restore: None,
+            tells_early: wish.has_pid_namespace,
         };
         std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
         let mut shim = Command::new(env!("CARGO_BIN_EXE_brig-shim"))

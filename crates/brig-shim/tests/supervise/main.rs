@@ -7,6 +7,7 @@
 )]
 
 mod container;
+mod held_up;
 
 use container::{ALL, Container, NONE, OUTPUT, Wish, can_run, exec_request, wait_for};
 use errors::Kind;

@@ -195,12 +195,12 @@ fn parts(solved: &Solved, asked: &ProvenanceAsked) -> Parts {
     }
     let mut build_config = None;
     if asked.is_max {
-        let steps = solved.trail.iter().enumerate();
+        let steps = solved.trail.records.iter().enumerate();
         let described: Vec<Value> = steps
             .map(|(at, record)| {
                 let mut step = json!({ "id": format!("step{at}"), "text": record.text, "key": record.key });
                 if let Some(before) =
-                    record.before.and_then(|key| solved.trail.iter().position(|r| r.key == key))
+                    record.before.and_then(|key| solved.trail.records.iter().position(|r| r.key == key))
                 {
                     step["inputs"] = json!([format!("step{before}:0")]);
                 }
@@ -210,6 +210,7 @@ fn parts(solved: &Solved, asked: &ProvenanceAsked) -> Parts {
         build_config = Some(json!({ "steps": described }));
         let layers: Map<String, Value> = solved
             .trail
+            .records
             .iter()
             .enumerate()
             .filter_map(|(at, r)| Some((format!("step{at}:0"), json!([[r.layer.as_ref()?.described()]]))))

@@ -4,6 +4,7 @@
 
 use super::packages::{self, Package};
 use super::{Predicate, escaped};
+use crate::context::Context;
 use crate::error::{During, Error};
 use crate::solve::Solved;
 use oci::Digest;
@@ -11,6 +12,7 @@ use rootdir::RootDir;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Largest list of packages that is read.
 const MAX_LIST: usize = 64 << 20;
@@ -27,20 +29,56 @@ struct Found {
     has_rpm: bool,
 }
 
-/// Looks into the files of a result. Blocking.
-pub(crate) fn predicate(solved: &Solved) -> Result<Predicate, Error> {
+/// Something to look into besides the result: a stage, or the context.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    Stage { name: String, chain_id: Option<Digest> },
+    Context(Arc<Context>),
+}
+
+/// The argument that has stages looked into: a boolean, or names of stages.
+pub(crate) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+/// The argument that has the context looked into, likewise by the stages that declare it.
+pub(crate) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+
+/// Whether a value of one of these means the stage `name`.
+pub(crate) fn is_meant(value: &str, name: &str) -> bool {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        names => names.split(',').any(|wanted| wanted.trim().eq_ignore_ascii_case(name)),
+    }
+}
+
+/// Looks into the files of a result, and of what is beside it. Blocking.
+pub(crate) fn predicates(solved: &Solved) -> Result<Vec<Predicate>, Error> {
     let doing = || "look for packages".to_string();
-    let workspace = solved.engine.open_workspace(solved.chain_id.as_ref()).during(doing)?;
-    let found = look(workspace.root())?;
-    drop(workspace);
     let created = solved.config.created.clone().unwrap_or_else(|| "1970-01-01T00:00:00Z".into());
-    let body = document(&found, &created);
-    Ok(Predicate {
-        predicate_type: "https://spdx.dev/Document",
-        file_name: "sbom.spdx.json".into(),
-        inline_only: false,
-        body,
-    })
+    let told = |found: &Found, name: &str| {
+        let (file_name, name) = match name {
+            "" => ("sbom.spdx.json".to_string(), "sbom".to_string()),
+            // Stages have names of letters, digits and `-_.`.
+            name => (format!("sbom-{name}.spdx.json"), format!("sbom-{name}")),
+        };
+        Predicate {
+            predicate_type: "https://spdx.dev/Document",
+            file_name,
+            inline_only: false,
+            body: document(found, &name, &created),
+        }
+    };
+    let layers = |chain_id: Option<&Digest>| {
+        let workspace = solved.engine.open_workspace(chain_id).during(doing)?;
+        look(workspace.root())
+    };
+    let mut out = vec![told(&layers(solved.chain_id.as_ref())?, "")];
+    for beside in solved.beside.iter() {
+        out.push(match beside {
+            Beside::Stage { name, chain_id } => told(&layers(chain_id.as_ref())?, name),
+            Beside::Context(context) => told(&look(&context.root)?, "context"),
+        });
+    }
+    Ok(out)
 }
 
 /// A file's text, if there is one.
@@ -85,7 +123,7 @@ fn look(root: &RootDir) -> Result<Found, Error> {
     Ok(found)
 }
 
-fn document(found: &Found, created: &str) -> Value {
+fn document(found: &Found, name: &str, created: &str) -> Value {
     let mut list = Vec::new();
     let mut relationships = Vec::new();
     for (at, (kind, package)) in found.packages.iter().enumerate() {
@@ -133,7 +171,7 @@ fn document(found: &Found, created: &str) -> Value {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
-        "name": "sbom",
+        "name": name,
         "creationInfo": info,
         "packages": list,
         "relationships": relationships,
@@ -167,6 +205,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn arguments_mean_stages() {
+        for (value, name, want) in [
+            ("true", "x", true),
+            ("1", "", true),
+            ("", "x", false),
+            ("false", "false", false),
+            ("a, B", "b", true),
+            ("a,b", "c", false),
+        ] {
+            assert_eq!(is_meant(value, name), want, "{value} {name}");
+        }
+    }
+
+    #[test]
     fn what_is_installed_becomes_a_document() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let write = |path: &str, text: &str| {
@@ -185,7 +237,7 @@ mod tests {
         write("var/lib/rpm/rpmdb.sqlite", "x");
         let root = RootDir::open(dir.path()).expect("open");
         let found = look(&root).expect("read");
-        let document = document(&found, "2026-01-01T00:00:00Z");
+        let document = document(&found, "sbom", "2026-01-01T00:00:00Z");
         let urls: Vec<&str> = document["packages"]
             .as_array()
             .expect("a list")
@@ -200,6 +252,6 @@ mod tests {
             ]
         );
         assert!(document["creationInfo"]["comment"].as_str().is_some_and(|c| c.contains("rpm")));
-        assert_eq!(super::document(&found, "2026-01-01T00:00:00Z"), document);
+        assert_eq!(super::document(&found, "sbom", "2026-01-01T00:00:00Z"), document);
     }
 }

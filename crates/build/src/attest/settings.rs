@@ -91,6 +91,11 @@ impl Attests {
         self.sbom.is_none() && self.provenance.as_ref().is_some_and(|p| p.inline_only)
     }
 
+    /// The packages are to be listed.
+    pub(crate) fn has_packages(&self) -> bool {
+        self.sbom.is_some()
+    }
+
     /// Nothing is to be said.
     pub fn is_empty(&self) -> bool {
         self.provenance.is_none() && self.sbom.is_none()

@@ -9,7 +9,8 @@ use crate::error::{During, Error};
 use crate::git::{GitAccess, Repository, Resolved};
 use crate::git_url::{self, GitUrl, redact};
 use crate::plan::{self, Source};
-use crate::remote;
+use crate::remote::{self, RemoteFile};
+use crate::request::{Answer, Secret};
 use crate::select::{Filter, Pick, pick};
 use crate::solve::Shared;
 use crate::stage::{Place, StageState, Work, base_key, layer_time, step};
@@ -26,8 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 struct Job {
     sources: Vec<String>,
-    /// Files from URLs: the tree that holds it, and its name.
-    remote: Vec<(Arc<Context>, String)>,
+    /// Files from URLs.
+    remote: Vec<RemoteFile>,
     /// Repositories that the key knows and nobody has fetched yet.
     git: Mutex<Vec<Tree>>,
     inline: Vec<Inline>,
@@ -94,6 +95,30 @@ async fn open_repository(
     Ok(Tree { repository, resolved, url, keep_git_dir })
 }
 
+/// Finds the file that ADD of a URL means.
+async fn find_file(place: &Place, url: &str) -> Result<RemoteFile, Error> {
+    let request = &place.shared.request;
+    let find = |id: String| -> Answer<'_, Option<Secret>> {
+        Box::pin(async move {
+            match (request.secrets.get(&id), &request.client) {
+                (Some(secret), _) => Ok(Some(secret.clone())),
+                (None, Some(client)) => client.secret(&id).await,
+                (None, None) => Ok(None),
+            }
+        })
+    };
+    let authorization = remote::authorization(url, find).await?;
+    remote::find(&place.shared.engine, url, authorization, place.uses_cache).await
+}
+
+/// What was fetched from elsewhere for a step.
+struct Brought {
+    /// Files: the tree that holds each, and its name.
+    files: Vec<(Arc<Context>, String)>,
+    /// Of repositories.
+    trees: Vec<Context>,
+}
+
 #[derive(Debug, Clone)]
 enum From {
     Context(Arc<Context>),
@@ -132,7 +157,11 @@ pub(crate) async fn copy(
             for tree in trees {
                 fetched.push(tree.repository.check_out(&tree.resolved, tree.keep_git_dir).await?);
             }
-            blocking(move || perform(&place_, &job, &fetched, parent)).await
+            let mut files = Vec::new();
+            for file in &job.remote {
+                files.push((file.context(&place_.shared.engine).await?, file.known.name.clone()));
+            }
+            blocking(move || perform(&place_, &job, &Brought { files, trees: fetched }, parent)).await
         })
     };
     step(place, state, &key, created_by, work).await
@@ -200,14 +229,14 @@ async fn expand(place: &Place, state: &StageState, copy: &Copy, is_add: bool) ->
         if is_directory && remote::file_name(url).is_empty() {
             return Err(wrong(url, format!("cannot determine filename for source {url}")));
         }
-        let file = remote::download(&place.shared.engine, url).await?;
-        if let Some(wanted) = checksum.as_ref().filter(|c| **c != file.digest.to_string()) {
-            let message = format!("digest mismatch {}: {wanted} was expected", file.digest);
-            return Err(wrong("--checksum", message));
+        let file = find_file(place, url).await?;
+        let remote::Known { name, digest, modified_s, .. } = &file.known;
+        if let Some(wanted) = checksum.as_ref().filter(|c| **c != digest.to_string()) {
+            return Err(wrong("--checksum", format!("digest mismatch {digest}: {wanted} was expected")));
         }
-        place.shared.capture.material(Material::Http { url: redact(url), digest: file.digest });
-        digests.push(json!([file.name, file.digest.to_string(), file.modified_s]));
-        remote.push((Arc::new(file.context), file.name));
+        place.shared.capture.material(Material::Http { url: redact(url), digest: *digest });
+        digests.push(json!([name, digest.to_string(), modified_s]));
+        remote.push(file);
     }
     let mut git = Vec::new();
     for text in &repositories {
@@ -245,6 +274,11 @@ async fn sources_key(place: &Place, job: &Arc<Job>) -> Result<Value, Error> {
         From::Context(context) => {
             let (context, job_) = (context.clone(), job.clone());
             let hashed = blocking(move || {
+                let choice = choice(&context, &job_);
+                let known = context.picks.as_ref().and_then(|picks| picks.get(&choice));
+                if let Some(known) = known.and_then(|text| serde_json::from_str(&text).ok()) {
+                    return Ok(known);
+                }
                 let exclude = excludes(&job_)?;
                 let filter = Filter { ignore: &context.ignore, exclude: &exclude };
                 let mut out = Vec::new();
@@ -259,7 +293,11 @@ async fn sources_key(place: &Place, job: &Arc<Job>) -> Result<Value, Error> {
                         ]));
                     }
                 }
-                Ok::<_, Error>(json!(out))
+                let out = json!(out);
+                if let Some(picks) = &context.picks {
+                    picks.put(choice, out.to_string());
+                }
+                Ok::<_, Error>(out)
             })
             .await;
             hashed.map_err(|e| in_words(place, e))
@@ -292,11 +330,17 @@ fn pick_all(root: &RootDir, ignore: &Ignore, job: &Job, source: &str) -> Result<
     Ok(picks)
 }
 
+/// All that says which files of a context are meant.
+fn choice(context: &Context, job: &Job) -> Digest {
+    let text = json!([1, job.sources, job.exclude, job.parents, format!("{:?}", context.ignore)]);
+    crate::hash::of_json(&text)
+}
+
 /// Copies in a workspace and makes a layer of it. Blocking.
 fn perform(
     place: &Place,
     job: &Job,
-    trees: &[Context],
+    brought: &Brought,
     parent: Option<Digest>,
 ) -> Result<(Outcome, u64), Error> {
     let shared = &place.shared;
@@ -314,11 +358,11 @@ fn perform(
     };
     let copied = match &job.from {
         From::Context(context) => {
-            put_all(shared, job, trees, &context.root, &context.ignore, &workspace, owner)
+            put_all(shared, job, brought, &context.root, &context.ignore, &workspace, owner)
         }
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
-            put_all(shared, job, trees, source.root(), &Ignore::default(), &workspace, owner)
+            put_all(shared, job, brought, source.root(), &Ignore::default(), &workspace, owner)
         }
     };
     copied.map_err(|e| in_words(place, e))?;
@@ -330,7 +374,7 @@ fn perform(
 fn put_all(
     shared: &Shared,
     job: &Job,
-    trees: &[Context],
+    brought: &Brought,
     root: &RootDir,
     ignore: &Ignore,
     workspace: &Workspace,
@@ -361,14 +405,14 @@ fn put_all(
         }
     }
     let nothing = Ignore::default();
-    for (context, name) in &job.remote {
+    for (context, name) in &brought.files {
         for one in pick(&context.root, &nothing, &Glob::escape(name), false)? {
             if !(job.unpacks_remote && unpack(shared, &one, &target)?) {
                 target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
             }
         }
     }
-    for tree in trees {
+    for tree in &brought.trees {
         for one in pick(&tree.root, &nothing, "", false)? {
             target.put(&one, Filter { ignore: &nothing, exclude: &exclude }, "")?;
         }

@@ -3,6 +3,7 @@
 use super::format::{self, CONFIG_TYPE, Record, docker_type};
 use super::settings::{CacheTarget, CacheTo};
 use crate::error::{During, Error};
+use crate::event::Event;
 use crate::request::Request;
 use crate::solve::Solved;
 use engine::{Engine, blocking};
@@ -13,6 +14,7 @@ use registry_client::{Auth, Outgoing, PushProgress, Shipment};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// A cache that was given away.
 #[derive(Debug, Clone)]
@@ -36,7 +38,8 @@ pub async fn export_cache(
 ) -> Result<Option<Exported>, Error> {
     let (Some(target), Some(first)) = (&to.place, all.first()) else { return Ok(None) };
     let (engine, lease) = (first.engine.clone(), first.lease.clone());
-    let mut records: Vec<Record> = all.iter().flat_map(|solved| solved.trail.iter().cloned()).collect();
+    let mut records: Vec<Record> =
+        all.iter().flat_map(|solved| solved.trail.records.iter().cloned()).collect();
     let wanted: HashSet<Digest> = if to.is_max {
         records.iter().filter_map(|r| Some(r.layer.as_ref()?.described().digest)).collect()
     } else {
@@ -45,6 +48,8 @@ pub async fn export_cache(
     for solved in all {
         solved.lent.blobs(&engine, &lease, &wanted).await?;
     }
+    let chains: HashMap<Digest, Digest> =
+        all.iter().flat_map(|solved| solved.trail.chains.iter().map(|(b, c)| (*b, *c))).collect();
     let (engine_, lease_, to_) = (engine.clone(), lease.clone(), to.clone());
     let composed = blocking(move || {
         let mut packed = HashMap::new();
@@ -54,8 +59,7 @@ pub async fn export_cache(
             lease_.keep_blob(&own.digest);
             layer.plain_bytes = None;
             // Of what is not here, only what it would be is said.
-            let is_here = engine_.content().size(&own.digest).is_ok_and(|size| size == own.size);
-            if !(is_here && wanted.contains(&own.digest)) {
+            if !(wanted.contains(&own.digest) && has_blob(&engine_, &lease_, &chains, &own)?) {
                 layer.blob = None;
                 continue;
             }
@@ -115,7 +119,7 @@ pub async fn export_cache(
 }
 
 /// As [`export_cache`], with the credentials of a request; and lets its client know. In words what was done.
-pub(crate) async fn give(all: &[&Solved], to: &CacheTo, asked: &Request) -> Result<String, Error> {
+async fn give(all: &[&Solved], to: &CacheTo, asked: &Request) -> Result<String, Error> {
     let credentials = match &to.place {
         Some(CacheTarget::Registry(reference)) => asked.credentials(reference.host()).await?,
         _ => Auth::Anonymous,
@@ -128,6 +132,56 @@ pub(crate) async fn give(all: &[&Solved], to: &CacheTo, asked: &Request) -> Resu
     }
     let layers = if given.layers == 1 { "layer" } else { "layers" };
     Ok(format!("{}: {}, {} {layers}", to.doing(), given.manifest.digest, given.layers))
+}
+
+/// Whether the blob of a layer is in the content store, made of its files where need be.
+fn has_blob(
+    engine: &Engine,
+    lease: &Lease,
+    chains: &HashMap<Digest, Digest>,
+    own: &Descriptor,
+) -> Result<bool, Error> {
+    let doing = || format!("pack layer {}", own.digest);
+    match engine.content().size(&own.digest) {
+        Ok(size) => return Ok(size == own.size),
+        Err(content::Error::NotFound { .. }) => {}
+        Err(e) => return Err(e).during(doing),
+    }
+    let Some(chain_id) = chains.get(&own.digest) else { return Ok(false) };
+    lease.keep_layer(chain_id);
+    if engine.snapshots().layer(chain_id).during(doing)?.is_none() {
+        return Ok(false);
+    }
+    match engine.images().make_blob(chain_id, own, lease) {
+        Ok(()) => Ok(true),
+        Err(image::Error::Content(content::Error::NotFound { .. })) => Ok(false),
+        Err(e) => Err(e).during(doing),
+    }
+}
+
+/// Makes the caches that a request wants of its results, and tells how that went.
+///
+/// # Errors
+///
+/// The first that cannot be made and may not fail.
+pub(crate) async fn give_all(
+    all: &[&Solved],
+    asked: &Request,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), Error> {
+    for to in &asked.cache_to {
+        let given = give(all, to, asked).await;
+        let (text, error) = match &given {
+            Ok(text) => (text.clone(), None),
+            Err(e) => (to.doing().into(), Some(e.text())),
+        };
+        drop(events.send(Event::CacheExport { text, error }).await);
+        match given {
+            Err(e) if !to.ignore_error => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The document that names all of a cache.

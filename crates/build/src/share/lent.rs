@@ -154,7 +154,12 @@ impl Lent {
             self.lock().only_there = true;
             return Err(self.lost(taken, "it has not the layers of all steps that it knows"));
         }
-        self.bring(engine, lease, wanted.iter().map(|(_, taken)| taken)).await?;
+        // Of a layer that is here the plain blob is made when it is needed.
+        let is_wanted = |at: usize, taken: &Taken| {
+            missing.contains(&at) || taken.layer.described().digest != taken.layer.diff_id
+        };
+        let bring = wanted.iter().enumerate().filter(|(at, (_, taken))| is_wanted(*at, taken));
+        self.bring(engine, lease, bring.map(|(_, (_, taken))| taken)).await?;
         for at in missing {
             let (_, taken) = wanted[at].clone();
             let (here, lease_, blob) = (engine.clone(), lease.clone(), taken.layer.described());

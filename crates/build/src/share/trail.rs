@@ -3,11 +3,28 @@
 use super::format::{Layer, Record};
 use crate::cache::Outcome;
 use oci::Digest;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Records by stage; those of one stage in their order.
 #[derive(Debug, Default)]
-pub(crate) struct Trail(Mutex<Vec<(usize, Record)>>);
+pub(crate) struct Trail(Mutex<Gone>);
+
+#[derive(Debug, Default)]
+struct Gone {
+    records: Vec<(usize, Record)>,
+    /// Layers by the digest of their blob.
+    chains: HashMap<Digest, Digest>,
+}
+
+/// What a build went through.
+#[derive(Debug, Default)]
+pub(crate) struct Trodden {
+    /// Stage after stage.
+    pub(crate) records: Vec<Record>,
+    /// Of the layers in them: chain IDs by the digests of their blobs.
+    pub(crate) chains: HashMap<Digest, Digest>,
+}
 
 impl Trail {
     /// A step of `stage` came to this.
@@ -26,13 +43,18 @@ impl Trail {
             plain_bytes: None,
         });
         let record = Record { key, before, created: outcome.created.clone(), layer, text: text.to_string() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((stage, record));
+        let mut gone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some((blob, _)), Some(chain_id)) = (&outcome.layer, outcome.chain_id) {
+            gone.chains.insert(blob.digest, chain_id);
+        }
+        gone.records.push((stage, record));
     }
 
-    /// All of them, stage after stage.
-    pub(crate) fn take(&self) -> Vec<Record> {
-        let mut all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        all.sort_by_key(|(stage, _)| *stage);
-        all.into_iter().map(|(_, record)| record).collect()
+    /// All of them.
+    pub(crate) fn take(&self) -> Trodden {
+        let Gone { mut records, chains } =
+            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        records.sort_by_key(|(stage, _)| *stage);
+        Trodden { records: records.into_iter().map(|(_, record)| record).collect(), chains }
     }
 }

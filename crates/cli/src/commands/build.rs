@@ -40,6 +40,9 @@ pub(crate) struct Build {
     /// Allow extra privileged entitlement (network.host, security.insecure, device)
     #[arg(long, value_name = "stringArray")]
     allow: Vec<String>,
+    /// Add annotation to the image
+    #[arg(long, value_name = "stringArray")]
+    annotation: Vec<String>,
     /// Attestation parameters (format: "type=sbom", "type=provenance,mode=max")
     #[arg(long, value_name = "stringArray")]
     attest: Vec<String>,
@@ -106,7 +109,7 @@ pub(crate) struct Build {
     /// Output destination (format: "type=local,dest=path"; types: docker, image, local, tar, oci)
     #[arg(short, long, value_name = "stringArray")]
     output: Vec<String>,
-    /// Set target platform for build
+    /// Set target platforms for build (several make an index)
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     platform: String,
     /// Set type of progress output (auto, plain, tty, rawjson, quiet)
@@ -168,6 +171,9 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
 
 async fn build_with(context: &Context, flags: &Build, lent: &mut Vec<layout::Lent>) -> Result<u8> {
     let outputs = flags.output.iter().map(|o| Output::parse(o)).collect::<Result<Vec<_>>>()?;
+    if flags.platform.contains(',') && outputs.iter().any(Output::is_files) {
+        return Err(Error::Unsupported("--output of files for several platforms is not supported".into()));
+    }
     let caches = Caches::read(&flags.cache_from, &flags.cache_to)?;
     let mut document = document(flags, &caches)?;
     let (source, dockerfile) = source(flags, &mut document)?;
@@ -361,6 +367,7 @@ fn document(flags: &Build, caches: &Caches) -> Result<Value> {
         "contexts": named.directories.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "no_cache_stages": flags.no_cache_filter,
         "attests": attests(flags)?,
+        "annotations": flags.annotation,
         "cache_from": caches.from,
         "cache_to": caches.to,
     }))

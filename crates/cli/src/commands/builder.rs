@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, IsTerminal};
 
 #[derive(Debug, Clone, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Builder {
     /// Build an image from a Dockerfile
     Build(Box<build::Build>),

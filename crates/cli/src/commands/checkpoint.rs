@@ -10,6 +10,7 @@ use hyper::Method;
 use serde_json::json;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Checkpoint {
     /// Create a checkpoint from a running container
     Create {

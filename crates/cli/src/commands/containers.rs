@@ -10,6 +10,7 @@ use gotemplate::Value;
 use hyper::Method;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Simple {
     /// Stop one or more running containers
     Stop(Stop),

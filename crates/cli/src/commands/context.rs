@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 const MAX_ARCHIVE: u64 = 10 << 20;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Contexts {
     /// Create a context
     #[command(

@@ -13,6 +13,7 @@ use oci::{Descriptor, Digest, Reference};
 use serde_json::{Value, json};
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Manifest {
     /// Add additional information to a manifest of a local list
     Annotate(Annotate),

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 use std::io::BufRead;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Network {
     /// List networks
     #[command(name = "ls", alias = "list")]

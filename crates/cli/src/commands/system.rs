@@ -15,6 +15,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Short {
     /// Show the version information
     Version(Version),
@@ -32,6 +33,7 @@ pub(crate) enum Short {
 }
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Group {
     /// Show disk usage
     Df(Df),

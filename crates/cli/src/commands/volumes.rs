@@ -16,6 +16,7 @@ use serde_json::json;
 use std::io::{IsTerminal, Write as _};
 
 #[derive(Debug, clap::Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Volume {
     /// List volumes
     #[command(name = "ls", alias = "list")]

@@ -174,6 +174,7 @@ pub(super) fn finish(token: &str, reader: &mut impl Read) -> Result<Context, Fai
     mirror.clean();
     done?;
     let received = mirror.received();
+    kept.settle(received.is_changed);
     tracing::debug!(
         files = received.files,
         sent_files = received.sent_files,

@@ -50,6 +50,8 @@ pub(crate) struct Extra {
     pub(crate) cache_to: Vec<Shared>,
     /// What is to be said of the image, by kind.
     pub(crate) attests: BTreeMap<String, String>,
+    /// `[type:]key=value`.
+    pub(crate) annotations: Vec<String>,
 }
 
 /// A shared cache as clients write it.
@@ -154,7 +156,8 @@ pub(crate) struct Asked {
     pull: bool,
     network_mode: String,
     target: String,
-    platform: Option<oci::Platform>,
+    /// Several make an index.
+    pub(crate) platforms: Vec<oci::Platform>,
     host_config: HostConfig,
     auth: BTreeMap<String, Auth>,
     cache_from: Vec<String>,
@@ -166,10 +169,16 @@ impl Asked {
         refuse(call)?;
         let references =
             query.all("t").iter().filter(|t| !t.is_empty()).map(|t| tag(t)).collect::<Result<Vec<_>, _>>()?;
-        let platform = match query.text("platform") {
-            "" => None,
-            text => Some(text.parse().map_err(|e| Failure::bad_request(format!("{e}")))?),
-        };
+        let platforms = query.text("platform").split(',').filter(|text| !text.is_empty());
+        let platforms = platforms
+            .map(|text| text.parse().map_err(|e| Failure::bad_request(format!("{e}"))))
+            .collect::<Result<Vec<oci::Platform>, _>>()?;
+        if let Some((at, twice)) = platforms.iter().enumerate().find(|(at, p)| platforms[..*at].contains(p)) {
+            return Err(Failure::bad_request(format!(
+                "platform {twice} is named again as number {}",
+                at + 1
+            )));
+        }
         let number = |name: &str| query.number::<i64>(name).map(Option::unwrap_or_default);
         let host_config = HostConfig {
             memory: number("memory")?,
@@ -196,7 +205,7 @@ impl Asked {
             pull: query.flag("pull"),
             network_mode: query.text("networkmode").into(),
             target: query.text("target").into(),
-            platform,
+            platforms,
             host_config,
             auth: registry_config(&call.header("X-Registry-Config"))?,
             cache_from: document(call, "cachefrom")?.unwrap_or_default(),
@@ -226,13 +235,16 @@ impl Asked {
         request.pull = self.pull;
         request.network_mode.clone_from(&self.network_mode);
         request.host_config = self.host_config.clone();
-        request.platform.clone_from(&self.platform);
+        request.platform = self.platforms.first().cloned();
         request.auth.clone_from(&self.auth);
         request.ssh.clone_from(&extra.ssh);
         for (name, image) in &extra.context_images {
             request.context_images.insert(name.to_lowercase(), image.clone());
         }
         request.attests = Attests::parse(&extra.attests).map_err(super::failure)?;
+        for text in &extra.annotations {
+            request.annotations.flag(text).map_err(super::failure)?;
+        }
         if self.remote.is_empty() {
             request.locals = vec!["context".into()];
         }

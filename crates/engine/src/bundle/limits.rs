@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// CFS period that `--cpus` is a share of, microseconds.
 const CPU_PERIOD: i64 = 100_000;
 
-pub(super) fn rlimits(host: &HostConfig) -> Result<Vec<spec::Rlimit>, Error> {
+pub(super) fn rlimits(host: &HostConfig, open_files: Option<(u64, u64)>) -> Result<Vec<spec::Rlimit>, Error> {
     const NAMES: &[&str] = &[
         "as",
         "core",
@@ -28,7 +28,8 @@ pub(super) fn rlimits(host: &HostConfig) -> Result<Vec<spec::Rlimit>, Error> {
         "sigpending",
         "stack",
     ];
-    host.ulimits
+    let asked = host
+        .ulimits
         .iter()
         .map(|limit| {
             let name = limit.name.to_ascii_lowercase();
@@ -49,7 +50,11 @@ pub(super) fn rlimits(host: &HostConfig) -> Result<Vec<spec::Rlimit>, Error> {
                 soft: value(limit.soft),
             })
         })
-        .collect()
+        .collect::<Result<Vec<_>, Error>>()?;
+    let kind = "RLIMIT_NOFILE";
+    let open_files = open_files.filter(|_| asked.iter().all(|limit| limit.kind != kind));
+    let open_files = open_files.map(|(soft, hard)| spec::Rlimit { kind: kind.into(), hard, soft });
+    Ok(asked.into_iter().chain(open_files).collect())
 }
 
 pub(super) fn resources(input: &Input<'_>) -> Result<spec::Resources, Error> {

@@ -100,7 +100,7 @@ impl Shim {
 
     /// A runtime call has ended.
     pub(super) fn end_job(&mut self, job: Job, status: WaitStatus) {
-        self.is_fat = true;
+        self.slim_soon();
         match job.op {
             op @ (Op::Create | Op::Restore) => {
                 let outcome = self.end_making(INIT, "init.pid", job, status);
@@ -151,8 +151,9 @@ impl Shim {
         let Some(fd) = self.processes.get(&key).and_then(|p| p.stdio.output[1].as_ref()) else {
             return Vec::new();
         };
-        match stdio::read(fd.as_fd(), &mut self.scratch) {
-            Got::Bytes(n) => self.scratch[..n].to_vec(),
+        let mut text = vec![0; super::SCRATCH];
+        match stdio::read(fd.as_fd(), &mut text) {
+            Got::Bytes(n) => text[..n].to_vec(),
             Got::Nothing | Got::End => Vec::new(),
         }
     }

@@ -32,11 +32,12 @@ impl Shim {
         if is_allowed && self.clients.len() < self.limits.clients {
             let key = self.new_key();
             self.clients.insert(key, Client::new(fd));
+            self.slim_soon();
         }
     }
 
     pub(super) fn serve(&mut self, key: u64, flags: PollFlags) {
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = self.take_scratch();
         if let Some(client) = self.clients.get_mut(&key) {
             if client.backlog() > 0 {
                 client.pump();

@@ -18,7 +18,7 @@ pub(super) const KINDS: [FrameKind; 2] = [FrameKind::Stdout, FrameKind::Stderr];
 impl Shim {
     /// Reads once from a stream and hands it on.
     pub(super) fn forward(&mut self, key: u64, stream: usize) -> Got {
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = self.take_scratch();
         let fd = self.processes.get(&key).and_then(|p| p.stdio.output[stream].as_ref());
         let got = fd.map_or(Got::Nothing, |fd| stdio::read(fd.as_fd(), &mut scratch));
         match got {

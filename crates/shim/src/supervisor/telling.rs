@@ -4,6 +4,7 @@ use super::{Asked, Shim, note, write_ready};
 use crate::client::Role;
 use crate::process::INIT;
 use crate::runtime;
+use crate::table::Phase;
 use errors::{Kind, Report};
 use shim_api::{EXIT_FILE, Exit, Ready, Response, SOCKET_FILE};
 use std::io;
@@ -62,15 +63,32 @@ impl Shim {
         self.due = Some(Instant::now() + self.limits.exec_drain);
     }
 
-    pub(super) fn publish(&mut self) {
-        let Some(init) = self.processes.remove(&INIT) else { return };
-        if let Some(exit) = init.exit {
-            if let Err(error) = write_exit(&exit) {
-                note(&format!("write {EXIT_FILE}: {error}"));
-            }
-            self.tell_exit(INIT, None, &exit);
-            self.exit = Some(exit);
+    /// Tells init's exit while the runtime's `delete` runs, where that changes nothing about it and no exec's exit has to be
+    /// told before.
+    pub(super) fn tell_early(&mut self) {
+        if self.phase == Phase::Deleting
+            && self.config.tells_early
+            && self.processes.keys().all(|&key| key == INIT)
+        {
+            self.drain(INIT);
+            self.tell_end();
         }
+    }
+
+    /// Writes init's exit down and tells it, once.
+    fn tell_end(&mut self) {
+        let exit = self.processes.get(&INIT).and_then(|init| init.exit.clone());
+        let Some(exit) = exit.filter(|_| self.exit.is_none()) else { return };
+        if let Err(error) = write_exit(&exit) {
+            note(&format!("write {EXIT_FILE}: {error}"));
+        }
+        self.tell_exit(INIT, None, &exit);
+        self.exit = Some(exit);
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.tell_end();
+        self.processes.remove(&INIT);
         for client in self.clients.values_mut().filter(|c| c.role == Role::Subscribed) {
             client.is_closing = true;
         }

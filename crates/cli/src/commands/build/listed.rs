@@ -74,9 +74,10 @@ pub(super) async fn tell(client: &Client, root: &FilePath, keep: Arc<Keep>) -> R
         let told = told.clone();
         upload(move |out| {
             let mut found = Told::default();
-            let done = walk(fd.as_fd(), "", 0, &*keep, &mut |path, stat, fd| {
+            let inside = Inside::begin();
+            let done = walk(fd.as_fd(), "", 0, &*keep, inside.as_ref(), &mut |path, stat, fd| {
                 let is_told = match path {
-                    Some(path) => entry(out, path, stat, fd)?,
+                    Some(path) => entry(out, path, stat, fd, inside.as_ref())?,
                     None => false,
                 };
                 found.is_strange = !is_told;
@@ -84,6 +85,7 @@ pub(super) async fn tell(client: &Client, root: &FilePath, keep: Arc<Keep>) -> R
                 found.paths.push(path.to_string());
                 Ok(())
             });
+            drop(inside);
             let done = done.and_then(|()| out.write_all(&[0, 0]).map_err(|e| e.to_string()));
             *told.lock().unwrap_or_else(PoisonError::into_inner) = found;
             done
@@ -145,15 +147,52 @@ impl Listed {
     }
 }
 
+/// A working directory of this thread's own: attributes of a file are asked for by its name in it, as there is no call that takes
+/// a directory, and a way through `/proc` costs more than the answer. Goes back when it is dropped.
+#[derive(Debug)]
+struct Inside {
+    before: OwnedFd,
+}
+
+impl Inside {
+    /// None where the thread cannot have one.
+    fn begin() -> Option<Inside> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let before = rustix::fs::open(".", flags, Mode::empty()).ok()?;
+        sys::thread_fs::unshare_fs().ok()?;
+        Some(Inside { before })
+    }
+
+    fn enter(&self, directory: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+        rustix::process::fchdir(directory)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // Nobody else of this thread's looks at relative names where this fails.
+        let _stays = rustix::process::fchdir(&self.before);
+    }
+}
+
 /// What is told of a file: its path where that is text, and an `O_PATH` descriptor's worth of looking at it.
 type Visit<'a> = dyn FnMut(Option<&str>, &Stat, (BorrowedFd<'_>, &std::ffi::OsStr)) -> Text<()> + 'a;
 
 /// Shows everything below a directory that is kept, parents first, siblings by name.
-fn walk(fd: BorrowedFd<'_>, path: &str, depth: usize, keep: &Keep, visit: &mut Visit<'_>) -> Text<()> {
+fn walk(
+    fd: BorrowedFd<'_>,
+    path: &str,
+    depth: usize,
+    keep: &Keep,
+    inside: Option<&Inside>,
+    visit: &mut Visit<'_>,
+) -> Text<()> {
     let failed = |path: &str, e: std::io::Error| format!("read {path:?} of the build context: {e}");
     if depth > MAX_DEPTH {
         return Err(format!("directories are nested deeper than {MAX_DEPTH}: {path}"));
     }
+    let enter = || inside.map_or(Ok(()), |inside| inside.enter(fd)).map_err(|e| failed(path, e.into()));
+    enter()?;
     for name in rootdir::list_at(fd).map_err(|e| failed(path, e))? {
         let stat = match rustix::fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -173,7 +212,8 @@ fn walk(fd: BorrowedFd<'_>, path: &str, depth: usize, keep: &Keep, visit: &mut V
                 Ok(inner) => inner,
                 Err(e) => return Err(failed(&below, e.into())),
             };
-            walk(inner.as_fd(), &below, depth + 1, keep, visit)?;
+            walk(inner.as_fd(), &below, depth + 1, keep, inside, visit)?;
+            enter()?;
         }
     }
     Ok(())
@@ -185,7 +225,7 @@ fn is_small(fd: BorrowedFd<'_>, keep: &Keep) -> bool {
     // Opened anew: a descriptor knows how far it was read, and this one is read again.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(own) = rustix::fs::openat(fd, ".", flags, Mode::empty()) else { return true };
-    let looked = walk(own.as_fd(), "", 0, keep, &mut |_, stat, _| {
+    let looked = walk(own.as_fd(), "", 0, keep, None, &mut |_, stat, _| {
         files += 1;
         bytes += stat.st_size;
         if files > SMALL_FILES || bytes > SMALL_BYTES { Err("enough".into()) } else { Ok(()) }
@@ -199,6 +239,7 @@ fn entry(
     path: &str,
     stat: &Stat,
     (dir, name): (BorrowedFd<'_>, &std::ffi::OsStr),
+    inside: Option<&Inside>,
 ) -> Text<bool> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     let failed = |e: Errno| format!("read {path:?} of the build context: {e}");
@@ -210,7 +251,7 @@ fn entry(
         }
         _ => String::new(),
     };
-    let attributes = if kind.is_file() { attributes(dir, name).map_err(failed)? } else { Vec::new() };
+    let attributes = if kind.is_file() { attributes(dir, name, inside).map_err(failed)? } else { Vec::new() };
     let length = |n: usize| u16::try_from(n).map_err(|_| format!("{path:?} has a name that is too long"));
     let modified = stat.st_mtime.saturating_mul(1_000_000_000);
     let modified = modified.saturating_add(i64::try_from(stat.st_mtime_nsec).unwrap_or(0));
@@ -237,13 +278,20 @@ fn entry(
 fn attributes(
     dir: BorrowedFd<'_>,
     name: &std::ffi::OsStr,
+    inside: Option<&Inside>,
 ) -> std::result::Result<Vec<(String, Vec<u8>)>, Errno> {
     use std::os::fd::AsRawFd as _;
-    let path = format!("/proc/self/fd/{}/", dir.as_raw_fd());
-    let path = [path.as_bytes(), name.as_bytes()].concat();
-    let mut names = vec![0; 1 << 10];
+    let path = match inside {
+        Some(_) => name.as_bytes().to_vec(),
+        None => [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.as_bytes()].concat(),
+    };
+    // Most files have none.
+    let mut names = Vec::new();
     let length = loop {
-        match rustix::fs::llistxattr(path.as_slice(), &mut names) {
+        match rustix::fs::llistxattr(path.as_slice(), names.as_mut_slice()) {
+            Ok(0) => return Ok(Vec::new()),
+            // With no room it says how much there is.
+            Ok(length) if length > names.len() => names.resize(length, 0),
             Ok(length) => break length,
             Err(Errno::RANGE) if names.len() < 1 << 20 => names.resize(names.len() * 4, 0),
             // A file that has gone is asked for and missed.
@@ -294,7 +342,7 @@ mod tests {
             seen += 1;
             Ok(())
         };
-        walk(fd.as_fd(), "", 0, &|_, _| true, &mut count).unwrap();
+        walk(fd.as_fd(), "", 0, &|_, _| true, None, &mut count).unwrap();
         assert_eq!(seen, SMALL_FILES + 2, "looking does not use it up");
         assert!(small(dir.path(), &|path, _| path != FilePath::new("many")));
         std::fs::File::create(dir.path().join("large")).unwrap().set_len(2 << 20).unwrap();
@@ -308,11 +356,21 @@ mod tests {
         std::os::unix::fs::symlink("to", dir.path().join("l")).unwrap();
         let fd = rustix::fs::open(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let mut out = Vec::new();
-        walk(fd.as_fd(), "", 0, &|_, _| true, &mut |path, stat, fd| {
-            assert!(entry(&mut out, path.unwrap(), stat, fd)?);
-            Ok(())
-        })
-        .unwrap();
+        let mut both = Vec::new();
+        let before = std::env::current_dir().unwrap();
+        for inside in [None, Inside::begin()] {
+            out.clear();
+            let own =
+                rustix::fs::openat(&fd, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+            walk(own.as_fd(), "", 0, &|_, _| true, inside.as_ref(), &mut |path, stat, fd| {
+                assert!(entry(&mut out, path.unwrap(), stat, fd, inside.as_ref())?);
+                Ok(())
+            })
+            .unwrap();
+            both.push(out.clone());
+        }
+        assert_eq!(both[0], both[1]);
+        assert_eq!(std::env::current_dir().unwrap(), before);
         assert_eq!(out[..3], *b"\0\x01f");
         // Path, mode, size, time, no link, no attributes; then the next.
         let second = 2 + 1 + 4 + 8 + 8 + 2 + 1;

@@ -23,6 +23,11 @@ pub(crate) enum Output {
 }
 
 impl Output {
+    /// Not an image, but what is in it.
+    pub(crate) fn is_files(&self) -> bool {
+        matches!(self, Output::Local(_) | Output::Tar(_))
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Output> {
         if !text.contains('=') {
             return Ok(if text == "-" { Output::Tar("-".into()) } else { Output::Local(text.into()) });
