@@ -419,6 +419,10 @@ impl Networks {
             return Ok(());
         }
         let mut ready = entry.ready.lock().expect("no holder panics");
+        if entry.is_closed() {
+            // Whoever removes it must not find it made again.
+            return Ok(());
+        }
         if let (false, Some(mode)) = (*ready, entry.record.shared_mode()?) {
             let parent = entry.record.parent();
             let owner = format!("{}:{}", entry.record.id, self.engine_id);
