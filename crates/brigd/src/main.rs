@@ -13,11 +13,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use settings::{Flags, Settings};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+/// Without requests for so long, the daemon rests.
+const REST: Duration = Duration::from_secs(2);
+/// How long a thread for blocking work waits for more of it.
+const QUIET: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
+    sys::footprint::share_arenas();
     let flags = <Flags as clap::Parser>::parse();
     let result = Settings::resolve(flags).and_then(run);
     match result {
@@ -38,10 +46,20 @@ fn run(mut settings: Settings) -> Result<(), errors::Report> {
     settings.engine.open_files = raise_open_files();
     // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
+    let workers = settings.workers;
+    let threads = Arc::new(AtomicUsize::new(0));
+    let started = threads.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.workers)
+        .worker_threads(workers)
         .max_blocking_threads(128)
-        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .thread_keep_alive(QUIET)
+        .on_thread_start(move || _ = started.fetch_add(1, Ordering::Relaxed))
+        .on_thread_stop(move || {
+            // The last one of a burst: what it took to answer is not needed to wait.
+            if threads.fetch_sub(1, Ordering::Relaxed) == workers + 1 {
+                sys::footprint::forget_code();
+            }
+        })
         .enable_all()
         .build()
         .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("start the async runtime: {e}")))?;
@@ -69,7 +87,9 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     let engine = Engine::open(settings.engine.clone()).await.map_err(report)?;
     let version = env!("CARGO_PKG_VERSION");
     let buildkit = buildkit::Server::new(engine.clone(), version);
-    let api = Arc::new(Api { engine, buildkit, exchanges: Default::default(), version });
+    let requests = tokio::sync::Notify::new();
+    let api = Arc::new(Api { engine, buildkit, exchanges: Default::default(), version, requests });
+    tokio::spawn(slim_at_rest(api.clone()));
     let (stop_sender, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -90,6 +110,17 @@ async fn serve(settings: Settings) -> Result<(), errors::Report> {
     listen::remove_sockets(&settings);
     drop(pidfile);
     Ok(())
+}
+
+/// Gives memory back once there have been no requests for a while: most of what is resident then is code that the last one
+/// needed. The next one has it mapped again in a fraction of a millisecond.
+async fn slim_at_rest(api: Arc<Api>) {
+    loop {
+        while tokio::time::timeout(REST, api.requests.notified()).await.is_ok() {}
+        // Reads a file of the kernel's and gives advice: nothing that waits.
+        sys::footprint::forget_code();
+        api.requests.notified().await;
+    }
 }
 
 async fn wait_for_signal() -> Result<(), errors::Report> {

@@ -140,10 +140,23 @@ fn text(error: &Error) -> String {
             errors::chain(source.as_ref())
         }
         Error::Failed { doing, source, .. } if doing.starts_with("pull ") || doing.starts_with("push ") => {
-            errors::chain(source.as_ref())
+            let text = errors::chain(source.as_ref());
+            if names(&text, &doing[5..]) { text } else { format!("{doing}: {text}") }
         }
         other => errors::chain(other),
     }
+}
+
+/// Whether a text says which image it is about. Words about registries do, or have a URL that does; what is wrong with a blob or
+/// with the disk does not.
+fn names(text: &str, reference: &str) -> bool {
+    let untagged = reference.split('@').next().unwrap_or_default();
+    let untagged = match untagged.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => untagged,
+    };
+    let last = untagged.rsplit('/').next().unwrap_or_default();
+    text.contains(untagged) || text.contains(&format!("/{last}/"))
 }
 
 fn status(kind: Kind) -> StatusCode {
@@ -230,4 +243,19 @@ pub(crate) fn line<T: serde::Serialize>(value: &T) -> Bytes {
     let mut out = serde_json::to_vec(value).unwrap_or_default();
     out.extend_from_slice(b"\r\n");
     Bytes::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_names_its_image() {
+        let check = |text, reference, expected| assert_eq!(names(text, reference), expected, "{text}");
+        check("manifest for r:5000/a/b:1 not found", "r:5000/a/b:1", true);
+        check("GET http://r:5000/v2/a/b/manifests/1: timed out", "r:5000/a/b:1", true);
+        check("store blob sha256:00: no space left on device", "r:5000/a/b:1", false);
+        check("store blob sha256:00", "busybox@sha256:11", false);
+        check("pull access denied for busybox", "busybox:1", true);
+    }
 }

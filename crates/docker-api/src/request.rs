@@ -88,11 +88,12 @@ async fn piece(body: &mut Limited<Incoming>) -> Result<Option<Bytes>, Failure> {
     loop {
         match body.frame().await.transpose() {
             Ok(None) => return Ok(None),
-            Ok(Some(frame)) => match frame.into_data() {
-                Ok(bytes) => return Ok(Some(bytes)),
+            Ok(Some(frame)) => {
                 // Trailers say nothing to us.
-                Err(_) => {}
-            },
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
             Err(e) if e.is::<LengthLimitError>() => {
                 return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 8 MiB"));
             }

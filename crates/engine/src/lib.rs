@@ -161,6 +161,11 @@ impl Engine {
 
     /// Makes the rules anew when another program deletes them, on kernels where it can.
     fn watch_rules(self: &Arc<Self>) {
+        match network::firewall::claim() {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => tracing::warn!(error = %errors::chain(&e), "no table for rules"),
+        }
         let watch = match network::watch() {
             Ok(watch) => watch,
             Err(e) => return tracing::warn!(error = %errors::chain(&e), "rules are not watched"),

@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest value that `fsconfig` takes as a string, its NUL included.
 const MAX_STRING: usize = 256;
@@ -18,6 +19,9 @@ const MAX_STRING: usize = 256;
 const MAX_PAGE: usize = 4096;
 /// `f_type` of an overlay file system.
 const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+
+/// Layers cannot be added one by one on this kernel: found out by the first mount.
+static IS_OLD: AtomicBool = AtomicBool::new(false);
 
 /// An overlay to mount. All paths are absolute and name directories.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +47,17 @@ const FIXED: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), 
 /// of their paths matters. Before that, all must fit in one page of options, which [`mount_overlay_in_one_call`]
 /// stretches.
 pub fn mount_overlay(overlay: &Overlay<'_>, target: &Path) -> Result<(), Error> {
+    if IS_OLD.load(Ordering::Relaxed) {
+        return mount_overlay_in_one_call(overlay, target);
+    }
     match mount_by_steps(overlay, target) {
         Ok(()) => Ok(()),
         // Old kernels collect any option and refuse what they do not know at the end, with nothing but EINVAL.
         Err(Failure { errno: Errno::INVAL | Errno::NOSYS, .. }) if !has_lowerdir_append() => {
-            mount_overlay_in_one_call(overlay, target)
+            mount_overlay_in_one_call(overlay, target)?;
+            // Each try leaves a line in the kernel's log.
+            IS_OLD.store(true, Ordering::Relaxed);
+            Ok(())
         }
         Err(failure) => Err(failure.explain(overlay, target)),
     }

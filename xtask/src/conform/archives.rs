@@ -10,6 +10,9 @@ use std::process::Command;
 
 /// What the images that are passed around say.
 const MARK: &str = "made here";
+/// No bridge and no rules, which would stay on this machine.
+const NO_NETWORKS: &[&str] =
+    &["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"];
 
 pub(super) fn command(args: &[String]) -> Result<()> {
     no_more(args)?;
@@ -20,7 +23,8 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     let work = std::env::temp_dir().join(format!("brig-archives-{}", std::process::id()));
     std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
     let registry = Registry::start(&work)?;
-    let (brig, dockerd) = (Daemon::brig(&work, &registry)?, Daemon::dockerd(&work, &registry)?);
+    let brig = Daemon::brig(&work, &registry)?;
+    let dockerd = Daemon::dockerd(&work, &registry, NO_NETWORKS)?;
     let mut suite = Suite {
         registry: format!("127.0.0.1:{}", registry.port),
         brig: brig.host.clone(),

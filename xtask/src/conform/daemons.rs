@@ -74,9 +74,11 @@ impl Daemon {
         Daemon::start(command, home, registry)
     }
 
-    pub(super) fn dockerd(work: &Path, registry: &Registry) -> Result<Daemon> {
+    /// Debian's dockerd, with these flags besides.
+    pub(super) fn dockerd(work: &Path, registry: &Registry, flags: &[&str]) -> Result<Daemon> {
         let home = work.join("dockerd");
         let mut command = Command::new("dockerd");
+        command.args(flags);
         command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
         std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
         let config = home.join("daemon.json");
@@ -149,7 +151,7 @@ pub(super) fn with_images<T>(engine: &str, work: impl FnOnce(&str) -> Result<T>)
         let registry = Registry::start(&directory)?;
         let daemon = match engine {
             "brig" => Daemon::brig(&directory, &registry)?,
-            "dockerd" => Daemon::dockerd(&directory, &registry)?,
+            "dockerd" => Daemon::dockerd(&directory, &registry, &[])?,
             other => return Err(Error::new(format!("no engine {other:?}; there are brig and dockerd"))),
         };
         let docker = |args: &[&str]| run(Command::new("docker").env("DOCKER_HOST", &daemon.host).args(args));
