@@ -14,13 +14,30 @@ pub(crate) struct Log {
     json: bool,
 }
 
-/// Opens the file. One that cannot be opened is said on stderr, not a reason to fail.
-pub(crate) fn open(global: &Global) -> &'static Log {
-    let open = |path: &std::path::PathBuf| {
-        let file = File::options().append(true).create(true).open(path);
-        file.map_err(|e| eprintln!("brig-runtime: open log {}: {e}", path.display())).ok()
-    };
-    LOG.get_or_init(|| Log { file: global.log.as_ref().and_then(open), json: global.log_json })
+/// Opens the file.
+///
+/// # Errors
+///
+/// As with runc, where the path cannot be one. A full disk, or a lack of descriptors, is said on stderr: a container must be
+/// removable then too.
+pub(crate) fn open(global: &Global) -> Result<&'static Log, String> {
+    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let mut file = None;
+    if let Some(path) = &global.log {
+        match File::options().append(true).create(true).open(path) {
+            Ok(opened) => file = Some(opened),
+            Err(e) => {
+                let text = format!("open log {}: {e}", path.display());
+                match e.kind() {
+                    NotFound | NotADirectory | IsADirectory | PermissionDenied | ReadOnlyFilesystem => {
+                        return Err(text);
+                    }
+                    _ => eprintln!("brig-runtime: {text}"),
+                }
+            }
+        }
+    }
+    Ok(LOG.get_or_init(|| Log { file, json: global.log_json }))
 }
 
 /// A line of `--debug`: in the log, or on stderr where there is none.

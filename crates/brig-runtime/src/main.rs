@@ -27,7 +27,13 @@ fn program() -> u8 {
     sys::spent::keep();
     let mut global = Global::default();
     let parsed = arguments::parse(&mut global);
-    let log = log::open(&global);
+    let log = match log::open(&global) {
+        Ok(log) => log,
+        Err(text) => {
+            eprintln!("brig-runtime: {text}");
+            return FAILURE;
+        }
+    };
     if global.debug {
         runtime::trace_to(log::debug);
         let args: Vec<_> = sys::program::arguments().into_iter().skip(1).collect();

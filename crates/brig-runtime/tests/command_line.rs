@@ -381,6 +381,11 @@ fn debug_lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(line["level"] == "debug" || line["level"] == "error", "{line}");
     }
+    // A log that cannot be is no log: as runc, nothing is done.
+    for bad in ["/no/such/directory/log", "/", "/etc/passwd/log"] {
+        let (code, _, error) = ours(&["--log", bad, "list"]);
+        assert!(code == Some(1) && error.contains(&format!("open log {bad}: ")), "{code:?} {error}");
+    }
     // Also what is no command line is in the log.
     std::fs::remove_file(log).unwrap();
     let (_, _, error) = ours(&["--log", log, "start"]);

@@ -206,6 +206,10 @@ fn what_the_kernel_lacks_is_named() {
         check("/linux/intelRdt", json!({"closID": "x"}), want);
     }
     check("/linux/intelRdt", json!({"closID": "../x"}), "is not one name");
+    if Path::new("/sys/fs/cgroup/memory").exists() {
+        let unified = json!({"unified": {"memory.min": "4096"}});
+        check("/linux/resources", unified, "invalid configuration: the controller is on cgroup v1");
+    }
     if !Path::new("/sys/fs/selinux/enforce").exists() {
         check("/linux/mountLabel", "system_u:object_r:x:s0".into(), &lacks("active SELinux"));
         check("/process/selinuxLabel", "system_u:object_r:x:s0".into(), &lacks("active SELinux"));

@@ -363,6 +363,11 @@ fn cve_2022_0811_and_2022_0532_parameters_are_the_containers_own() {
         b.spec["linux"]["sysctl"] = json!({name: "|/evil"});
         b.refused("linux.sysctl");
     }
+    // Which of both it would be is nobody's guess.
+    b.spec["linux"]["sysctl"] = json!({"kernel.domainname": "one"});
+    b.spec["domainname"] = "two".into();
+    b.refused("conflicts with the field domainname");
+    b.spec["domainname"] = "".into();
     b.spec["linux"]["sysctl"] = json!({"kernel.shmmni": "100+kernel.core_pattern=|/evil"});
     b.refused("kernel.shmmni");
     // The host's network, or one joined that is the host's.

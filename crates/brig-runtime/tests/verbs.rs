@@ -298,3 +298,27 @@ fn start_tells_of_a_program_that_cannot_be_executed() {
     let output = b.call(&["start", &b.id]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot start a container that has stopped"));
 }
+
+/// From a pipe a document comes in pieces, and one that ends in a brace need not be the last.
+#[test]
+fn a_document_from_a_pipe() {
+    let Some(mut b) = bundle("pipe") else { return };
+    b.args(&["echo", "read"]);
+    let text = b.spec.to_string();
+    let at = text[..text.len() / 2].rfind('}').unwrap() + 1;
+    let mut command = b.command(&["run", "--config", "/dev/stdin", &b.id]);
+    std::fs::remove_file(b.path().join("config.json")).unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut pipe, &text.as_bytes()[..at]).unwrap();
+    // The first piece is taken before the second comes.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while rustix::io::ioctl_fionread(&pipe).unwrap() > 0 {
+        assert!(std::time::Instant::now() < until, "nobody reads");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    std::io::Write::write_all(&mut pipe, &text.as_bytes()[at..]).unwrap();
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"read\n"[..]));
+}

@@ -15,6 +15,8 @@ const HEADER_LEN: usize = 12;
 /// Longest name, RFC 1035 section 2.3.4, with its last zero.
 const MAX_NAME: usize = 255;
 const MAX_LABEL: u8 = 63;
+/// Most names fit into so many bytes.
+const SHORT_NAME: usize = 32;
 /// What a client without EDNS takes.
 const MIN_UDP: u16 = 512;
 /// What we send by UDP at most, and say that we take.
@@ -93,7 +95,7 @@ pub(crate) fn parse(message: &[u8]) -> Result<Question, Refusal> {
 
 /// The name at `at`, and where it ends.
 fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
-    let mut name = String::new();
+    let mut name = String::with_capacity(SHORT_NAME);
     let mut position = at;
     loop {
         let length = *message.get(position)?;
@@ -229,12 +231,15 @@ impl Question {
     }
 }
 
+/// Name, type, class, time to live, length.
+const RECORD_LEN: usize = 12;
 /// Root, type, size, flags, no data.
 const OPT_LEN: usize = 11;
 
 /// A record about the name of the question, which stands behind the header.
 fn record(kind: u16, data: &[u8]) -> Vec<u8> {
-    let mut out = vec![0xc0, 0x0c];
+    let mut out = Vec::with_capacity(RECORD_LEN + data.len());
+    out.extend_from_slice(&[0xc0, 0x0c]);
     out.extend_from_slice(&kind.to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
     out.extend_from_slice(&TTL.to_be_bytes());

@@ -131,7 +131,7 @@ fn whatever_a_registry_does_the_store_stays_sound() {
     for (n, (what, twist, words)) in TWISTS.iter().enumerate() {
         // Another image each time: nothing of it is here.
         let layer = tar::gzip(&tar::archive(&[Entry::file("file", 0o644, what.repeat(2_000 + n))]));
-        let served = Served::image("1", &[layer.clone()], &json!({"Labels": {"what": what}}));
+        let served = Served::image("1", std::slice::from_ref(&layer), &json!({"Labels": {"what": what}}));
         let layer = oci::Digest::of(&layer).to_string();
         let document = served.answer(&Request { path: "/manifests/1".into(), ..Request::default() });
         let document: Value = serde_json::from_slice(&document.body).unwrap();

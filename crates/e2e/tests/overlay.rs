@@ -191,7 +191,8 @@ fn two_subnets_and_ipv6() {
     let Some(underlay) = Underlay::new() else { return };
     let (one, two) = (underlay.host(1, "600"), underlay.host(2, "600"));
     let subnets = ["--subnet", "10.80.0.0/30", "--subnet", "10.81.0.0/24", "--subnet", "fd00:80::/64"];
-    one.docker(&[&["network", "create", "-d", "overlay", "--ipv6"], &subnets[..], &["wide"]].concat())
+    // The docker CLI mixes the order of subnets.
+    one.brig(&[&["network", "create", "-d", "overlay", "--ipv6"], &subnets[..], &["wide"]].concat())
         .success();
     wait_until("the other host has the network", || has_network(&two, "wide"));
     let pools = two.get("/networks/wide")["IPAM"]["Config"].clone();

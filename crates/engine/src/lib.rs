@@ -27,6 +27,7 @@ mod disk_report;
 mod error;
 mod events;
 mod exec;
+mod go_mode;
 mod health;
 mod image_archives;
 mod images;
@@ -69,13 +70,14 @@ pub use checkpoints::CheckpointRequest;
 pub use commit::{CommitRequest, PLACES};
 pub use config::Config;
 pub use container::{Container, Life};
-pub use copy::{Extract, Packing, PathStat, go_mode};
+pub use copy::{Extract, Packing, PathStat};
 pub use create::{CreateRequest, Created};
 pub use disk_report::{DiskPart, DiskReport};
 pub use error::{Error, blocking};
 pub use etcd::Tls as StoreTls;
 pub use events::{Event, Events};
 pub use exec::{Exec, ExecConfig, ExecStatus};
+pub use go_mode::{go_mode, unix_mode};
 pub use health::{ACTION_LABEL, Counts, Health, HealthStatus, Probe};
 pub use image_archives::{ImportRequest, Pruned as PrunedImages, SavedImages};
 pub use images::PullEvent;
@@ -159,6 +161,11 @@ impl Engine {
 
     /// Makes the rules anew when another program deletes them, on kernels where it can.
     fn watch_rules(self: &Arc<Self>) {
+        match network::firewall::claim() {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => tracing::warn!(error = %errors::chain(&e), "no table for rules"),
+        }
         let watch = match network::watch() {
             Ok(watch) => watch,
             Err(e) => return tracing::warn!(error = %errors::chain(&e), "rules are not watched"),

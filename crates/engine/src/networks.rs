@@ -35,6 +35,7 @@ use addresses::Entry;
 pub(crate) use addresses::{dns_names, parse_mac};
 use cluster::Cluster;
 pub use cluster::{ClusterConfig, RemoteEndpoint};
+pub(crate) use etc::parse_extra_host;
 use metadata::{Database, RecordKind};
 use network::{
     BridgeConfig, BridgeSubnet, DefaultRoute, EndpointAddress, EndpointConfig, GatewayMode, Interface,
@@ -418,6 +419,10 @@ impl Networks {
             return Ok(());
         }
         let mut ready = entry.ready.lock().expect("no holder panics");
+        if entry.is_closed() {
+            // Whoever removes it must not find it made again.
+            return Ok(());
+        }
         if let (false, Some(mode)) = (*ready, entry.record.shared_mode()?) {
             let parent = entry.record.parent();
             let owner = format!("{}:{}", entry.record.id, self.engine_id);

@@ -125,6 +125,21 @@ fn delete_tables(table: &'static str, make: impl Fn(&mut Batch)) -> Result<()> {
     delete(Batch::new(table))
 }
 
+/// Makes the table, ours alone where the kernel can. Whether it can: nobody else then deletes or empties it, and nobody needs
+/// to [`watch`](crate::watch()) it, which would have the kernel tell of each of our own changes.
+///
+/// # Errors
+///
+/// [`Error::Firewall`].
+pub fn claim() -> Result<bool> {
+    owned(|| {
+        let mut batch = Batch::new(table());
+        batch.table();
+        batch.commit("make the table")
+    })?;
+    Ok(nft::can_own())
+}
+
 fn loopback() -> Subnet {
     Subnet::new(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("8 is at most 32")
 }

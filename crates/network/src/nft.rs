@@ -21,6 +21,7 @@ const NFPROTO_NETDEV: u8 = 5;
 const NFPROTO_IPV6: u8 = 10;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_GETCHAIN: u16 = 4;
@@ -292,11 +293,7 @@ impl Batch {
     /// Makes the table unless it exists, and makes it ours alone where the kernel can: nobody else then changes or
     /// flushes it while this process lives, and it stays when the process ends.
     pub(crate) fn table(&mut self) {
-        self.table_with(if CAN_OWN.load(Ordering::Relaxed) {
-            NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST
-        } else {
-            0
-        });
+        self.table_with(if can_own() { NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST } else { 0 });
     }
 
     /// Makes the table unless it exists; anybody may change it.
@@ -558,6 +555,23 @@ pub(crate) fn list_device_chains(table: &str) -> Result<Vec<String>> {
     };
     let ours = dump.iter().filter(|(_, body)| text(body, NFTA_CHAIN_TABLE).as_deref() == Some(table));
     Ok(ours.filter_map(|(_, body)| text(body, NFTA_CHAIN_NAME)).collect())
+}
+
+/// Whether there is a table `inet <table>`.
+pub(crate) fn has_table(table: &str) -> Result<bool> {
+    let mut request = Request::default();
+    let kind = (u16::from(NFNL_SUBSYS_NFTABLES) << 8) | NFT_MSG_GETTABLE;
+    request.message(kind, 0, &[NFPROTO_INET, 0, 0, 0], |r| r.text(NFTA_TABLE_NAME, table));
+    match Socket::netfilter().and_then(|socket| socket.get(&request)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Firewall { operation: format!("look for table {table}"), source }),
+    }
+}
+
+/// Whether tables can be owned, as far as that is known.
+pub(crate) fn can_own() -> bool {
+    CAN_OWN.load(Ordering::Relaxed)
 }
 
 /// Finds out whether tables can be owned; called when making one was refused. Whether that is news.

@@ -1,9 +1,9 @@
-//! Hears of it when another program deletes our table, on kernels where it can.
+//! Hears of it when another program deletes our table, on kernels where it can (before Linux 6.9).
 //!
 //! Kernel: `NFNLGRP_NFTABLES` of nfnetlink.
 
 use crate::netlink::{Attributes, Messages, read_text};
-use crate::{Error, Result, firewall};
+use crate::{Error, Result, firewall, nft};
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
@@ -54,7 +54,8 @@ impl Watch {
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                // Too much happened to be told: anything may be gone.
+                // Too much happened to be told, most of it by us.
+                Err(rustix::io::Errno::NOBUFS) if nft::has_table(firewall::table())? => {}
                 Err(rustix::io::Errno::NOBUFS) => return Ok(()),
                 Err(errno) => return Err(failed(errno)),
             }

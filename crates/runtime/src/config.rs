@@ -103,6 +103,10 @@ pub(crate) fn check(spec: &Spec, namespaces: &Namespaces, proc: &Proc) -> Result
     linux.devices.iter().try_for_each(check_device)?;
     crate::mounts::label(spec)?;
     for name in linux.sysctl.keys() {
+        if sysctl_path(name) == "kernel/domainname" && !spec.domainname.is_empty() {
+            let field = format!("linux.sysctl[{name:?}]");
+            return Err(Error::invalid(field, "conflicts with the field domainname"));
+        }
         check_sysctl(name, |kind| namespaces.owns(kind, proc))?;
     }
     root_propagation(spec).map(|_| ())

@@ -515,6 +515,11 @@ pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
             Ok(_) if bytes.len() as u64 <= MAX_DOCUMENT => {}
             Ok(_) => return Err(at(Errno::FBIG)),
             Err(Errno::INTR) => {}
+            // A pipe whose writer has not come that far.
+            Err(Errno::AGAIN) => {
+                let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+                let _ = rustix::event::poll(&mut polled, None);
+            }
             Err(e) => return Err(at(e)),
         }
     }

@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(40 * 60);
 const SILENCE: Duration = Duration::from_secs(6 * 60);
 /// What the root file system has beside Debian's smallest; without udev, for which nothing waits then. `dbus-user-session` and `libpam-systemd` are for users' own systemds.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,runc,crun,iproute2,nftables,\
-                        procps,kmod,uidmap,strace,xfsprogs";
+                        procps,kmod,uidmap,strace,xfsprogs,criu,iptables";
 const SUITE: &str = "bookworm";
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Raised when what is below changes, so that an old root is not used.
@@ -50,6 +50,8 @@ const TESTS: &[&str] = &[
     "verbs",
     "bad_input",
     "own_program",
+    // With the real criu, which does not run on every kernel.
+    "checkpoint",
 ];
 
 const UNIT: &str = "[Unit]\nDescription=brig's checks\nAfter=multi-user.target dbus.service systemd-journald.service\n\

@@ -73,6 +73,9 @@ pub(super) fn unified(cgroup: &Cgroup, files: &BTreeMap<String, String>) -> Resu
         if ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze"].contains(&name.as_str()) {
             return invalid("it is not a limit");
         }
+        if cgroup.layout.index_of(controller).is_some_and(|at| !cgroup.layout.hierarchies[at].v2) {
+            return invalid("invalid configuration: the controller is on cgroup v1, which has other files");
+        }
         let Some((hierarchy, directory)) = cgroup.v2() else { return Err(missing(controller, name.clone())) };
         if cgroup.layout.mode == Mode::Hybrid && hierarchy.has(controller) {
             enable(hierarchy, &cgroup.path, &[controller])?;

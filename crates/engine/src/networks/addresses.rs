@@ -288,6 +288,11 @@ impl Entry {
         Ok(())
     }
 
+    /// Whether it is being removed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// As before [`Entry::close`].
     pub(super) fn reopen(&self) {
         self.lock().closed = false;

@@ -247,7 +247,11 @@ impl Networks {
         }
         // Whoever makes one of the same name or subnet next waits until this one has let go of both.
         let _making = self.making.lock().expect("no holder panics");
-        self.remove_bridge(network);
+        {
+            let mut ready = entry.ready.lock().expect("no holder panics");
+            *ready = false;
+            self.remove_bridge(network);
+        }
         self.forget_network(entry);
         self.entries.write().expect("no holder panics").remove(&network.name);
         Ok(())

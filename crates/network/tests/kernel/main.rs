@@ -232,6 +232,28 @@ fn nobody_else_flushes_our_rules() {
     });
 }
 
+/// On kernels where others can delete the table, that is told; more changes than a socket holds are not taken for it.
+#[test]
+fn a_deleted_table_is_noticed() {
+    on_host(|_| {
+        let owns = network::firewall::claim().unwrap();
+        assert_eq!(owns, network::firewall::claim().unwrap(), "again is harmless");
+        assert!(run("nft", "list tables").contains("table inet brig"));
+        let watch = network::watch().unwrap();
+        for n in 0..200 {
+            network::firewall::claim().unwrap();
+            ensure_bridge(&bridge("brig0", &format!("172.31.{n}.0/24"))).unwrap();
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(watch.wait_for_loss().is_ok()).unwrap());
+            assert!(receiver.recv_timeout(Duration::from_millis(300)).is_err(), "nothing was deleted");
+            network::firewall::remove_all().unwrap();
+            assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(true));
+        });
+    });
+}
+
 /// What the daemon before has left goes, bridge by bridge.
 #[test]
 fn rules_of_bridges_that_are_gone_are_removed() {
