@@ -52,14 +52,19 @@ fn network_stress(args: &[String]) -> Result<()> {
     crate::test::with_environment(&line, &[("BRIG_CONFORM_NETWORK_STRESS", "1")])
 }
 
-/// Docker's description of the API against the daemon, templates against the docker CLI's, checkpoints.
+/// Docker's description of the API against the daemon, templates against the docker CLI's, answers to mistakes against those of
+/// dockerd, checkpoints.
 fn api(args: &[String]) -> Result<()> {
     if let Some(other) = args.first() {
         return Err(Error::new(format!("conform api takes no arguments, not {other:?}")));
     }
-    let tests = ["--test", "api_surface", "--test", "checkpoints", "--test", "formats"];
+    let tests =
+        ["--test", "api_surface", "--test", "checkpoints", "--test", "error_texts", "--test", "formats"];
     let line = [&["-p", "e2e"][..], &tests, &["--", "--include-ignored"]].concat();
-    crate::test::with_environment(&line.iter().map(ToString::to_string).collect::<Vec<_>>(), &[])
+    // The words of a dockerd that is nearer to today's than this Debian's.
+    let dockerd = crate::trixie::fetch(&["docker.io"])?.join("usr/sbin/dockerd");
+    let line: Vec<String> = line.iter().map(ToString::to_string).collect();
+    crate::test::with_environment(&line, &[("BRIG_TEST_DOCKERD", &dockerd.to_string_lossy())])
 }
 
 /// 1,000 containers from 50 clients, logs at full speed, followers by the hundred; requests that no client would send; kill

@@ -169,7 +169,7 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     };
     let body: CreateBody = call.json().await?;
     if body.config.image.is_empty() {
-        return Err(Failure::bad_request("Config cannot be empty in order to create a container"));
+        return Err(Failure::bad_request("config cannot be empty in order to create a container"));
     }
     let request = CreateRequest {
         name,
@@ -229,12 +229,16 @@ fn stop_options(call: &Call) -> Result<(Option<i64>, Option<Signal>), Failure> {
 
 /// `POST /containers/{id}/kill`.
 pub(crate) async fn kill(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
+    let failed = |failure: Failure| Failure {
+        message: format!("cannot kill container: {id}: {}", failure.message),
+        ..failure
+    };
     let signal = match call.query.text("signal") {
         "" => Signal::KILL,
-        text => Signal::parse(text)?,
+        text => Signal::parse(text).map_err(|e| failed(e.into()))?,
     };
-    let (engine, id) = (api.engine.clone(), id.to_string());
-    to_the_end(async move { engine.kill(&id, signal).await }).await?;
+    let (engine, name) = (api.engine.clone(), id.to_string());
+    to_the_end(async move { engine.kill(&name, signal).await }).await.map_err(failed)?;
     no_content()
 }
 
@@ -249,7 +253,13 @@ pub(crate) async fn pause(api: &Arc<Api>, id: &str, pause: bool) -> Outcome {
 /// `POST /containers/{id}/rename`.
 pub(crate) async fn rename(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     let (engine, id, new) = (api.engine.clone(), id.to_string(), call.query.text("name").to_string());
-    to_the_end(async move { engine.rename(&id, &new).await }).await?;
+    let renamed = to_the_end(async move { engine.rename(&id, &new).await }).await;
+    renamed.map_err(|failure| match failure.message.starts_with("Conflict. ") {
+        true => {
+            Failure { message: format!("Error when allocating new name: {}", failure.message), ..failure }
+        }
+        false => failure,
+    })?;
     no_content()
 }
 

@@ -1,8 +1,9 @@
 //! Execs.
 
 use crate::containers::size;
+use crate::detach::DetachKeys;
 use crate::hijack::{Refusal, Style, detach_keys, hijack};
-use crate::reply::{Outcome, empty, json, ok, to_the_end};
+use crate::reply::{Failure, Outcome, empty, json, ok, to_the_end};
 use crate::request::Call;
 use crate::serve::Api;
 use engine::{ExecConfig, Streams};
@@ -32,6 +33,10 @@ struct CreateBody {
 /// `POST /containers/{id}/exec`.
 pub(crate) async fn create(api: &Arc<Api>, id: &str, call: Call) -> Outcome {
     let body: CreateBody = call.json().await?;
+    let keys = body.detach_keys.as_deref().unwrap_or_default();
+    if DetachKeys::parse(keys).is_none() {
+        return Err(Failure::bad_request(format!("Invalid escape keys ({keys}) provided")));
+    }
     let streams = Streams {
         stdin: body.attach_stdin.unwrap_or(false),
         stdout: body.attach_stdout.unwrap_or(false),

@@ -29,6 +29,8 @@ pub struct Api {
     pub exchanges: crate::Exchanges,
     /// Version text of the program.
     pub version: &'static str,
+    /// Told of every request, for those who wait for a rest.
+    pub requests: tokio::sync::Notify,
 }
 
 /// Takes connections from `listener` until `stop` becomes true. Connections under way are left to end by themselves.
@@ -83,6 +85,7 @@ async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Reply {
     let method = request.method().clone();
     let path = request.uri().path().to_string();
     let asker = request.extensions().get::<Peer>().cloned();
+    api.requests.notify_one();
     let outcome = dispatch(api, request).await;
     let mut reply = match outcome {
         Ok(reply) => peer::watched(reply, asker),

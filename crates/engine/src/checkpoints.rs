@@ -51,7 +51,7 @@ impl Engine {
         let _verb = container.take_verbs().await?;
         let record = container.record();
         if !matches!(record.state.status, Status::Running | Status::Paused) {
-            return Err(Error::conflict(format!("Container {} is not running", record.id)));
+            return Err(Error::conflict(format!("container {} is not running", record.id)));
         }
         let parent = self.checkpoints_dir(&container, request.directory)?;
         let whole = parent.join(&request.name);

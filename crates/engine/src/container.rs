@@ -1,10 +1,11 @@
 //! One container in memory: its record, the order of verbs on it, and what people wait for.
 
 use crate::error::{During, Error};
-use crate::record::{ContainerId, Record, Status};
+use crate::record::{ContainerId, MountKind, Record, Status};
 use crate::shim_client::ShimConnection;
 use errors::{Kind, Report};
 use shim_api::Streams;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub struct Container {
     pub(crate) started: Mutex<Option<std::time::Instant>>,
     /// Keeps other programs off the published ports.
     pub(crate) reservations: Mutex<Vec<network::ports::Reservation>>,
+    /// The task's mount namespace. The last who holds one waits until the kernel has taken its mounts apart, which is tens of
+    /// milliseconds on a busy machine: rather a thread of ours than the end of its init, and whoever waits for that.
+    pub(crate) mount_namespace: Mutex<Option<OwnedFd>>,
     /// Pause before the next automatic restart, milliseconds.
     pub(crate) backoff_ms: Mutex<u64>,
 }
@@ -76,6 +80,7 @@ impl Container {
             restart_plan: watch::Sender::new(0),
             health_watch: watch::Sender::new(0),
             started: Mutex::default(),
+            mount_namespace: Mutex::default(),
             backoff_ms: Mutex::default(),
             reservations: Mutex::default(),
         }
@@ -109,6 +114,25 @@ impl Container {
     /// What waiters watch.
     pub fn life(&self) -> watch::Receiver<Life> {
         self.life.subscribe()
+    }
+
+    /// Holds the mount namespace of the task whose init is `pid`, where nothing but the container is mounted in it: what others
+    /// have is free when they hear of the end.
+    pub(crate) fn hold_mount_namespace(&self, pid: i32) {
+        let has_others = self.lock().mounts.iter().any(|m| m.kind != MountKind::Tmpfs);
+        // Without it the end takes its time.
+        let namespace =
+            if has_others { None } else { std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok() };
+        *self.mount_namespace.lock().expect("no holder panics") = namespace.map(OwnedFd::from);
+    }
+
+    /// Lets go of it, on a thread that nobody waits for.
+    pub(crate) fn release_mount_namespace(&self) {
+        let held = self.mount_namespace.lock().expect("no holder panics").take();
+        if let Some(namespace) = held {
+            // Without a thread it is let go here.
+            let _is_behind = crate::behind::spawn("unmount", move || drop(namespace));
+        }
     }
 
     /// How long its task has run, by a clock that nobody sets.

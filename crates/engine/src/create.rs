@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
+/// Less is no use: what starts a container in its cgroup takes some.
+const LEAST_MEMORY: i64 = 6 << 20;
 /// Longest value of one environment variable or argument: the kernel's MAX_ARG_STRLEN is 128 KiB.
 const MAX_WORD: usize = 128 << 10;
 /// How labels begin that the engine does something with.
@@ -337,7 +339,7 @@ fn validate(
         }
     }
     if let Some(bad) = config.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
-        return Err(Error::invalid(format!("invalid environment variable: {bad:?}")));
+        return Err(Error::invalid(format!("invalid environment variable: {bad}")));
     }
     let host_text =
         |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) && s.len() <= 64;
@@ -359,6 +361,9 @@ fn validate(
     if !runtimes.contains_key(&host.runtime) {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
     }
+    for entry in &host.extra_hosts {
+        crate::networks::parse_extra_host(entry)?;
+    }
     check_resources(host)?;
     check_restart_policy(host)?;
     health::validate(config)?;
@@ -370,17 +375,17 @@ fn validate(
 
 /// Checks what limits say about each other, and their least values.
 pub(crate) fn check_resources(host: &HostConfig) -> Result<(), Error> {
-    let limit = |name: &str, value: i64, least: i64| {
-        if value != 0 && value < least {
-            return Err(Error::invalid(format!("invalid {name}: {value} is below {least}")));
-        }
-        Ok(())
+    let limit = |value: i64, least: i64, text: &str| {
+        if value != 0 && value < least { Err(Error::invalid(text)) } else { Ok(()) }
     };
-    limit("memory limit: minimum memory limit allowed is 6MB", host.memory, 6 << 20)?;
-    limit("memory reservation", host.memory_reservation, 6 << 20)?;
-    limit("cpu shares", host.cpu_shares, 0)?;
-    limit("shm size", host.shm_size, 0)?;
-    limit("NanoCPUs", host.nano_cpus, 0)?;
+    limit(host.memory, LEAST_MEMORY, "Minimum memory limit allowed is 6MB")?;
+    limit(host.memory_reservation, LEAST_MEMORY, "Minimum memory reservation allowed is 6MB")?;
+    limit(host.cpu_shares, 0, "invalid cpu shares: they can not be less than 0")?;
+    limit(host.shm_size, 0, "SHM size can not be less than 0")?;
+    if host.memory > 0 && host.memory < host.memory_reservation {
+        let text = "Minimum memory limit can not be less than memory reservation limit, see usage";
+        return Err(Error::invalid(text));
+    }
     if host.memory_swap > 0 && host.memory == 0 {
         return Err(Error::invalid(
             "You should always set the Memory limit when using Memoryswap limit, see usage",
@@ -389,8 +394,11 @@ pub(crate) fn check_resources(host: &HostConfig) -> Result<(), Error> {
     if host.memory_swap > 0 && host.memory_swap < host.memory {
         return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
     }
-    if host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
-        return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set"));
+    for (value, name) in [(host.cpu_period, "Period"), (host.cpu_quota, "Quota")] {
+        if host.nano_cpus > 0 && value > 0 {
+            let text = format!("Conflicting options: Nano CPUs and CPU {name} cannot both be set");
+            return Err(Error::invalid(text));
+        }
     }
     Ok(())
 }
@@ -405,7 +413,10 @@ pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<(), Error> {
             ));
         }
         (other, _) => {
-            return Err(Error::invalid(format!("invalid restart policy: unknown policy '{other}'")));
+            return Err(Error::invalid(format!(
+                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or \
+                 'unless-stopped'"
+            )));
         }
     }
     if host.auto_remove && host.restart_policy.name != "no" {

@@ -89,6 +89,7 @@ impl Engine {
         if let Err(e) = &result {
             drop(container.take_early());
             self.end_task(container).await;
+            container.release_mount_namespace();
             self.take_down(container).await;
             let message = errors::chain(e);
             {
@@ -163,6 +164,7 @@ impl Engine {
         files.during(doing)?;
 
         let pid = self.spawn_shim(&shim_dir).await.during(doing)?;
+        container.hold_mount_namespace(pid);
         for (streams, sender) in container.take_early() {
             // One that went away meanwhile needs nothing.
             if !sender.is_closed() {

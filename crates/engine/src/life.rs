@@ -164,7 +164,7 @@ impl Engine {
             return self.cancel_restart(&container).await;
         }
         if !container.status().is_alive() {
-            return Err(Error::conflict(format!("Container {} is not running", container.id())));
+            return Err(Error::conflict(format!("container {} is not running", container.id())));
         }
         if signal == Signal::KILL || signal == stop_signal(&container.record())? {
             container.lock().state.manually_stopped = true;
@@ -235,7 +235,7 @@ impl Engine {
             || task::read_exit(&shim_dir).is_some()
             || !shim_alive::is_alive(&shim_dir);
         if ended {
-            return Error::conflict(format!("Container {} is not running", container.id()));
+            return Error::conflict(format!("container {} is not running", container.id()));
         }
         if errors::HasKind::kind(&error) != errors::Kind::Unavailable {
             return error;
@@ -317,7 +317,8 @@ impl Engine {
         }
         if !names::is_valid(new) {
             return Err(Error::invalid(format!(
-                "Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                "Error when allocating new name: Invalid container name (/{new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are \
+                 allowed"
             )));
         }
         let _verb = container.take_verbs().await?;
@@ -385,9 +386,13 @@ impl Engine {
         let _verb = container.take_verbs().await?;
         match container.status() {
             status if status == from => {}
-            Status::Paused => return Err(Error::conflict(format!("Container {name} is already paused"))),
-            Status::Running => return Err(Error::conflict(format!("Container {name} is not paused"))),
-            _ => return Err(Error::conflict(format!("Container {} is not running", container.id()))),
+            Status::Paused => {
+                return Err(Error::conflict(format!("Container {} is already paused", container.id())));
+            }
+            Status::Running => {
+                return Err(Error::conflict(format!("Container {} is not paused", container.id())));
+            }
+            _ => return Err(Error::conflict(format!("container {} is not running", container.id()))),
         }
         self.tell(&container, request).await?;
         {

@@ -26,12 +26,12 @@ pub(crate) fn check(host: &HostConfig) -> Result<(), Error> {
     if host.cpu_quota > 0 && host.cpu_quota < MIN_QUOTA {
         return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
-    if host.nano_cpus > 0 {
+    if host.nano_cpus != 0 {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let most = i64::try_from(cpus).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-        if host.nano_cpus > most {
+        if !(0..=most).contains(&host.nano_cpus) {
             return Err(Error::invalid(format!(
-                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+                "Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
             )));
         }
     }

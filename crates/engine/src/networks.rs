@@ -35,6 +35,7 @@ use addresses::Entry;
 pub(crate) use addresses::{dns_names, parse_mac};
 use cluster::Cluster;
 pub use cluster::{ClusterConfig, RemoteEndpoint};
+pub(crate) use etc::parse_extra_host;
 use metadata::{Database, RecordKind};
 use network::{
     BridgeConfig, BridgeSubnet, DefaultRoute, EndpointAddress, EndpointConfig, GatewayMode, Interface,

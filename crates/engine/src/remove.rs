@@ -28,19 +28,14 @@ impl Engine {
         let status = container.status();
         match status {
             Status::Running | Status::Paused | Status::Restarting if !force => {
-                let (hint, word) = match status {
-                    Status::Paused => (
-                        "Unpause and then stop the container before attempting removal or force remove",
-                        "paused",
-                    ),
-                    Status::Restarting => {
-                        ("Stop the container before attempting removal or force remove", "restarting")
-                    }
-                    _ => ("stop the container before removing or force remove", "running"),
+                let why = match status {
+                    Status::Paused => "paused and must be unpaused first",
+                    Status::Restarting => "restarting: stop the container before removing or force remove",
+                    _ => "running: stop the container before removing or force remove",
                 };
                 let name = container.lock().name.clone();
                 return Err(Error::conflict(format!(
-                    "cannot remove container \"/{name}\": container is {word}: {hint}"
+                    "cannot remove container \"/{name}\": container is {why}"
                 )));
             }
             _ => {}

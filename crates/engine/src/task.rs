@@ -105,6 +105,9 @@ impl Engine {
             life.running = false;
             life.exit_code = exit.code;
         });
+        if !auto_remove {
+            container.release_mount_namespace();
+        }
         tokio::join!(self.release(container), self.deleted(container, connection));
         self.clear_away(container).await;
         drop(remains);
@@ -114,6 +117,8 @@ impl Engine {
                 tracing::warn!(container_id = id, error = %errors::chain(&e), "automatic removal failed");
                 container.lock().state.status = Status::Dead;
             }
+            // Only now, as it keeps the root file system, whose unmounting would otherwise wait for the same.
+            container.release_mount_namespace();
         } else if let Some(pause) = restart {
             self.restart_later(container.clone(), pause);
         }

@@ -39,8 +39,8 @@ pub fn share_arenas() {
     };
 }
 
-/// Mappings that [`forget_code`] looks for: code, and the constants before it.
-const PARTS: usize = 4;
+/// Mappings that [`forget_code`] takes at most: code, and the constants before it, of the program and of its libraries.
+const PARTS: usize = 32;
 
 /// Gives back to the kernel what can be had again: free pages of the heap, and the pages of this program's code and constants,
 /// with which goes what only the beginning needed. What runs next is mapped again from the page cache, 64 KiB at a touch, so

@@ -25,16 +25,16 @@ pub const DEFAULT_CAPABILITIES: &[&str] = &[
 
 /// The bounding set, names with `CAP_`.
 pub(crate) fn capabilities(host: &HostConfig, available: &[String]) -> Result<Vec<String>, Error> {
-    let normal = |name: &String| -> Result<String, Error> {
+    let normal = |field: &str, name: &String| -> Result<String, Error> {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
         if bare == "ALL" || ALL_CAPABILITIES.contains(&bare) {
             return Ok(format!("CAP_{bare}"));
         }
-        Err(Error::invalid(format!("invalid capability: unknown capability: {name:?}")))
+        Err(Error::invalid(format!("invalid {field}: unknown capability: \"CAP_{bare}\"")))
     };
-    let add = host.cap_add.iter().map(normal).collect::<Result<Vec<_>, _>>()?;
-    let drop = host.cap_drop.iter().map(normal).collect::<Result<Vec<_>, _>>()?;
+    let add = host.cap_add.iter().map(|name| normal("CapAdd", name)).collect::<Result<Vec<_>, _>>()?;
+    let drop = host.cap_drop.iter().map(|name| normal("CapDrop", name)).collect::<Result<Vec<_>, _>>()?;
     if host.privileged {
         return Ok(available.to_vec());
     }
@@ -55,7 +55,7 @@ pub(crate) fn capabilities(host: &HostConfig, available: &[String]) -> Result<Ve
         }
     }
     // What the daemon itself lacks it cannot hand on; the default set shrinks with it instead of failing.
-    let asked = |c: &String| host.cap_add.iter().filter_map(|n| normal(n).ok()).any(|n| n == *c);
+    let asked = |c: &String| host.cap_add.iter().filter_map(|n| normal("CapAdd", n).ok()).any(|n| n == *c);
     set.retain(|c| available.contains(c) || asked(c));
     Ok(set)
 }

@@ -15,6 +15,22 @@ impl Engine {
     }
 }
 
+fn bad_extra_host(text: &str) -> Error {
+    Error::invalid(format!("bad format for add-host: {text:?}"))
+}
+
+/// The name and the address in `name:address`; no address for `name:host-gateway`.
+pub(crate) fn parse_extra_host(text: &str) -> Result<(&str, Option<IpAddr>), Error> {
+    let parts = text.split_once([':', '=']).filter(|(name, _)| !name.is_empty());
+    let (name, address) = parts.ok_or_else(|| bad_extra_host(text))?;
+    if address == "host-gateway" {
+        return Ok((name, None));
+    }
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    let invalid = |_| Error::invalid(format!("invalid IP address in add-host: {address:?}"));
+    Ok((name, Some(bare.parse().map_err(invalid)?)))
+}
+
 impl Networks {
     pub(crate) fn etc_files(&self, record: &Record) -> Result<Vec<(&'static str, String)>, Error> {
         let host = &record.host_config;
@@ -62,13 +78,9 @@ impl Networks {
 
     /// `name:address`, or `name:host-gateway`.
     fn extra_host(&self, text: &str) -> Result<(String, IpAddr), Error> {
-        let error = || Error::invalid(format!("bad format for add-host: {text:?}"));
-        let (name, address) = text.split_once([':', '=']).ok_or_else(error)?;
-        if address == "host-gateway" {
-            return Ok((name.into(), self.host_gateway().ok_or_else(error)?));
-        }
-        let bare = address.trim_start_matches('[').trim_end_matches(']');
-        Ok((name.into(), bare.parse().map_err(|_| error())?))
+        let (name, address) = parse_extra_host(text)?;
+        let gateway = || self.host_gateway().ok_or_else(|| bad_extra_host(text));
+        Ok((name.into(), address.map_or_else(gateway, Ok)?))
     }
 
     /// Adds the container's new address to its hosts file.

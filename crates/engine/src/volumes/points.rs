@@ -33,8 +33,9 @@ pub(super) fn plan(
         if planned.point.kind == MountKind::Volume && !host.volume_driver.is_empty() {
             planned.point.driver.clone_from(&host.volume_driver);
         }
-        if own.insert(planned.point.destination.clone(), planned).is_some() {
-            return Err(Error::invalid(format!("Duplicate mount point: {bind}")));
+        let destination = planned.point.destination.clone();
+        if own.insert(destination.clone(), planned).is_some() {
+            return Err(Error::invalid(format!("Duplicate mount point: {destination}")));
         }
     }
     for request in &host.mounts {
