@@ -188,6 +188,8 @@ fn words_of_others() {
     b.refused(
         "error running startContainer hook #1: /bin/cat: exit status 1, output: cat: can't open '/none'",
     );
+    b.spec["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "kill -SEGV $$"]}]});
+    b.refused("error running startContainer hook #0: /bin/sh: signal: segmentation fault");
     b.spec["process"]["env"] = json!(["PATH=/bin", "OWN=1"]);
     b.spec["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "test $OWN = 1"]}]});
     b.check("echo hooked", "hooked");

@@ -272,7 +272,14 @@ fn early_hooks_run_when_the_namespaces_are_there() {
     assert!(states[0]["pid"].as_i64().unwrap() > 0 && states[0]["pid"] == states[1]["pid"], "{text}");
     bundle.ok(&["delete", "--force", &id]);
 
-    // One that fails ends it, in its own words.
+    // The container of a failed poststart hook is ended, and there to be deleted.
+    bundle.spec["hooks"] = serde_json::json!({"poststart": [hook("poststart", 3)]});
+    let output = bundle.call(&["--criu", criu, "restore", "-d", &id]);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    bundle.wait_status("stopped");
+    bundle.ok(&["delete", &id]);
+
+    // An early one that fails ends it, in its own words.
     bundle.spec["hooks"] = serde_json::json!({"createRuntime": [hook("createRuntime", 3)]});
     let output = bundle.call(&["--criu", criu, "restore", "-d", &id]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

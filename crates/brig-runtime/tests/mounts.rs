@@ -264,3 +264,24 @@ fn fifos_and_devices_outside_of_dev() {
     b.args(&["true"]);
     b.refused("/taken");
 }
+
+/// Which of procfs's names are files is a guess of ours; in a container without procfs they may be anything.
+#[test]
+fn masks_over_files_and_directories_of_any_name() {
+    let Some(mut b) = bundle("guess") else { return };
+    b.spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+    let proc = b.rootfs().join("proc");
+    for directory in ["keys", "kcore", "acpi"] {
+        std::fs::create_dir_all(proc.join(directory)).unwrap();
+        std::fs::write(proc.join(directory).join("secret"), "told").unwrap();
+    }
+    for file in ["timer_list", "scsi"] {
+        std::fs::write(proc.join(file), "told").unwrap();
+    }
+    let masked = ["keys", "kcore", "acpi", "timer_list", "scsi", "sched_debug"];
+    let paths: Vec<String> = masked.iter().map(|name| format!("/proc/{name}")).collect();
+    b.spec["linux"]["maskedPaths"] = paths.into();
+    b.spec["linux"]["readonlyPaths"] = json!(["/proc/none"]);
+    b.check("ls /proc/keys /proc/kcore /proc/acpi | tr '\\n' ' '", "/proc/acpi:  /proc/kcore:  /proc/keys:");
+    b.check("cat /proc/timer_list /proc/scsi; touch /proc/keys/x 2>/dev/null; echo $?", "1");
+}

@@ -13,7 +13,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use settings::{Flags, Settings};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,8 +20,6 @@ use tracing_subscriber::EnvFilter;
 
 /// Without requests for so long, the daemon rests.
 const REST: Duration = Duration::from_secs(2);
-/// How long a thread for blocking work waits for more of it.
-const QUIET: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     sys::footprint::share_arenas();
@@ -46,20 +43,10 @@ fn run(mut settings: Settings) -> Result<(), errors::Report> {
     settings.engine.open_files = raise_open_files();
     // Whatever descriptors a careless parent left open must not reach a shim (CVE-2024-21626).
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
-    let workers = settings.workers;
-    let threads = Arc::new(AtomicUsize::new(0));
-    let started = threads.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+        .worker_threads(settings.workers)
         .max_blocking_threads(128)
-        .thread_keep_alive(QUIET)
-        .on_thread_start(move || _ = started.fetch_add(1, Ordering::Relaxed))
-        .on_thread_stop(move || {
-            // The last one of a burst: what it took to answer is not needed to wait.
-            if threads.fetch_sub(1, Ordering::Relaxed) == workers + 1 {
-                sys::footprint::forget_code();
-            }
-        })
+        .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
         .map_err(|e| errors::Report::new(errors::Kind::Internal, format!("start the async runtime: {e}")))?;

@@ -130,6 +130,31 @@ impl Solved {
             .during(|| "make the image".into())
     }
 
+    /// An image that was not built: what a context's name means.
+    pub(crate) fn of_image(
+        engine: Arc<Engine>,
+        lease: Arc<Lease>,
+        config: ImageConfig,
+        layers: Vec<Descriptor>,
+        chain_id: Option<Digest>,
+    ) -> Solved {
+        Solved {
+            engine,
+            lease,
+            config,
+            layers,
+            chain_id,
+            epoch: None,
+            parent: None,
+            trail: Arc::default(),
+            lent: Arc::default(),
+            origin: Arc::default(),
+            beside: Arc::default(),
+            attests: Attests::default(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// The image that it was made from.
     pub fn parent(&self) -> Option<ImageId> {
         self.parent

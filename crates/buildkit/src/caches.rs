@@ -90,6 +90,11 @@ fn store(session: &Arc<Session>, name: &str) -> Arc<dyn BlobStore> {
     Arc::new(Store { session: session.clone(), id: format!("local:{name}") })
 }
 
+/// A layout of the client's, of images that a build begins with.
+pub(crate) fn layout(session: &Arc<Session>, name: &str) -> Arc<dyn BlobStore> {
+    Arc::new(Store { session: session.clone(), id: format!("oci:{name}") })
+}
+
 #[derive(Debug)]
 struct Store {
     session: Arc<Session>,

@@ -235,6 +235,10 @@ async fn named_contexts(
                 let output = server.jobs.output(&id)?;
                 request.context_results.insert(lower, output.solved.clone());
             }
+            "oci-layout" => {
+                let solved = of_layout(server, job, asked, name, rest).await?;
+                request.context_results.insert(lower, solved);
+            }
             "http" | "https" | "git" | "ssh" => {
                 let access = git_access(server, job, asked, value).await?;
                 let (context, text) = build::fetch_context(&server.engine, value, &access)
@@ -253,6 +257,33 @@ async fn named_contexts(
         }
     }
     Ok(())
+}
+
+/// What `//STORE[:TAG]@DIGEST` means: an image in a layout of the client's.
+async fn of_layout(
+    server: &Server,
+    job: &Arc<Job>,
+    asked: &Options,
+    name: &str,
+    place: &str,
+) -> Reply<build::Solved> {
+    let wrong = || Status::invalid_argument(format!("could not parse oci-layout reference {place:?}"));
+    let (store, digest) = place.trim_start_matches("//").split_once('@').ok_or_else(wrong)?;
+    let digest = digest.parse().map_err(|_| wrong())?;
+    let store = crate::caches::layout(&job.session, store.split(':').next().unwrap_or(store));
+    let platform = match asked.platforms.as_slice() {
+        [] => Platform::host(),
+        [only] => only.clone(),
+        _ => {
+            let text = format!(
+                "the layout {name} as a context of several platforms is not supported by this version of brig"
+            );
+            return Err(Status::unimplemented(text));
+        }
+    };
+    let task = Task::begin(&job.board, fresh(), format!("[context {name}] load from client"));
+    let brought = build::bring_image(&server.engine, &store, digest, &platform).await;
+    task.of(brought.map_err(|e| status::failed(&e, "", "", None)))
 }
 
 /// Runs on a thread that may block.

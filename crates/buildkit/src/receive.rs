@@ -22,14 +22,6 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Status, Streaming};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
-// Of Go's `os.FileMode`.
-const GO_DIR: u32 = 1 << 31;
-const GO_SYMLINK: u32 = 1 << 27;
-const GO_PIPE: u32 = 1 << 25;
-const GO_SETUID: u32 = 1 << 23;
-const GO_SETGID: u32 = 1 << 22;
-const GO_STICKY: u32 = 1 << 20;
-const GO_TYPE: u32 = GO_DIR | GO_SYMLINK | 1 << 26 | GO_PIPE | 1 << 24 | 1 << 21 | 1 << 19;
 
 /// What of a directory is wanted.
 #[derive(Debug, Clone, Default)]
@@ -152,17 +144,9 @@ fn run(
 
 /// The same with the kernel's mode. Kinds that contexts may not have become a device, which nobody takes.
 fn file_stat(stat: Stat) -> FileStat {
-    let kind = match stat.mode & GO_TYPE {
-        0 => FileType::RegularFile,
-        GO_DIR => FileType::Directory,
-        GO_SYMLINK => FileType::Symlink,
-        GO_PIPE => FileType::Fifo,
-        _ => FileType::CharacterDevice,
-    };
-    let special = [(GO_SETUID, 0o4000), (GO_SETGID, 0o2000), (GO_STICKY, 0o1000)];
-    let bits = special.iter().filter(|(bit, _)| stat.mode & bit != 0).map(|(_, mode)| mode).sum::<u32>();
     let Stat { path, mode, uid, gid, size, modified_ns, link, attributes, .. } = stat;
-    let mode = kind.as_raw_mode() | mode & 0o777 | bits;
+    // What the kernel does not have is refused as a device is.
+    let mode = engine::unix_mode(mode).unwrap_or(FileType::CharacterDevice.as_raw_mode());
     FileStat { path, mode, uid, gid, size, modified_ns, link, attributes }
 }
 
@@ -173,9 +157,9 @@ mod tests {
     #[test]
     fn modes_are_the_kernels() {
         let mode = |go: u32| file_stat(Stat { mode: go, ..Stat::default() }).mode;
-        assert_eq!(mode(GO_DIR | 0o750), 0o040_750);
-        assert_eq!(mode(GO_SYMLINK | 0o777), 0o120_777);
-        assert_eq!(mode(0o755 | GO_SETUID | GO_STICKY), 0o105_755);
+        assert_eq!(mode((1 << 31) | 0o750), 0o040_750);
+        assert_eq!(mode((1 << 27) | 0o777), 0o120_777);
+        assert_eq!(mode(0o755 | (1 << 23) | (1 << 20)), 0o105_755);
         assert_eq!(mode(1 << 26 | 0o600), 0o020_600);
     }
 }

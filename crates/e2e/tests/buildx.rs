@@ -92,6 +92,51 @@ fn results_go_where_they_are_wanted() {
 
 #[test]
 #[ignore = "needs docker's buildx: cargo xtask conform build"]
+fn layouts_are_contexts() {
+    let Some(buildx) = Buildx::new(Options::default()) else { return };
+    buildx.write("Dockerfile", "FROM BASE\nRUN echo laid > /laid\nENV laid=out\n");
+    buildx.build(&["-t", "laid:1", "--output", "type=oci,dest=laid.tar"]);
+    std::fs::create_dir(buildx.work.path().join("layout")).unwrap();
+    let tar = Command::new("tar")
+        .current_dir(buildx.work.path())
+        .args(["xf", "laid.tar", "-C", "layout"])
+        .status()
+        .unwrap();
+    assert!(tar.success());
+    buildx.daemon.brig(&["builder", "prune", "-af"]).success();
+    buildx.write("Dockerfile", "FROM base\nCOPY --from=base /laid /copied\nRUN echo $laid >> /laid\n");
+    buildx.build(&["-t", "app", "--build-context", "base=oci-layout://layout:1"]);
+    assert_eq!(
+        buildx.daemon.brig(&["run", "--rm", "app", "cat", "/laid", "/copied"]).success(),
+        "laid\nout\nlaid"
+    );
+    buildx.daemon.assert_no_leaks();
+}
+
+/// Ctrl-C and a client that is killed end what they began.
+#[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
+fn a_client_that_goes_ends_its_build() {
+    let Some(buildx) = Buildx::new(Options::default()) else { return };
+    buildx.write("Dockerfile", "FROM BASE\nRUN sleep 1000\n");
+    let runtime = buildx.daemon.exec_root.join("runtime");
+    let steps = || {
+        let entries = std::fs::read_dir(&runtime).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().len() == 64).count()
+    };
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
+        let client = testkit::daemon::Running::start(buildx.command(&["build", "--progress", "plain", "."]));
+        testkit::wait_until("the step", || steps() == 1);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(client.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert_ne!(client.finish().code, Some(0));
+        testkit::wait_until("the end of the step", || steps() == 0);
+        testkit::wait_until("the end of its traces", || buildx.daemon.leaks().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs docker's buildx: cargo xtask conform build"]
 fn only_what_changed_is_sent() {
     let Some(buildx) = Buildx::new(Options::default()) else { return };
     buildx.write("Dockerfile", "FROM BASE\nCOPY dir /dir\nRUN cat /dir/1 /dir/2\n");

@@ -150,7 +150,8 @@ fn inspect_has_dockers_fields() {
     let Some(daemon) = e2e::own() else { return };
     let options = ["-o", "com.docker.network.bridge.enable_icc=false", "--label", "a=b", "--attachable"];
     let subnets = ["--ipv6", "--subnet", "10.236.0.0/24", "--subnet", "fd00:236::/64"];
-    daemon.docker(&[&["network", "create"], &options[..], &subnets, &["n"]].concat()).success();
+    // The docker CLI mixes the order of subnets.
+    daemon.brig(&[&["network", "create"], &options[..], &subnets, &["n"]].concat()).success();
     sleeper(
         &daemon,
         "one",

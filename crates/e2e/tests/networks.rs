@@ -213,7 +213,8 @@ fn macvlan() {
         let mut words = vec!["network", "create", "-d", "macvlan", "-o", &option];
         words.extend(more);
         words.push(name);
-        daemon.docker(&words)
+        // The docker CLI mixes the order of subnets.
+        daemon.brig(&words)
     };
     // One address in the first subnet, and then the second is used.
     create("m", &["--subnet", "10.208.0.0/24", "--subnet", "10.207.0.0/30", "--subnet", "10.206.0.0/24"])

@@ -32,30 +32,6 @@ pub struct PathStat {
     pub link_target: Option<PathBuf>,
 }
 
-/// The kernel's mode as Go's `os.FileMode`.
-pub fn go_mode(mode: u32) -> u32 {
-    const DIRECTORY: u32 = 1 << 31;
-    const SYMLINK: u32 = 1 << 27;
-    const DEVICE: u32 = 1 << 26;
-    const FIFO: u32 = 1 << 25;
-    const SOCKET: u32 = 1 << 24;
-    const SETUID: u32 = 1 << 23;
-    const SETGID: u32 = 1 << 22;
-    const CHARACTER: u32 = 1 << 21;
-    const STICKY: u32 = 1 << 20;
-    let kind = match FileType::from_raw_mode(mode) {
-        FileType::Directory => DIRECTORY,
-        FileType::Symlink => SYMLINK,
-        FileType::BlockDevice => DEVICE,
-        FileType::CharacterDevice => DEVICE | CHARACTER,
-        FileType::Fifo => FIFO,
-        FileType::Socket => SOCKET,
-        _ => 0,
-    };
-    let flag = |bit: u32, go: u32| if mode & bit == 0 { 0 } else { go };
-    mode & 0o777 | kind | flag(0o4000, SETUID) | flag(0o2000, SETGID) | flag(0o1000, STICKY)
-}
-
 /// How an archive goes into a container.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extract {
@@ -346,14 +322,5 @@ mod tests {
         check("/a/b/.", "/a/b", true, ".");
         check("../../a/../b", "/b", false, "b");
         assert!(Named::parse("a\0b").is_err());
-    }
-
-    #[test]
-    fn modes_are_gos() {
-        assert_eq!(go_mode(0o100_644), 0o644);
-        assert_eq!(go_mode(0o041_777), (1 << 31) | (1 << 20) | 0o777);
-        assert_eq!(go_mode(0o120_777), (1 << 27) | 0o777);
-        assert_eq!(go_mode(0o104_755), (1 << 23) | 0o755);
-        assert_eq!(go_mode(0o020_666), (1 << 26) | (1 << 21) | 0o666);
     }
 }

@@ -14,6 +14,7 @@ use crate::launch::credentials;
 use crate::model::{Config, HostConfig, NetworkingConfig};
 use crate::record::{ContainerId, MountKind, MountPoint, RECORD_VERSION, Record, State, now};
 use crate::{Engine, launch, task};
+use archive::Compression;
 use errors::{Kind, Report};
 use image::Lease;
 use oci::Digest;
@@ -119,6 +120,8 @@ pub struct Workspace {
     id: ContainerId,
     rootfs: PathBuf,
     root: Option<RootDir>,
+    /// What it lies on.
+    parent: Option<Digest>,
     binds: Vec<PathBuf>,
     files: usize,
     runs: bool,
@@ -137,6 +140,7 @@ impl Engine {
             id,
             rootfs: rootfs.clone(),
             root: None,
+            parent: parent.copied(),
             binds: Vec::new(),
             files: 0,
             runs: false,
@@ -426,6 +430,9 @@ impl Workspace {
             let upper = RootDir::open(&upper).during(doing)?;
             crate::clamp::clamp(&upper, seconds).io_during(doing)?;
         }
+        if self.parent.as_ref() != parent && !self.engine.snapshots.is_overlay_form() {
+            return self.lay_on(lease, &key, parent);
+        }
         let made = self.engine.images.describe_snapshot(lease, &key).during(doing)?;
         let Some(layer) = made else { return Ok(None) };
         let chain_id = Digest::chain(parent.copied(), layer.diff_id);
@@ -438,6 +445,18 @@ impl Workspace {
         };
         self.engine.snapshots.commit(&key, &new).during(doing)?;
         self.has_snapshot = false;
+        Ok(Some(StepLayer { layer, chain_id }))
+    }
+
+    /// Of a driver whose layers are whole trees: unpacks on `parent` what was made on something else.
+    fn lay_on(&self, lease: &Lease, key: &str, parent: Option<&Digest>) -> Result<Option<StepLayer>, Error> {
+        let doing = || "commit a build step".to_string();
+        let images = &self.engine.images;
+        let made = images.commit_snapshot(lease, key, &[], Compression::None).during(doing)?;
+        let Some(layer) = made else { return Ok(None) };
+        let chain_id = images
+            .unpack_layer(lease, &layer.descriptor, &layer.diff_id, parent, &image::ignore)
+            .during(doing)?;
         Ok(Some(StepLayer { layer, chain_id }))
     }
 

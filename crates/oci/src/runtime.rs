@@ -477,8 +477,9 @@ documents! {
         default_errno_ret: Option<u32>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         architectures: Vec<String>,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        flags: Vec<String>,
+        /// None asked for is not the same as nothing said, for which the runtime chooses.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        flags: Option<Vec<String>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         listener_path: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -228,7 +228,10 @@ pub fn restore(store: &Store, id: &ContainerId, options: &Restore) -> Result<Exi
             return Err(e.into());
         }
     }
-    spec.hooks.as_ref().map_or(Ok(()), |hooks| poststart(hooks, &state))?;
+    if let Some(hooks) = &spec.hooks {
+        // As of a start, it is ended, and stays, stopped.
+        poststart(hooks, &state).inspect_err(|_| drop(sys::process::send_signal(&pidfd, 9)))?;
+    }
     if options.detach {
         return Ok(Exit { code: 0, warnings });
     }

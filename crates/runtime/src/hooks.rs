@@ -44,6 +44,32 @@ pub(crate) fn check(hooks: Option<&Hooks>) -> Result<(), Error> {
 /// What is shown of a hook's output.
 const MAX_OUTPUT: usize = 1000;
 
+/// A deadly signal in the words of runc, which are Go's.
+fn signal_words(number: i32) -> String {
+    let words = match number {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        24 => "CPU time limit exceeded",
+        25 => "file size limit exceeded",
+        31 => "bad system call",
+        other => return format!("signal {other}"),
+    };
+    words.into()
+}
+
 /// Runs `hooks` one after the other; the first failure ends it. `inside` is the process's environment, for those that run in
 /// the container.
 pub(crate) fn run(
@@ -118,7 +144,7 @@ fn one(hook: &Hook, state: &[u8], inside: Option<&StringList>, bundle: &str) -> 
     let failure = match (status.code(), status.signal()) {
         (Some(0), _) => return Ok(()),
         (Some(code), _) => format!("exit status {code}"),
-        (None, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
+        (None, signal) => format!("signal: {}", signal_words(signal.unwrap_or_default())),
     };
     let mut text = [0u8; MAX_OUTPUT];
     let length = output.and_then(|fd| rustix::io::pread(fd, &mut text[..], 0).ok()).unwrap_or(0);

@@ -684,6 +684,7 @@ fn default_device(path: &str, major: i64, minor: i64) -> Device {
 
 fn filter(profile: &oci::runtime::Seccomp) -> Result<Option<Filter>, Error> {
     const NEW_LISTENER: u32 = 1 << 3;
+    const TSYNC: u32 = 1;
     let program = seccomp::compile(profile)?;
     let notifies = |rule: &oci::runtime::SyscallRule| {
         rule.action == "SCMP_ACT_NOTIFY" && rule.names.iter().any(|name| name == "sendmsg")
@@ -691,7 +692,8 @@ fn filter(profile: &oci::runtime::Seccomp) -> Result<Option<Filter>, Error> {
     let convert =
         |i: &seccomp::Instruction| sys::seccomp::Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
     let flags = if program.notify { program.flags | NEW_LISTENER } else { program.flags };
-    crate::trace::say(|| format!("seccomp filter flags: {flags}"));
+    // In runc's words, for whom the first is none: there is one thread.
+    crate::trace::say(|| format!("seccomp filter flags: {}", flags & !TSYNC));
     Ok(Some(Filter {
         instructions: program.instructions.iter().map(convert).collect(),
         flags,

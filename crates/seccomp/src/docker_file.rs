@@ -130,7 +130,7 @@ pub fn docker_file(text: &str, capabilities: &[String], kernel: (u32, u32)) -> R
         default_action: file.default_action,
         default_errno_ret: file.default_errno_ret,
         architectures,
-        flags: file.flags.unwrap_or_default(),
+        flags: file.flags,
         listener_path: file.listener_path.filter(|p| !p.is_empty()),
         listener_metadata: file.listener_metadata.filter(|m| !m.is_empty()),
         syscalls,

@@ -138,7 +138,7 @@ pub(crate) fn parse(profile: &Seccomp) -> Result<Profile<'_>, Error> {
     }
     let rules = profile.syscalls.iter().map(parse_rule).collect::<Result<Vec<_>, _>>()?;
     let notify = rules.iter().any(|r| r.action == Action::NOTIFY && !r.names.is_empty());
-    Ok(Profile { default, rules, flags: parse_flags(&profile.flags, notify)?, notify })
+    Ok(Profile { default, rules, flags: parse_flags(profile.flags.as_deref(), notify)?, notify })
 }
 
 fn parse_rule(rule: &SyscallRule) -> Result<Rule<'_>, Error> {
@@ -182,11 +182,9 @@ fn parse_condition(arg: &SyscallArg) -> Result<Condition, Error> {
     Ok(Condition { index, operator, value })
 }
 
-fn parse_flags(names: &[String], notify: bool) -> Result<u32, Error> {
-    // runc's choice where the profile has none: the filter then costs no mitigation of speculative stores.
-    if names.is_empty() {
-        return Ok(FLAG_SPEC_ALLOW);
-    }
+fn parse_flags(names: Option<&[String]>, notify: bool) -> Result<u32, Error> {
+    // runc's choice where the profile says nothing: the filter then costs no mitigation of speculative stores.
+    let Some(names) = names else { return Ok(FLAG_SPEC_ALLOW) };
     names.iter().try_fold(0, |flags, name| match name.as_str() {
         // With a listener the kernel wants to report a failing thread otherwise than by its id.
         "SECCOMP_FILTER_FLAG_TSYNC" if notify => Ok(flags | FLAG_TSYNC | FLAG_TSYNC_ESRCH),

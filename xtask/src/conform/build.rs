@@ -24,8 +24,12 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         None if fetches => Some(crate::trixie::fetch(&[PACKAGE])?.join(IN_PACKAGE)),
         None => None,
     };
-    let line =
-        ["-p", "e2e", "--test", "build", "--test", "buildx", "--", "--include-ignored"].map(str::to_string);
+    let tests = ["--test", "build", "--test", "buildx", "--test", "build_same"];
+    let line: Vec<String> = [&["-p", "e2e"], &tests[..], &["--", "--include-ignored"]]
+        .concat()
+        .into_iter()
+        .map(str::to_string)
+        .collect();
     let mut variables = vec![("BRIG_CONFORM_BUILD", "1")];
     let path = buildx.as_ref().map(|p| p.to_string_lossy().into_owned());
     match &path {

@@ -106,7 +106,10 @@ fn bad_profiles_are_refused() {
     check(profile("ALLOW", vec![rule(&["read"], "ERRNO", &[(0, "ALMOST", 0, 0)])]), "ALMOST");
     check(profile("ALLOW", vec![rule(&["read"], "ERRNO", &[(6, "EQ", 0, 0)])]), "index 6");
     check(Seccomp { architectures: vec!["SCMP_ARCH_PDP11".into()], ..profile("ALLOW", vec![]) }, "PDP11");
-    check(Seccomp { flags: vec!["SECCOMP_FILTER_FLAG_X".into()], ..profile("ALLOW", vec![]) }, "FLAG_X");
+    check(
+        Seccomp { flags: Some(vec!["SECCOMP_FILTER_FLAG_X".into()]), ..profile("ALLOW", vec![]) },
+        "FLAG_X",
+    );
     let conditions = vec![(0, "EQ", 1, 0); 1000];
     check(profile("ALLOW", vec![rule(&["read"; 100], "ERRNO", &conditions)]), "conditions");
     let many = (0..3000).map(|v| rule(&["read"], "ERRNO", &[(0, "EQ", v << 32 | v, 0)])).collect();
@@ -117,10 +120,12 @@ fn bad_profiles_are_refused() {
 fn flags() {
     let with = |flags: &[&str], rules| {
         let flags = flags.iter().map(|f| format!("SECCOMP_FILTER_FLAG_{f}")).collect();
-        let program = seccomp::compile(&Seccomp { flags, ..profile("ALLOW", rules) }).unwrap();
+        let program = seccomp::compile(&Seccomp { flags: Some(flags), ..profile("ALLOW", rules) }).unwrap();
         (program.flags, program.notify)
     };
-    assert_eq!(with(&[], vec![]), (4, false));
+    // Nothing said is for us to choose; an empty list asks for none.
+    assert_eq!(seccomp::compile(&profile("ALLOW", vec![])).unwrap().flags, 4);
+    assert_eq!(with(&[], vec![]), (0, false));
     assert_eq!(with(&["TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV"], vec![]), (7, false));
     let notify = || vec![rule(&["mkdir"], "NOTIFY", &[])];
     assert_eq!(with(&["TSYNC", "WAIT_KILLABLE_RECV"], notify()), (1 | 16 | 32, true));

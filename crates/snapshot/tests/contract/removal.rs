@@ -24,6 +24,30 @@ fn layers_go_when_neither_root_nor_snapshot_needs_them() {
     });
 }
 
+/// What a driver remembers of a layer goes with it: one that comes back is in another directory.
+#[test]
+fn a_layer_that_went_and_came_back_is_the_new_one() {
+    each(|bench| {
+        for (n, text) in ["first", "second", "third"].iter().enumerate() {
+            let below = bench.layer("below", None, |root| write(root, "below", text));
+            let above = bench.layer("above", Some(below), |root| write(root, "above", text));
+            for _ in 0..2 {
+                bench.on(Some(above), |root| {
+                    for name in ["below", "above"] {
+                        assert_eq!(std::fs::read_to_string(root.join(name)).unwrap(), *text);
+                    }
+                });
+            }
+            match n {
+                1 => assert!(
+                    bench.driver.forget_layer(&above).unwrap() && bench.driver.forget_layer(&below).unwrap()
+                ),
+                _ => assert_eq!(bench.driver.remove_unused_layers(&[]).unwrap().len(), 2),
+            }
+        }
+    });
+}
+
 #[test]
 fn reconcile_finds_both_kinds_of_disagreement_once() {
     each(|bench| {
