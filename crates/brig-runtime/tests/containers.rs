@@ -104,6 +104,19 @@ fn user_namespace_and_time_namespace() {
     assert_eq!(b.ok(&["exec", &id, "id", "-u"]).trim(), "0");
 }
 
+/// Each mount has a device number of its own, by which one knows whose a file is.
+#[test]
+fn streams_of_the_null_device_are_of_the_containers_own() {
+    let Some(mut b) = bundle("null") else { return };
+    b.script("for f in /proc/self/fd/0 /dev/null /proc/self/fd/2; do stat -L -c '%d %t:%T' $f; done");
+    let mut run = b.command(&["run", &b.id.clone()]);
+    let output = run.stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(matches!(lines[..], [stdin, own, stderr] if stdin == own && own == stderr), "{text}");
+    assert!(lines[0].ends_with(" 1:3"), "{text}");
+}
+
 #[test]
 fn joined_namespaces() {
     let Some(mut first) = bundle("join1") else { return };

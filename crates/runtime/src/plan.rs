@@ -140,7 +140,8 @@ pub(crate) enum Step {
     Home {
         uid: u32,
     },
-    /// Gives stdin, stdout and stderr to the user, so that `/dev/stderr` can be opened again.
+    /// Gives stdin, stdout and stderr to the user, so that `/dev/stderr` can be opened again; those that are the null device
+    /// become the container's. After the root is the container's.
     OwnStdio {
         uid: u32,
     },

@@ -631,16 +631,37 @@ fn change_root(root: OwnedFd) -> Result<(), Errno> {
     rustix::process::chdir("/")
 }
 
-/// Best effort, as in other runtimes: a socket or a file on a read-only mount keeps its owner. The null device is shared.
+/// Best effort, as in other runtimes: a socket or a file on a read-only mount keeps its owner. The null device is shared, and
+/// becomes the container's own: of the host's, a checkpoint could not tell where to find it again.
 fn own_stdio(uid: u32) {
-    let null = rustix::fs::makedev(1, 3);
+    let mut own = None;
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let Ok(stat) = rustix::fs::fstat(fd) else { continue };
-        let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        if stat.st_uid != uid && !(device && stat.st_rdev == null) {
+        if is_null_device(&stat) {
+            if let Some(null) = own.get_or_insert_with(null_device_here) {
+                let _ = match fd.as_raw_fd() {
+                    0 => rustix::stdio::dup2_stdin(null),
+                    1 => rustix::stdio::dup2_stdout(null),
+                    _ => rustix::stdio::dup2_stderr(null),
+                };
+            }
+        } else if stat.st_uid != uid {
             let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
         }
     }
+    own.flatten().into_iter().for_each(spend);
+}
+
+fn is_null_device(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+}
+
+/// The null device below our root, which is the container's by now, if there is one.
+fn null_device_here() -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty()).ok()?;
+    rustix::fs::fstat(&null).is_ok_and(|stat| is_null_device(&stat)).then_some(null)
 }
 
 fn working_directory(world: &mut World, path: &Path, last: bool) -> Done {

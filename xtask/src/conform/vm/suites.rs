@@ -14,10 +14,6 @@ const NOT_HERE: &[(&str, &str)] = &[
         "limits_are_updated",
         "it reads the files of cgroup v1; the checks of systemd and brigd read those of v2",
     ),
-    (
-        "a_real_one_counts_on",
-        "criu dumps no container whose stdin is the host's /dev/null, which the runtime does not open anew inside yet",
-    ),
     ("remounts_and_superblock_options", "this kernel shows one option more, inode64, of every tmpfs"),
 ];
 
