@@ -160,6 +160,8 @@ mod tests {
         assert_eq!(mode((1 << 31) | 0o750), 0o040_750);
         assert_eq!(mode((1 << 27) | 0o777), 0o120_777);
         assert_eq!(mode(0o755 | (1 << 23) | (1 << 20)), 0o105_755);
-        assert_eq!(mode(1 << 26 | 0o600), 0o020_600);
+        assert_eq!(mode(1 << 26 | 0o600), 0o060_600);
+        // Irregular, which the kernel does not know.
+        assert_eq!(mode(1 << 19 | 0o600), 0o020_000);
     }
 }
