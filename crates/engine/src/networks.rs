@@ -486,7 +486,11 @@ impl Networks {
         let path = config.netns(record.id.as_str());
         // The kernel removes the veth pair with its namespace, on its own time.
         let mut result = network::remove_sandbox(&path).during(|| "release network".into());
-        for settings in record.networks.values().filter(|s| !s.endpoint_id.is_empty()) {
+        for (name, settings) in record.networks.iter().filter(|(_, s)| !s.endpoint_id.is_empty()) {
+            // Asked to delete what is not there, the kernel waits some 8 ms for its readers before it says so.
+            if self.find(name).is_ok_and(|entry| !entry.record.has_bridge()) {
+                continue;
+            }
             if let Err(e) = network::unguard(&host_interface(settings)) {
                 tracing::warn!(container_id = record.id.as_str(), error = %errors::chain(&e), "guard not removed");
             }
