@@ -167,7 +167,6 @@ fn tail(path: &Path, from: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
     /// Not a test of its own: the daemon that the others start. Answers pings until its socket is taken away.
@@ -189,8 +188,12 @@ mod tests {
 
     fn script(directory: &Path, body: &str) -> PathBuf {
         let path = directory.join("brigd");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // By another program: a child that another thread starts has what we write open until it executes, and what is open
+        // for writing cannot be executed.
+        let text = format!("#!/bin/sh\n{body}\n");
+        let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
+        let written = Command::new("sh").args(["-c", write]).arg(&path).arg(text).status().unwrap();
+        assert!(written.success());
         path
     }
 
