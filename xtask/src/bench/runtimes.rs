@@ -184,6 +184,8 @@ fn verbs(runtimes: &[Runtime], work: &Path, runs: usize) -> Result<Vec<(String, 
         ("`state`", &["state", "one"]),
         ("`start`", &["start", "one"]),
         ("`exec true`", &["exec", "one", "true"]),
+        // What its program ignores.
+        ("`kill`", &["kill", "one", "WINCH"]),
         ("`delete --force` of a running container", &["delete", "--force", "one"]),
     ];
     eprintln!("a life, verb by verb: {runs} runs each");
