@@ -78,7 +78,16 @@ pub fn attach(sandbox: &Path, endpoint: &EndpointConfig) -> Result<()> {
     let host = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let bridge = link::index_of(&host, &endpoint.bridge)?;
     let inside = sandbox::open(sandbox)?;
-    host.transact(&pair(endpoint, bridge, inside.namespace.as_fd()))
+    let host_more = |r: &mut Request| {
+        r.u32(link::IFLA_MTU, endpoint.mtu);
+        r.u32(link::IFLA_MASTER, bridge);
+    };
+    let inside_more = |r: &mut Request| {
+        r.attribute(link::IFLA_ADDRESS, &endpoint.mac);
+        r.u32(link::IFLA_MTU, endpoint.mtu);
+    };
+    let (name, container) = (&endpoint.host_interface, &endpoint.container_interface);
+    host.transact(&pair(name, host_more, container, inside_more, inside.namespace.as_fd()))
         .map_err(|f| failed(format!("create interface {}", endpoint.host_interface), f.source))?;
     // Before the interface is up.
     let guarded = if endpoint.guarded { crate::guard(endpoint) } else { Ok(()) };
@@ -156,22 +165,27 @@ pub(crate) fn check_addresses(endpoint: &EndpointConfig) -> Result<()> {
     }
 }
 
-/// The pair, its far end born in the sandbox: moving an interface between namespaces costs more than making it.
-fn pair(endpoint: &EndpointConfig, bridge: u32, namespace: BorrowedFd<'_>) -> Request {
+/// The pair of interfaces `host` here and `inside` in `namespace`, with what `host_more` and `inside_more` add to each. The far
+/// end is born in the sandbox: moving an interface between namespaces costs more than making it.
+pub(crate) fn pair(
+    host: &str,
+    host_more: impl FnOnce(&mut Request),
+    inside: &str,
+    inside_more: impl FnOnce(&mut Request),
+    namespace: BorrowedFd<'_>,
+) -> Request {
     let namespace = u32::try_from(namespace.as_raw_fd()).expect("an open descriptor is not negative");
     let mut request = Request::default();
     request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
-        r.text(link::IFLA_IFNAME, &endpoint.host_interface);
-        r.u32(link::IFLA_MTU, endpoint.mtu);
-        r.u32(link::IFLA_MASTER, bridge);
+        r.text(link::IFLA_IFNAME, host);
+        host_more(r);
         r.nest(link::IFLA_LINKINFO, |r| {
             r.attribute(link::IFLA_INFO_KIND, b"veth");
             r.nest(link::IFLA_INFO_DATA, |r| {
                 r.nest(link::VETH_INFO_PEER, |r| {
                     r.raw(&ifinfomsg(0, 0));
-                    r.text(link::IFLA_IFNAME, &endpoint.container_interface);
-                    r.attribute(link::IFLA_ADDRESS, &endpoint.mac);
-                    r.u32(link::IFLA_MTU, endpoint.mtu);
+                    r.text(link::IFLA_IFNAME, inside);
+                    inside_more(r);
                     r.u32(link::IFLA_NET_NS_FD, namespace);
                 });
             });

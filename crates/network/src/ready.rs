@@ -5,10 +5,10 @@
 
 use crate::endpoint::{self, ALIAS, EndpointConfig};
 use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
-use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request, Socket};
+use crate::netlink::{NLM_F_ACK, Request, Socket};
 use crate::sandbox::{self, Sandbox};
 use crate::{Result, name};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What the container's end is called until somebody wants another name.
@@ -37,22 +37,7 @@ impl ReadySandbox {
         name::check_interface(host_interface)?;
         let sandbox = sandbox::make_unnamed()?;
         let host = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
-        let namespace =
-            u32::try_from(sandbox.namespace.as_raw_fd()).expect("open descriptors are not negative");
-        let mut request = Request::default();
-        request.message(link::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0), |r| {
-            r.text(link::IFLA_IFNAME, host_interface);
-            r.nest(link::IFLA_LINKINFO, |r| {
-                r.attribute(link::IFLA_INFO_KIND, b"veth");
-                r.nest(link::IFLA_INFO_DATA, |r| {
-                    r.nest(link::VETH_INFO_PEER, |r| {
-                        r.raw(&ifinfomsg(0, 0));
-                        r.text(link::IFLA_IFNAME, INSIDE);
-                        r.u32(link::IFLA_NET_NS_FD, namespace);
-                    });
-                });
-            });
-        });
+        let request = endpoint::pair(host_interface, |_| {}, INSIDE, |_| {}, sandbox.namespace.as_fd());
         let operation = || format!("create interface {host_interface}");
         host.transact(&request).map_err(|f| failed(operation(), f.source))?;
         // From here on the pair goes with the namespace, and that with its descriptors.
