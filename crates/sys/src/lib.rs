@@ -13,6 +13,7 @@ pub mod coverage;
 pub mod datagrams;
 mod error_texts;
 pub mod footprint;
+pub mod fs_ids;
 pub mod heap;
 pub mod keyring;
 pub mod launcher;
