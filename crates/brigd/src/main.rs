@@ -72,7 +72,8 @@ fn raise_open_files() -> Option<(u64, u64)> {
 /// and in a program of several threads it then waits for all processors: 10 ms, three times while 500 ports are published.
 fn make_room_for_descriptors() {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).min(DESCRIPTORS);
-    let (Ok(last), Ok(any)) = (i32::try_from(limit.saturating_sub(1)), std::fs::File::open("/dev/null")) else {
+    let (Ok(last), Ok(any)) = (i32::try_from(limit.saturating_sub(1)), std::fs::File::open("/dev/null"))
+    else {
         return;
     };
     // What cannot be had early is had when it is needed.
