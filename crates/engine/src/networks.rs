@@ -303,6 +303,7 @@ impl Networks {
                 // Others may have got at what lay ready: it is not the container's mistake.
                 Some(Err(e)) => {
                     tracing::debug!(container_id = %record.id, error = %errors::chain(&e), "a sandbox made ahead is no good");
+                    self.ready.forget();
                     network::create_sandbox(&path).and_then(|()| network::attach(&path, &endpoint))
                 }
             },
