@@ -24,6 +24,7 @@ pub struct Others {
 }
 
 impl Others {
+    /// Of `data_root`, besides the driver that `db` was told.
     pub fn new(data_root: &Path, db: Arc<Database>) -> Others {
         Others { data_root: data_root.into(), db }
     }
