@@ -14,8 +14,8 @@ use testkit::daemon::{Daemon, Options, finish};
 use testkit::http::{Answer, Server};
 use testkit::tar::{self, Entry};
 
-const IMAGE: &str = "sha256:d72ac1a9f619b4f031168ab505c6afbc4c74c2e89283d036d1e3fb1cb67fc86d";
-const MANIFEST: &str = "sha256:e1779ae6abec4c284e5539e27b7c8fab9ff9d8c6e29801abafcd707ea7b18e6a";
+const IMAGE: &str = "sha256:e19d00a5703ae964122ded96ce3f41d7c4301c71c5d4cf81d63cafaff032e448";
+const MANIFEST: &str = "sha256:9c22bd3bc277f5c191f4011752f000737c2ad29269a40e4a1f839660b7d5707b";
 
 const EPOCH: &str = "1700000000";
 /// Before and after it.
@@ -33,7 +33,7 @@ ARG NAME
 ARG more="a b"
 LABEL one=1 two="2 and ${more}"
 ENV PATH=/bin:/usr/bin A=$NAME B="with \"quotes\""
-WORKDIR /work/deep
+WORKDIR /app/deep
 COPY . .
 COPY --chown=7:8 --chmod=u=rwX,go=rX dir /owned/
 COPY --link dir/large /linked/${NAME}
