@@ -147,6 +147,9 @@ pub struct Engine {
     id: String,
 }
 
+/// Before the firewall is listened to again after that has failed.
+const WATCH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Engine {
     /// Opens the store, makes disk, kernel and database agree, and adopts what runs.
     ///
@@ -176,9 +179,18 @@ impl Engine {
         let engine = Arc::downgrade(self);
         // Without one the rules are made anew when the daemon starts, as on kernels that cannot say.
         let _watched = behind::spawn("rules", move || {
-            while watch.wait_for_loss().is_ok() {
+            let mut watch = watch;
+            loop {
+                match watch.wait_for_loss() {
+                    Ok(()) => tracing::warn!("another program deleted the firewall's table; making it anew"),
+                    Err(e) => {
+                        tracing::warn!(error = %errors::chain(&e), "what becomes of the firewall's table is not heard; beginning anew");
+                        std::thread::sleep(WATCH_PAUSE);
+                        // It may be gone meanwhile.
+                        watch = network::watch().unwrap_or(watch);
+                    }
+                }
                 let Some(engine) = engine.upgrade() else { return };
-                tracing::warn!("another program deleted the firewall's table; making it anew");
                 let containers = engine.list_containers();
                 let alive = containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive());
                 let alive: Vec<Record> = alive.collect();

@@ -302,9 +302,15 @@ impl Networks {
         let endpoint = self.endpoint(record, entry, settings, interface, gateways)?;
         let parent = entry.record.parent().name;
         match entry.record.shared_mode()? {
-            None => match ready {
-                Some(ready) => ready.attach(&path, &endpoint),
+            None => match ready.map(|ready| ready.attach(&path, &endpoint)) {
                 None => network::attach(&path, &endpoint),
+                Some(Ok(())) => Ok(()),
+                // Others may have got at what lay ready: it is not the container's mistake.
+                Some(Err(e)) => {
+                    tracing::debug!(container_id = %record.id, error = %errors::chain(&e), "a sandbox made ahead is no good");
+                    self.ready.forget();
+                    network::create_sandbox(&path).and_then(|()| network::attach(&path, &endpoint))
+                }
             },
             Some(SharedMode::Macvlan(mode)) => network::attach_macvlan(&path, &parent, mode, &endpoint),
             Some(SharedMode::Ipvlan(mode, flag)) => {

@@ -81,8 +81,10 @@ impl ReadySandbox {
         sandbox::bind(path, self.sandbox.namespace.as_fd())?;
         let attached = self.try_attach(&host, bridge, path, endpoint);
         if attached.is_err() {
-            // The first error is the one to tell. The pair goes with the namespace, when `self` is dropped.
+            // The first error is the one to tell. The pair would go with the namespace, but on the kernel's own time, and
+            // whoever tries again wants its name.
             sandbox::remove_sandbox(path).ok();
+            link::delete_index(&host, self.host_index).ok();
             crate::unguard(&endpoint.host_interface).ok();
         }
         attached
