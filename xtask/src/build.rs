@@ -3,24 +3,29 @@
 use crate::run::{Doing, Error, Result, no_more, run, take_flag};
 use crate::workspace::{cargo, has_target, host_triple, target};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Programs that need the host's C library for names of users and hosts, and certificates.
-const DYNAMIC: &[&str] = &["brig", "brigd", "brig-dns"];
+/// Programs that live long, and need the host's C library for names of users and hosts.
+const DYNAMIC: &[&str] = &["brigd", "brig-dns"];
+
+/// The command line: linked static with musl where rustc has its standard library for it, else dynamic.
+///
+/// It lives for a millisecond. The dynamic loader takes half of one; and where CPUID traps, as in virtual machines, the
+/// start of glibc takes another half, which asks it some sixty times about caches. Names of hosts are then musl's matter:
+/// `/etc/hosts` and DNS, nothing else that nsswitch.conf(5) may name (docs/api.md).
+const CLIENT: &str = "brig";
 
 /// Programs of which one runs per container, or that start in every container's road: linked static and at a fixed
-/// address, which spares them the dynamic loader's time and its private pages.
+/// address, which spares them the dynamic loader's time and its private pages; with musl as [`CLIENT`], whose start is
+/// also half a megabyte and a dozen system calls less.
 const STATIC: &[&str] = &["brig-shim", "brig-runtime"];
-
-/// Those of them that are better off with musl: started for every verb, they use nothing of a C library but its start, and
-/// glibc's is half a megabyte and a dozen system calls.
-const SMALLEST: &[&str] = &["brig-runtime"];
 
 /// Bytes that a stripped release build of a program may have.
 const BUDGETS: &[(&str, u64)] = &[("brig-runtime", 2 << 20)];
 
 /// All programs.
 pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
-    DYNAMIC.iter().chain(STATIC).copied()
+    DYNAMIC.iter().chain([&CLIENT]).chain(STATIC).copied()
 }
 
 /// How to compile.
@@ -59,41 +64,58 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
 /// Builds the programs and returns the directory that holds them.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let release = (profile == Profile::Release).then_some("--release");
-    run(cargo().arg("build").args(release).args(packages(DYNAMIC)))?;
+    let musl = musl(&host_triple()?, profile)?;
+    let mut dynamic = DYNAMIC.to_vec();
+    if musl.is_none() {
+        dynamic.push(CLIENT);
+    }
+    run(cargo().arg("build").args(release).args(packages(&dynamic)))?;
+    if let Some(triple) = &musl {
+        run(static_cargo(triple).args(release).args(packages(&[CLIENT])))?;
+    }
+
     let gathered = build_static(profile)?;
-    for program in DYNAMIC {
+    for program in dynamic {
         place(&target().join(profile.directory()).join(program), &gathered.join(program))?;
+    }
+    if let Some(triple) = &musl {
+        place(&target().join(triple).join(profile.directory()).join(CLIENT), &gathered.join(CLIENT))?;
     }
     Ok(gathered)
 }
 
 /// The same for those of [`STATIC`] alone.
 pub(crate) fn build_static(profile: Profile) -> Result<PathBuf> {
-    // With `--target` the flags reach the programs only, not build scripts and macros.
-    let triple = host_triple()?;
-    let small = small_triple(&triple, profile)?;
-    let of = |program: &str| if SMALLEST.contains(&program) { &small } else { &triple };
-    let mut triples = vec![&triple, &small];
-    triples.dedup();
-    for triple in triples {
-        let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-        flags.push_str(" -C target-feature=+crt-static -C relocation-model=static");
-        let mut command = cargo();
-        command.env("RUSTFLAGS", flags.trim_start());
-        let profile = (profile == Profile::Release).then_some("--profile=small");
-        let programs: Vec<&str> = STATIC.iter().copied().filter(|program| of(program) == triple).collect();
-        run(command.arg("build").args(profile).args(["--target", triple]).args(packages(&programs)))?;
-    }
+    let host = host_triple()?;
+    let triple = musl(&host, profile)?.unwrap_or(host);
+    let small = (profile == Profile::Release).then_some("--profile=small");
+    run(static_cargo(&triple).args(small).args(packages(STATIC)))?;
 
     let gathered = target().join("brig").join(profile.directory());
     std::fs::create_dir_all(&gathered).doing(|| format!("create {}", gathered.display()))?;
     for program in STATIC {
         place(
-            &target().join(of(program)).join(profile.static_directory()).join(program),
+            &target().join(&triple).join(profile.static_directory()).join(program),
             &gathered.join(program),
         )?;
     }
     Ok(gathered)
+}
+
+/// `cargo build` of programs that need nothing at their start.
+fn static_cargo(triple: &str) -> Command {
+    let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    flags.push_str(" -C target-feature=+crt-static -C relocation-model=static");
+    let mut command = cargo();
+    // With `--target` the flags reach the programs only, not build scripts and macros.
+    command.arg("build").args(["--target", triple]).env("RUSTFLAGS", flags.trim_start());
+    // Compression and cryptography are C in part, and of its library they use what every one has: the host's compiler will
+    // do, and musl's wrapper of it is in another package.
+    let compiler = format!("CC_{}", triple.replace('-', "_"));
+    if triple.ends_with("-musl") && std::env::var_os(&compiler).is_none() {
+        command.env(compiler, "cc");
+    }
+    command
 }
 
 /// Compares the programs that a release build has gathered, if there was one, with what they may weigh.
@@ -112,17 +134,20 @@ pub(crate) fn check_sizes() -> Result<()> {
     Ok(())
 }
 
-/// What the programs of [`SMALLEST`] are built for: with musl, where rustc has its standard library for it. A debug build is
-/// not worth compiling everything for one target more.
-fn small_triple(host: &str, profile: Profile) -> Result<String> {
+/// The target whose C library is musl, where rustc has its standard library for it. A debug build is not worth compiling
+/// everything for one target more.
+fn musl(host: &str, profile: Profile) -> Result<Option<String>> {
     let musl = host.replace("-gnu", "-musl");
-    if profile == Profile::Release && has_target(&musl)? {
-        return Ok(musl);
+    if profile == Profile::Debug || musl == host {
+        return Ok(None);
     }
-    if profile == Profile::Release && musl != host {
-        println!("brig-runtime is larger than it could be: `rustup target add {musl}` makes it smaller");
+    if has_target(&musl)? {
+        return Ok(Some(musl));
     }
-    Ok(host.to_owned())
+    println!(
+        "brig, brig-shim and brig-runtime start later than they could: `rustup target add {musl}` makes them sooner"
+    );
+    Ok(None)
 }
 
 fn packages(programs: &[&str]) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! COPY and ADD: files from a root to a place in another.
 
+use crate::adopt::Later;
 use crate::chmod::Chmod;
 use crate::error::{During, Error, IoDuring};
 use crate::hash::attributes;
@@ -46,13 +47,24 @@ pub(crate) fn destination(working_dir: &str, text: &str) -> (String, bool) {
 impl Target<'_> {
     /// Copies a picked file into place, or the contents of a picked directory. `below` is a directory below the target.
     pub(crate) fn put(&self, pick: &Pick, filter: Filter<'_>, below: &str) -> Result<(), Error> {
+        self.put_most(pick, filter, below, None)
+    }
+
+    /// As [`Target::put`], but for what `later` wants to be left.
+    pub(crate) fn put_most(
+        &self,
+        pick: &Pick,
+        filter: Filter<'_>,
+        below: &str,
+        later: Option<&mut Later>,
+    ) -> Result<(), Error> {
         let base = if below.is_empty() {
             self.path.clone()
         } else {
             crate::select::clean(&format!("{}/{below}", self.path))
         };
         if pick.is_dir() {
-            return self.put_contents(pick, filter, &base);
+            return self.put_contents(pick, filter, &base, later);
         }
         let (dir, name) = self.place_of_file(&base, pick.name(), !below.is_empty())?;
         let doing = || format!("copy {}", pick.path);
@@ -122,13 +134,27 @@ impl Target<'_> {
         Ok((self.directory(parent)?, name.to_string()))
     }
 
-    fn put_contents(&self, pick: &Pick, filter: Filter<'_>, base: &str) -> Result<(), Error> {
+    fn put_contents(
+        &self,
+        pick: &Pick,
+        filter: Filter<'_>,
+        base: &str,
+        mut later: Option<&mut Later>,
+    ) -> Result<(), Error> {
         let was_there = self.root.open_dir(Path::new(if base.is_empty() { "." } else { base })).is_ok();
         let top = self.directory(base)?;
+        if let Some(later) = &mut later {
+            later.begin(self.root, top.as_fd(), was_there);
+        }
         let mut times: Vec<(PathBuf, Stat)> = Vec::new();
         // The directory that the last entry went to, which is mostly the next one's too.
         let mut last: (PathBuf, Option<OwnedFd>) = (PathBuf::new(), None);
         walk(pick, filter, &mut |entry| {
+            if let Some(later) = &mut later
+                && later.leave(self, entry)
+            {
+                return Ok(());
+            }
             let parent = entry.relative.parent().unwrap_or(Path::new(""));
             if last.1.is_none() || last.0 != parent {
                 last = (parent.to_path_buf(), Some(open_below(top.as_fd(), parent)?));
@@ -137,7 +163,11 @@ impl Target<'_> {
             if entry.kind().is_dir() {
                 times.push((entry.relative.to_path_buf(), *entry.stat));
             }
-            self.put_entry(entry, dir)
+            let is_made = self.put_entry(entry, dir)?;
+            if let Some(later) = later.as_mut().filter(|_| is_made) {
+                later.made(entry.relative);
+            }
+            Ok(())
         })?;
         // Last, because each entry made inside changes them.
         for (path, stat) in times.iter().rev() {
@@ -153,12 +183,14 @@ impl Target<'_> {
         Ok(())
     }
 
-    fn put_entry(&self, entry: &Entry<'_>, dir: BorrowedFd<'_>) -> Result<(), Error> {
+    /// Whether it made a directory that was not there.
+    fn put_entry(&self, entry: &Entry<'_>, dir: BorrowedFd<'_>) -> Result<bool, Error> {
         let doing = || format!("copy {}", entry.relative.display());
+        let mut is_made = false;
         match entry.kind() {
             FileType::Directory => {
                 match rustix::fs::mkdirat(dir, entry.name, Mode::from_raw_mode(DIRECTORY_MODE)) {
-                    Ok(()) => {}
+                    Ok(()) => is_made = true,
                     Err(Errno::EXIST) => {
                         let stat = rustix::fs::statat(dir, entry.name, AtFlags::SYMLINK_NOFOLLOW)
                             .io_during(doing)?;
@@ -197,6 +229,7 @@ impl Target<'_> {
             }
             _ => self.put_special(dir, entry.name, entry.stat, &entry.relative.to_string_lossy()),
         }
+        .map(|()| is_made)
     }
 
     fn put_special(&self, dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat, shown: &str) -> Result<(), Error> {
@@ -220,7 +253,7 @@ impl Target<'_> {
         rustix::fs::utimensat(dir, name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW).io_during(doing)
     }
 
-    fn put_file(
+    pub(crate) fn put_file(
         &self,
         mut source: File,
         stat: &Stat,
@@ -259,11 +292,11 @@ impl Target<'_> {
         Ok(())
     }
 
-    fn owner_of(&self, stat: &Stat) -> (u32, u32) {
+    pub(crate) fn owner_of(&self, stat: &Stat) -> (u32, u32) {
         self.owner.unwrap_or((stat.st_uid, stat.st_gid))
     }
 
-    fn mode_of(&self, stat: &Stat, is_dir: bool) -> u32 {
+    pub(crate) fn mode_of(&self, stat: &Stat, is_dir: bool) -> u32 {
         let own = stat.st_mode & 0o7777;
         self.chmod.as_ref().map_or(own, |chmod| chmod.apply(own, is_dir))
     }
@@ -286,7 +319,7 @@ fn clear(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
 }
 
 /// Opens a directory that this copy has made or merged into, following nothing.
-fn open_below(top: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn open_below(top: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
     let doing = || format!("open directory {}", path.display());
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -299,7 +332,7 @@ fn reopen_dir(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     Ok(rustix::fs::openat(fd, ".", flags, Mode::empty())?)
 }
 
-fn times_of(stat: &Stat) -> Timestamps {
+pub(crate) fn times_of(stat: &Stat) -> Timestamps {
     let at =
         |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
     Timestamps {

@@ -107,6 +107,11 @@ fn piece(sha: &mut sha2::Sha256, bytes: &[u8]) {
     sha.update(bytes);
 }
 
+/// Whether an extended attribute of this name is copied.
+pub(crate) fn is_copied(name: &[u8]) -> bool {
+    name == b"security.capability" || name.starts_with(b"user.")
+}
+
 /// The extended attributes that are copied: file capabilities and the user's own, by name.
 pub(crate) fn attributes(file: impl AsFd) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0u8; 4096];
@@ -120,7 +125,7 @@ pub(crate) fn attributes(file: impl AsFd) -> std::io::Result<Vec<(Vec<u8>, Vec<u
     };
     let mut out = Vec::new();
     for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        if name != b"security.capability" && !name.starts_with(b"user.") {
+        if !is_copied(name) {
             continue;
         }
         let mut value = vec![0u8; 64 << 10];

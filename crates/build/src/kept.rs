@@ -255,6 +255,19 @@ impl Known {
     }
 }
 
+impl Known {
+    /// A file that is known has another stamp now, by what has changed neither its attributes nor its bytes.
+    pub(crate) fn renew(&self, before: &Stamp, now: Stamp) {
+        self.with(|state| {
+            let Some(digest) = state.digests.remove(before) else { return };
+            state.used.remove(before);
+            state.digests.insert(now, digest);
+            state.used.insert(now);
+            state.is_changed = true;
+        });
+    }
+}
+
 impl Drop for Known {
     /// Writes what is new. What cannot be written is computed again next time.
     fn drop(&mut self) {

@@ -16,6 +16,7 @@
 //! Paths of contexts, stages and images are resolved by `rootdir` below a handle: `..`, absolute paths and symlinks stay
 //! inside, whoever made them.
 
+mod adopt;
 mod annotations;
 mod attest;
 mod cache;

@@ -72,6 +72,8 @@ pub struct Mirror {
     links: Vec<(String, String)>,
     /// Regular files that were told: only these can be linked to.
     regular: HashSet<String>,
+    /// Inodes with several names that were found as they were told.
+    seen: HashSet<u64>,
     /// Times of directories, set when nothing in them changes any more.
     directories: Vec<(String, i64)>,
     /// The times of all directories are what they are told to be, as far as nothing changes in them.
@@ -115,6 +117,7 @@ impl Mirror {
             missing: HashMap::new(),
             links: Vec::new(),
             regular: HashSet::new(),
+            seen: HashSet::new(),
             directories: Vec::new(),
             has_times: true,
             has_all: false,
@@ -167,7 +170,11 @@ impl Mirror {
         level.names.push(name.to_string());
         self.received.files += 1;
         match FileType::from_raw_mode(stat.mode) {
-            FileType::Directory => self.directory(name, &stat)?,
+            FileType::Directory => {
+                self.directory(name, &stat)?;
+                // One in which nothing is told is complete too, and loses what it had.
+                self.enter(&path, &path)?;
+            }
             FileType::Symlink => self.symlink(name, &stat)?,
             FileType::Fifo => self.pipe(name, &stat)?,
             FileType::RegularFile if !stat.link.is_empty() => {
@@ -310,8 +317,8 @@ impl Mirror {
                 && found.st_size == stat.size
                 && is_owned(&found, &stat)
                 && nanoseconds(&found) == Some(stat.modified_ns)
-                // Of several names one may have been another file meanwhile.
-                && found.st_nlink == 1;
+                // Of several names in the context only the first is what it was; other names are those of layers.
+                && (found.st_nlink == 1 || self.seen.insert(found.st_ino));
             if is_same {
                 return Ok(false);
             }

@@ -105,7 +105,7 @@ impl Documents {
                 lease: Some(&solved.lease),
                 progress: &image::ignore,
             };
-            let made = solved.engine.images().import(&import).during(doing)?;
+            let made = solved.engine.images().import_made(&import).during(doing)?;
             if let Some(parent) = solved.parent().filter(|parent| *parent != made.id) {
                 let database = solved.engine.database();
                 database.write(|tx| tx.put_image_parent(&made.id.0, &parent.0)).during(doing)?;

@@ -1,6 +1,6 @@
 //! From a build that goes on to its record in the history, and what clients ask of that.
 
-use crate::history::{History, Remains, Said};
+use crate::history::{Filters, History, Remains, Said};
 use crate::job::{Job, Output};
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
@@ -67,6 +67,7 @@ impl Account {
     pub(crate) async fn close(mut self, outcome: Result<&Came, &Status>) {
         let Some(record) = self.record.take() else { return };
         let (history, job) = (self.history.clone(), self.job.clone());
+        let reference = record.reference.clone();
         let (outputs, made, response, error) = match outcome {
             Ok(came) => (came.outputs.clone(), came.made.clone(), came.response.clone(), None),
             Err(status) => (Vec::new(), BTreeMap::new(), BTreeMap::new(), Some(rpc_status(status))),
@@ -90,6 +91,7 @@ impl Account {
         };
         if let Err(error) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(%error, "a build is not in the history");
+            self.history.abandon(&reference);
         }
     }
 }
@@ -185,7 +187,9 @@ pub(crate) async fn listen(server: Arc<Server>, asked: HistoryRequest) -> Reply<
     if asked.early_exit {
         return Ok(Box::pin(known));
     }
-    let coming = futures_util::stream::unfold((receiver, asked), |(mut receiver, asked)| async move {
+    let filters = Filters::parse(&asked.filter)?;
+    let start = (receiver, asked, filters);
+    let coming = futures_util::stream::unfold(start, |(mut receiver, asked, filters)| async move {
         loop {
             let event = match receiver.recv().await {
                 Ok(event) => event,
@@ -193,13 +197,16 @@ pub(crate) async fn listen(server: Arc<Server>, asked: HistoryRequest) -> Reply<
                 Err(RecvError::Lagged(missed)) => {
                     let lost =
                         Status::data_loss(format!("{missed} events of the history were not read in time"));
-                    return Some((Err(lost), (receiver, asked)));
+                    return Some((Err(lost), (receiver, asked, filters)));
                 }
             };
             let reference = event.record.as_ref().map(|record| &record.reference);
             let is_meant = asked.reference.is_empty() || reference == Some(&asked.reference);
-            if is_meant && !(asked.active_only && event.kind == HistoryEvent::DELETED) {
-                return Some((Ok(event), (receiver, asked)));
+            let is_gone = event.kind == HistoryEvent::DELETED;
+            // Of one that is gone nothing is left to compare.
+            let holds = is_gone || event.record.as_ref().is_some_and(|record| filters.match_all(record));
+            if is_meant && holds && !(asked.active_only && is_gone) {
+                return Some((Ok(event), (receiver, asked, filters)));
             }
         }
     });

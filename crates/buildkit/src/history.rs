@@ -15,7 +15,7 @@ mod filter;
 
 use crate::rpc::Reply;
 use crate::wire::{BlobDescriptor, HistoryEvent, HistoryRecord, HistoryRequest, Timestamp};
-use filter::Filters;
+pub(crate) use filter::Filters;
 use oci::Digest;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -128,6 +128,14 @@ impl History {
         state.active.insert(record.reference.clone(), record);
     }
 
+    /// A build goes on no more, and nothing of it is kept.
+    pub(crate) fn abandon(&self, reference: &str) {
+        let mut state = self.state();
+        if let Some(record) = state.active.remove(reference) {
+            drop(self.events.send(event(HistoryEvent::DELETED, &record)));
+        }
+    }
+
     /// A build has ended. Blocking.
     pub(crate) fn complete(&self, mut record: HistoryRecord, remains: &Remains) {
         let disk = self.disk();
@@ -187,11 +195,16 @@ impl History {
         remove(&new);
         make(&new)?;
         let written = (|| {
+            let bytes = encode(record);
+            if bytes.len() as u64 > MAX_RECORD {
+                // It would be cut when it is read, and removed.
+                return Err(std::io::Error::other(format!("its record is longer than {MAX_RECORD} bytes")));
+            }
             std::fs::write(new.join(NEWS), &remains.news)?;
             for said in &remains.said {
                 std::fs::write(new.join(Digest::of(&said.bytes).hex()), &said.bytes)?;
             }
-            std::fs::write(new.join(RECORD), encode(record))?;
+            std::fs::write(new.join(RECORD), bytes)?;
             remove(&home);
             std::fs::rename(&new, &home)
         })();

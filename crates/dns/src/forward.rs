@@ -117,7 +117,7 @@ pub(crate) enum Progress {
 }
 
 /// Goes on after the socket became ready.
-pub(crate) fn proceed(asked: &mut Asked, question: &Question, buffer: &mut [u8]) -> Progress {
+pub(crate) fn proceed(asked: &mut Asked, question: &Question<'_>, buffer: &mut [u8]) -> Progress {
     match &mut asked.socket {
         Channel::Udp(socket) => loop {
             match socket.recv(buffer) {

@@ -15,8 +15,6 @@ const HEADER_LEN: usize = 12;
 /// Longest name, RFC 1035 section 2.3.4, with its last zero.
 const MAX_NAME: usize = 255;
 const MAX_LABEL: u8 = 63;
-/// Most names fit into so many bytes.
-const SHORT_NAME: usize = 32;
 /// What a client without EDNS takes.
 const MIN_UDP: u16 = 512;
 /// What we send by UDP at most, and say that we take.
@@ -30,20 +28,39 @@ pub(crate) const NAME_ERROR: u8 = 3;
 pub(crate) const NOT_IMPLEMENTED: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 
-/// A question, taken from a message.
+/// A question, as it stands in a message: nothing of it is kept elsewhere, so that an answer costs no memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Question {
+pub(crate) struct Question<'a> {
     pub(crate) id: u16,
-    /// Lower case, labels with dots between, no dot at the end; the root is empty.
-    pub(crate) name: String,
+    pub(crate) name: Name,
     pub(crate) kind: u16,
     /// The question as it came, name, type and class.
-    section: Vec<u8>,
+    section: &'a [u8],
     recursion_desired: bool,
     /// What the client takes by UDP.
     pub(crate) max_udp: u16,
     /// It speaks EDNS; with the DO bit.
     edns: Option<bool>,
+}
+
+/// Lower case, labels with dots between, no dot at the end; the root is empty. ASCII.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    bytes: [u8; MAX_NAME],
+    length: usize,
+}
+
+impl Name {
+    pub(crate) fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
 }
 
 /// Why a message is not a question that can be answered from names.
@@ -55,7 +72,7 @@ pub(crate) enum Refusal {
 }
 
 /// Reads a question.
-pub(crate) fn parse(message: &[u8]) -> Result<Question, Refusal> {
+pub(crate) fn parse(message: &[u8]) -> Result<Question<'_>, Refusal> {
     let header: &[u8; HEADER_LEN] = message.first_chunk().ok_or(Refusal::Ignore)?;
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     if header[2] & 0x80 != 0 {
@@ -86,7 +103,7 @@ pub(crate) fn parse(message: &[u8]) -> Result<Question, Refusal> {
         id: word(0),
         name,
         kind,
-        section: message[HEADER_LEN..end + 4].to_vec(),
+        section: &message[HEADER_LEN..end + 4],
         recursion_desired: header[2] & 1 != 0,
         max_udp,
         edns,
@@ -94,8 +111,8 @@ pub(crate) fn parse(message: &[u8]) -> Result<Question, Refusal> {
 }
 
 /// The name at `at`, and where it ends.
-fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
-    let mut name = String::with_capacity(SHORT_NAME);
+fn read_name(message: &[u8], at: usize) -> Option<(Name, usize)> {
+    let mut name = Name { bytes: [0; MAX_NAME], length: 0 };
     let mut position = at;
     loop {
         let length = *message.get(position)?;
@@ -107,16 +124,18 @@ fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
             l => {
                 let label = message.get(position..position + usize::from(l))?;
                 position += usize::from(l);
-                if !name.is_empty() {
-                    name.push('.');
-                }
-                // Bytes that are no letters match no name of ours; what is forwarded is the message as it came.
-                name.extend(label.iter().map(|b| match b {
-                    b'.' | b'\\' | 0..=32 | 127.. => '?',
-                    b => char::from(b.to_ascii_lowercase()),
-                }));
                 if position - at > MAX_NAME {
                     return None;
+                }
+                if name.length > 0 {
+                    name.push(b'.');
+                }
+                // Bytes that are no letters match no name of ours; what is forwarded is the message as it came.
+                for byte in label {
+                    name.push(match byte {
+                        b'.' | b'\\' | 0..=32 | 127.. => b'?',
+                        byte => byte.to_ascii_lowercase(),
+                    });
                 }
             }
         }
@@ -125,35 +144,39 @@ fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
 }
 
 /// An answer with a code and nothing else; also for messages that could not be read, whose id is kept.
-pub(crate) fn refuse(message: &[u8], code: u8) -> Vec<u8> {
+pub(crate) fn refuse(message: &[u8], code: u8, out: &mut Vec<u8>) {
     let id = message.get(..2).unwrap_or(&[0, 0]);
     let flags = message.get(2).map_or(0, |b| b & 0x79);
-    vec![id[0], id[1], 0x80 | flags, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, 0]
+    out.extend_from_slice(&[id[0], id[1], 0x80 | flags, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
-/// The refusal of a question of which this is only the beginning; none of what is no question.
-pub(crate) fn too_long(beginning: &[u8]) -> Option<Vec<u8>> {
+/// The refusal of a question of which this is only the beginning, behind what is in `out`; false for what is no question.
+pub(crate) fn too_long(beginning: &[u8], out: &mut Vec<u8>) -> bool {
     let is_question = beginning.len() >= HEADER_LEN && beginning[2] & 0x80 == 0;
-    is_question.then(|| refuse(beginning, FORMAT_ERROR))
+    if is_question {
+        refuse(beginning, FORMAT_ERROR, out);
+    }
+    is_question
 }
 
-impl Question {
+/// What answers are written to: behind what is there already.
+impl Question<'_> {
     /// An answer with a code and no record.
-    pub(crate) fn empty(&self, code: u8) -> Vec<u8> {
-        self.answer(code, 0, &[])
+    pub(crate) fn empty(&self, code: u8, out: &mut Vec<u8>) {
+        self.begin(code, out);
+        self.end(out);
     }
 
     /// The addresses, as many as fit into `limit` bytes; says when some did not.
-    pub(crate) fn addresses(&self, addresses: &[IpAddr], limit: usize) -> Vec<u8> {
-        let records = addresses.iter().map(|address| match address {
-            IpAddr::V4(a) => record(TYPE_A, &a.octets()),
-            IpAddr::V6(a) => record(TYPE_AAAA, &a.octets()),
+    pub(crate) fn addresses(&self, all: impl Iterator<Item = IpAddr>, limit: usize, out: &mut Vec<u8>) {
+        self.fitting(all, limit, out, |out, address| match address {
+            IpAddr::V4(a) => record(TYPE_A, &a.octets(), out),
+            IpAddr::V6(a) => record(TYPE_AAAA, &a.octets(), out),
         });
-        self.fitting(records, limit)
     }
 
     /// The name that an address has.
-    pub(crate) fn pointer(&self, name: &str, limit: usize) -> Vec<u8> {
+    pub(crate) fn pointer(&self, name: &str, limit: usize, out: &mut Vec<u8>) {
         let mut data = Vec::with_capacity(name.len() + 2);
         for label in name.split('.').filter(|l| !l.is_empty()) {
             let label = &label.as_bytes()[..label.len().min(usize::from(MAX_LABEL))];
@@ -161,43 +184,62 @@ impl Question {
             data.extend_from_slice(label);
         }
         data.push(0);
-        self.fitting(std::iter::once(record(TYPE_PTR, &data)), limit)
+        self.fitting(std::iter::once(data), limit, out, |out, data| record(TYPE_PTR, &data, out));
     }
 
-    fn fitting(&self, records: impl Iterator<Item = Vec<u8>>, limit: usize) -> Vec<u8> {
-        let room = limit.saturating_sub(HEADER_LEN + self.section.len() + OPT_LEN);
-        let (mut body, mut count, mut truncated) = (Vec::new(), 0u16, false);
-        for record in records {
-            if body.len() + record.len() > room || count == u16::MAX {
+    fn fitting<T>(
+        &self,
+        items: impl Iterator<Item = T>,
+        limit: usize,
+        out: &mut Vec<u8>,
+        write: impl Fn(&mut Vec<u8>, T),
+    ) {
+        let begin = out.len();
+        self.begin(0, out);
+        let (mut count, mut truncated) = (0u16, false);
+        for item in items {
+            let end = out.len();
+            write(out, item);
+            if out.len() - begin + OPT_LEN > limit || count == u16::MAX {
+                out.truncate(end);
                 truncated = true;
                 break;
             }
-            body.extend_from_slice(&record);
             count += 1;
         }
-        let mut out = self.answer(0, count, &body);
-        if truncated {
-            out[2] |= 2;
+        if let Some(header) = out.get_mut(begin..).and_then(|message| message.first_chunk_mut::<HEADER_LEN>())
+        {
+            header[2] |= u8::from(truncated) << 1;
+            [header[6], header[7]] = count.to_be_bytes();
         }
-        out
+        self.end(out);
     }
 
-    fn answer(&self, code: u8, count: u16, records: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_LEN + self.section.len() + records.len() + OPT_LEN);
+    /// Header and question, for no record as yet.
+    fn begin(&self, code: u8, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.to_be_bytes());
         // An answer, by one who also asks others.
         out.extend_from_slice(&[0x80 | u8::from(self.recursion_desired), 0x80 | code, 0, 1]);
-        out.extend_from_slice(&count.to_be_bytes());
-        out.extend_from_slice(&[0, 0, 0, u8::from(self.edns.is_some())]);
-        out.extend_from_slice(&self.section);
-        out.extend_from_slice(records);
-        if let Some(secure) = self.edns {
-            out.push(0);
-            out.extend_from_slice(&TYPE_OPT.to_be_bytes());
-            out.extend_from_slice(&MAX_UDP.to_be_bytes());
-            out.extend_from_slice(&[0, 0, if secure { 0x80 } else { 0 }, 0, 0, 0]);
+        out.extend_from_slice(&[0, 0, 0, 0, 0, u8::from(self.edns.is_some())]);
+        out.extend_from_slice(self.section);
+    }
+
+    /// What stands behind the records.
+    fn end(&self, out: &mut Vec<u8>) {
+        let Some(secure) = self.edns else { return };
+        out.push(0);
+        out.extend_from_slice(&TYPE_OPT.to_be_bytes());
+        out.extend_from_slice(&MAX_UDP.to_be_bytes());
+        out.extend_from_slice(&[0, 0, if secure { 0x80 } else { 0 }, 0, 0, 0]);
+    }
+
+    /// Whether the address is of the kind asked for.
+    pub(crate) fn asks_for(&self, address: IpAddr) -> bool {
+        match self.kind {
+            TYPE_A => address.is_ipv4(),
+            TYPE_AAAA => address.is_ipv6(),
+            _ => false,
         }
-        out
     }
 
     /// Whether `answer` answers this question under the number `id`, as far as that can be seen without following
@@ -206,13 +248,14 @@ impl Question {
         let Some(header) = answer.first_chunk::<HEADER_LEN>() else { return false };
         let same = answer
             .get(HEADER_LEN..HEADER_LEN + self.section.len())
-            .is_some_and(|section| section.eq_ignore_ascii_case(&self.section));
+            .is_some_and(|section| section.eq_ignore_ascii_case(self.section));
         header[..2] == id.to_be_bytes() && header[2] & 0x80 != 0 && header[4..6] == [0, 1] && same
     }
 
     /// The address that a question for a name by address asks about.
     pub(crate) fn reverse(&self) -> Option<IpAddr> {
-        if let Some(rest) = self.name.strip_suffix(".in-addr.arpa") {
+        let name = self.name.as_str();
+        if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
             let mut octets = [0u8; 4];
             let mut parts = rest.split('.').rev();
             for octet in &mut octets {
@@ -220,7 +263,7 @@ impl Question {
             }
             return parts.next().is_none().then(|| IpAddr::from(octets));
         }
-        let rest = self.name.strip_suffix(".ip6.arpa")?;
+        let rest = name.strip_suffix(".ip6.arpa")?;
         let (mut bits, mut count) = (0u128, 0);
         for digit in rest.split('.').rev() {
             let [digit] = digit.as_bytes() else { return None };
@@ -231,21 +274,17 @@ impl Question {
     }
 }
 
-/// Name, type, class, time to live, length.
-const RECORD_LEN: usize = 12;
 /// Root, type, size, flags, no data.
 const OPT_LEN: usize = 11;
 
 /// A record about the name of the question, which stands behind the header.
-fn record(kind: u16, data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(RECORD_LEN + data.len());
+fn record(kind: u16, data: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xc0, 0x0c]);
     out.extend_from_slice(&kind.to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
     out.extend_from_slice(&TTL.to_be_bytes());
     out.extend_from_slice(&u16::try_from(data.len()).unwrap_or(u16::MAX).to_be_bytes());
     out.extend_from_slice(data);
-    out
 }
 
 /// The code of an answer.
@@ -255,9 +294,10 @@ pub(crate) fn code(answer: &[u8]) -> Option<u8> {
 
 /// An answer of another server for a client that takes no more than `limit` bytes: as it is, or header and question
 /// with the remark that there is more.
-pub(crate) fn passed_on(question: &Question, mut answer: Vec<u8>, limit: usize) -> Vec<u8> {
+pub(crate) fn passed_on(question: &Question<'_>, mut answer: Vec<u8>, limit: usize) -> Vec<u8> {
     if answer.len() > limit {
-        let mut short = question.answer(code(&answer).unwrap_or(0), 0, &[]);
+        let mut short = Vec::new();
+        question.empty(code(&answer).unwrap_or(0), &mut short);
         short[2] |= 2;
         return short;
     }
@@ -286,7 +326,8 @@ pub(crate) mod tests {
 
     #[test]
     fn questions_are_read() {
-        let asked = parse(&question("Web.Example", TYPE_A)).unwrap();
+        let message = question("Web.Example", TYPE_A);
+        let asked = parse(&message).unwrap();
         assert_eq!(
             (asked.name.as_str(), asked.kind, asked.id, asked.max_udp),
             ("web.example", 1, 0xabcd, 512)
@@ -296,7 +337,7 @@ pub(crate) mod tests {
         with_edns.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0x80, 0, 0, 0]);
         let asked = parse(&with_edns).unwrap();
         assert_eq!((asked.max_udp, asked.edns), (4096, Some(true)));
-        assert_eq!(parse(&question("", TYPE_A)).unwrap().name, "");
+        assert_eq!(parse(&question("", TYPE_A)).unwrap().name.as_str(), "");
     }
 
     #[test]
@@ -319,11 +360,17 @@ pub(crate) mod tests {
 
     #[test]
     fn answers_fit() {
-        let asked = parse(&question("a", TYPE_A)).unwrap();
+        let message = question("a", TYPE_A);
+        let asked = parse(&message).unwrap();
         let all = vec![IpAddr::from([10, 0, 0, 1]); 100];
-        let answer = asked.addresses(&all, 512);
+        let addresses = |limit: usize| {
+            let mut out = b"before".to_vec();
+            asked.addresses(all.iter().copied(), limit, &mut out);
+            out.split_off(6)
+        };
+        let answer = addresses(512);
         assert!(answer.len() <= 512 && answer[2] & 2 != 0, "truncated");
-        let answer = asked.addresses(&all, 65535);
+        let answer = addresses(65535);
         assert_eq!((answer[2] & 2, u16::from_be_bytes([answer[6], answer[7]])), (0, 100));
         assert!(asked.is_answered_by(0xabcd, &answer) && !asked.is_answered_by(1, &answer));
         assert_eq!(passed_on(&asked, answer, 512)[2] & 2, 2);
@@ -332,7 +379,8 @@ pub(crate) mod tests {
     #[test]
     fn addresses_backwards() {
         let check = |name: &str, expected: Option<&str>| {
-            let asked = parse(&question(name, TYPE_PTR)).unwrap();
+            let message = question(name, TYPE_PTR);
+            let asked = parse(&message).unwrap();
             assert_eq!(asked.reverse(), expected.map(|t| t.parse().unwrap()), "{name}");
         };
         check("2.0.18.172.in-addr.arpa", Some("172.18.0.2"));
@@ -347,12 +395,13 @@ pub(crate) mod tests {
         /// T-DNS-1: nothing that a container or a server sends brings us down or makes a larger answer than allowed.
         #[test]
         fn anything_may_come(bytes in proptest::collection::vec(any::<u8>(), 0..600), limit in 0usize..2000) {
-            refuse(&bytes, REFUSED);
+            refuse(&bytes, REFUSED, &mut Vec::new());
             if let Ok(question) = parse(&bytes) {
                 question.reverse();
                 question.is_answered_by(1, &bytes);
                 let floor = HEADER_LEN + question.section.len() + OPT_LEN;
-                let answer = question.addresses(&[IpAddr::from([1, 2, 3, 4]); 9], limit);
+                let mut answer = Vec::new();
+                question.addresses([IpAddr::from([1, 2, 3, 4]); 9].into_iter(), limit, &mut answer);
                 prop_assert!(answer.len() <= limit.max(floor));
                 passed_on(&question, bytes.clone(), limit);
             }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use sys::datagrams::{self, Datagram, Inbox};
+use sys::datagrams::{self, Datagram, Inbox, Outbox};
 
 /// The daemon's door, in the directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
@@ -148,6 +148,8 @@ struct Sandbox {
     table: SandboxTable,
     namespace: OwnedFd,
     udp: UdpSocket,
+    /// Several answers go to the kernel as one packet.
+    sends_together: bool,
     tcp: TcpListener,
     asked: usize,
     clients: usize,
@@ -172,11 +174,20 @@ enum Asker {
     Tcp { client: usize, serial: u64 },
 }
 
+impl Asker {
+    /// Longest answer that it takes.
+    fn limit(&self, question: &Question<'_>) -> usize {
+        match self {
+            Asker::Udp(_) => usize::from(question.max_udp),
+            Asker::Tcp { .. } => MAX_MESSAGE,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
     sandbox: usize,
     asker: Asker,
-    question: Question,
     query: Vec<u8>,
     /// How many servers have been tried.
     tried: usize,
@@ -204,7 +215,7 @@ struct Server {
     buffer: Vec<u8>,
     inbox: Inbox,
     /// Answers of one burst, and to whom they go.
-    outbox: Vec<(Vec<u8>, SocketAddrV4)>,
+    outbox: Outbox,
     /// Questions that may be under way.
     max_asked: usize,
     /// Turns the order of several addresses round.
@@ -238,7 +249,7 @@ pub fn serve(directory: &Path, ready: impl FnOnce()) -> Result<(), Error> {
         daemons: Slots::default(),
         buffer: vec![0; MAX_MESSAGE + 2],
         inbox: Inbox::new(MAX_QUESTION),
-        outbox: Vec::new(),
+        outbox: Outbox::default(),
         max_asked: MAX_ASKED.min(raise_open_files() / 2),
         turn: 0,
         serial: 0,
@@ -428,7 +439,8 @@ impl Server {
         let failed = |e: &dyn std::fmt::Display| format!("sandbox {id}: {e}");
         let namespace = std::fs::File::open(&table.namespace).map_err(|e| failed(&e))?.into();
         let (udp, tcp) = network::open_resolver(&table.namespace).map_err(|e| failed(&errors::chain(&e)))?;
-        let sandbox = Sandbox { table, namespace, udp, tcp, asked: 0, clients: 0 };
+        let sends_together = datagrams::sends_together(udp.as_fd());
+        let sandbox = Sandbox { table, namespace, udp, sends_together, tcp, asked: 0, clients: 0 };
         let number = self.sandboxes.put(sandbox);
         let sandbox = self.sandboxes.get(number).expect("just put");
         let added = add(&self.epoll, &sandbox.udp, Token::Udp(number))
@@ -460,14 +472,13 @@ impl Server {
             let Some(sandbox) = self.sandboxes.get(number) else { break };
             let Ok(count) = inbox.receive(sandbox.udp.as_fd()) else { break };
             for Datagram { bytes, from, is_whole } in (0..count).filter_map(|n| inbox.get(n)) {
-                let answer = match is_whole {
-                    true => self.answer(number, bytes, Asker::Udp(from)),
-                    false => message::too_long(bytes),
-                };
-                outbox.extend(answer.map(|answer| (answer, from)));
+                outbox.put(from, |out| match is_whole {
+                    true => self.answer(number, bytes, Asker::Udp(from), out),
+                    false => message::too_long(bytes, out),
+                });
             }
             if let Some(sandbox) = self.sandboxes.get(number) {
-                send_all(&sandbox.udp, &outbox);
+                send_all(sandbox, &outbox);
             }
             outbox.clear();
             if count < datagrams::MOST {
@@ -524,7 +535,8 @@ impl Server {
                         self.clients.get(number).and_then(|c| next_message(&mut c.input))
                     {
                         let asker = Asker::Tcp { client: number, serial };
-                        if let Some(answer) = self.answer(sandbox, &message, asker) {
+                        let mut answer = Vec::new();
+                        if self.answer(sandbox, &message, asker, &mut answer) {
                             self.give(sandbox, asker, &answer);
                         }
                     }
@@ -577,56 +589,60 @@ impl Server {
         }
     }
 
-    /// The answer, unless others are asked for it first.
-    fn answer(&mut self, number: usize, query: &[u8], asker: Asker) -> Option<Vec<u8>> {
+    /// Writes the answer behind what is in `out`; false when there is none, or others are asked for it first.
+    fn answer(&mut self, number: usize, query: &[u8], asker: Asker, out: &mut Vec<u8>) -> bool {
         let question = match message::parse(query) {
             Ok(question) => question,
-            Err(Refusal::Ignore) => return None,
-            Err(Refusal::Code(code)) => return Some(message::refuse(query, code)),
+            Err(Refusal::Ignore) => return false,
+            Err(Refusal::Code(code)) => {
+                message::refuse(query, code, out);
+                return true;
+            }
         };
-        let limit = match asker {
-            Asker::Udp(_) => usize::from(question.max_udp),
-            Asker::Tcp { .. } => MAX_MESSAGE,
-        };
+        let limit = asker.limit(&question);
         self.turn = self.turn.wrapping_add(1);
         let turn = self.turn;
-        let sandbox = self.sandboxes.get(number)?;
+        let Some(sandbox) = self.sandboxes.get(number) else { return false };
         match find(&sandbox.table, &self.networks, &question) {
-            Found::Addresses(mut addresses) => {
-                if let Some(by) = turn.checked_rem(addresses.len()) {
-                    addresses.rotate_left(by);
-                }
-                Some(question.addresses(&addresses, limit))
+            Found::Addresses(addresses) => {
+                let fits = || addresses.iter().copied().filter(|a| question.asks_for(*a));
+                // A client takes the first: each in its turn.
+                let by = turn.checked_rem(fits().count()).unwrap_or_default();
+                question.addresses(fits().skip(by).chain(fits().take(by)), limit, out);
             }
-            Found::Name(name) => Some(question.pointer(&name, limit)),
-            Found::Nothing if !sandbox.table.forward => Some(question.empty(message::NAME_ERROR)),
+            Found::Name(name) => question.pointer(name, limit, out),
+            Found::Nothing if !sandbox.table.forward => question.empty(message::NAME_ERROR, out),
             // The search list's turn: the client asks again with a domain.
-            Found::Nothing if sandbox.table.ndots && is_short(&question) => Some(question.empty(0)),
-            Found::Nothing => self.ask(number, question, query.to_vec(), asker),
+            Found::Nothing if sandbox.table.ndots && is_short(&question) => question.empty(0, out),
+            Found::Nothing => {
+                let is_asked = self.ask(number, query, asker);
+                if !is_asked {
+                    question.empty(message::SERVER_FAILURE, out);
+                }
+                return !is_asked;
+            }
         }
+        true
     }
 
-    /// Asks the first server; an answer only when that is impossible.
-    fn ask(&mut self, number: usize, question: Question, query: Vec<u8>, asker: Asker) -> Option<Vec<u8>> {
-        let failure = question.empty(message::SERVER_FAILURE);
+    /// Asks the first server; false when that is impossible.
+    fn ask(&mut self, number: usize, query: &[u8], asker: Asker) -> bool {
         let full = self.pending.len() >= self.max_asked;
-        let sandbox = self.sandboxes.get(number)?;
+        let Some(sandbox) = self.sandboxes.get(number) else { return true };
         if full || sandbox.asked >= MAX_ASKED_EACH {
-            return Some(failure);
+            return false;
         }
         let by_tcp = matches!(asker, Asker::Tcp { .. });
         let mut tried = 0;
-        let Some(asked) = next_server(&self.spaces, sandbox, &mut tried, &query, by_tcp) else {
-            return Some(failure);
-        };
+        let Some(asked) = next_server(&self.spaces, sandbox, &mut tried, query, by_tcp) else { return false };
         sandbox.asked += 1;
-        let pending = Pending { sandbox: number, asker, question, query, tried, asked };
+        let pending = Pending { sandbox: number, asker, query: query.to_vec(), tried, asked };
         let slot = self.pending.put(pending);
-        if self.watch(slot).is_err() {
+        let is_watched = self.watch(slot).is_ok();
+        if !is_watched {
             self.finish(slot);
-            return Some(failure);
         }
-        None
+        is_watched
     }
 
     fn watch(&mut self, slot: usize) -> io::Result<()> {
@@ -645,19 +661,20 @@ impl Server {
     fn proceed(&mut self, slot: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let progress = match self.pending.get(slot) {
-            Some(pending) => forward::proceed(&mut pending.asked, &pending.question, &mut buffer),
+            Some(pending) => match message::parse(&pending.query) {
+                Ok(question) => forward::proceed(&mut pending.asked, &question, &mut buffer),
+                Err(_) => Progress::Failed,
+            },
             None => Progress::Waiting,
         };
         self.buffer = buffer;
         match progress {
             Progress::Waiting => {}
             Progress::Answer(answer) => {
-                if let Some(pending) = self.finish(slot) {
-                    let limit = match pending.asker {
-                        Asker::Udp(_) => usize::from(pending.question.max_udp),
-                        Asker::Tcp { .. } => MAX_MESSAGE,
-                    };
-                    let answer = message::passed_on(&pending.question, answer, limit);
+                if let Some(pending) = self.finish(slot)
+                    && let Ok(question) = message::parse(&pending.query)
+                {
+                    let answer = message::passed_on(&question, answer, pending.asker.limit(&question));
                     self.give(pending.sandbox, pending.asker, &answer);
                 }
             }
@@ -678,8 +695,11 @@ impl Server {
                 return;
             }
         }
-        if let Some(pending) = self.finish(slot) {
-            let answer = pending.question.empty(message::SERVER_FAILURE);
+        if let Some(pending) = self.finish(slot)
+            && let Ok(question) = message::parse(&pending.query)
+        {
+            let mut answer = Vec::new();
+            question.empty(message::SERVER_FAILURE, &mut answer);
             self.give(pending.sandbox, pending.asker, &answer);
         }
     }
@@ -695,10 +715,15 @@ impl Server {
 }
 
 /// Sends each to whom it goes. A client that is not there any more, or whose buffer is full, asks again.
-fn send_all(socket: &UdpSocket, mut answers: &[(Vec<u8>, SocketAddrV4)]) {
-    while !answers.is_empty() {
-        let sent = datagrams::send(socket.as_fd(), answers).unwrap_or(0).max(1);
-        answers = answers.get(sent..).unwrap_or_default();
+fn send_all(sandbox: &Sandbox, answers: &Outbox) {
+    let (mut first, mut together) = (0, sandbox.sends_together);
+    while first < answers.len() {
+        match answers.send(sandbox.udp.as_fd(), first, together) {
+            Ok(sent) => first += sent.max(1),
+            // What stops many, as rules for IPsec do, need not stop one.
+            Err(_) if together => together = false,
+            Err(_) => first += 1,
+        }
     }
 }
 
@@ -727,18 +752,22 @@ fn next_server(
 
 /// What our own names say.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum Found<'a> {
     /// The name is ours; it may have no address of the kind asked for.
-    Addresses(Vec<IpAddr>),
-    Name(String),
+    Addresses(&'a [IpAddr]),
+    Name(&'a str),
     Nothing,
 }
 
-fn find(sandbox: &SandboxTable, networks: &HashMap<String, NetworkTable>, question: &Question) -> Found {
+fn find<'a>(
+    sandbox: &SandboxTable,
+    networks: &'a HashMap<String, NetworkTable>,
+    question: &Question<'_>,
+) -> Found<'a> {
     let tables = || sandbox.networks.iter().filter_map(|id| networks.get(id));
     if question.kind == message::TYPE_PTR {
-        let name = question.reverse().and_then(|a| tables().find_map(|t| t.pointers.get(&a).cloned()));
-        return name.map_or(Found::Nothing, Found::Name);
+        let name = question.reverse().and_then(|a| tables().find_map(|t| t.pointers.get(&a)));
+        return name.map_or(Found::Nothing, |name| Found::Name(name));
     }
     let name = question.name.as_str();
     let linked = |(alias, id, target): &(String, String, String)| {
@@ -751,17 +780,11 @@ fn find(sandbox: &SandboxTable, networks: &HashMap<String, NetworkTable>, questi
             table.names.get(name).or_else(|| table.names.get(bare?))
         })
     };
-    let Some(addresses) = by_link.or_else(by_name) else { return Found::Nothing };
-    let fits = |address: &&IpAddr| match question.kind {
-        message::TYPE_A => address.is_ipv4(),
-        message::TYPE_AAAA => address.is_ipv6(),
-        _ => false,
-    };
-    Found::Addresses(addresses.iter().filter(fits).copied().collect())
+    by_link.or_else(by_name).map_or(Found::Nothing, |addresses| Found::Addresses(addresses))
 }
 
-fn is_short(question: &Question) -> bool {
-    !question.name.contains('.') && matches!(question.kind, message::TYPE_A | message::TYPE_AAAA)
+fn is_short(question: &Question<'_>) -> bool {
+    !question.name.as_str().contains('.') && matches!(question.kind, message::TYPE_A | message::TYPE_AAAA)
 }
 
 /// Takes the first whole message out of what a client has sent.
@@ -824,9 +847,13 @@ mod tests {
             ..SandboxTable::default()
         };
         let check = |name: &str, kind: u16, expected: Option<&[&str]>| {
-            let asked = message::parse(&question(name, kind)).unwrap();
+            let message = question(name, kind);
+            let asked = message::parse(&message).unwrap();
             let found = match find(&sandbox, &networks, &asked) {
-                Found::Addresses(a) => Some(a.iter().map(ToString::to_string).collect::<Vec<_>>()),
+                Found::Addresses(a) => {
+                    let fits = a.iter().filter(|a| asked.asks_for(**a));
+                    Some(fits.map(ToString::to_string).collect::<Vec<_>>())
+                }
                 _ => None,
             };
             assert_eq!(found, expected.map(|e| e.iter().map(ToString::to_string).collect()), "{name}");

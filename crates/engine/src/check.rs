@@ -29,9 +29,11 @@ impl Engine {
     /// Containers and writable snapshots are made together: one without the other is a fault.
     fn check_containers(&self, checked: &mut Checked) -> Result<(), snapshot::Error> {
         let keys: BTreeSet<String> = self.snapshots.list()?.into_iter().map(|row| row.key).collect();
+        // Those of another driver are where they were, and are missed only when it is back.
+        let elsewhere = self.images.other_drivers().snapshots()?;
         for container in self.list_containers() {
             let id = container.id().to_string();
-            if !keys.contains(&id) && !container.life.borrow().removed {
+            if !keys.contains(&id) && !elsewhere.contains(&id) && !container.life.borrow().removed {
                 checked.faults.push(Fault {
                     what: format!("container {} has no file system", container.lock().name),
                     object: Object::Snapshot(id),

@@ -4,6 +4,7 @@ use crate::error::{During, Error};
 use crate::record::{ContainerId, MountKind, Record, Status};
 use crate::shim_client::ShimConnection;
 use errors::{Kind, Report};
+use oci::IdMap;
 use shim_api::Streams;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,6 +57,8 @@ pub struct Container {
     /// The task's mount namespace. The last who holds one waits until the kernel has taken its mounts apart, which is tens of
     /// milliseconds on a busy machine: rather a thread of ours than the end of its init, and whoever waits for that.
     pub(crate) mount_namespace: Mutex<Option<OwnedFd>>,
+    /// How the ids of its root file system are mapped, where it is mounted; of a running container, those of its user namespace.
+    root_ids: Mutex<Option<Arc<IdMap>>>,
     /// Pause before the next automatic restart, milliseconds.
     pub(crate) backoff_ms: Mutex<u64>,
 }
@@ -81,6 +84,7 @@ impl Container {
             health_watch: watch::Sender::new(0),
             started: Mutex::default(),
             mount_namespace: Mutex::default(),
+            root_ids: Mutex::default(),
             backoff_ms: Mutex::default(),
             reservations: Mutex::default(),
         }
@@ -143,6 +147,21 @@ impl Container {
             // Without a thread it is let go here.
             let _is_behind = crate::behind::spawn("unmount", move || drop(namespace));
         }
+    }
+
+    /// How the ids of its root are mapped, while that is mounted; None for not at all.
+    pub(crate) fn root_ids(&self) -> Option<Arc<IdMap>> {
+        self.root_ids.lock().expect("no holder panics").clone()
+    }
+
+    /// Says how its root is mounted.
+    pub(crate) fn set_root_ids(&self, map: Option<Arc<IdMap>>) {
+        *self.root_ids.lock().expect("no holder panics") = map;
+    }
+
+    /// Whether somebody looks at its root from outside.
+    pub(crate) fn has_views(&self) -> bool {
+        self.views.load(Ordering::SeqCst) > 0
     }
 
     /// How long its task has run, by a clock that nobody sets.

@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::model::{Config, HostConfig, NetworkingConfig, Words};
 use crate::record::{ContainerId, RECORD_VERSION, Record, State, now};
-use crate::{Engine, bundle, cdi, health, log_drivers, modes, names};
+use crate::{Engine, bundle, cdi, health, log_drivers, modes, names, userns};
 use oci::Platform;
 use oci::image::RunConfig;
 use std::collections::BTreeMap;
@@ -80,6 +80,7 @@ impl Engine {
         let mut warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
         warnings.extend(foreign(&image_config.platform(), platform.is_some()));
         modes::check(&config, &host_config)?;
+        userns::check(&host_config, self.is_remapped())?;
         crate::rates::from_labels(&config.labels, &mut host_config)?;
         self.tie_links(&mut host_config)?;
         let args = merge_image(&mut config, &run_config)?;

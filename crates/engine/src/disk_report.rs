@@ -67,10 +67,38 @@ impl Engine {
 /// What is recorded, by the names that it has on disk.
 struct Known {
     blobs: BTreeSet<String>,
-    layers: BTreeSet<String>,
-    snapshots: BTreeSet<String>,
+    /// Of the storage driver in use first.
+    families: Vec<Family>,
     containers: BTreeSet<String>,
     volumes: BTreeSet<String>,
+}
+
+/// What a family of storage drivers has.
+struct Family {
+    name: &'static str,
+    /// Its directory below the data root.
+    home: &'static Path,
+    layers: BTreeSet<String>,
+    snapshots: BTreeSet<String>,
+}
+
+impl Family {
+    /// The part that a path below the driver's directory belongs to.
+    fn part(&self, below: &Path, is_own: bool) -> Option<String> {
+        let mut names = below.iter().filter_map(|name| name.to_str());
+        let of = |what: &str| match is_own {
+            true => Some(what.to_string()),
+            false => Some(format!("{what}, storage driver {}", self.name)),
+        };
+        match (names.next(), names.next()) {
+            (Some("snapshots"), None) => of("layers"),
+            (Some("snapshots"), Some(number)) if self.layers.contains(number) => of("layers"),
+            (Some("snapshots"), Some(number)) if self.snapshots.contains(number) => of("containers' changes"),
+            (Some("empty" | "mounts") | None, _) => of("layers"),
+            (Some("trash"), _) => Some("removed, not deleted yet".into()),
+            _ => None,
+        }
+    }
 }
 
 impl Known {
@@ -80,51 +108,67 @@ impl Known {
             kind: errors::HasKind::kind(&e),
             source: Box::new(e),
         };
-        let (blobs, layers, snapshots) = engine
-            .db
-            .read(|tx| -> Result<_, metadata::Error> {
-                Ok((tx.list_image_blobs()?, tx.list_layers()?, tx.list_snapshots()?))
-            })
-            .map_err(failed)?;
+        let blobs = engine.db.read(|tx| tx.list_image_blobs()).map_err(failed)?;
+        let mut families = Vec::new();
+        for (name, home) in engine.images.other_drivers().all_families() {
+            let rows = engine.db.read_of(name, |tx| Ok((tx.list_layers()?, tx.list_snapshots()?)));
+            let (layers, snapshots) = rows.map_err(failed)?;
+            families.push(Family {
+                name,
+                home: Path::new(home),
+                layers: layers.iter().map(|row| row.number.to_string()).collect(),
+                snapshots: snapshots.iter().map(|row| row.number.to_string()).collect(),
+            });
+        }
         let ids = |kind| -> Result<BTreeSet<String>, Error> {
             Ok(engine.db.list_records(kind).map_err(failed)?.into_iter().map(|row| row.id).collect())
         };
         Ok(Known {
             blobs: blobs.iter().map(oci::Digest::hex).collect(),
-            layers: layers.iter().map(|row| row.number.to_string()).collect(),
-            snapshots: snapshots.iter().map(|row| row.number.to_string()).collect(),
+            families,
             containers: ids(RecordKind::Container)?,
             volumes: ids(RecordKind::Volume)?,
         })
     }
 
     /// The part that a path belongs to; none where nothing recorded has it.
-    fn part(&self, path: &Path) -> Option<&'static str> {
+    fn part(&self, path: &Path) -> Option<String> {
         let mut names = path.iter().filter_map(|name| name.to_str());
         let (first, second, third) = (names.next(), names.next(), names.next());
-        match (first?, second, third) {
+        let part = match (first?, second, third) {
             ("content", Some("blobs"), Some("sha256")) => match names.next() {
-                Some(hex) if !self.blobs.contains(hex) => None,
-                _ => Some("blobs"),
+                Some(hex) if !self.blobs.contains(hex) => return None,
+                _ => "blobs",
             },
-            ("content", Some("trash"), _) => Some("removed, not deleted yet"),
-            ("content", Some("ingest" | "partial"), _) => Some("downloads under way"),
-            ("content", ..) => Some("blobs"),
-            ("snapshots", None, _) => Some("layers"),
-            ("snapshots", Some(number), _) if self.layers.contains(number) => Some("layers"),
-            ("snapshots", Some(number), _) if self.snapshots.contains(number) => Some("containers' changes"),
-            ("containers", None, _) => Some("containers' logs and files"),
-            ("containers", Some(id), _) if self.containers.contains(id) => Some("containers' logs and files"),
-            ("volumes", None, _) => Some("volumes"),
-            ("volumes", Some(name), _) if self.volumes.contains(name) => Some("volumes"),
-            ("trash", ..) => Some("removed, not deleted yet"),
-            ("tmp", ..) => Some("temporary files"),
-            ("empty" | "mounts", ..) => Some("layers"),
+            ("content", Some("trash"), _) => "removed, not deleted yet",
+            ("content", Some("ingest" | "partial"), _) => "downloads under way",
+            ("content", ..) => "blobs",
+            ("containers", None, _) => "containers' logs and files",
+            ("containers", Some(id), _) if self.containers.contains(id) => "containers' logs and files",
+            ("volumes", None, _) => "volumes",
+            ("volumes", Some(name), _) if self.volumes.contains(name) => "volumes",
+            ("tmp", ..) => "temporary files",
+            ("build-cache", ..) => "cache mounts and contexts of builds",
+            ("build-history", ..) => "history of builds",
             (name, ..) if name.starts_with("brig.db") || matches!(name, "lock" | "reserve" | "engine-id") => {
-                Some("database")
+                "database"
             }
-            _ => None,
-        }
+            _ => return self.part_of_family(path),
+        };
+        Some(part.into())
+    }
+
+    fn part_of_family(&self, path: &Path) -> Option<String> {
+        let (at, family) = self.family(path)?;
+        family.part(path.strip_prefix(family.home).unwrap_or(path), at == 0)
+    }
+
+    /// Whose directory a path is in. All have one of their own but one, which has the rest.
+    fn family(&self, path: &Path) -> Option<(usize, &Family)> {
+        let has = |(_, family): &(usize, &Family)| path.starts_with(family.home);
+        let rest = |(_, family): &(usize, &Family)| family.home == Path::new("");
+        let all = || self.families.iter().enumerate();
+        all().filter(|f| !rest(f)).find(has).or_else(|| all().find(rest))
     }
 }
 
@@ -159,9 +203,9 @@ impl Walk {
 
     fn count(&mut self, relative: &Path, bytes: u64) {
         let known =
-            if relative.as_os_str().is_empty() { Some("database") } else { self.known.part(relative) };
+            if relative.as_os_str().is_empty() { Some("database".into()) } else { self.known.part(relative) };
         let (map, name) = match known {
-            Some(name) => (&mut self.parts, name.to_string()),
+            Some(name) => (&mut self.parts, name),
             None => {
                 // By the directory that nobody knows, not file by file.
                 let depth = match relative.iter().next().and_then(|n| n.to_str()) {

@@ -144,6 +144,8 @@ impl Engine {
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {
         let pid = container.lock().state.pid;
         *container.started.lock().expect("no holder panics") = Some(crate::age::start_of(pid));
+        // The daemon may have another mapping by now.
+        container.set_root_ids(crate::userns::map_of(pid));
         container.life.send_modify(|life| life.running = true);
         if container.status() == Status::Running {
             self.watch_health(container);

@@ -184,7 +184,7 @@ impl Engine {
         record.networks = self.networks.allocate(&record)?;
         let network = StepNetwork { engine: self.clone(), record, choice };
         // Dropping it takes back whatever was set up when this fails.
-        self.networks.connect(&self.config, &network.record, &network.record.networks)?;
+        self.networks.connect(&self.config, &network.record, &network.record.networks, None)?;
         Ok(network)
     }
 
@@ -407,11 +407,22 @@ impl Workspace {
     /// Unmounts the root and hands over the snapshot's key, so that its changes can become a layer. The snapshot stays
     /// until the workspace is dropped. Blocking.
     pub fn close(&mut self) -> Result<&str, Error> {
-        self.root = None;
+        if self.root.take().is_none() {
+            return Ok(self.id.as_str());
+        }
         self.take_down_step();
         self.engine.snapshots.unmount(&self.rootfs).during(|| "unmount the root of a build step".into())?;
         drop(std::fs::remove_dir(&self.rootfs));
         Ok(self.id.as_str())
+    }
+
+    /// Unmounts the root and opens what becomes the layer: what was changed alone, in overlay's form. Only directories that
+    /// were made in this workspace may be written to. Blocking.
+    pub fn open_changes(&mut self) -> Result<RootDir, Error> {
+        let doing = || "open the changes of a build step".to_string();
+        let key = self.close()?.to_string();
+        let upper = self.engine.snapshots.upper(&key).during(doing)?;
+        RootDir::open(&upper).during(doing)
     }
 
     /// Makes a layer of what was changed, on `parent`; `None` when nothing was. The changes become the layer where they
@@ -428,7 +439,13 @@ impl Workspace {
         if let Some(seconds) = clamp_s {
             let upper = self.engine.snapshots.upper(&key).during(doing)?;
             let upper = RootDir::open(&upper).during(doing)?;
-            crate::clamp::clamp(&upper, seconds).io_during(doing)?;
+            if self.engine.snapshots.is_overlay_form() {
+                crate::clamp::clamp(&upper, seconds).io_during(doing)?;
+            } else {
+                // What it began with keeps its times, or all of it would be new.
+                let changes = self.engine.images.changes(&key, &[]).during(doing)?;
+                crate::clamp::clamp_changes(&upper, &changes, seconds).io_during(doing)?;
+            }
         }
         if self.parent.as_ref() != parent && !self.engine.snapshots.is_overlay_form() {
             return self.lay_on(lease, &key, parent);
@@ -568,6 +585,7 @@ impl Engine {
             pid: Choice::New,
             ipc: Choice::New,
             uts: Choice::New,
+            users: None,
             shared_shm: None,
             etc_files: &etc_files,
             devices: &devices,

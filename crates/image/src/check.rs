@@ -117,16 +117,23 @@ impl Images {
                 Err(_) => HashMap::new(),
             };
             for digest in self.db.read(|tx| tx.blobs_of(&image.id.0))? {
-                if let Some(chain_id) = unwritten.get(&digest)
-                    && (packed.contains(chain_id) || self.packs_to(chain_id, &digest).unwrap_or(false))
-                {
-                    packed.insert(*chain_id);
-                    continue;
+                let mut what = format!("blob {digest} is missing");
+                if let Some(chain_id) = unwritten.get(&digest) {
+                    let packs =
+                        if packed.contains(chain_id) { Ok(true) } else { self.packs_to(chain_id, &digest) };
+                    match packs {
+                        Ok(true) => {
+                            packed.insert(*chain_id);
+                            continue;
+                        }
+                        Ok(false) => {}
+                        Err(e) => what = format!("{what}: {}", errors::chain(&e)),
+                    }
                 }
                 if !self.content.contains(&digest) && !damaged.contains(&digest) {
                     checked.faults.push(Fault {
                         object: Object::Blob(digest),
-                        what: format!("blob {digest} is missing"),
+                        what,
                         images: vec![image.id],
                         repair: Repair::NotAsked,
                     });

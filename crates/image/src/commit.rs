@@ -101,7 +101,7 @@ impl Images {
         lease.keep_blob(&manifest_digest);
         self.content.put(&manifest)?;
         let target = Descriptor::new(media_type::OCI_MANIFEST, manifest_digest, manifest.len() as u64);
-        let image = self.import(&Import {
+        let image = self.import_made(&Import {
             target: &target,
             platform: &Platform::host(),
             references: assemble.references,

@@ -79,6 +79,15 @@ pub enum Error {
         "blob {digest} has been lost and cannot be made again here: pull or load the image again, or run `brig system check --repair`"
     )]
     BlobLost { digest: Digest },
+    /// The only copy of a layer is with a storage driver that was used before, and cannot be read there.
+    #[error(
+        "layer {layer}, made here under storage driver {driver} and not written anywhere else, cannot be read there (start \
+         brigd with that driver where it works and save or push the image, or build it again)"
+    )]
+    OtherDriver { layer: Digest, driver: &'static str, source: Box<Error> },
+    /// An image could not be brought to the storage driver in use.
+    #[error("unpack image {name} under storage driver {driver}")]
+    ChangeDriver { name: String, driver: &'static str, source: Box<Error> },
     /// The content store failed.
     #[error("content store")]
     Content(#[from] content::Error),
@@ -98,6 +107,7 @@ impl Error {
             Error::Metadata(source) => source.hint(),
             Error::NoPlatform { .. } => Some("name another platform with --platform"),
             Error::Damaged { .. } => Some("remove the image and pull it again"),
+            Error::ChangeDriver { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -119,6 +129,8 @@ impl errors::HasKind for Error {
             Error::Conflict { .. } => Kind::WrongState,
             Error::NotAnImage { .. } | Error::LayerType { .. } => Kind::Unsupported,
             Error::DiffIdMismatch { .. } | Error::Damaged { .. } | Error::BlobLost { .. } => Kind::DataLoss,
+            Error::OtherDriver { .. } => Kind::Unavailable,
+            Error::ChangeDriver { source, .. } => source.kind(),
             Error::Unpack { source, .. }
             | Error::Pack { source, .. }
             | Error::ReadArchive { source }

@@ -32,6 +32,15 @@ pub struct Import<'a> {
     pub progress: OnProgress<'a>,
 }
 
+/// Who made what is imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This store, by describing what it has.
+    Here,
+    /// Whoever wrote its documents.
+    Others,
+}
+
 /// What a target turned out to be.
 #[derive(Debug)]
 enum Found {
@@ -60,13 +69,26 @@ impl Images {
     /// [`Error::Document`] and its neighbours for documents that contradict the specification or each other;
     /// [`Error::NoPlatform`]; [`Error::Content`] when a blob is missing; those of [`Images::unpack_layer`].
     pub fn import(&self, import: &Import<'_>) -> Result<Image, Error> {
+        self.import_of(import, Origin::Others)
+    }
+
+    /// As [`Images::import`], of what a build made here: of its layers without a blob it is known what they pack to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Images::import`].
+    pub fn import_made(&self, import: &Import<'_>) -> Result<Image, Error> {
+        self.import_of(import, Origin::Here)
+    }
+
+    fn import_of(&self, import: &Import<'_>, origin: Origin) -> Result<Image, Error> {
         match import.lease {
-            Some(lease) => self.import_leased(import, lease),
-            None => self.import_leased(import, &self.lease()),
+            Some(lease) => self.import_leased(import, origin, lease),
+            None => self.import_leased(import, origin, &self.lease()),
         }
     }
 
-    fn import_leased(&self, import: &Import<'_>, lease: &Lease) -> Result<Image, Error> {
+    fn import_leased(&self, import: &Import<'_>, origin: Origin, lease: &Lease) -> Result<Image, Error> {
         for reference in import.references {
             label(reference)?;
         }
@@ -74,7 +96,7 @@ impl Images {
             Found::Image(resolved) => *resolved,
             Found::Artifact(artifact) => return self.import_artifact(import, *artifact, lease),
         };
-        self.check_layers(&resolved, lease)?;
+        self.check_layers(&resolved, origin, lease)?;
         let chain_ids = self.unpack_layers(&resolved, lease, import.progress)?;
         let was_synced = self.sync_layers(&chain_ids)?;
         let id = resolved.manifest.config.digest;
@@ -92,7 +114,7 @@ impl Images {
         let mut blobs = resolved.documents;
         blobs.extend(resolved.manifest.layers.iter().map(|layer| layer.digest));
         let is_index = media_type::is_index(&import.target.media_type);
-        let record = |tx: &WriteTx<'_>| {
+        let mut record = |tx: &WriteTx<'_>| {
             for chain_id in &chain_ids {
                 let missing = || snapshot::Error::LayerNotFound { chain_id: *chain_id };
                 row.size_bytes += tx.layer(chain_id)?.ok_or_else(missing)?.size_bytes;
@@ -108,28 +130,16 @@ impl Images {
             load(tx, &id)
         };
         // Of what is on disk only the times are new, which may be lost.
-        if was_synced && !is_index && self.is_recorded(&id, import)? {
-            return self.db.write(record);
+        if was_synced && !is_index {
+            let known = self.db.write(|tx| match is_recorded(tx, &id, import)? {
+                true => record(tx).map(Some),
+                false => Ok(None),
+            })?;
+            if let Some(image) = known {
+                return Ok(image);
+            }
         }
         self.db.write_durable(record)
-    }
-
-    /// Whether the image is there, from the same manifest and with all its names.
-    fn is_recorded(&self, id: &Digest, import: &Import<'_>) -> Result<bool, Error> {
-        self.db.read(|tx| {
-            let known = tx.image(id)?;
-            if known.is_none_or(|row| row.target != *import.target || row.manifest != *import.target) {
-                return Ok(false);
-            }
-            for reference in import.references {
-                let (repository, label) = (reference.name(), label(reference)?);
-                let has_platforms = !tx.platforms_of_reference(&repository, &label)?.is_empty();
-                if has_platforms || tx.reference(&repository, &label)? != Some(*id) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
     }
 
     /// Puts the layers on disk, all at once, unless they are. Whether they were.
@@ -196,7 +206,7 @@ impl Images {
         Ok(bytes)
     }
 
-    fn check_layers(&self, resolved: &Resolved, lease: &Lease) -> Result<(), Error> {
+    fn check_layers(&self, resolved: &Resolved, origin: Origin, lease: &Lease) -> Result<(), Error> {
         let manifest = &resolved.manifest;
         let invalid = |reason| {
             let digest = resolved.manifest_descriptor.digest;
@@ -212,8 +222,17 @@ impl Images {
             lease.keep_layer(&chain_id);
             let size = match self.content.size(&layer.digest) {
                 Ok(size) => size,
-                Err(content::Error::NotFound { .. }) if self.is_unwritten(layer, diff_id, &chain_id)? => {
+                Err(content::Error::NotFound { .. })
+                    if self.is_unwritten(layer, diff_id, &chain_id)?
+                        && (origin == Origin::Here || self.packs_to(&chain_id, &layer.digest)?) =>
+                {
                     continue;
+                }
+                Err(content::Error::NotFound { .. })
+                    if self.is_unwritten_elsewhere(layer, diff_id, &chain_id)?.is_some() =>
+                {
+                    self.make_blob(&chain_id, layer, lease)?;
+                    layer.size
                 }
                 Err(e) => return Err(e.into()),
             };
@@ -266,6 +285,22 @@ impl Images {
             None => Ok(chain_ids),
         }
     }
+}
+
+/// Whether the image is there, from the same manifest and with all its names.
+fn is_recorded(tx: &WriteTx<'_>, id: &Digest, import: &Import<'_>) -> Result<bool, Error> {
+    let known = tx.image(id)?;
+    if known.is_none_or(|row| row.target != *import.target || row.manifest != *import.target) {
+        return Ok(false);
+    }
+    for reference in import.references {
+        let (repository, label) = (reference.name(), label(reference)?);
+        let has_platforms = !tx.platforms_of_reference(&repository, &label)?.is_empty();
+        if has_platforms || tx.reference(&repository, &label)? != Some(*id) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Points `references` at the image `id`. What they led to by platform is forgotten.

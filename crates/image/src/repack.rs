@@ -10,6 +10,7 @@ use metadata::LayerRow;
 use oci::image::{ImageConfig, MAX_CONFIG, MAX_LAYERS, Manifest, media_type};
 use oci::{Descriptor, Digest};
 use rootdir::RootDir;
+use snapshot::{DeltaForm, Guard};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -22,7 +23,7 @@ impl Images {
     /// [`Error::Snapshot`] when a layer is gone; [`Error::Pack`] with the path that could not be read.
     pub fn repack(&self, chain_id: &Digest, lease: &Lease) -> Result<Vec<NewLayer>, Error> {
         let chain = self.chain(chain_id)?;
-        chain.iter().map(|row| self.pack_layer(&row.chain_id, false, Compression::None, lease)).collect()
+        chain.iter().map(|row| self.pack_layer(&row.chain_id, Compression::None, lease)).collect()
     }
 
     /// The layer `chain_id` and those below it, bottom first.
@@ -39,17 +40,17 @@ impl Images {
         Ok(chain)
     }
 
-    /// Packs one layer into the content store. One that `is_alone` began on nothing, whatever it lies on now.
-    pub(crate) fn pack_layer(
+    /// Packs one layer into the content store.
+    fn pack_layer(
         &self,
         chain_id: &Digest,
-        is_alone: bool,
         compression: Compression,
         lease: &Lease,
     ) -> Result<NewLayer, Error> {
         let failed = |source| Error::Pack { key: chain_id.to_string(), source };
         let compressor = archive::compress(self.content.ingest(None, None)?, compression).map_err(failed)?;
-        let (tar, packed) = self.write_layer(chain_id, is_alone, Hashing::new(compressor))?;
+        let files = self.own_files(chain_id)?;
+        let (tar, packed) = files.write(false, Hashing::new(compressor)).map_err(failed)?;
         let (compressor, diff_id, _) = tar.into_parts();
         let ingest = compressor.finish().map_err(failed)?;
         let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
@@ -57,28 +58,40 @@ impl Images {
         Ok(NewLayer { descriptor, diff_id, packed })
     }
 
-    /// Writes one layer as an archive.
-    pub(crate) fn write_layer<W: Write>(
+    /// Packs the files of the layer `chain_id` into the content store where that makes the blob `wanted`; says whether it does.
+    /// What `is_alone` began on nothing, whatever it lies on now.
+    pub(crate) fn pack_wanted(
         &self,
         chain_id: &Digest,
+        files: &Files,
         is_alone: bool,
-        mut out: W,
-    ) -> Result<(W, Packed), Error> {
+        wanted: &Descriptor,
+    ) -> Result<bool, Error> {
+        let failed = |source| Error::Pack { key: chain_id.to_string(), source };
+        let ingest = self.content.ingest(Some(wanted.digest), None)?;
+        let compressor = archive::compress(ingest, compression_of(wanted)).map_err(failed)?;
+        let (compressor, _) = files.write(is_alone, compressor).map_err(failed)?;
+        match compressor.finish().map_err(failed)?.commit() {
+            Ok((_, size)) => Ok(size == wanted.size),
+            Err(content::Error::DigestMismatch { .. }) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The files of a layer under the driver in use.
+    pub(crate) fn own_files(&self, chain_id: &Digest) -> Result<Files, Error> {
         let open = |path: &PathBuf| RootDir::open(path).map_err(|e| Error::Snapshot(e.into()));
         let layers = self.snapshotter.layers(chain_id)?;
-        let roots = layers.paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let Some((own, below)) = roots.split_first() else {
+        let mut roots = layers.paths.iter().map(open);
+        let Some(own) = roots.next().transpose()? else {
             return Err(snapshot::Error::LayerNotFound { chain_id: *chain_id }.into());
         };
-        let below = if is_alone { &[] } else { below };
-        let delta = if self.snapshotter.is_overlay_form() {
-            archive::Delta::Upper { upper: own, lowers: below }
+        let form = if self.snapshotter.is_overlay_form() {
+            DeltaForm::Upper { upper: own, lowers: roots.collect::<Result<_, _>>()? }
         } else {
-            archive::Delta::Tree { tree: own, below: below.first() }
+            DeltaForm::Tree { tree: own, below: roots.next().transpose()? }
         };
-        let written = archive::write_changes(&mut out, &delta, &[]);
-        let packed = written.map_err(|source| Error::Pack { key: chain_id.to_string(), source })?;
-        Ok((out, packed))
+        Ok(Files { form, _guard: layers.guard })
     }
 
     /// Makes the blob `layer` of a manifest again, where what its layer packs to is that blob. Says whether it is.
@@ -102,9 +115,6 @@ impl Images {
         };
         let Some(chain_id) = crate::chain_ids(&config).get(at).copied() else { return Ok(false) };
         lease.keep_layer(&chain_id);
-        if self.snapshotter.layer(&chain_id)?.is_none() {
-            return Ok(false);
-        }
         match self.make_blob(&chain_id, layer, lease) {
             Ok(()) => {
                 tracing::debug!(digest = %layer.digest, "a blob is made of its layer");
@@ -113,6 +123,35 @@ impl Images {
             Err(Error::Content(content::Error::NotFound { .. })) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// The files of a layer, and what it lies on.
+pub(crate) struct Files {
+    form: DeltaForm,
+    _guard: Option<Box<dyn Guard>>,
+}
+
+impl Files {
+    /// Of a layer that another driver keeps.
+    pub(crate) fn of_other(form: DeltaForm) -> Files {
+        Files { form, _guard: None }
+    }
+
+    /// Whether it can be told what they would be on nothing, and that is something else.
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(&self.form, DeltaForm::Upper { lowers, .. } if !lowers.is_empty())
+    }
+
+    /// Writes them as an archive.
+    pub(crate) fn write<W: Write>(&self, is_alone: bool, mut out: W) -> Result<(W, Packed), archive::Error> {
+        let delta = match &self.form {
+            DeltaForm::Upper { upper, .. } if is_alone => archive::Delta::Upper { upper, lowers: &[] },
+            DeltaForm::Upper { upper, lowers } => archive::Delta::Upper { upper, lowers },
+            DeltaForm::Tree { tree, below } => archive::Delta::Tree { tree, below: below.as_ref() },
+        };
+        let packed = archive::write_changes(&mut out, &delta, &[])?;
+        Ok((out, packed))
     }
 }
 

@@ -9,7 +9,7 @@ use content::ContentStore;
 use metadata::{Database, ImageRow, ReadTx, ReferenceRow};
 use oci::image::{ImageConfig, MAX_CONFIG};
 use oci::{Digest, Platform, Reference};
-use snapshot::Snapshotter;
+use snapshot::{Others, Snapshotter};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,8 @@ pub struct Images {
     pub(crate) db: Arc<Database>,
     pub(crate) content: ContentStore,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
+    /// Layers under drivers that were used before.
+    pub(crate) others: Others,
     pub(crate) leases: Arc<Leases>,
     pub(crate) turns: Turns,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
@@ -40,6 +42,7 @@ impl Images {
         snapshot::remove_tree(&tmp)?;
         make_dir(&tmp)?;
         Ok(Images {
+            others: Others::new(data_root, db.clone()),
             db,
             content,
             snapshotter,
@@ -47,6 +50,11 @@ impl Images {
             turns: Turns::default(),
             configs: Mutex::default(),
         })
+    }
+
+    /// What other storage drivers have below the same data root.
+    pub fn other_drivers(&self) -> &Others {
+        &self.others
     }
 
     /// Begins work whose blobs and layers must not be collected.

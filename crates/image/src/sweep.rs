@@ -1,6 +1,7 @@
 //! Collecting what nobody needs, and bringing disk and record together at start-up.
 
 use crate::{Collected, Error, ImageId, Images, Import, Reconciled, ignore};
+use errors::Kind;
 use metadata::ImageRow;
 use oci::{Digest, Platform};
 use std::collections::HashSet;
@@ -65,6 +66,10 @@ impl Images {
             match self.repair(&row, &done.snapshots.lost_layers) {
                 Ok(false) => {}
                 Ok(true) => done.repaired.push(id),
+                // It may be whole tomorrow, or under the driver that it came from.
+                Err(e) if !is_loss(&e) => {
+                    tracing::warn!(image_id = %id, error = errors::chain(&e), "image stays without its layers");
+                }
                 Err(e) => {
                     tracing::warn!(image_id = %id, error = errors::chain(&e), "image dropped: it lost content");
                     self.db.delete_durable(|tx| tx.delete_image(&id.0))?;
@@ -97,17 +102,42 @@ impl Images {
         let row = self.db.read(|tx| tx.image(&id.0))?;
         let row = row.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
         self.image(id)?.check_is_image()?;
-        if self.has_layers(row.chain_id)? { Ok(()) } else { self.unpack_again(&row) }
+        if self.has_layers(row.chain_id)? {
+            return Ok(());
+        }
+        self.unpack_again(&row).map_err(|e| Error::ChangeDriver {
+            name: self.name_of(id),
+            driver: self.snapshotter.driver(),
+            source: Box::new(match e {
+                Error::Content(content::Error::NotFound { digest }) => Error::BlobLost { digest },
+                e => e,
+            }),
+        })
     }
 
-    /// Whether layers of the image are, or were until now, unpacked under this driver.
+    /// What people call an image.
+    fn name_of(&self, id: &ImageId) -> String {
+        let image = self.image(id).ok();
+        let name = image.and_then(|image| Some(image.tags.first().or(image.digests.first())?.familiar()));
+        name.unwrap_or_else(|| id.to_string())
+    }
+
+    /// Whether the image is, or was until now, unpacked under this driver. One that another driver has can share layers with
+    /// what is.
     pub(crate) fn had_layers(&self, id: &ImageId, lost: &[Digest]) -> Result<bool, Error> {
-        for chain_id in crate::chain_ids(&*self.config(id)?) {
-            if lost.contains(&chain_id) || self.snapshotter.layer(&chain_id)?.is_some() {
-                return Ok(true);
+        let mut has_some = false;
+        let chain = crate::chain_ids(&*self.config(id)?);
+        if chain.iter().any(|chain_id| lost.contains(chain_id)) {
+            return Ok(true);
+        }
+        for chain_id in chain {
+            if self.snapshotter.layer(&chain_id)?.is_some() {
+                has_some = true;
+            } else if self.others.find(&chain_id)?.is_some() {
+                return Ok(false);
             }
         }
-        Ok(false)
+        Ok(has_some)
     }
 
     fn unpack_again(&self, row: &ImageRow) -> Result<(), Error> {
@@ -119,7 +149,7 @@ impl Images {
             lease: None,
             progress: &ignore,
         };
-        self.import(&import)?;
+        self.import_made(&import)?;
         // The record of the import says again what was imported at first.
         self.db.write_durable(|tx| tx.put_image(row, &[]))?;
         Ok(())
@@ -133,5 +163,20 @@ impl Images {
             next = row.parent;
         }
         Ok(true)
+    }
+}
+
+/// Whether something is gone or damaged, and not only out of reach now.
+fn is_loss(error: &Error) -> bool {
+    match errors::HasKind::kind(error) {
+        Kind::NotFound | Kind::DataLoss | Kind::InvalidArgument | Kind::Unsupported | Kind::Hostile => true,
+        Kind::AlreadyExists
+        | Kind::WrongState
+        | Kind::Denied
+        | Kind::Unauthenticated
+        | Kind::Unavailable
+        | Kind::Exhausted
+        | Kind::Cancelled
+        | Kind::Internal => false,
     }
 }

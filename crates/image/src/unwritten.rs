@@ -6,7 +6,7 @@
 //! the files, so it is the same each time, and it is verified to be what was described.
 
 use crate::document::chain_ids;
-use crate::repack::compression_of;
+use crate::repack::Files;
 use crate::{Error, Images, Lease, NewLayer, layer_type, parse_config};
 use archive::{Compression, Hashing};
 use oci::image::{MAX_CONFIG, Manifest, media_type};
@@ -43,23 +43,19 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// [`Error::Content`] when the layer packs to another blob, which only one can that others packed.
+    /// [`content::Error::NotFound`] when no driver has the layer, or it packs to another blob, which only one can that others
+    /// packed; [`Error::OtherDriver`] when it is with a driver that cannot be read any more.
     pub fn make_blob(&self, chain_id: &Digest, layer: &Descriptor, lease: &Lease) -> Result<(), Error> {
         lease.keep_blob(&layer.digest);
         lease.keep_layer(chain_id);
         if self.content.contains(&layer.digest) {
             return Ok(());
         }
-        for is_alone in [false, true] {
-            let made = self.pack_layer(chain_id, is_alone, compression_of(layer), lease)?;
-            if made.descriptor.digest == layer.digest && made.descriptor.size == layer.size {
-                return Ok(());
-            }
-            if !self.snapshotter.is_overlay_form() {
-                break;
-            }
+        let packs = |files: &Files, is_alone| self.pack_wanted(chain_id, files, is_alone, layer);
+        match self.try_files(chain_id, &layer.digest, packs)? {
+            true => Ok(()),
+            false => Err(content::Error::NotFound { digest: layer.digest }.into()),
         }
-        Err(content::Error::NotFound { digest: layer.digest }.into())
     }
 
     /// Whether the layer `chain_id` is here and `layer` is what it is packed to, without compression.
@@ -72,6 +68,16 @@ impl Images {
         Ok(layer.digest == *diff_id && self.snapshotter.layer(chain_id)?.is_some())
     }
 
+    /// As [`Images::is_unwritten`] for a layer that another driver has: which.
+    pub(crate) fn is_unwritten_elsewhere(
+        &self,
+        layer: &Descriptor,
+        diff_id: &Digest,
+        chain_id: &Digest,
+    ) -> Result<Option<&'static str>, Error> {
+        if layer.digest == *diff_id { Ok(self.others.find(chain_id)?) } else { Ok(None) }
+    }
+
     /// Those layers of a manifest that have no blob and are here: their chain IDs by the digests of their blobs.
     pub(crate) fn unwritten(&self, manifest: &Manifest) -> Result<HashMap<Digest, Digest>, Error> {
         let mut out = HashMap::new();
@@ -82,13 +88,16 @@ impl Images {
         }
         let bytes = match self.content.read_bounded(&manifest.config.digest, MAX_CONFIG as u64) {
             Ok(bytes) => bytes,
-            Err(content::Error::NotFound { .. }) => return Ok(out),
-            Err(e) => return Err(e.into()),
+            // Nothing can be told without it; who checks the blobs tells what is wrong with it.
+            Err(_) => return Ok(out),
         };
         let Ok(config) = parse_config(&bytes, &manifest.config.digest) else { return Ok(out) };
         let each = manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(chain_ids(&config));
         for ((layer, diff_id), chain_id) in each {
-            if !self.content.contains(&layer.digest) && self.is_unwritten(layer, diff_id, &chain_id)? {
+            if !self.content.contains(&layer.digest)
+                && (self.is_unwritten(layer, diff_id, &chain_id)?
+                    || self.is_unwritten_elsewhere(layer, diff_id, &chain_id)?.is_some())
+            {
                 out.insert(layer.digest, chain_id);
             }
         }
@@ -97,12 +106,34 @@ impl Images {
 
     /// Whether the layer `chain_id` still packs to the blob `digest`. Reads all of it.
     pub(crate) fn packs_to(&self, chain_id: &Digest, digest: &Digest) -> Result<bool, Error> {
-        for is_alone in [false, true] {
-            let (actual, _) = self.write_layer(chain_id, is_alone, Hashing::new(std::io::sink()))?.0.finish();
-            if actual == *digest {
-                return Ok(true);
-            }
+        let packs = |files: &Files, is_alone| {
+            let failed = |source| Error::Pack { key: chain_id.to_string(), source };
+            let (tar, _) = files.write(is_alone, Hashing::new(std::io::sink())).map_err(failed)?;
+            Ok(tar.finish().0 == *digest)
+        };
+        self.try_files(chain_id, digest, packs)
+    }
+
+    /// Whether the layer `chain_id` `packs` to what is wanted: as it lies on others or as it would be on nothing, under the
+    /// driver in use or under another.
+    fn try_files(
+        &self,
+        chain_id: &Digest,
+        blob: &Digest,
+        packs: impl Fn(&Files, bool) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
+        let fits = |files: &Files| -> Result<bool, Error> {
+            Ok(packs(files, false)? || (files.is_apart() && packs(files, true)?))
+        };
+        if self.snapshotter.layer(chain_id)?.is_some() && fits(&self.own_files(chain_id)?)? {
+            return Ok(true);
         }
-        Ok(false)
+        let Some(driver) = self.others.find(chain_id)? else { return Ok(false) };
+        let read = || fits(&Files::of_other(self.others.open(driver, chain_id)?));
+        read().map_err(|e| match e {
+            // That is not about the files.
+            Error::Content(_) => e,
+            e => Error::OtherDriver { layer: *blob, driver, source: Box::new(e) },
+        })
     }
 }

@@ -107,16 +107,26 @@ impl Database {
         let _known = self.driver.set(driver);
     }
 
-    fn driver(&self) -> &'static str {
+    /// The driver that [`Database::set_driver`] named.
+    pub fn driver(&self) -> &'static str {
         self.driver.get().copied().unwrap_or("overlay")
     }
 
     /// Runs `f` on a consistent view. Other threads' writes neither wait for it nor are seen by it.
     pub fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.read_of(self.driver(), f)
+    }
+
+    /// As [`Database::read`], with the layers and snapshots of another driver.
+    pub fn read_of<T, E: From<Error>>(
+        &self,
+        driver: &'static str,
+        f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let idle = lock_of(&self.readers).pop();
         let mut reader = idle.map_or_else(|| open_reader(&self.path), Ok)?;
         let tx = reader.transaction().map_err(|source| Error::Query { what: "begin read", source })?;
-        let result = f(&ReadTx { tx, driver: self.driver() });
+        let result = f(&ReadTx { tx, driver });
         let mut readers = lock_of(&self.readers);
         if readers.len() < IDLE_READERS {
             readers.push(reader);

@@ -45,6 +45,7 @@ mod copy;
 mod error;
 mod home;
 mod layer_mounts;
+mod others;
 mod overlay;
 mod quota;
 mod records;
@@ -55,6 +56,7 @@ mod trees;
 
 pub use error::Error;
 pub use metadata::{LayerRow, SnapshotRow};
+pub use others::Others;
 pub use overlay::{LayerForm, Overlay};
 pub use quota::Quotas;
 pub use snapshotter::{

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use sys::project_quota;
 
 /// Numbers tried before giving up on finding a free one.
@@ -21,10 +21,15 @@ const TRIES: u32 = 1000;
 /// Projects of administrators are small numbers.
 const FIRST: u32 = 1 << 24;
 
+/// The inode of a Btrfs subvolume's root.
+const SUBVOLUME_ROOT: u64 = 256;
+
 /// What is known of the quotas of a file system.
 #[derive(Debug, Default)]
 pub struct Quotas {
     enforced: OnceLock<bool>,
+    /// Held from looking for a free project until something belongs to it.
+    claiming: Mutex<()>,
 }
 
 impl Quotas {
@@ -38,8 +43,7 @@ impl Quotas {
     }
 
     /// Limits what goes into `directories`, which are empty and on the file system of `base`, to `bytes` altogether. `base`
-    /// and `number` say where to begin to look for a project that nobody has; nobody else may look from there at the same
-    /// time.
+    /// and `number` say where to begin to look for a project that nobody has.
     ///
     /// # Errors
     ///
@@ -51,15 +55,24 @@ impl Quotas {
         directories: &[PathBuf],
         bytes: u64,
     ) -> Result<(), Error> {
-        let begun = open(base).and_then(|any| {
-            let project = free_project(&any, base, number)?;
-            project_quota::limit(any.as_fd(), project, bytes).map(|()| project)
-        });
-        let project = begun.map_err(at("limit the size of", base))?;
-        directories.iter().try_for_each(|path| {
+        let Some((first, rest)) = directories.split_first() else { return Ok(()) };
+        let any = open(base).map_err(at("limit the size of", base))?;
+        let claimed = open(first).and_then(|first| self.claim(&any, base, number, &first));
+        let project = claimed.map_err(at("limit the size of", first))?;
+        rest.iter().try_for_each(|path| {
             let assigned = open(path).and_then(|fd| project_quota::assign(fd.as_fd(), project));
             assigned.map_err(at("limit the size of", path))
-        })
+        })?;
+        project_quota::limit(any.as_fd(), project, bytes).map_err(at("limit the size of", base))
+    }
+
+    /// Puts the directory `first` into a project that nobody has. What is in it is taken, and free again when that is removed:
+    /// a limit that nothing belongs to would stay for ever.
+    fn claim(&self, any: &OwnedFd, base: &Path, number: u64, first: &OwnedFd) -> io::Result<u32> {
+        let _turn = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let project = free_project(any, base, number)?;
+        project_quota::assign(first.as_fd(), project)?;
+        Ok(project)
     }
 
     /// Whether the file system of the directory `any`, always the same one, has directories that take only so much.
@@ -91,8 +104,13 @@ impl Quotas {
             }
             return self.limit_directories(base, number, &[path], bytes);
         }
-        match sys::btrfs::create_subvolume(above.as_fd(), name) {
+        let created = sys::btrfs::create_subvolume(above.as_fd(), name);
+        match created {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+            // A limit on a plain directory would be one on the subvolume that it is in.
+            Err(e) if std::fs::symlink_metadata(&path).map_err(failed)?.ino() != SUBVOLUME_ROOT => {
+                return Err(failed(e));
+            }
             _ => {}
         }
         let tree = open(&path).map_err(failed)?;
@@ -139,7 +157,7 @@ impl Quotas {
         }
         let limited = open(&path).and_then(|root| {
             let any = open(&home.snapshots)?;
-            let project = free_project(&any, &home.snapshots, number)?;
+            let project = self.claim(&any, &home.snapshots, number, &root)?;
             tree::assign(root, project)?;
             let there = project_quota::usage(any.as_fd(), project)?.bytes;
             project_quota::limit(any.as_fd(), project, there.saturating_add(bytes))

@@ -15,7 +15,16 @@ pub(crate) fn snapshot(db: &Database, key: &str) -> Result<SnapshotRow, Error> {
 
 /// The records of a layer and of those below it, topmost first.
 pub(crate) fn chain(db: &Database, chain_id: &Digest) -> Result<Vec<LayerRow>, Error> {
-    db.read(|tx| {
+    chain_of(db, db.driver(), chain_id)
+}
+
+/// As [`chain`], of another driver.
+pub(crate) fn chain_of(
+    db: &Database,
+    driver: &'static str,
+    chain_id: &Digest,
+) -> Result<Vec<LayerRow>, Error> {
+    db.read_of(driver, |tx| {
         let mut rows: Vec<LayerRow> = Vec::new();
         let mut next = Some(*chain_id);
         while let Some(link) = next {

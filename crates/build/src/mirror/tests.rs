@@ -154,3 +154,55 @@ fn what_is_hostile_ends_the_transfer() {
     assert!(client.link("d", FILE | 0o644, "/etc/shadow").is_err());
     assert!(client.mirror.data(7, b"x").is_err());
 }
+
+#[test]
+fn names_elsewhere_do_not_make_a_file_another() {
+    let dir = first();
+    // As a layer that has the file by another name.
+    let layer = tempfile::tempdir_in(dir.path().parent().expect("above")).expect("temporary directory");
+    std::fs::hard_link(dir.path().join("a/x"), layer.path().join("x")).expect("the same file system");
+    let mut client = Client::again(dir);
+    client.tell("a", DIR | 0o750, "").expect("good");
+    client.tell("a/x", FILE | 0o640, "one").expect("good");
+    client.link("a/y", SYMLINK | 0o777, "../../etc/passwd").expect("good");
+    // Two files where there was one with two names: the second is asked for.
+    client.tell("b", FILE | 0o4755, "two").expect("good");
+    client.tell("c", FILE | 0o4755, "owt").expect("good");
+    assert_eq!(client.send(&[(4, "owt")]), [4]);
+    assert_eq!(
+        (client.text("a/x"), client.text("b"), client.text("c")),
+        ("one".into(), "two".into(), "owt".into())
+    );
+    // One that changes is another file, and that of the layer stays as it was.
+    let mut client = Client::again(client.dir);
+    client.tell("a", DIR | 0o750, "").expect("good");
+    client.tell("a/x", FILE | 0o640, "three").expect("good");
+    assert_eq!(client.send(&[(1, "three")]), [1]);
+    assert_eq!(std::fs::read_to_string(layer.path().join("x")).expect("a file"), "one");
+}
+
+#[test]
+fn a_directory_that_is_empty_now_is_empty() {
+    let mut client = Client::new();
+    for (path, mode) in
+        [("a", DIR | 0o755), ("a/b", DIR | 0o755), ("a/b/x", FILE | 0o644), ("c", DIR | 0o755)]
+    {
+        client.tell(path, mode, "").expect("good");
+    }
+    client.tell("c/y", FILE | 0o644, "").expect("good");
+    client.send(&[]);
+    let mut client = Client::again(client.dir);
+    for path in ["a", "a/b", "c"] {
+        client.tell(path, DIR | 0o755, "").expect("good");
+    }
+    assert!(client.send(&[]).is_empty());
+    assert!(client.mirror.received().is_changed);
+    assert!(!client.dir.path().join("a/b/x").exists() && !client.dir.path().join("c/y").exists());
+    // And nothing is new the next time.
+    let mut client = Client::again(client.dir);
+    for path in ["a", "a/b", "c"] {
+        client.tell(path, DIR | 0o755, "").expect("good");
+    }
+    client.send(&[]);
+    assert!(!client.mirror.received().is_changed);
+}

@@ -1,5 +1,6 @@
 //! COPY and ADD as steps.
 
+use crate::adopt::Later;
 use crate::attest::Material;
 use crate::cache::Outcome;
 use crate::chmod::Chmod;
@@ -347,7 +348,7 @@ fn perform(
     let doing = || format!("do {}", place.instruction.text);
     // An independent layer begins on nothing, and is put on whatever is below.
     let below = if job.link { None } else { parent };
-    let workspace = shared.engine.open_workspace(below.as_ref()).during(doing)?;
+    let mut workspace = shared.engine.open_workspace(below.as_ref()).during(doing)?;
     let owner = match &job.chown {
         None => None,
         Some(text) if job.link && !is_numeric(text) => {
@@ -357,12 +358,13 @@ fn perform(
         Some(text) => Some(owner(&workspace, text)?),
     };
     let copied = match &job.from {
-        From::Context(context) => {
-            put_all(shared, job, brought, &context.root, &context.ignore, &workspace, owner)
-        }
+        From::Context(context) => copy_context(shared, job, brought, context, &mut workspace, owner),
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
-            put_all(shared, job, brought, source.root(), &Ignore::default(), &workspace, owner)
+            let nothing = Ignore::default();
+            let filter = (&nothing, &excludes(job)?);
+            put_all(shared, job, brought, source.root(), filter, &target(job, workspace.root(), owner), None)
+                .map(drop)
         }
     };
     copied.map_err(|e| in_words(place, e))?;
@@ -371,56 +373,89 @@ fn perform(
     Ok((Outcome::new(parent, made, layer_time(shared)), size))
 }
 
+/// Where the files of a step go.
+fn target<'a>(job: &Job, root: &'a RootDir, owner: Option<(u32, u32)>) -> Target<'a> {
+    Target {
+        root,
+        path: job.destination.clone(),
+        is_directory: job.is_directory,
+        owner,
+        chmod: job.chmod.clone(),
+    }
+}
+
+/// Copies from a context, whose files the layer shares where it can.
+fn copy_context(
+    shared: &Shared,
+    job: &Job,
+    brought: &Brought,
+    context: &Context,
+    workspace: &mut Workspace,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Error> {
+    let exclude = excludes(job)?;
+    let filter = (&context.ignore, &exclude);
+    // Layers that are whole trees are on file systems that copy by reference, or have to be copied.
+    let mut later = shared.engine.snapshots().is_overlay_form().then(|| Later::new(shared.epoch));
+    let to = target(job, workspace.root(), owner);
+    let last = put_all(shared, job, brought, &context.root, filter, &to, later.as_mut())?;
+    let (Some(later), Some(pick)) = (later.filter(|later| !later.is_empty()), last) else { return Ok(()) };
+    let changes = workspace.open_changes().during(|| "put files into a layer".into())?;
+    let filter = Filter { ignore: &context.ignore, exclude: &exclude };
+    later.finish(&target(job, &changes, owner), &pick, filter, context.known.as_deref())
+}
+
+/// Copies all; of the last pick, if nothing comes after it, not what `later` wants to be left. That pick.
 fn put_all(
     shared: &Shared,
     job: &Job,
     brought: &Brought,
     root: &RootDir,
-    ignore: &Ignore,
-    workspace: &Workspace,
-    owner: Option<(u32, u32)>,
-) -> Result<(), Error> {
-    let exclude = excludes(job)?;
-    let filter = Filter { ignore, exclude: &exclude };
-    let target = Target {
-        root: workspace.root(),
-        path: job.destination.clone(),
-        is_directory: job.is_directory,
-        owner,
-        chmod: job.chmod.clone(),
-    };
-    for source in &job.sources {
-        let picks = pick_all(root, ignore, job, source)?;
+    (ignore, exclude): (&Ignore, &Ignore),
+    target: &Target<'_>,
+    mut later: Option<&mut Later>,
+) -> Result<Option<Pick>, Error> {
+    let filter = Filter { ignore, exclude };
+    let is_all = brought.files.is_empty() && brought.trees.is_empty() && job.inline.is_empty();
+    let mut last = None;
+    for (n, source) in job.sources.iter().enumerate() {
+        let mut picks = pick_all(root, ignore, job, source)?;
         if picks.len() > 1 && !job.is_directory && Glob::is_pattern(source) {
             return Err(Error::invalid(
                 "when using wildcards that match several files, the destination must be a directory and end with a /",
             ));
         }
+        let below = |one: &Pick| if job.parents { below_pivot(source, one) } else { String::new() };
+        if is_all && n + 1 == job.sources.len() {
+            last = picks.pop_if(|one| one.is_dir());
+        }
         for one in picks {
-            let below = if job.parents { below_pivot(source, &one) } else { String::new() };
-            if job.unpacks && !one.is_dir() && unpack(shared, &one, &target)? {
+            if job.unpacks && !one.is_dir() && unpack(shared, &one, target)? {
                 continue;
             }
-            target.put(&one, filter, &below)?;
+            target.put(&one, filter, &below(&one))?;
+        }
+        if let Some(one) = &last {
+            target.put_most(one, filter, &below(one), later.take())?;
         }
     }
     let nothing = Ignore::default();
     for (context, name) in &brought.files {
         for one in pick(&context.root, &nothing, &Glob::escape(name), false)? {
-            if !(job.unpacks_remote && unpack(shared, &one, &target)?) {
+            if !(job.unpacks_remote && unpack(shared, &one, target)?) {
                 target.put(&one, Filter { ignore: &nothing, exclude: &nothing }, "")?;
             }
         }
     }
     for tree in &brought.trees {
         for one in pick(&tree.root, &nothing, "", false)? {
-            target.put(&one, Filter { ignore: &nothing, exclude: &exclude }, "")?;
+            target.put(&one, Filter { ignore: &nothing, exclude }, "")?;
         }
     }
     for inline in &job.inline {
         target.put_inline(inline)?;
     }
-    Ok(())
+    Ok(last)
 }
 
 /// The directories of a source that `--parents` keeps: those behind `/./`, or all. Of a directory its own name too.

@@ -148,10 +148,6 @@ fn has_blob(
         Err(e) => return Err(e).during(doing),
     }
     let Some(chain_id) = chains.get(&own.digest) else { return Ok(false) };
-    lease.keep_layer(chain_id);
-    if engine.snapshots().layer(chain_id).during(doing)?.is_none() {
-        return Ok(false);
-    }
     match engine.images().make_blob(chain_id, own, lease) {
         Ok(()) => Ok(true),
         Err(image::Error::Content(content::Error::NotFound { .. })) => Ok(false),

@@ -273,6 +273,25 @@ fn an_image_without_layers_is_an_empty_root() {
     store.check();
 }
 
+/// The bytes of a layer are not believed to be here because its files are: they pack to others.
+#[test]
+fn a_plain_layer_is_missed_though_it_is_unpacked() {
+    if !is_root() {
+        return;
+    }
+    let store = Store::new();
+    let forged = Forged::small("plain", 3);
+    forged.store(&store.content);
+    store.import(&forged.target(), &["x:1"]).unwrap();
+    let plain = forged.layers.last().unwrap();
+    assert!(store.content.remove(&oci::Digest::of(plain)).unwrap());
+    let refused = store.import(&forged.target(), &["x:2"]).unwrap_err();
+    assert!(errors::chain(&refused).contains("not found"), "{refused:?}");
+    store.content.put(plain).unwrap();
+    store.import(&forged.target(), &["x:2"]).unwrap();
+    store.check();
+}
+
 #[test]
 fn a_lost_layer_is_unpacked_again_and_an_image_without_config_is_dropped() {
     if !is_root() {
