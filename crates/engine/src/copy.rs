@@ -66,7 +66,12 @@ impl Packing {
 
     /// Writes the archive. Blocks.
     pub fn write(self, out: impl Write) -> Result<(), Error> {
-        let options = PackOptions { cross_mounts: true, latest_s: self.latest_s, ..PackOptions::default() };
+        let options = PackOptions {
+            cross_mounts: true,
+            latest_s: self.latest_s,
+            is_live: true,
+            ..PackOptions::default()
+        };
         let packed = match &self.what {
             What::Directory(dir, name) => {
                 let rebase = Some(name.clone()).filter(|n| !n.as_os_str().is_empty());
@@ -74,7 +79,11 @@ impl Packing {
             }
             What::Other(path) => archive::pack(out, self.view.root(), path, &options),
         };
-        packed.map(drop).during(|| format!("pack files of container {}", self.name))
+        let packed = packed.during(|| format!("pack files of container {}", self.name))?;
+        if packed.cut > 0 {
+            tracing::warn!(container = self.name, files = packed.cut, "became shorter while they were copied");
+        }
+        Ok(())
     }
 }
 
