@@ -7,6 +7,8 @@
 use crate::changes::{Change, ChangeKind, split, stat_in};
 use crate::tar::{Entry, EntryKind, MAX_PATH, Timestamp, Writer, Xattr};
 use crate::{Error, whiteout};
+use oci::IdMap;
+use oci::id_map::OVERFLOW_ID;
 use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -30,6 +32,8 @@ pub struct PackOptions {
     /// Somebody may be writing to the tree, and that is no reason to fail: what has become shorter since its length was written
     /// is filled up with zeros, as tar(1) does, and what was replaced is written as it is now. [`Packed::cut`] tells.
     pub is_live: bool,
+    /// How ids of the files are mapped: they are told as those inside.
+    pub ids: Option<IdMap>,
 }
 
 /// What was written.
@@ -70,6 +74,7 @@ pub fn pack<W: Write>(out: W, root: &RootDir, path: &Path, options: &PackOptions
     let mut packer = Packer::new(out, Form::Tree, options.cross_mounts);
     packer.latest_s = options.latest_s;
     packer.is_live = options.is_live;
+    packer.ids.clone_from(&options.ids);
     let is_root = !path.components().any(|part| matches!(part, std::path::Component::Normal(_)));
     let rebase = options.rebase.as_deref().map(|name| name.as_os_str().as_bytes().to_vec());
     if is_root {
@@ -167,6 +172,7 @@ struct Packer<'k, W> {
     cross_mounts: bool,
     latest_s: Option<i64>,
     is_live: bool,
+    ids: Option<IdMap>,
     /// First name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     packed: Packed,
@@ -185,7 +191,17 @@ impl<'k, W: Write> Packer<'k, W> {
     fn new(out: W, form: Form, cross_mounts: bool) -> Packer<'k, W> {
         let writer = Writer::new(out);
         let (links, packed) = (HashMap::new(), Packed::default());
-        Packer { keep: None, writer, form, cross_mounts, latest_s: None, is_live: false, links, packed }
+        Packer {
+            keep: None,
+            writer,
+            form,
+            cross_mounts,
+            latest_s: None,
+            is_live: false,
+            ids: None,
+            links,
+            packed,
+        }
     }
 
     fn finish(mut self) -> Result<Packed, Error> {
@@ -247,6 +263,14 @@ impl<'k, W: Write> Packer<'k, W> {
         }
     }
 
+    /// Tells owners as they are inside.
+    fn show_inside(&self, entry: &mut Entry) {
+        if let Some(ids) = &self.ids {
+            entry.uid = ids.inside_uid(entry.uid).unwrap_or(OVERFLOW_ID);
+            entry.gid = ids.inside_gid(entry.gid).unwrap_or(OVERFLOW_ID);
+        }
+    }
+
     /// Writes the entry of `leaf` in `dir`. Whether it is a directory, whose children follow.
     fn one(&mut self, dir: BorrowedFd<'_>, leaf: &OsStr, name: &[u8], stat: &Stat) -> Result<bool, Error> {
         if name.len() >= MAX_PATH {
@@ -263,6 +287,7 @@ impl<'k, W: Write> Packer<'k, W> {
         }
         let path = Path::new(OsStr::from_bytes(name));
         let mut entry = entry(name, stat);
+        self.show_inside(&mut entry);
         match kind {
             FileType::Directory => return self.directory(dir, leaf, entry),
             FileType::RegularFile => {}

@@ -58,6 +58,7 @@ mod task;
 mod top;
 mod update;
 mod user;
+mod userns;
 mod view;
 mod volumes;
 mod workspace;
@@ -127,6 +128,8 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    /// What containers get a user namespace from, where they do.
+    remap: Option<userns::Remap>,
     volumes: volumes::Volumes,
     events: Events,
     /// Health checks run, and those that failed.
@@ -208,6 +211,7 @@ impl Engine {
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
         let snapshots = storage::open(&config, &db)?;
+        let remap = userns::Remap::open(&config, snapshots.is_overlay_form())?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
@@ -232,6 +236,7 @@ impl Engine {
             images,
             registry,
             networks,
+            remap,
             volumes: volumes::Volumes::default(),
             cgroup_mode,
         })

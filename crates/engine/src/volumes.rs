@@ -244,7 +244,11 @@ impl Engine {
                 let options = archive::PackOptions { is_live: true, ..archive::PackOptions::default() };
                 let packed = archive::pack(&mut out, root, Path::new("."), &options).during(doing)?;
                 if packed.cut > 0 {
-                    tracing::warn!(volume = name, files = packed.cut, "became shorter while they were exported");
+                    tracing::warn!(
+                        volume = name,
+                        files = packed.cut,
+                        "became shorter while they were exported"
+                    );
                 }
                 Ok(out)
             })
