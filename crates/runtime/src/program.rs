@@ -73,7 +73,9 @@ fn lists_formats() -> bool {
 pub(crate) fn open(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty()).ok();
-    let stat = file.as_ref().map_or_else(|| rustix::fs::stat(path), rustix::fs::fstat)?;
+    // A filter may be loaded by now that knows stat(2) and not fstat(2).
+    let fstat = file.as_ref().and_then(|file| rustix::fs::fstat(file).ok());
+    let stat = fstat.map_or_else(|| rustix::fs::stat(path), Ok)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Err(Errno::ISDIR),
         FileType::RegularFile => Ok(file),
