@@ -8,12 +8,13 @@ pub(crate) mod whiteout;
 use crate::Error;
 use crate::tar::{Entry, EntryKind, Reader, Timestamp};
 use name::Name;
+use oci::IdMap;
 use parents::Parents;
 use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -61,6 +62,8 @@ pub struct Options {
     /// The layers below this one, topmost first. Parents that the archive does not list get owner, mode and time from
     /// there, so that a layer with `tmp/x` alone does not change `/tmp`. What none has is 0755, owned by root.
     pub lowers: Vec<Arc<RootDir>>,
+    /// How ids below the root are mapped: those of the archive are those inside. The caller makes files as the mapping's root.
+    pub ids: Option<IdMap>,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             max_entries: MAX_ENTRIES,
             max_bytes: MAX_BYTES,
             lowers: Vec::new(),
+            ids: None,
         }
     }
 }
@@ -123,6 +127,14 @@ pub fn apply<R: Read>(tar: R, root: &RootDir, options: &Options) -> Result<Appli
         applier.applied.entries += 1;
         if let Some(owner) = options.owner {
             (entry.uid, entry.gid) = owner;
+        }
+        if let Some(ids) = &options.ids {
+            let outside = ids.outside_uid(entry.uid).zip(ids.outside_gid(entry.gid));
+            (entry.uid, entry.gid) = outside.ok_or_else(|| Error::Unmapped {
+                path: OsStr::from_bytes(&entry.path).into(),
+                uid: entry.uid,
+                gid: entry.gid,
+            })?;
         }
         applier.entry(&entry, &mut reader)?;
     }

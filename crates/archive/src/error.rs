@@ -26,6 +26,9 @@ pub enum Error {
     /// An entry that the caller's options forbid.
     #[error("entry {path:?} refused: {what} is not allowed here")]
     Forbidden { path: PathBuf, what: &'static str },
+    /// An entry belongs to somebody whom the caller's mapping of ids does not know.
+    #[error("entry {path:?} belongs to {uid}:{gid}, which is not mapped in the container's user namespace")]
+    Unmapped { path: PathBuf, uid: u32, gid: u32 },
     /// An entry would replace a directory by something else, or the reverse, which the caller's options forbid.
     #[error("cannot overwrite {} {path:?} with {}", kind(*there_is_dir), kind(!*there_is_dir))]
     OtherKind { path: PathBuf, there_is_dir: bool },
@@ -56,7 +59,7 @@ impl errors::HasKind for Error {
             Error::TooLarge { .. } => Kind::Exhausted,
             Error::Unsupported { .. } => Kind::Unsupported,
             Error::Hostile { .. } => Kind::Hostile,
-            Error::OtherKind { .. } => Kind::InvalidArgument,
+            Error::OtherKind { .. } | Error::Unmapped { .. } => Kind::InvalidArgument,
             Error::Forbidden { .. } => Kind::Denied,
             Error::Root { source, .. } => source.kind(),
         }

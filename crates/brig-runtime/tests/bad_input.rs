@@ -70,8 +70,10 @@ fn documents_that_are_none() {
     assert!(command.status().unwrap().success());
     b.document(&[0xff, 0xfe, 0]);
     b.document(&vec![b' '; (32 << 20) + 1]);
-    let huge = b.document(&[&b"{"[..], &vec![b' '; 33 << 20][..]].concat());
-    assert!(huge.contains("File too large"), "{huge}");
+    for end in [&b""[..], b"}"] {
+        let huge = b.document(&[&b"{"[..], &vec![b' '; 33 << 20][..], end].concat());
+        assert!(huge.contains("File too large"), "{huge}");
+    }
     // Not even a file.
     std::fs::remove_file(b.path().join("config.json")).unwrap();
     rustix::fs::mknodat(

@@ -242,8 +242,10 @@ fn early_hooks_run_when_the_namespaces_are_there() {
     let criu = script(&bundle, CRIU_WITH_SCRIPTS);
     let criu = criu.to_str().unwrap();
     let noted = bundle.path().join("moments");
+    let namespaces = bundle.path().join("namespaces");
     let hook = |word: &str, code: i32| {
         let line = format!("{{ echo {word}; cat; echo; }} >> {}; exit {code}", noted.display());
+        let line = format!("readlink /proc/self/ns/mnt >> {}; {line}", namespaces.display());
         serde_json::json!({"path": "/bin/sh", "args": ["sh", "-c", line]})
     };
     bundle.spec["hooks"] = serde_json::json!({
@@ -266,6 +268,10 @@ fn early_hooks_run_when_the_namespaces_are_there() {
             "poststart"
         ]
     );
+    // What they mount is there for all: they are not in the namespace that criu works in.
+    let ours = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    let theirs = std::fs::read_to_string(&namespaces).unwrap();
+    assert_eq!(theirs.lines().collect::<Vec<_>>(), [ours.to_str().unwrap(); 3]);
     let states: Vec<serde_json::Value> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!((&states[0]["status"], &states[0]["id"]), (&"creating".into(), &id.clone().into()));

@@ -1,6 +1,8 @@
 //! `brig-shim DIR`: supervises the container that `DIR/shim.json` describes. Started by the engine, not by people; what
 //! the two say to each other is in `shim-api`.
 //!
+//! `brig-shim --namespaces` makes namespaces for the engine (`shim::namespaces`).
+//!
 //! Called `docker-init` it is the init of a container that was made with `--init` (`shim::init`).
 
 use std::ffi::OsString;
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
     // leaves nothing open.
     drop(sys::spawn::close_inherited(3));
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(done) = shim::compress(&args) {
+    if let Some(done) = shim::compress(&args).or_else(|| shim::namespaces::run(&args)) {
         if let Err(error) = done {
             complain(&errors::chain(&error));
             return ExitCode::FAILURE;

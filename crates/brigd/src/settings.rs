@@ -103,6 +103,12 @@ pub(crate) struct Flags {
     /// [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     cdi_spec_dirs: Vec<PathBuf>,
+    /// Give containers user namespaces with the subordinate ids of a user: default (dockremap), USER[:GROUP] or UID[:GID]
+    #[arg(long, value_name = "USER")]
+    userns_remap: Option<String>,
+    /// Directory of passwd, group, subuid and subgid for --userns-remap [default: /etc]
+    #[arg(long, value_name = "DIR", hide = true)]
+    subid_dir: Option<PathBuf>,
     /// Run an init in containers that do not say whether they want one
     #[arg(long)]
     init: bool,
@@ -163,6 +169,7 @@ struct File {
     log_driver: Option<String>,
     log_opts: BTreeMap<String, String>,
     cdi_spec_dirs: Vec<PathBuf>,
+    userns_remap: Option<String>,
     init: bool,
     stop_timeout: Option<u32>,
     metrics_addr: Option<String>,
@@ -304,6 +311,8 @@ impl Settings {
                 cdi_spec_dirs,
                 default_init: flags.init || file.init,
                 open_files: None,
+                userns_remap: flags.userns_remap.or(file.userns_remap),
+                subid_dir: flags.subid_dir.unwrap_or_else(|| "/etc".into()),
                 stop_timeout_s: flags.stop_timeout.or(file.stop_timeout).unwrap_or(10),
                 registry,
                 debug,

@@ -170,7 +170,11 @@ impl Mirror {
         level.names.push(name.to_string());
         self.received.files += 1;
         match FileType::from_raw_mode(stat.mode) {
-            FileType::Directory => self.directory(name, &stat)?,
+            FileType::Directory => {
+                self.directory(name, &stat)?;
+                // One in which nothing is told is complete too, and loses what it had.
+                self.enter(&path, &path)?;
+            }
             FileType::Symlink => self.symlink(name, &stat)?,
             FileType::Fifo => self.pipe(name, &stat)?,
             FileType::RegularFile if !stat.link.is_empty() => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct CacheEntry {
     pub id: String,
     pub parent: Option<String>,
-    /// `regular`, `exec.cachemount` or `source.local`.
+    /// `regular`, `exec.cachemount`, `source.local` or `source.http`.
     pub kind: String,
     pub description: String,
     /// An image has its layer too.

@@ -160,7 +160,7 @@ pub(crate) async fn find(
     let (known, context) = match (download_on(engine, url, &terms).await?, before) {
         (None, Some(before)) => (before, None),
         (Some(file), _) => (file.known, Some(Arc::new(file.context))),
-        (None, None) => return Err(Error::invalid(format!("{url} was not sent"))),
+        (None, None) => return Err(Error::invalid(format!("{} was not sent", redact(url)))),
     };
     if context.is_some() {
         let (here, own, file) = (engine.clone(), url.to_string(), known.clone());

@@ -241,6 +241,7 @@ pub async fn solve(
     for context in [&request.context].into_iter().chain(request.contexts.values()) {
         context.material.iter().for_each(|material| capture.material(material.clone()));
     }
+    let wants_inline = wants_inline(&request)?;
     let lent = Arc::new(Lent::new(share::import(&engine, &request, &lease, &events).await));
     let keeper = Keeper::start(engine.clone(), lease.clone());
     let mut shared = Shared {
@@ -263,7 +264,7 @@ pub async fn solve(
         capture,
     };
     let solved = loop {
-        match run_stages(&mut shared).await {
+        match run_all(&mut shared).await {
             // What was done is remembered; what was relied on in vain is not relied on again.
             Err(Error::Lost { message }) if !lent.is_empty() => {
                 shared.tell(Event::CacheLost { why: message }).await;
@@ -274,28 +275,27 @@ pub async fn solve(
     // Taken down beside what is left to do.
     let networks = std::mem::take(&mut *shared.networks.lock().await);
     let closing = tokio::task::spawn_blocking(move || drop(networks));
-    let state = match solved {
-        Ok(state) => state,
+    let (state, beside) = match solved {
+        Ok(solved) => solved,
         Err(e) => {
             drop(closing.await);
             return Err(e);
         }
     };
     let labels = shared.request.labels.clone();
-    let wants_inline = shared.wants_inline()?;
     let (captured, source) = (shared.capture.all(), &shared.plan.file.source);
     let origin = Arc::new(attest::Origin::of(&shared.request, captured, &started, source));
     let attests = shared.request.attests.clone();
-    let beside = Arc::new(if attests.has_packages() { beside(&shared).await? } else { Vec::new() });
+    let beside = Arc::new(beside);
     let trail = shared.trail.take();
     let (here, taken) = (engine.clone(), lent.rows());
-    for row in blocking(move || cache::present(&here, taken)).await? {
-        drop(shared.keeper.send(News { row, flight: None }));
-    }
+    let present = blocking(move || cache::present(&here, taken)).await.map(|rows| {
+        rows.into_iter().for_each(|row| drop(shared.keeper.send(News { row, flight: None })));
+    });
     drop(shared);
     let kept = keeper.finish().await;
     drop(closing.await);
-    kept?;
+    present.and(kept)?;
     let mut config = state.document();
     if !labels.is_empty() {
         let run = config.config.get_or_insert_default();
@@ -352,15 +352,21 @@ async fn beside(shared: &Shared) -> Result<Vec<Beside>, Error> {
     Ok(out)
 }
 
-impl Shared {
-    /// Whether the image's config is to have the cache.
-    fn wants_inline(&self) -> Result<bool, Error> {
-        match self.request.build_arg("BUILDKIT_INLINE_CACHE") {
-            None | Some("" | "0" | "false") => Ok(self.request.inline_cache),
-            Some("1" | "true") => Ok(true),
-            Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
-        }
+/// Whether the image's config is to have the cache.
+fn wants_inline(request: &Request) -> Result<bool, Error> {
+    match request.build_arg("BUILDKIT_INLINE_CACHE") {
+        None | Some("" | "0" | "false") => Ok(request.inline_cache),
+        Some("1" | "true") => Ok(true),
+        Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
     }
+}
+
+/// Runs all stages, and finds what else is looked into for packages.
+async fn run_all(shared: &mut Shared) -> Result<(Arc<StageState>, Vec<Beside>), Error> {
+    let state = run_stages(shared).await?;
+    let has_packages = shared.request.attests.has_packages();
+    let beside = if has_packages { beside(shared).await? } else { Vec::new() };
+    Ok((state, beside))
 }
 
 /// Runs all stages, side by side. Nothing of it runs any more when it returns.

@@ -1,6 +1,6 @@
 //! From a build that goes on to its record in the history, and what clients ask of that.
 
-use crate::history::{History, Remains, Said};
+use crate::history::{Filters, History, Remains, Said};
 use crate::job::{Job, Output};
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
@@ -10,8 +10,10 @@ use crate::wire::{
     Timestamp, UpdateHistoryRequest,
 };
 use build::Attests;
+use engine::Engine;
 use futures_util::StreamExt;
 use oci::Descriptor;
+use oci::image::MAX_MANIFEST;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
@@ -23,6 +25,7 @@ const PIECE: usize = 1 << 20;
 /// The account of a build that goes on; one that is dropped was broken off.
 #[derive(Debug)]
 pub(crate) struct Account {
+    engine: Arc<Engine>,
     history: Arc<History>,
     job: Arc<Job>,
     record: Option<HistoryRecord>,
@@ -40,7 +43,8 @@ pub(crate) struct Came {
 impl Account {
     /// Opens it. Nothing is kept of builds that clients do for themselves.
     pub(crate) fn open(server: &Server, job: &Arc<Job>, asked: &SolveRequest) -> Account {
-        let mut account = Account { history: server.history.clone(), job: job.clone(), record: None };
+        let (engine, history) = (server.engine.clone(), server.history.clone());
+        let mut account = Account { engine, history, job: job.clone(), record: None };
         if asked.internal {
             return account;
         }
@@ -67,6 +71,7 @@ impl Account {
     pub(crate) async fn close(mut self, outcome: Result<&Came, &Status>) {
         let Some(record) = self.record.take() else { return };
         let (history, job) = (self.history.clone(), self.job.clone());
+        let (engine, reference) = (self.engine.clone(), record.reference.clone());
         let (outputs, made, response, error) = match outcome {
             Ok(came) => (came.outputs.clone(), came.made.clone(), came.response.clone(), None),
             Err(status) => (Vec::new(), BTreeMap::new(), BTreeMap::new(), Some(rpc_status(status))),
@@ -86,10 +91,14 @@ impl Account {
                     record.result = Some(result);
                 }
             }
-            finish(&history, &job, record, said);
+            let read =
+                |made: &Descriptor| engine.content().read_bounded(&made.digest, MAX_MANIFEST as u64).ok();
+            let documents = made.values().filter_map(read).collect();
+            finish(&history, &job, record, Remains { said, documents, ..Remains::default() });
         };
         if let Err(error) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(%error, "a build is not in the history");
+            self.history.abandon(&reference);
         }
     }
 }
@@ -105,13 +114,13 @@ impl Drop for Account {
         });
         // Without a runtime the daemon ends, and forgets it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn_blocking(move || finish(&history, &job, record, Vec::new())));
+            drop(runtime.spawn_blocking(move || finish(&history, &job, record, Remains::default())));
         }
     }
 }
 
 /// Blocking.
-fn finish(history: &History, job: &Job, mut record: HistoryRecord, said: Vec<Said>) {
+fn finish(history: &History, job: &Job, mut record: HistoryRecord, remains: Remains) {
     let told = job.board.take_recording();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     record.completed_at = Some(Timestamp::now());
@@ -125,7 +134,7 @@ fn finish(history: &History, job: &Job, mut record: HistoryRecord, said: Vec<Sai
         record.frontend = frontend;
         record.frontend_attrs = redacted(&attrs);
     }
-    history.complete(record, &Remains { news: told.bytes, said });
+    history.complete(record, &Remains { news: told.bytes, ..remains });
 }
 
 /// How a result was made, as far as that can be told.
@@ -185,7 +194,9 @@ pub(crate) async fn listen(server: Arc<Server>, asked: HistoryRequest) -> Reply<
     if asked.early_exit {
         return Ok(Box::pin(known));
     }
-    let coming = futures_util::stream::unfold((receiver, asked), |(mut receiver, asked)| async move {
+    let filters = Filters::parse(&asked.filter)?;
+    let start = (receiver, asked, filters);
+    let coming = futures_util::stream::unfold(start, |(mut receiver, asked, filters)| async move {
         loop {
             let event = match receiver.recv().await {
                 Ok(event) => event,
@@ -193,13 +204,16 @@ pub(crate) async fn listen(server: Arc<Server>, asked: HistoryRequest) -> Reply<
                 Err(RecvError::Lagged(missed)) => {
                     let lost =
                         Status::data_loss(format!("{missed} events of the history were not read in time"));
-                    return Some((Err(lost), (receiver, asked)));
+                    return Some((Err(lost), (receiver, asked, filters)));
                 }
             };
             let reference = event.record.as_ref().map(|record| &record.reference);
             let is_meant = asked.reference.is_empty() || reference == Some(&asked.reference);
-            if is_meant && !(asked.active_only && event.kind == HistoryEvent::DELETED) {
-                return Some((Ok(event), (receiver, asked)));
+            let is_gone = event.kind == HistoryEvent::DELETED;
+            // Of one that is gone nothing is left to compare.
+            let holds = is_gone || event.record.as_ref().is_some_and(|record| filters.match_all(record));
+            if is_meant && holds && !(asked.active_only && is_gone) {
+                return Some((Ok(event), (receiver, asked, filters)));
             }
         }
     });

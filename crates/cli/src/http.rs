@@ -30,6 +30,8 @@ pub(crate) const API_VERSION: Version = Version { major: 1, minor: 47 };
 const MAX_ANSWER: usize = 256 << 20;
 /// How long a TCP connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that may wait in a local connection for the daemon to take them.
+const SEND_BUFFER: usize = 512 << 10;
 
 /// What must be escaped in a query's values and in a path's components.
 pub(crate) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -299,6 +301,8 @@ impl Client {
         match &self.host.endpoint {
             Endpoint::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(failed)?;
+                // A piece of a long body goes in one call, not in one and a wait. Who may not has the default.
+                let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&stream, SEND_BUFFER);
                 Ok(Box::new(stream))
             }
             Endpoint::Tcp(address) => {

@@ -18,6 +18,9 @@ pub(crate) async fn info(api: &Arc<Api>) -> Outcome {
     if info.has_apparmor {
         security.insert(0, "name=apparmor");
     }
+    if info.is_remapped {
+        security.push("name=userns");
+    }
     if info.cgroup_version == "2" {
         // Where the default mode of cgroup namespaces is private.
         security.push("name=cgroupns");

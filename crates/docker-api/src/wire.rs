@@ -31,6 +31,9 @@ impl std::fmt::Debug for Listener {
     }
 }
 
+/// Bytes that may wait in a local connection for the client to take them.
+const SEND_BUFFER: usize = 512 << 10;
+
 /// A connection that may still have to shake hands.
 pub(crate) enum Accepted {
     Ready(Wire),
@@ -42,7 +45,10 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| Accepted::Ready(Wire::Unix(stream)))
+                let (stream, _) = listener.accept().await?;
+                // A piece of a long answer goes in one call, not in one and a wait. Who may not has the default.
+                let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&stream, SEND_BUFFER);
+                Ok(Accepted::Ready(Wire::Unix(stream)))
             }
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;

@@ -81,6 +81,13 @@ fn only_what_changed_is_sent() {
         ),
         "again\ninner\n755\n1"
     );
+    // A directory that loses its last file.
+    write(dir.path(), "more/sub/only", "only\n");
+    assert_eq!(sent(&build(&daemon, dir.path(), &[])), (1, all + 2));
+    std::fs::remove_file(dir.path().join("more/sub/only")).unwrap();
+    assert_eq!(sent(&build(&daemon, dir.path(), &[])), (0, all + 1));
+    assert_eq!(run(&daemon, "ls -A /w/more/sub"), "");
+    std::fs::remove_dir(dir.path().join("more/sub")).unwrap();
     // What is ignored is not told.
     write(dir.path(), ".dockerignore", "part2\n");
     assert_eq!(sent(&build(&daemon, dir.path(), &[])), (1, all + 1 - FILES / 3 - 1));

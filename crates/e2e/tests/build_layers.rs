@@ -131,5 +131,11 @@ fn an_inline_cache_needs_no_blobs_where_its_layers_are() {
     assert_eq!(again.stderr.matches("CACHED").count(), 5, "{again:?}");
     assert_eq!(daemon.get("/images/app/json")["Id"], image);
     assert_eq!(archives(&daemon).len(), before);
+    // Nor to give that cache on: what is missing is made.
+    daemon.brig(&["builder", "prune", "-af"]).success();
+    let out = tempfile::tempdir().unwrap();
+    let to = format!("type=local,mode=max,dest={}", out.path().display());
+    build(&daemon, dir.path(), &["--cache-from", "old", "--cache-to", &to]).success();
+    assert!(out.path().join("index.json").exists());
     daemon.assert_no_leaks();
 }

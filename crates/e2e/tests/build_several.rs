@@ -137,6 +137,16 @@ fn packages_of_stages_and_contexts_are_listed_on_request() {
 }
 
 /// What a step says to the agent reaches it, and its answer the step, by the client that asks for it.
+/// A program that ends with the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn steps_talk_to_an_agent() {
     let Some(daemon) = own() else { return };
@@ -151,14 +161,16 @@ fn steps_talk_to_an_agent() {
         .args(["-q", "-t", "ed25519", "-N", "", "-C", "of the test", "-f"])
         .arg(&key));
     let socket = dir.path().join("agent");
-    let mut agent = std::process::Command::new("ssh-agent")
+    let agent = std::process::Command::new("ssh-agent")
         .arg("-D")
         .arg("-a")
         .arg(&socket)
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    testkit::wait_until("the agent", || socket.exists());
+    let agent = Killed(agent);
+    // It is there before it is listened on.
+    testkit::wait_until("the agent", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     run(std::process::Command::new("ssh-add").arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket));
     // The program and its libraries, where they are here.
     let context = tempfile::tempdir().unwrap();
@@ -173,8 +185,7 @@ fn steps_talk_to_an_agent() {
                 RUN test ! -e /run/buildkit/ssh_agent.0\n";
     let flag = format!("default={}", socket.display());
     let built = build(&daemon, context.path(), text, &["-t", "app", "--ssh", &flag]);
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    drop(agent);
     built.success();
     let keys = daemon.brig(&["run", "--rm", "app", "cat", "/keys"]).success();
     assert!(keys.contains("of the test") && keys.contains("ED25519"), "{keys}");

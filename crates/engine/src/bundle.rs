@@ -13,6 +13,7 @@ use crate::cdi::Edits;
 use crate::error::Error;
 use crate::record::Record;
 use crate::user::Credentials;
+use oci::IdMap;
 use oci::runtime as spec;
 use std::collections::{BTreeMap, HashMap};
 
@@ -60,6 +61,8 @@ pub(crate) struct Input<'a> {
     pub(crate) pid: Choice,
     pub(crate) ipc: Choice,
     pub(crate) uts: Choice,
+    /// The user namespace to join, by its path, and how it maps ids.
+    pub(crate) users: Option<(String, &'a IdMap)>,
     /// Host path whose content is the other container's /dev/shm, when `ipc` is joined.
     pub(crate) shared_shm: Option<String>,
     /// (host path, container path) of hosts, hostname and resolv.conf.
@@ -91,10 +94,14 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
         None if unmasked => Vec::new(),
         None => default.iter().map(ToString::to_string).collect(),
     };
+    let mounts = mounts::mounts(input)?;
+    // What is bound there need not be made.
+    let is_bound = |device: &spec::Device| mounts.iter().any(|m| m.destination == device.path);
+    let devices = input.devices.iter().map(|(device, _)| device).filter(|d| !is_bound(d)).cloned().collect();
     Ok(spec::Spec {
         oci_version: spec::OCI_VERSION.into(),
         root: Some(spec::Root { path: input.rootfs.into(), readonly: host.readonly_rootfs }),
-        mounts: mounts::mounts(input)?,
+        mounts,
         process: Some(process(input, &capabilities, &security)?),
         hostname: if input.uts == Choice::New { input.hostname.into() } else { String::new() },
         domainname: if input.uts == Choice::New { record.config.domainname.clone() } else { String::new() },
@@ -105,7 +112,7 @@ pub(crate) fn spec(input: &Input<'_>) -> Result<spec::Spec, Error> {
             resources: Some(limits::resources(input)?),
             cgroups_path: Some(input.cgroups_path.into()),
             namespaces: namespaces(input),
-            devices: input.devices.iter().map(|(device, _)| device.clone()).collect(),
+            devices,
             seccomp,
             masked_paths: paths(&host.masked_paths, MASKED_PATHS),
             readonly_paths: paths(&host.readonly_paths, READONLY_PATHS),
@@ -258,6 +265,9 @@ fn namespaces(input: &Input<'_>) -> Vec<spec::Namespace> {
             Choice::Host => {}
         }
     }
+    if let Some((path, _)) = &input.users {
+        out.push(spec::Namespace { kind: "user".into(), path: Some(path.clone()) });
+    }
     if input.private_cgroup_namespace {
         out.push(spec::Namespace { kind: "cgroup".into(), path: None });
     }
@@ -271,7 +281,11 @@ fn sysctls(input: &Input<'_>) -> Result<BTreeMap<String, String>, Error> {
         && !input.record.host_config.network_mode.starts_with("container:")
     {
         out.insert("net.ipv4.ip_unprivileged_port_start".to_string(), "0".to_string());
-        out.insert("net.ipv4.ping_group_range".to_string(), "0 2147483647".to_string());
+        // Of the groups that there are: the kernel takes no others.
+        let groups =
+            input.users.as_ref().map(|(_, map)| map.gids.iter().map(|m| m.container_id + (m.size - 1)));
+        let last = groups.and_then(Iterator::max).unwrap_or(u32::MAX).min(2_147_483_647);
+        out.insert("net.ipv4.ping_group_range".to_string(), format!("0 {last}"));
     }
     for (key, value) in &input.record.host_config.sysctls {
         let plain = |s: &str| !s.bytes().any(|b| b.is_ascii_control());
@@ -342,6 +356,7 @@ pub(crate) mod tests {
             pid: Choice::New,
             ipc: Choice::New,
             uts: Choice::New,
+            users: None,
             shared_shm: None,
             etc_files: &[],
             devices: &[],

@@ -53,6 +53,9 @@ impl Engine {
         if !matches!(record.state.status, Status::Running | Status::Paused) {
             return Err(Error::conflict(format!("container {} is not running", record.id)));
         }
+        if container.root_ids().is_some() {
+            return Err(Error::unsupported("a checkpoint of a container that has a user namespace"));
+        }
         let parent = self.checkpoints_dir(&container, request.directory)?;
         let whole = parent.join(&request.name);
         if whole.exists() {

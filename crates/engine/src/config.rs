@@ -38,6 +38,10 @@ pub struct Config {
     /// Open files, soft and hard limit, of containers that say nothing: what the daemon had before it raised its own. None
     /// where it did not.
     pub open_files: Option<(u64, u64)>,
+    /// Whose subordinate ids containers run with, as `--userns-remap` takes it; None for the host's own.
+    pub userns_remap: Option<String>,
+    /// Where `passwd`, `group`, `subuid` and `subgid` are.
+    pub subid_dir: PathBuf,
     /// Seconds between stop signal and SIGKILL for containers that say nothing.
     pub stop_timeout_s: u32,
     pub registry: registry_client::Config,

@@ -4,6 +4,7 @@ use crate::error::{During, Error};
 use crate::record::{ContainerId, MountKind, Record, Status};
 use crate::shim_client::ShimConnection;
 use errors::{Kind, Report};
+use oci::IdMap;
 use shim_api::Streams;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -56,6 +57,8 @@ pub struct Container {
     /// The task's mount namespace. The last who holds one waits until the kernel has taken its mounts apart, which is tens of
     /// milliseconds on a busy machine: rather a thread of ours than the end of its init, and whoever waits for that.
     pub(crate) mount_namespace: Mutex<Option<OwnedFd>>,
+    /// How the ids of its root file system are mapped, where it is mounted; of a running container, those of its user namespace.
+    root_ids: Mutex<Option<Arc<IdMap>>>,
     /// Pause before the next automatic restart, milliseconds.
     pub(crate) backoff_ms: Mutex<u64>,
 }
@@ -81,6 +84,7 @@ impl Container {
             health_watch: watch::Sender::new(0),
             started: Mutex::default(),
             mount_namespace: Mutex::default(),
+            root_ids: Mutex::default(),
             backoff_ms: Mutex::default(),
             reservations: Mutex::default(),
         }
@@ -116,10 +120,20 @@ impl Container {
         self.life.subscribe()
     }
 
-    /// Holds the mount namespace of the task whose init is `pid`, where nothing but the container is mounted in it: what others
-    /// have is free when they hear of the end.
+    /// Holds the mount namespace of the task whose init is `pid`, where nothing but the container is mounted in it, nor can be:
+    /// what others have is free when they hear of the end.
     pub(crate) fn hold_mount_namespace(&self, pid: i32) {
-        let has_others = self.lock().mounts.iter().any(|m| m.kind != MountKind::Tmpfs);
+        let has_others = self.read(|record| {
+            let host = &record.host_config;
+            let mounts_itself = host.privileged
+                || host.cap_add.iter().any(|cap| {
+                    let cap = cap.to_ascii_uppercase();
+                    matches!(cap.strip_prefix("CAP_").unwrap_or(&cap), "ALL" | "SYS_ADMIN")
+                });
+            // A device may bring mounts, of those who describe it.
+            let may_be_given = host.device_requests.iter().flatten().next().is_some();
+            mounts_itself || may_be_given || record.mounts.iter().any(|m| m.kind != MountKind::Tmpfs)
+        });
         // Without it the end takes its time.
         let namespace =
             if has_others { None } else { std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok() };
@@ -133,6 +147,21 @@ impl Container {
             // Without a thread it is let go here.
             let _is_behind = crate::behind::spawn("unmount", move || drop(namespace));
         }
+    }
+
+    /// How the ids of its root are mapped, while that is mounted; None for not at all.
+    pub(crate) fn root_ids(&self) -> Option<Arc<IdMap>> {
+        self.root_ids.lock().expect("no holder panics").clone()
+    }
+
+    /// Says how its root is mounted.
+    pub(crate) fn set_root_ids(&self, map: Option<Arc<IdMap>>) {
+        *self.root_ids.lock().expect("no holder panics") = map;
+    }
+
+    /// Whether somebody looks at its root from outside.
+    pub(crate) fn has_views(&self) -> bool {
+        self.views.load(Ordering::SeqCst) > 0
     }
 
     /// How long its task has run, by a clock that nobody sets.

@@ -1,12 +1,13 @@
 //! `cp` and `export`: files out of a container and into it, as tar streams.
 
-use crate::Engine;
 use crate::error::{During, Error, blocking};
 use crate::launch::credentials;
 use crate::record::Status;
 use crate::view::View;
+use crate::{Engine, userns};
 use archive::{PackOptions, Whiteouts};
 use errors::{HasKind, Kind};
+use oci::IdMap;
 use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use std::collections::VecDeque;
@@ -66,7 +67,14 @@ impl Packing {
 
     /// Writes the archive. Blocks.
     pub fn write(self, out: impl Write) -> Result<(), Error> {
-        let options = PackOptions { cross_mounts: true, latest_s: self.latest_s, ..PackOptions::default() };
+        let ids = self.view.ids().map(|ids| IdMap::clone(ids));
+        let options = PackOptions {
+            cross_mounts: true,
+            latest_s: self.latest_s,
+            is_live: true,
+            ids,
+            ..PackOptions::default()
+        };
         let packed = match &self.what {
             What::Directory(dir, name) => {
                 let rebase = Some(name.clone()).filter(|n| !n.as_os_str().is_empty());
@@ -74,7 +82,15 @@ impl Packing {
             }
             What::Other(path) => archive::pack(out, self.view.root(), path, &options),
         };
-        packed.map(drop).during(|| format!("pack files of container {}", self.name))
+        let packed = packed.during(|| format!("pack files of container {}", self.name))?;
+        if packed.cut > 0 {
+            tracing::warn!(
+                container = self.name,
+                files = packed.cut,
+                "became shorter while they were copied"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -188,20 +204,21 @@ impl Engine {
         let view = self.open_view(&container, true).await?;
         let user = container.lock().config.user.clone();
         let (owned, path) = (name.to_string(), path.to_string());
-        blocking(move || extract(view.root(), &owned, &path, how, &user, input)).await?;
+        blocking(move || extract(&view, &owned, &path, how, &user, input)).await?;
         self.publish(&container, "extract-to-dir", &[]);
         Ok(())
     }
 }
 
 fn extract(
-    root: &RootDir,
+    view: &View,
     container: &str,
     path: &str,
     how: Extract,
     user: &str,
     input: impl Read + Send,
 ) -> Result<(), Error> {
+    let root = view.root();
     let named = Named::parse(path)?;
     let flags = if named.is_directory { OFlags::PATH | OFlags::DIRECTORY } else { OFlags::PATH };
     let target = root.open_file(&named.path, flags, Mode::empty()).map_err(|e| lost(e, container, path))?;
@@ -228,8 +245,10 @@ fn extract(
         base: named.path,
         keep_base: true,
         keep_kinds: how.keep_kinds,
+        ids: view.ids().map(|ids| IdMap::clone(ids)),
         ..archive::Options::default()
     };
+    let _as_root = userns::as_root(view.ids().map(|ids| &**ids))?;
     archive::decompress(input)
         .and_then(|tar| archive::apply(tar, root, &options))
         .map(drop)

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, IoDuring};
 use crate::model::HostConfig;
-use oci::runtime::Device;
+use oci::runtime::{self as spec, Device};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,6 +53,36 @@ pub(crate) fn collect(host: &HostConfig) -> Result<Vec<(Device, String)>, Error>
     out.retain(|(device, _)| seen.insert(device.path.clone()));
     out.reverse();
     Ok(out)
+}
+
+/// The mounts that show nodes of the host under other names to a container that may make none itself. A runtime binds what has
+/// the same name inside as outside without being told.
+pub(crate) fn renamed(host: &HostConfig, devices: &[(Device, String)]) -> Vec<spec::Mount> {
+    let under_own_name =
+        |device: &Device| node_at(&device.path, &device.path).is_ok_and(|n| is_same(&n, device));
+    let mut out = Vec::new();
+    for (device, _) in devices.iter().filter(|(device, _)| !under_own_name(device)) {
+        let source = host.devices.iter().rev().find_map(|mapping| {
+            let below = Path::new(&device.path).strip_prefix(&mapping.path_in_container).ok()?;
+            let source = match below.as_os_str().is_empty() {
+                true => mapping.path_on_host.clone(),
+                false => Path::new(&mapping.path_on_host).join(below).to_string_lossy().into_owned(),
+            };
+            node_at(&source, &source).is_ok_and(|n| is_same(&n, device)).then_some(source)
+        });
+        out.extend(source.map(|source| spec::Mount {
+            destination: device.path.clone(),
+            kind: Some("bind".into()),
+            source: Some(source),
+            options: ["bind", "rprivate", "nosuid", "noexec", "dev"].map(str::to_string).into(),
+            ..spec::Mount::default()
+        }));
+    }
+    out
+}
+
+fn is_same(one: &Device, other: &Device) -> bool {
+    (&one.kind, one.major, one.minor) == (&other.kind, other.major, other.minor)
 }
 
 /// The node at `path` of the host, to be shown as `inside`.

@@ -4,7 +4,8 @@ use crate::attach::Attachment;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{ContainerId, random_hex};
 use crate::shim_client::{ShimConnection, ask, unexpected};
-use crate::{Engine, bundle, launch};
+use crate::{Engine, bundle, launch, userns};
+use oci::IdMap;
 use oci::runtime as spec;
 use rootdir::RootDir;
 use shim_api::{Exit, Request, Response, Streams};
@@ -186,12 +187,13 @@ impl Engine {
         console_size: Option<(u16, u16)>,
     ) -> Result<(ShimConnection, i32), Error> {
         let dir = self.config.shim_dir(exec.container_id.as_str());
-        let pid = self.container(exec.container_id.as_str())?.lock().state.pid;
+        let container = self.container(exec.container_id.as_str())?;
+        let (pid, ids) = (container.lock().state.pid, container.root_ids());
         let config =
             ExecConfig { console_size: console_size.or(exec.config.console_size), ..exec.config.clone() };
         let capabilities = self.capabilities.clone();
         let path = dir.join("config.json");
-        let process = blocking(move || exec_process(&path, pid, &config, &capabilities));
+        let process = blocking(move || exec_process(&path, pid, &config, &capabilities, ids.as_deref()));
         let (process, connection) = tokio::join!(process, ShimConnection::connect(&dir));
         let mut connection = connection?;
         let request = Request::Exec { exec_id: exec.id.clone(), process: process?, streams };
@@ -275,6 +277,7 @@ fn exec_process(
     pid: i32,
     config: &ExecConfig,
     capabilities: &[String],
+    ids: Option<&IdMap>,
 ) -> Result<spec::Process, Error> {
     let doing = || format!("read {}", path.display());
     let bytes = std::fs::read(path).io_during(doing)?;
@@ -287,7 +290,9 @@ fn exec_process(
         // The init's own root shows what the container sees, its mounts included.
         let root = RootDir::open(&PathBuf::from(format!("/proc/{pid}/root")))
             .during(|| "open root file system".into())?;
-        Some(launch::credentials(&root, &config.user, &[])?)
+        let credentials = launch::credentials(&root, &config.user, &[])?;
+        userns::check_credentials(ids, &credentials)?;
+        Some(credentials)
     };
     Ok(bundle::exec_process(&base, config, credentials.as_ref(), capabilities))
 }

@@ -14,8 +14,10 @@ use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
+use crate::userns::{self, Users};
 use crate::{Engine, cdi, devices, links, log_drivers, shim_alive, shm, user};
 use errors::{HasKind, Kind, Report};
+use oci::IdMap;
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
 use shim_api::{Ready, Request, Response};
@@ -35,6 +37,9 @@ const MAX_READY: u64 = 64 << 10;
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_STARTED: i32 = 128;
+
+/// The runtime that comes with the engine. Others may have more to end than init.
+const BUILT_IN_RUNTIME: &str = "brig";
 
 impl Engine {
     /// Starts a container that has no task.
@@ -129,6 +134,16 @@ impl Engine {
         let id = record.id.as_str();
         let doing = || format!("start container {}", record.name);
         let joined = self.joined(&record).during(doing)?;
+        let users = match self.is_remapped() {
+            false => None,
+            true => {
+                let (engine, record) = (self.clone(), record.clone());
+                blocking(move || engine.users_for(&record)).await.during(doing)?.map(Arc::new)
+            }
+        };
+        if images.is_some() && users.is_some() {
+            return Err(Error::unsupported("a checkpoint of a container that has a user namespace"));
+        }
         let shim_dir = self.config.shim_dir(id);
 
         let endpoints = if self.networks.has_shared(&record) {
@@ -151,19 +166,24 @@ impl Engine {
         let network = {
             let engine = self.clone();
             let record = Record { ports, networks: endpoints.clone(), ..record.clone() };
-            let endpoints = endpoints.clone();
-            blocking(move || engine.networks.connect(&engine.config, &record, &endpoints))
+            let (endpoints, users) = (endpoints.clone(), users.clone());
+            blocking(move || {
+                let namespace = users.as_ref().and_then(|users| users.network.as_ref());
+                engine.networks.connect(&engine.config, &record, &endpoints, namespace)
+            })
         };
         let files = {
-            let engine = self.clone();
+            let (engine, container, users) = (self.clone(), container.clone(), users.clone());
             let record = Record { networks: endpoints, ..record.clone() };
-            blocking(move || engine.prepare_files(&record, &joined, images))
+            blocking(move || engine.prepare_files(&container, &record, &joined, users.as_deref(), images))
         };
         let (network, files) = tokio::join!(network, files);
         network.during(doing)?;
         files.during(doing)?;
 
         let pid = self.spawn_shim(&shim_dir).await.during(doing)?;
+        // The runtime has joined it.
+        drop(users);
         container.hold_mount_namespace(pid);
         for (streams, sender) in container.take_early() {
             // One that went away meanwhile needs nothing.
@@ -351,7 +371,14 @@ impl Engine {
     }
 
     /// Mounts the root file system and writes everything that shim and runtime read. Blocking.
-    fn prepare_files(&self, record: &Record, joined: &Joined, images: Option<PathBuf>) -> Result<(), Error> {
+    fn prepare_files(
+        &self,
+        container: &Container,
+        record: &Record,
+        joined: &Joined,
+        users: Option<&Users>,
+        images: Option<PathBuf>,
+    ) -> Result<(), Error> {
         let id = record.id.as_str();
         let rootfs = self.config.rootfs(id);
         let shim_dir = self.config.shim_dir(id);
@@ -365,27 +392,34 @@ impl Engine {
             volatile: record.host_config.auto_remove,
             ..snapshot::MountOptions::default()
         };
-        if !mount::is_mounted(&rootfs).during(|| format!("look at {}", rootfs.display()))? {
-            self.snapshots.mount(id, &rootfs, &options).during(|| "mount root file system".into())?;
-        }
+        self.mount_root(container, users, &options)?;
+        let ids = users.map(|users| &*users.map);
         if shm::is_shareable(record) {
-            shm::mount(self, record)?;
+            shm::mount(self, record, ids.and_then(IdMap::root))?;
         }
         let root = RootDir::open(&rootfs).during(|| "open root file system".into())?;
         let credentials = credentials(&root, &record.config.user, &record.host_config.group_add)?;
+        userns::check_credentials(ids, &credentials)?;
         if !record.config.working_dir.is_empty() {
+            let _as_root = userns::as_root(ids)?;
             root.create_dir_all(Path::new(&record.config.working_dir), Mode::from_raw_mode(0o755))
                 .during(|| format!("create working directory {}", record.config.working_dir))?;
         }
         self.check_propagation(record)?;
-        self.stage_mounts(record)?;
-        self.copy_up(record, &root)?;
+        self.stage_mounts(record, users)?;
+        self.copy_up(record, &root, ids)?;
         let link_environment = self.link_environment(record)?;
         let etc_files = self.write_etc(record)?;
-        make_places(record, &root, &etc_files);
-        let edits = cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
+        {
+            let _as_root = userns::as_root(ids)?;
+            make_places(record, &root, &etc_files);
+        }
+        let mut edits = cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
         let mut devices = devices::collect(&record.host_config)?;
         devices.extend(edits.devices.iter().cloned());
+        if users.is_some() {
+            edits.mounts.extend(devices::renamed(&record.host_config, &devices));
+        }
         let shim = self.config.shim.to_string_lossy();
         // Where processes of others are visible, process 1 is theirs.
         let init = record.host_config.init.unwrap_or(self.config.default_init) && joined.pid == Choice::New;
@@ -403,6 +437,7 @@ impl Engine {
             pid: joined.pid.clone(),
             ipc: joined.ipc.clone(),
             uts: joined.uts.clone(),
+            users: users.map(|users| (users.path(), &*users.map)),
             shared_shm: joined.shared_shm.clone(),
             etc_files: &etc_files,
             devices: &devices,
@@ -416,8 +451,17 @@ impl Engine {
             links::add_environment(&mut process.env, link_environment);
         }
         write_json(&shim_dir.join("config.json"), &spec)?;
-        let tells_early = joined.pid == Choice::New;
-        let shim = shim_api::Config { restore: images, tells_early, ..self.shim_config(record, &shim_dir)? };
+        // Hooks find what the task had as it was.
+        let tells_early = joined.pid == Choice::New
+            && record.host_config.runtime == BUILT_IN_RUNTIME
+            && edits.hooks.poststop.is_empty();
+        let stdio_owner = ids.and_then(IdMap::root);
+        let shim = shim_api::Config {
+            restore: images,
+            tells_early,
+            stdio_owner,
+            ..self.shim_config(record, &shim_dir)?
+        };
         write_json(&shim_dir.join(shim_api::CONFIG_FILE), &shim)
     }
 
@@ -450,6 +494,7 @@ impl Engine {
             log,
             restore: None,
             tells_early: false,
+            stdio_owner: None,
         })
     }
 
@@ -479,9 +524,9 @@ impl Engine {
     }
 
     /// Fills volumes that are new with what the image has at their place.
-    fn copy_up(&self, record: &Record, root: &RootDir) -> Result<(), Error> {
+    fn copy_up(&self, record: &Record, root: &RootDir, ids: Option<&IdMap>) -> Result<(), Error> {
         for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.copy_up) {
-            crate::volumes::copy_up(root, point)?;
+            crate::volumes::copy_up(root, point, ids)?;
         }
         Ok(())
     }

@@ -58,6 +58,7 @@ mod task;
 mod top;
 mod update;
 mod user;
+mod userns;
 mod view;
 mod volumes;
 mod workspace;
@@ -127,6 +128,8 @@ pub struct Engine {
     registry: registry_client::Client,
     containers: Collection,
     networks: Networks,
+    /// What containers get a user namespace from, where they do.
+    remap: Option<userns::Remap>,
     volumes: volumes::Volumes,
     events: Events,
     /// Health checks run, and those that failed.
@@ -143,6 +146,9 @@ pub struct Engine {
     /// This host's name for `info`, stable over restarts.
     id: String,
 }
+
+/// Before the firewall is listened to again after that has failed.
+const WATCH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
     /// Opens the store, makes disk, kernel and database agree, and adopts what runs.
@@ -173,9 +179,18 @@ impl Engine {
         let engine = Arc::downgrade(self);
         // Without one the rules are made anew when the daemon starts, as on kernels that cannot say.
         let _watched = behind::spawn("rules", move || {
-            while watch.wait_for_loss().is_ok() {
+            let mut watch = watch;
+            loop {
+                match watch.wait_for_loss() {
+                    Ok(()) => tracing::warn!("another program deleted the firewall's table; making it anew"),
+                    Err(e) => {
+                        tracing::warn!(error = %errors::chain(&e), "what becomes of the firewall's table is not heard; beginning anew");
+                        std::thread::sleep(WATCH_PAUSE);
+                        // It may be gone meanwhile.
+                        watch = network::watch().unwrap_or(watch);
+                    }
+                }
                 let Some(engine) = engine.upgrade() else { return };
-                tracing::warn!("another program deleted the firewall's table; making it anew");
                 let containers = engine.list_containers();
                 let alive = containers.iter().map(|c| c.record()).filter(|r| r.state.status.is_alive());
                 let alive: Vec<Record> = alive.collect();
@@ -196,6 +211,7 @@ impl Engine {
         let db = Arc::new(Database::open(&config.data_root).during(open)?);
         let content = ContentStore::open(&config.data_root.join("content")).during(open)?;
         let snapshots = storage::open(&config, &db)?;
+        let remap = userns::Remap::open(&config, snapshots.is_overlay_form())?;
         let images = Arc::new(
             Images::open(&config.data_root, db.clone(), content.clone(), snapshots.clone()).during(open)?,
         );
@@ -220,6 +236,7 @@ impl Engine {
             images,
             registry,
             networks,
+            remap,
             volumes: volumes::Volumes::default(),
             cgroup_mode,
         })

@@ -47,6 +47,7 @@ pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequ
 use retired::Retired;
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// The three networks that always exist.
@@ -241,12 +242,13 @@ impl Networks {
         }
     }
 
-    /// Makes the container's network namespace and its interfaces. Blocking.
+    /// Makes the container's network namespace, or takes `namespace`, which is new, and its interfaces. Blocking.
     pub(crate) fn connect(
         &self,
         config: &Config,
         record: &Record,
         endpoints: &BTreeMap<String, EndpointSettings>,
+        namespace: Option<&OwnedFd>,
     ) -> Result<(), Error> {
         let mode = record.host_config.network_mode.as_str();
         if mode == "host" || mode.starts_with("container:") {
@@ -262,9 +264,12 @@ impl Networks {
         let mut order: Vec<_> = endpoints.iter().collect();
         order.sort_by_key(|(name, _)| name.as_str() != mode);
         let first = order.first().and_then(|(name, _)| self.find(name).ok());
-        let mut ready = first.filter(|e| e.record.has_bridge()).and_then(|_| self.ready.take());
-        if ready.is_none() {
-            network::create_sandbox(&path).during(doing)?;
+        let mut ready =
+            first.filter(|e| namespace.is_none() && e.record.has_bridge()).and_then(|_| self.ready.take());
+        match namespace {
+            Some(namespace) => network::create_sandbox_of(&path, namespace.as_fd()).during(doing)?,
+            None if ready.is_none() => network::create_sandbox(&path).during(doing)?,
+            None => {}
         }
         for (name, settings) in order {
             let entry = self.find(name)?;
@@ -297,9 +302,15 @@ impl Networks {
         let endpoint = self.endpoint(record, entry, settings, interface, gateways)?;
         let parent = entry.record.parent().name;
         match entry.record.shared_mode()? {
-            None => match ready {
-                Some(ready) => ready.attach(&path, &endpoint),
+            None => match ready.map(|ready| ready.attach(&path, &endpoint)) {
                 None => network::attach(&path, &endpoint),
+                Some(Ok(())) => Ok(()),
+                // Others may have got at what lay ready: it is not the container's mistake.
+                Some(Err(e)) => {
+                    tracing::debug!(container_id = %record.id, error = %errors::chain(&e), "a sandbox made ahead is no good");
+                    self.ready.forget();
+                    network::create_sandbox(&path).and_then(|()| network::attach(&path, &endpoint))
+                }
             },
             Some(SharedMode::Macvlan(mode)) => network::attach_macvlan(&path, &parent, mode, &endpoint),
             Some(SharedMode::Ipvlan(mode, flag)) => {

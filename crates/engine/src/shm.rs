@@ -19,14 +19,15 @@ pub(crate) fn is_shareable(record: &Record) -> bool {
     record.host_config.ipc_mode == "shareable"
 }
 
-/// Mounts the memory of a container that shares it. Blocking.
-pub(crate) fn mount(engine: &Engine, record: &Record) -> Result<(), Error> {
+/// Mounts the memory of a container that shares it, for `owner`, or root. Blocking.
+pub(crate) fn mount(engine: &Engine, record: &Record, owner: Option<(u32, u32)>) -> Result<(), Error> {
     let dir = path(engine, record.id.as_str());
     let doing = || format!("mount shared memory on {}", dir.display());
     // Left by a task that ended while nobody listened: its content is not this one's.
     unmount(engine, record.id.as_str());
     std::fs::create_dir_all(&dir).io_during(doing)?;
-    let options = CString::new(format!("mode=1777,size={}", record.host_config.shm_size))
+    let (uid, gid) = owner.unwrap_or((0, 0));
+    let options = CString::new(format!("mode=1777,size={},uid={uid},gid={gid}", record.host_config.shm_size))
         .map_err(|_| Error::invalid("a NUL byte in the size of /dev/shm"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("shm", &dir, "tmpfs", flags, &*options).io_during(doing)

@@ -34,6 +34,8 @@ pub struct Info {
     /// Ours, and the plugins that volumes are of.
     pub volume_drivers: Vec<String>,
     pub has_apparmor: bool,
+    /// Containers get user namespaces.
+    pub is_remapped: bool,
 }
 
 /// The network drivers, as `info` lists them.
@@ -83,6 +85,7 @@ impl Engine {
                 cdi_devices: crate::cdi::devices(&engine.config.cdi_spec_dirs),
                 volume_drivers,
                 has_apparmor: crate::modes::has_apparmor(),
+                is_remapped: engine.is_remapped(),
             })
         })
         .await

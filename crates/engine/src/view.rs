@@ -7,8 +7,10 @@
 use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
 use crate::record::{MountKind, Record};
-use crate::{Engine, task};
+use crate::{Engine, task, userns};
+use oci::IdMap;
 use rootdir::RootDir;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,12 +20,19 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub(crate) struct View {
     root: RootDir,
+    /// How the ids of what is below are mapped.
+    ids: Option<Arc<IdMap>>,
     _hold: Hold,
 }
 
 impl View {
     pub(crate) fn root(&self) -> &RootDir {
         &self.root
+    }
+
+    /// How the ids of its files are mapped, where they are.
+    pub(crate) fn ids(&self) -> Option<&Arc<IdMap>> {
+        self.ids.as_ref()
     }
 }
 
@@ -69,13 +78,15 @@ impl Engine {
         }
         let hold = Hold::new(self, container);
         let engine = self.clone();
-        let record = container.record();
-        let root = blocking(move || engine.make_view(&record, with_mounts)).await?;
+        let own = container.clone();
+        let root = blocking(move || engine.make_view(&own, with_mounts)).await?;
+        let ids = container.root_ids();
         drop(remains);
-        Ok(View { root, _hold: hold })
+        Ok(View { root, ids, _hold: hold })
     }
 
-    fn make_view(&self, record: &Record, with_mounts: bool) -> Result<RootDir, Error> {
+    fn make_view(&self, container: &Container, with_mounts: bool) -> Result<RootDir, Error> {
+        let record = &container.record();
         let doing = || format!("open root file system of container {}", record.name);
         let rootfs = self.config.rootfs(record.id.as_str());
         std::fs::create_dir_all(&rootfs).io_during(|| format!("create {}", rootfs.display()))?;
@@ -84,24 +95,28 @@ impl Engine {
                 volatile: record.host_config.auto_remove,
                 ..snapshot::MountOptions::default()
             };
-            if let Err(e) = self.snapshots.mount(record.id.as_str(), &rootfs, &options) {
+            if let Err(e) = self.mount_root_for_view(container, &options) {
                 drop(std::fs::remove_dir(&rootfs));
                 return Err(e).during(doing);
             }
         }
+        let (ids, namespace) = (container.root_ids(), self.namespace_like(container)?);
         let read_only = with_mounts && record.host_config.readonly_rootfs;
         let attach = |root: &rustix::fd::OwnedFd| -> Result<(), Failure> {
             if !with_mounts {
                 return Ok(());
             }
             let root = RootDir::from_fd(root.try_clone().map_err(|e| Failure(e.into_error(doing)))?);
-            self.attach_mounts(record, &root).map_err(Failure)
+            let users = if ids.is_some() { userns::as_root(ids.as_deref()).map_err(Failure)? } else { None };
+            let attached = self.attach_mounts(record, &root, namespace.as_ref()).map_err(Failure);
+            drop(users);
+            attached
         };
         let tree = mount::private_view(&rootfs, read_only, attach).map_err(|Failure(e)| e)?;
         Ok(RootDir::from_fd(tree))
     }
 
-    fn attach_mounts(&self, record: &Record, root: &RootDir) -> Result<(), Error> {
+    fn attach_mounts(&self, record: &Record, root: &RootDir, ids: Option<&OwnedFd>) -> Result<(), Error> {
         let dir = match record.host_config.network_mode.split_once(':') {
             Some(("container", other)) => match self.container(other) {
                 Ok(other) => self.config.container_dir(other.id().as_str()),
@@ -113,7 +128,12 @@ impl Engine {
             let source = dir.join(name);
             // Empty until the first start, as Docker's. What cannot be made is not shown.
             drop(std::fs::File::options().write(true).create_new(true).mode(0o644).open(&source));
-            Wanted { source, destination: format!("/etc/{name}"), how: mount::Attach::default() }
+            Wanted {
+                source,
+                destination: format!("/etc/{name}"),
+                how: mount::Attach::default(),
+                is_ours: true,
+            }
         });
         let points = record.mounts.iter().enumerate().filter(|(_, m)| m.kind != MountKind::Tmpfs);
         let points = points.map(|(at, m)| Wanted {
@@ -123,6 +143,7 @@ impl Engine {
                 false => m.source.clone().into(),
             },
             destination: m.destination.clone(),
+            is_ours: m.kind == MountKind::Volume,
             how: mount::Attach {
                 recursive: !m.non_recursive,
                 read_only: !m.read_write,
@@ -140,7 +161,8 @@ impl Engine {
             let doing = || format!("show {} in the container", one.destination);
             let target =
                 root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?;
-            mount::attach_at(&one.source, &target, one.how).during(doing)?;
+            mount::attach_at(&one.source, &target, one.how, ids.filter(|_| one.is_ours).map(AsFd::as_fd))
+                .during(doing)?;
         }
         Ok(())
     }
@@ -158,6 +180,8 @@ struct Wanted {
     source: std::path::PathBuf,
     destination: String,
     how: mount::Attach,
+    /// Its ids are mapped as those of the root.
+    is_ours: bool,
 }
 
 /// What goes wrong while a view is made, from either crate.

@@ -184,7 +184,7 @@ impl Engine {
         record.networks = self.networks.allocate(&record)?;
         let network = StepNetwork { engine: self.clone(), record, choice };
         // Dropping it takes back whatever was set up when this fails.
-        self.networks.connect(&self.config, &network.record, &network.record.networks)?;
+        self.networks.connect(&self.config, &network.record, &network.record.networks, None)?;
         Ok(network)
     }
 
@@ -585,6 +585,7 @@ impl Engine {
             pid: Choice::New,
             ipc: Choice::New,
             uts: Choice::New,
+            users: None,
             shared_shm: None,
             etc_files: &etc_files,
             devices: &devices,

@@ -9,6 +9,7 @@
 mod error;
 mod filesystem;
 mod image;
+mod mapped;
 mod mountinfo;
 mod overlay;
 mod place;
@@ -17,6 +18,7 @@ mod view;
 pub use error::Error;
 pub use filesystem::{FileSystem, mount_file_system};
 pub use image::{mount_erofs, open_erofs};
+pub use mapped::{Mapping, bind_mapped_root, mount_mapped_overlay, mount_mapped_overlay_attached};
 pub use mountinfo::{Mount, MountedOverlay, list, list_below, list_overlays, parse};
 pub use overlay::{Overlay, mount_overlay, mount_overlay_in_one_call};
 pub use place::{bind, bind_open, bind_root, detach, is_mounted, unmount, unmount_unused};

@@ -57,6 +57,11 @@ pub fn list_overlays() -> Result<Vec<MountedOverlay>, Error> {
 /// As [`parse_line`], for the options behind the source: `rw,lowerdir+=/a,upperdir=/u,workdir=/w`.
 fn parse_overlay(line: &[u8]) -> Option<MountedOverlay> {
     let mount = parse_line(line).filter(|mount| mount.fs_type == "overlay")?;
+    // Where the ids of layers are mapped the source is the upper directory, which has no name of its own in the options.
+    let source = Path::new(&mount.source);
+    if source.is_absolute() {
+        return Some(MountedOverlay { upper: Some(source.into()), target: mount.target });
+    }
     let options = line.rsplit(|b| *b == b' ').next()?;
     // A comma in a path is written as an octal number.
     let upper = options.split(|b| *b == b',').find_map(|option| option.strip_prefix(b"upperdir="));

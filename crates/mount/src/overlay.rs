@@ -39,7 +39,7 @@ pub struct Overlay<'a> {
 
 /// Options that pin the format of the upper directory, whatever defaults the kernel was built with: every change is a
 /// whole file, a whiteout or an opaque directory, which is what a layer can hold.
-const FIXED: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+pub(crate) const FIXED: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
 
 /// Mounts `overlay` on `target`.
 ///
@@ -88,14 +88,14 @@ pub fn mount_overlay_in_one_call(overlay: &Overlay<'_>, target: &Path) -> Result
 }
 
 /// A call that failed, and what the kernel wrote about it.
-struct Failure {
-    call: String,
-    errno: Errno,
-    log: String,
+pub(crate) struct Failure {
+    pub(crate) call: String,
+    pub(crate) errno: Errno,
+    pub(crate) log: String,
 }
 
 impl Failure {
-    fn explain(self, overlay: &Overlay<'_>, target: &Path) -> Error {
+    pub(crate) fn explain(self, overlay: &Overlay<'_>, target: &Path) -> Error {
         let magic = |path: &Path| rustix::fs::statfs(path).ok().and_then(|s| u64::try_from(s.f_type).ok());
         let hint = match self.errno {
             Errno::NODEV => Some("this kernel has no overlay file system; load the module `overlay`"),

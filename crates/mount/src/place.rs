@@ -60,6 +60,16 @@ pub fn bind_open(source: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
 ///
 /// Kernel: [mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html), Linux 5.12.
 pub fn bind_root(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
+    bind_root_as(source, target, read_only, None)
+}
+
+/// The same, with its ids mapped as the user namespace `ids` maps them.
+pub(crate) fn bind_root_as(
+    source: &Path,
+    target: &Path,
+    read_only: bool,
+    ids: Option<BorrowedFd<'_>>,
+) -> Result<(), Error> {
     let failed = |call, source_error: std::io::Error| Error::Bind {
         source_path: source.into(),
         target: target.into(),
@@ -70,6 +80,9 @@ pub fn bind_root(source: &Path, target: &Path, read_only: bool) -> Result<(), Er
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let tree = rustix::mount::open_tree(CWD, source, flags).map_err(|e| failed("open_tree", e.into()))?;
+    if let Some(ids) = ids {
+        sys::mount_attr::set_idmap(&tree, false, ids).map_err(|e| failed("mount_setattr(idmap)", e))?;
+    }
     if read_only {
         let attributes = sys::mount_attr::Attributes::new(sys::mount_attr::RDONLY, 0);
         sys::mount_attr::set(&tree, false, &attributes).map_err(|e| failed("mount_setattr", e))?;

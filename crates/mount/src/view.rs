@@ -6,7 +6,7 @@
 //! Kernel: [open_tree(2)](https://man7.org/linux/man-pages/man2/open_tree.2.html), Linux 5.2.
 
 use crate::Error;
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
@@ -49,13 +49,23 @@ pub struct Attach {
 
 /// Binds `source`, whose last part is followed where it is a symlink, on what is open as `target`. For the closure of
 /// [`private_view`]: the mount is made in the calling thread's tree. No path below `target` is resolved.
-pub fn attach_at(source: &Path, target: impl AsFd, how: Attach) -> Result<(), Error> {
+///
+/// With `ids` its ids are mapped as that user namespace maps them.
+pub fn attach_at(
+    source: &Path,
+    target: impl AsFd,
+    how: Attach,
+    ids: Option<BorrowedFd<'_>>,
+) -> Result<(), Error> {
     let failed = |call: &'static str, e: std::io::Error| Error::View { base: source.into(), call, source: e };
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE;
     if how.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(CWD, source, flags).map_err(|e| failed("open_tree", e.into()))?;
+    if let Some(ids) = ids {
+        sys::mount_attr::set_idmap(&tree, how.recursive, ids).map_err(|e| failed("map ids", e))?;
+    }
     let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(&tree, "", target, "", by_descriptor)
         .map_err(|e| failed("move_mount", e.into()))?;

@@ -72,7 +72,7 @@ pub use parent::{Sharing, detach_shared, ensure_parent, list_parents, remove_par
 pub use rate::{limit_incoming, limit_outgoing};
 pub use ready::ReadySandbox;
 pub use resolver::{RESOLVER, open_resolver};
-pub use sandbox::{create_sandbox, remove_sandbox, set_sandbox_sysctl};
+pub use sandbox::{create_sandbox, create_sandbox_of, remove_sandbox, set_sandbox_sysctl};
 pub use stats::{InterfaceStats, interface_stats};
 pub use subnet::Subnet;
 pub use watch::{Watch, watch};

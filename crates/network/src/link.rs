@@ -142,6 +142,16 @@ pub(crate) fn delete(request: &mut Request, name: &str) {
     request.message(RTM_DELLINK, NLM_F_ACK, &ifinfomsg(AF_UNSPEC, 0), |r| r.text(IFLA_IFNAME, name));
 }
 
+/// Deletes the interface `index`. Harmless if it is gone.
+pub(crate) fn delete_index(socket: &Socket, index: u32) -> Result<()> {
+    let mut request = Request::default();
+    request.message(RTM_DELLINK, NLM_F_ACK, &ifinfomsg(AF_UNSPEC, index), |_| {});
+    match socket.transact(&request) {
+        Err(f) if f.source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
+        done => done.map_err(|f| failed(format!("delete interface {index}"), f.source)),
+    }
+}
+
 /// Appends: give the interface `index` the address `address`/`prefix`. Harmless if it has it.
 pub(crate) fn add_address(request: &mut Request, index: u32, address: IpAddr, prefix: u8) {
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;

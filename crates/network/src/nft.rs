@@ -4,8 +4,11 @@
 //! Kernel: `include/uapi/linux/netfilter/nf_tables.h`; [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html) for
 //! what the expressions mean.
 
+mod ownership;
+
 use crate::netlink::{Attributes, Failure, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Request, Socket, read_text};
 use crate::{Error, Result, Subnet};
+use ownership::{is_lost, own_again};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -421,7 +424,11 @@ impl Batch {
     /// Carries the batch out. `operation` says what it is for.
     pub(crate) fn commit(mut self, operation: &str) -> Result<()> {
         self.end();
-        with_kept(true, |socket| socket.transact(&self.request)).map_err(|f| self.failed(operation, f))
+        let done = with_kept(true, |socket| socket.transact(&self.request));
+        if done.as_ref().is_err_and(is_lost) {
+            own_again(self.table);
+        }
+        done.map_err(|f| self.failed(operation, f))
     }
 
     fn end(&mut self) {
@@ -493,8 +500,7 @@ fn with_kept<T>(
     let done = work(&sockets[index].socket);
     if let Err(f) = &done {
         // A question that failed may have left answers to read. A batch has read all of them, unless they did not fit.
-        let lost = f.source.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error());
-        if !batches || lost {
+        if !batches || is_lost(f) {
             sockets.swap_remove(index);
         }
     }

@@ -8,7 +8,7 @@ use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{NLM_F_ACK, Request, Socket};
 use crate::sandbox::{self, Sandbox};
 use crate::{Result, name};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// What the container's end is called until somebody wants another name.
@@ -35,7 +35,20 @@ impl ReadySandbox {
     /// [`Error::InvalidInterface`](crate::Error::InvalidInterface).
     pub fn make(host_interface: &str) -> Result<ReadySandbox> {
         name::check_interface(host_interface)?;
-        let sandbox = sandbox::make_unnamed()?;
+        ReadySandbox::with_pair(sandbox::make_unnamed()?, host_interface)
+    }
+
+    /// As [`ReadySandbox::make`], of a new network namespace that somebody else made.
+    ///
+    /// # Errors
+    ///
+    /// As of `make`.
+    pub fn make_of(host_interface: &str, namespace: OwnedFd) -> Result<ReadySandbox> {
+        name::check_interface(host_interface)?;
+        ReadySandbox::with_pair(sandbox::make_unnamed_of(namespace)?, host_interface)
+    }
+
+    fn with_pair(sandbox: Sandbox, host_interface: &str) -> Result<ReadySandbox> {
         let host = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
         let request = endpoint::pair(host_interface, |_| {}, INSIDE, |_| {}, sandbox.namespace.as_fd());
         let operation = || format!("create interface {host_interface}");
@@ -68,8 +81,10 @@ impl ReadySandbox {
         sandbox::bind(path, self.sandbox.namespace.as_fd())?;
         let attached = self.try_attach(&host, bridge, path, endpoint);
         if attached.is_err() {
-            // The first error is the one to tell. The pair goes with the namespace, when `self` is dropped.
+            // The first error is the one to tell. The pair would go with the namespace, but on the kernel's own time, and
+            // whoever tries again wants its name.
             sandbox::remove_sandbox(path).ok();
+            link::delete_index(&host, self.host_index).ok();
             crate::unguard(&endpoint.host_interface).ok();
         }
         attached

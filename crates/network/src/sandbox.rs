@@ -38,6 +38,22 @@ pub fn create_sandbox(path: &Path) -> Result<()> {
     made
 }
 
+/// As [`create_sandbox`], of the network namespace that is open as `namespace`: new, with nothing set up in it. What it belongs
+/// to is for whoever made it to say, such as a user namespace.
+///
+/// # Errors
+///
+/// As [`create_sandbox`].
+pub fn create_sandbox_of(path: &Path, namespace: BorrowedFd<'_>) -> Result<()> {
+    create_file(path)?;
+    let made = enter(path, namespace, || fill_namespace(path))
+        .and_then(|_| bind_on(path, &format!("/proc/self/fd/{}", namespace.as_raw_fd())));
+    if made.is_err() {
+        remove_sandbox(path).ok();
+    }
+    made
+}
+
 /// The calling thread's network namespace.
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -50,6 +66,13 @@ pub(crate) fn make_unnamed() -> Result<Sandbox> {
             .map_err(|errno| sandbox_error("open", path, errno.into()))?;
         Ok(Sandbox { namespace, route })
     })
+}
+
+/// As [`make_unnamed`], of a new namespace that somebody else made.
+pub(crate) fn make_unnamed_of(namespace: OwnedFd) -> Result<Sandbox> {
+    let path = Path::new(OWN);
+    let route = enter(path, namespace.as_fd(), || fill_namespace(path))?;
+    Ok(Sandbox { namespace, route })
 }
 
 /// Binds an open namespace at `path`, as [`create_sandbox`] does a new one.
@@ -112,11 +135,16 @@ pub fn set_sandbox_sysctl(path: &Path, name: &str, value: &str) -> Result<()> {
 /// Leaves the calling thread in a new namespace as sandboxes are. A socket in it.
 fn fill_new_namespace(path: &Path) -> Result<Socket> {
     sys::netns::unshare_network().map_err(|source| sandbox_error("make", path, source))?;
+    fill_namespace(path)
+}
+
+/// Makes the calling thread's namespace, which is new, be as sandboxes are. A socket in it.
+fn fill_namespace(path: &Path) -> Result<Socket> {
     // Interfaces made later copy these. `lo` keeps ::1, as in Docker.
     sysctl::set("ipv6/conf/default/disable_ipv6", "1", true)?;
     let mut request = Request::default();
     request.message(RTM_SETLINK, NLM_F_ACK, &ifinfomsg_up(0), |r| r.text(IFLA_IFNAME, "lo"));
-    let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
+    let socket = Socket::route().map_err(|source| sandbox_error("open a netlink socket in", path, source))?;
     socket.transact(&request).map_err(|f| failed("set lo up", f.source))?;
     Ok(socket)
 }
@@ -132,9 +160,7 @@ pub(crate) struct Sandbox {
 pub(crate) fn open(path: &Path) -> Result<Sandbox> {
     let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| sandbox_error("open", path, errno.into()))?;
-    let route = on_thread(path, || {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|errno| sandbox_error("enter", path, errno.into()))?;
+    let route = enter(path, namespace.as_fd(), || {
         Socket::route().map_err(|source| failed("open a netlink socket", source))
     })?;
     Ok(Sandbox { namespace, route })
@@ -144,8 +170,17 @@ pub(crate) fn open(path: &Path) -> Result<Sandbox> {
 pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| sandbox_error("open", path, errno.into()))?;
+    enter(path, namespace.as_fd(), work)
+}
+
+/// Runs `work` in `namespace`, on a thread of its own.
+fn enter<T: Send>(
+    path: &Path,
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     on_thread(path, || {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
             .map_err(|errno| sandbox_error("enter", path, errno.into()))?;
         work()
     })

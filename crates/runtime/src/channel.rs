@@ -96,8 +96,7 @@ impl AsFd for Channel {
 }
 
 impl Channel {
-    /// Both ends, closed at execve.
-    /// Both ends. Best made before all that the child lets go of by [`close`](sys::spent::close): numbers without a gap are
+    /// Both ends, closed at execve. Best made before all that the child lets go of by [`close`](sys::spent::close): numbers without a gap are
     /// closed in one call.
     pub(crate) fn pair() -> Result<(Channel, Channel), Error> {
         let pair =

@@ -23,7 +23,7 @@ use crate::{Error, config, hooks, rooted};
 use cgroup::Cgroup;
 use oci::runtime::Spec;
 use rootdir::RootDir;
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags};
 use std::ffi::{CString, OsString};
@@ -280,6 +280,7 @@ fn bring_back(
 ) -> Result<OwnedFd, Error> {
     let images = &options.criu.image_path;
     let mut call = Call::new("restore", &options.criu)?;
+    let outside = Outside::here()?;
     mount_root(spec, state, options.no_pivot)?;
     let pid_file = container.path_of(PID_FILE);
     call.arg("--restore-detached").arg("--restore-sibling");
@@ -330,12 +331,14 @@ fn bring_back(
     }
     let hooks = spec.hooks.clone().unwrap_or_default();
     let mut early = |pid: i32| {
+        // criu has begun, and hooks belong where the runtime was called: what they mount stays.
+        outside.enter()?;
         let state = oci_state(&State { pid, ..state.clone() }, "creating");
         hooks::run("prestart", &hooks.prestart, &state, None)?;
         hooks::run("createRuntime", &hooks.create_runtime, &state, None)
     };
     let has_early = !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty();
-    let ran = call.run(has_early.then_some(&mut early));
+    let ran = call.run(has_early.then_some(&mut early)).and_then(|()| outside.enter());
     let text = std::fs::read_to_string(&pid_file);
     container.remove_file(PID_FILE)?;
     ran?;
@@ -355,7 +358,38 @@ fn bring_back(
     kept.map(|()| pidfd)
 }
 
-/// Makes the rootfs a mount, which criu wants, in a mount namespace of our own that ends with us; and what is missing of
+/// Where the runtime was called: the mount namespace, the root and the working directory.
+struct Outside {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Outside {
+    fn here() -> Result<Outside, Error> {
+        let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+        let all = || {
+            Ok(Outside {
+                namespace: open("/proc/self/ns/mnt", OFlags::RDONLY)?,
+                root: open("/", OFlags::PATH)?,
+                directory: open(".", OFlags::PATH)?,
+            })
+        };
+        all().map_err(|e: rustix::io::Errno| Error::io("open the mount namespace", e))
+    }
+
+    /// Back there; again does no harm.
+    fn enter(&self) -> Result<(), Error> {
+        let at = |e: rustix::io::Errno| Error::io("return to the mount namespace", e);
+        namespaces::enter(namespaces::MOUNT, &self.namespace).map_err(at)?;
+        // setns(2) gives the namespace's own root, which is another where the caller had changed it.
+        rustix::process::fchdir(&self.root).map_err(at)?;
+        rustix::process::chroot(".").map_err(at)?;
+        rustix::process::fchdir(&self.directory).map_err(at)
+    }
+}
+
+/// Makes the rootfs a mount, which criu wants, in a mount namespace of our own that criu inherits and we leave; and what is missing of
 /// the places where file systems of the host go.
 fn mount_root(spec: &Spec, state: &State, no_pivot: bool) -> Result<(), Error> {
     let path = &state.rootfs;

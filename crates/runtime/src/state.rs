@@ -203,7 +203,8 @@ impl Store {
         lock(Container { directory, path, id: id.clone() })
     }
 
-    /// Reads without lock; the rename makes it whole.
+    /// Reads without lock. The first state is one write of less than a page, which is seen as a whole or not at all, where an
+    /// empty file is as good as none; all others come by a rename.
     pub(crate) fn read(&self, id: &ContainerId) -> Result<State, Error> {
         let path = self.root.join(&id.0);
         let directory = open_directory(id, &path)?;
@@ -507,13 +508,13 @@ pub(crate) fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Vec<u8>, Error> {
         };
         match read {
             Err(Errno::SPIPE) if is_file => is_file = false,
+            Ok(_) if bytes.len() as u64 > MAX_DOCUMENT => return Err(at(Errno::FBIG)),
             // As every document ends; a file system that gives files in pieces is asked again.
             Ok(count) if count == 0 || is_file && count < room && bytes.trim_ascii_end().ends_with(b"}") => {
                 spend(fd);
                 return Ok(bytes);
             }
-            Ok(_) if bytes.len() as u64 <= MAX_DOCUMENT => {}
-            Ok(_) => return Err(at(Errno::FBIG)),
+            Ok(_) => {}
             Err(Errno::INTR) => {}
             // A pipe whose writer has not come that far.
             Err(Errno::AGAIN) => {

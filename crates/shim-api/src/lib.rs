@@ -89,6 +89,10 @@ pub struct Config {
     /// done; a subscriber's connection is closed after it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tells_early: bool,
+    /// User and group, as they are outside, whom the pipes of the container's processes belong to: root of a container that has
+    /// a user namespace could not give them to its user otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdio_owner: Option<(u32, u32)>,
 }
 
 /// Where output goes besides attached clients.

@@ -23,6 +23,7 @@
 mod client;
 pub mod init;
 mod log;
+pub mod namespaces;
 mod oom;
 mod process;
 mod requests;

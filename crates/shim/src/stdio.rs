@@ -55,6 +55,17 @@ pub(crate) enum Got {
     End,
 }
 
+impl ChildEnds {
+    /// Gives the pipes to a user and group.
+    pub(crate) fn give(&self, (uid, gid): (u32, u32)) -> io::Result<()> {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        for end in [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten() {
+            rustix::fs::fchown(end, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+}
+
 /// Pipes for the wanted streams; the others are for `/dev/null`.
 pub(crate) fn pipes(wanted: Streams) -> io::Result<(Stdio, ChildEnds)> {
     let mut ours = Stdio::default();

@@ -215,28 +215,17 @@ impl Snapshotter for Overlay {
     }
 
     fn mount(&self, key: &str, target: &Path, options: &MountOptions) -> Result<(), Error> {
-        let inner = &self.inner;
-        let row = records::snapshot(&inner.db, key)?;
-        let _no_sweep = inner.mounting.read().unwrap_or_else(PoisonError::into_inner);
-        let (lowers, hold) = match &row.parent {
-            Some(chain_id) => inner.lowers(chain_id)?,
-            None => (vec![inner.home.empty.clone()], None),
-        };
-        let work = inner.home.path(row.number, "work");
-        // A volatile mount leaves a marker that makes the kernel refuse the next mount, for fear of a power loss since.
-        // We promise nothing about volatile changes after one, and lose nothing without one.
-        tree::remove_tree(&work.join("work/incompat"))?;
-        let overlay = mount::Overlay {
-            lowers: &lowers,
-            upper: &inner.home.path(row.number, "fs"),
-            work: &work,
-            volatile: options.volatile,
-            read_only: options.read_only,
-        };
-        let mounted = mount::mount_overlay(&overlay, target);
-        // From here on the overlay itself shows which layers are in use.
-        drop(hold);
-        mounted.map_err(|source| Error::Mount { key: key.into(), source })
+        self.inner.mount(key, options, |overlay| mount::mount_overlay(overlay, target))
+    }
+
+    fn mount_mapped(
+        &self,
+        key: &str,
+        target: &Path,
+        options: &MountOptions,
+        mapping: mount::Mapping<'_>,
+    ) -> Result<(), Error> {
+        self.inner.mount(key, options, |overlay| mount::mount_mapped_overlay(overlay, mapping, target))
     }
 
     fn unmount(&self, target: &Path) -> Result<(), Error> {
@@ -383,6 +372,36 @@ impl Inner {
         }
         let hold = if images.is_empty() { None } else { Some(self.mounts.hold(&images)?) };
         Ok((paths, hold))
+    }
+
+    /// Mounts the overlay of a writable snapshot by `road`.
+    fn mount(
+        &self,
+        key: &str,
+        options: &MountOptions,
+        road: impl FnOnce(&mount::Overlay<'_>) -> Result<(), mount::Error>,
+    ) -> Result<(), Error> {
+        let row = records::snapshot(&self.db, key)?;
+        let _no_sweep = self.mounting.read().unwrap_or_else(PoisonError::into_inner);
+        let (lowers, hold) = match &row.parent {
+            Some(chain_id) => self.lowers(chain_id)?,
+            None => (vec![self.home.empty.clone()], None),
+        };
+        let work = self.home.path(row.number, "work");
+        // A volatile mount leaves a marker that makes the kernel refuse the next mount, for fear of a power loss since.
+        // We promise nothing about volatile changes after one, and lose nothing without one.
+        tree::remove_tree(&work.join("work/incompat"))?;
+        let overlay = mount::Overlay {
+            lowers: &lowers,
+            upper: &self.home.path(row.number, "fs"),
+            work: &work,
+            volatile: options.volatile,
+            read_only: options.read_only,
+        };
+        let mounted = road(&overlay);
+        // From here on the overlay itself shows which layers are in use.
+        drop(hold);
+        mounted.map_err(|source| Error::Mount { key: key.into(), source })
     }
 
     /// Gives a new writable snapshot's root the attributes that the topmost layer which lists the root gives it.

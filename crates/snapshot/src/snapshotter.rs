@@ -71,6 +71,20 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// [`Error::NotFound`]; [`Error::LayerNotFound`] when a layer is gone; [`Error::Mount`] with the kernel's reason.
     fn mount(&self, key: &str, target: &Path, options: &MountOptions) -> Result<(), Error>;
 
+    /// As [`Snapshotter::mount`], with ids mapped: files belong on disk to ids of the mapping's namespace, so that the same
+    /// snapshot can be mounted with another mapping, or none, afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As of `mount`; the kernel's `EINVAL` where the file system or the kernel has no such mounts.
+    fn mount_mapped(
+        &self,
+        key: &str,
+        target: &Path,
+        options: &MountOptions,
+        mapping: mount::Mapping<'_>,
+    ) -> Result<(), Error>;
+
     /// Takes the mount on `target` away. Without `MountOptions::volatile` the kernel syncs the file system.
     fn unmount(&self, target: &Path) -> Result<(), Error>;
 

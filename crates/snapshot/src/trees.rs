@@ -193,6 +193,18 @@ impl Snapshotter for Trees {
             .map_err(|source| Error::Mount { key: key.into(), source })
     }
 
+    fn mount_mapped(
+        &self,
+        key: &str,
+        target: &Path,
+        options: &MountOptions,
+        mapping: mount::Mapping<'_>,
+    ) -> Result<(), Error> {
+        let row = records::snapshot(&self.db, key)?;
+        mount::bind_mapped_root(&self.tree(row.number), target, options.read_only, mapping)
+            .map_err(|source| Error::Mount { key: key.into(), source })
+    }
+
     fn unmount(&self, target: &Path) -> Result<(), Error> {
         mount::unmount_unused(target).map_err(|source| Error::Unmount { source })
     }

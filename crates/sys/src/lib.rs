@@ -2,8 +2,8 @@
 //! descriptors or errors out. A raw integer never leaves this crate. It is the only crate with `unsafe` code; other
 //! crates use `rustix` for what it has.
 //!
-//! `brig-runtime` is built with musl too, whose structures are not all glibc's: modules that it does not use may be for glibc
-//! only.
+//! `brig`, `brig-shim` and `brig-runtime` are built with musl too, whose structures are not all glibc's: modules that they do not
+//! use may be for glibc only.
 
 pub mod bpf;
 pub mod btrfs;
@@ -13,6 +13,7 @@ pub mod coverage;
 pub mod datagrams;
 mod error_texts;
 pub mod footprint;
+pub mod fs_ids;
 pub mod heap;
 pub mod keyring;
 pub mod launcher;

@@ -114,7 +114,8 @@ impl Daemon {
                 command.args(["-ec", &format!("{first}; exec \"$0\" \"$@\"")]).arg(&program);
                 command
             }
-            (Some(netns), _) => {
+            (Some(netns), first) => {
+                assert!(first.is_none(), "a command before a daemon in another network namespace");
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", netns.display())).arg("--").arg(&program);
                 command

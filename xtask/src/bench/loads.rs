@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Requests for one median.
 const REQUESTS: usize = 50;
+/// Copies of a large file for one median: plain cp varies by half from one to the next.
+const COPIES: usize = 5;
 /// How long idle containers are watched.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -147,39 +149,47 @@ fn lines(engines: &[Engine], count: usize, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// How long `work` takes when nothing waits to be written back.
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    run(&mut Command::new("sync"))?;
+    let begin = Instant::now();
+    work()?;
+    Ok(begin.elapsed())
+}
+
 fn copy(engines: &[Engine], mib: usize, work: &Path, report: &mut Report) -> Result<()> {
     eprintln!("cp of {mib} MiB");
     let (from, to) = (work.join("copied"), work.join("copied-back"));
     let (from_text, to_text) = (from.display().to_string(), to.display().to_string());
     let of = format!("of={from_text}");
     run(Command::new("dd").args(["if=/dev/urandom", &of, "bs=1M", &format!("count={mib}"), "status=none"]))?;
-    let mut times: [Vec<Duration>; 3] = Default::default();
+    let begin_all =
+        |engine: &Engine| engine.check(&["run", "-d", "--name", "copied", image::NAME, "sleep", "1000000"]);
+    engines.iter().try_for_each(begin_all)?;
+    let mut times: [Vec<Vec<Duration>>; 3] = std::array::from_fn(|_| vec![Vec::new(); engines.len()]);
+    for _ in 0..COPIES {
+        for (n, engine) in engines.iter().enumerate() {
+            // In turn with plain cp, each with nothing else to write back, and to a file that is not there.
+            let into = timed(|| engine.check(&["cp", &from_text, "copied:/big"]))?;
+            let out = timed(|| engine.check(&["cp", "copied:/big", &to_text]))?;
+            std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
+            let plain = timed(|| run(Command::new("cp").args(["--reflink=never", &from_text, &to_text])))?;
+            std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
+            engine.check(&["exec", "copied", "rm", "/big"])?;
+            for (times, time) in times.iter_mut().zip([into, out, plain]) {
+                times[n].push(time);
+            }
+        }
+    }
     for engine in engines {
-        engine.check(&["run", "-d", "--name", "copied", image::NAME, "sleep", "1000000"])?;
-        // In turn with plain cp, each with nothing else to write back.
-        run(&mut Command::new("sync"))?;
-        let begin = Instant::now();
-        engine.check(&["cp", &from_text, "copied:/big"])?;
-        times[0].push(begin.elapsed());
-        run(&mut Command::new("sync"))?;
-        let begin = Instant::now();
-        engine.check(&["cp", "copied:/big", &to_text])?;
-        times[1].push(begin.elapsed());
-        std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
-        run(&mut Command::new("sync"))?;
-        let begin = Instant::now();
-        run(Command::new("cp").args(["--reflink=never", &from_text, &to_text]))?;
-        times[2].push(begin.elapsed());
-        std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
         engine.check(&["rm", "-f", "copied"])?;
     }
     std::fs::remove_file(&from).doing(|| format!("remove {from_text}"))?;
-    let [into, out, plain] = times;
-    report
-        .rows
-        .push(Row::Time { name: format!("`cp` of {mib} MiB into a container (1 run)"), medians: into });
-    report.rows.push(Row::Time { name: format!("`cp` of {mib} MiB out of it (1 run)"), medians: out });
-    report.rows.push(Row::Time { name: format!("plain `cp` of {mib} MiB beside (1 run)"), medians: plain });
+    let what = ["`cp` of {} into a container", "`cp` of {} out of it", "plain `cp` of {} beside"];
+    for (what, times) in what.into_iter().zip(times) {
+        let name = format!("{} (median of {COPIES})", what.replace("{}", &format!("{mib} MiB")));
+        report.rows.push(Row::Time { name, medians: times.into_iter().map(median).collect() });
+    }
     Ok(())
 }
 

@@ -60,7 +60,7 @@ impl Report {
         for row in &self.rows {
             if let Row::Time { name, medians } = row {
                 let values: Vec<f64> = medians.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
-                self.line(&mut out, name, &values, 1);
+                self.line(&mut out, name, &values, 1, "-");
             }
         }
         out += "\n## Memory of the engine's own processes, in KiB\n\n";
@@ -73,7 +73,7 @@ impl Report {
                 // Exact below 2^53 KiB.
                 #[expect(clippy::cast_precision_loss, reason = "printed without decimals")]
                 let values: Vec<f64> = sums.iter().map(|m| m.columns()[n] as f64).collect();
-                self.line(&mut out, &format!("{name}: {kind}"), &values, 0);
+                self.line(&mut out, &format!("{name}: {kind}"), &values, 0, "-");
             }
         }
         out += "\n## Idle\n\n";
@@ -82,7 +82,7 @@ impl Report {
             let Row::Count { name, counts } = row else { continue };
             #[expect(clippy::cast_precision_loss, reason = "printed without decimals")]
             let values: Vec<f64> = counts.iter().map(|n| *n as f64).collect();
-            self.line(&mut out, name, &values, 0);
+            self.line(&mut out, name, &values, 0, "0");
         }
         out
     }
@@ -94,10 +94,11 @@ impl Report {
         writeln!(out, "| {first} |{titles}\n|---|{rule}").expect("writing to a String");
     }
 
-    fn line(&self, out: &mut String, name: &str, values: &[f64], decimals: usize) {
+    /// `zero` is what is written for zero: of a time it means that there was nothing to measure.
+    fn line(&self, out: &mut String, name: &str, values: &[f64], decimals: usize, zero: &str) {
         let mut line = format!("| {name} |");
         for value in values {
-            line += &if *value > 0.0 { format!(" {value:.decimals$} |") } else { " - |".into() };
+            line += &if *value > 0.0 { format!(" {value:.decimals$} |") } else { format!(" {zero} |") };
         }
         for value in values.iter().skip(1) {
             let ratio = value / values[0];

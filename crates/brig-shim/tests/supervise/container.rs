@@ -124,6 +124,7 @@ impl Container {
             },
             restore: None,
             tells_early: wish.has_pid_namespace,
+            stdio_owner: None,
         };
         std::fs::write(dir.join(CONFIG_FILE), serde_json::to_vec(&config).unwrap()).unwrap();
         let mut shim = Command::new(env!("CARGO_BIN_EXE_brig-shim"))

@@ -180,3 +180,29 @@ fn names_elsewhere_do_not_make_a_file_another() {
     assert_eq!(client.send(&[(1, "three")]), [1]);
     assert_eq!(std::fs::read_to_string(layer.path().join("x")).expect("a file"), "one");
 }
+
+#[test]
+fn a_directory_that_is_empty_now_is_empty() {
+    let mut client = Client::new();
+    for (path, mode) in
+        [("a", DIR | 0o755), ("a/b", DIR | 0o755), ("a/b/x", FILE | 0o644), ("c", DIR | 0o755)]
+    {
+        client.tell(path, mode, "").expect("good");
+    }
+    client.tell("c/y", FILE | 0o644, "").expect("good");
+    client.send(&[]);
+    let mut client = Client::again(client.dir);
+    for path in ["a", "a/b", "c"] {
+        client.tell(path, DIR | 0o755, "").expect("good");
+    }
+    assert!(client.send(&[]).is_empty());
+    assert!(client.mirror.received().is_changed);
+    assert!(!client.dir.path().join("a/b/x").exists() && !client.dir.path().join("c/y").exists());
+    // And nothing is new the next time.
+    let mut client = Client::again(client.dir);
+    for path in ["a", "a/b", "c"] {
+        client.tell(path, DIR | 0o755, "").expect("good");
+    }
+    client.send(&[]);
+    assert!(!client.mirror.received().is_changed);
+}

@@ -209,7 +209,7 @@ impl Lent {
         }
     }
 
-    /// Has those of the blobs `wanted` here that caches have.
+    /// Has those of the blobs `wanted` here that caches have. Plain blobs of layers that are here are made when needed.
     pub(crate) async fn blobs(
         &self,
         engine: &Arc<Engine>,
@@ -217,11 +217,25 @@ impl Lent {
         wanted: &HashSet<Digest>,
     ) -> Result<(), Error> {
         let _turn = self.fetching.lock().await;
-        let taken: Vec<Taken> = {
+        let taken: Vec<(Digest, Taken)> = {
             let state = self.lock();
-            let all = state.layers.values();
-            all.filter(|taken| wanted.contains(&taken.layer.described().digest)).cloned().collect()
+            let is_wanted = |taken: &Taken| wanted.contains(&taken.layer.described().digest);
+            let all = state.layers.iter().filter(|(_, taken)| is_wanted(taken));
+            all.map(|(chain_id, taken)| (*chain_id, taken.clone())).collect()
         };
+        let here = engine.clone();
+        let taken = blocking(move || {
+            let mut out = Vec::new();
+            for (chain_id, taken) in taken {
+                let is_plain = taken.layer.described().digest == taken.layer.diff_id;
+                let layer = || here.snapshots().layer(&chain_id).during(|| "look for a layer".into());
+                if !is_plain || layer()?.is_none() {
+                    out.push(taken);
+                }
+            }
+            Ok::<_, Error>(out)
+        })
+        .await?;
         self.bring(engine, lease, taken.iter()).await
     }
 

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 /// Which records are meant.
 #[derive(Debug, Default)]
-pub(super) struct Filters(Vec<Vec<Filter>>);
+pub(crate) struct Filters(Vec<Vec<Filter>>);
 
 #[derive(Debug)]
 enum Filter {
@@ -52,12 +52,12 @@ const SIGNS: &[(&str, Sign)] = &[
 ];
 
 impl Filters {
-    pub(super) fn parse(all: &[String]) -> Reply<Filters> {
+    pub(crate) fn parse(all: &[String]) -> Reply<Filters> {
         let lists = all.iter().map(|list| fields(list).iter().map(|text| Filter::parse(text)).collect());
         lists.collect::<Reply<Vec<Vec<Filter>>>>().map(Filters)
     }
 
-    pub(super) fn match_all(&self, record: &HistoryRecord) -> bool {
+    pub(crate) fn match_all(&self, record: &HistoryRecord) -> bool {
         self.0.is_empty() || self.0.iter().any(|list| list.iter().all(|filter| filter.holds(record)))
     }
 }

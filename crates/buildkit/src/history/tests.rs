@@ -26,7 +26,7 @@ fn records_survive_and_what_is_pinned_stays() {
         Some(crate::wire::HistoryResult { attestations: vec![descriptor.clone()], results: BTreeMap::new() });
     history.begin(first.clone());
     assert_eq!(all(&history), [(HistoryEvent::STARTED, "first/..".to_string())]);
-    history.complete(first, &Remains { news: b"news".to_vec(), said: vec![said] });
+    history.complete(first, &Remains { news: b"news".to_vec(), said: vec![said], ..Remains::default() });
     assert_eq!(all(&history), [(HistoryEvent::COMPLETE, "first/..".to_string())]);
     history.pin("first/..", true).expect("pinned");
 
@@ -83,4 +83,19 @@ fn old_records_are_read() {
     assert_eq!(record.frontend_attrs["filename"], "Dockerfile");
     assert_eq!((record.cached_steps, record.total_steps, record.pinned), (1, 3, true));
     assert_eq!(encode(&record), sample);
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let history = History::new(dir.path().to_path_buf());
+    let mut long = record("long", 1);
+    long.frontend_attrs.insert("build-arg:long".into(), "x".repeat(MAX_RECORD as usize));
+    history.begin(long.clone());
+    history.complete(long, &Remains::default());
+    assert_eq!(all(&history), []);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
+    history.begin(record("broken", 2));
+    history.abandon("broken");
+    assert_eq!(all(&history), []);
 }

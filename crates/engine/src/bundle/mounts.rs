@@ -51,8 +51,16 @@ pub(super) fn mounts(input: &Input<'_>) -> Result<Vec<spec::Mount>, Error> {
         .filter(|(_, inside)| !input.record.mounts.iter().any(|m| m.destination == *inside))
         .map(|(outside, inside)| mount(inside, "bind", outside, &["rbind", "rprivate", "rw"]))
         .collect();
+    // What is ours shows its owners as they are inside; what is the host's does not, as in Docker.
+    if input.users.is_some() {
+        user.iter_mut().for_each(|m| m.options.push("ridmap".into()));
+    }
     for point in &input.record.mounts {
-        user.push(user_mount(point)?);
+        let mut one = user_mount(point)?;
+        if input.users.is_some() && point.kind == MountKind::Volume {
+            one.options.push(if point.non_recursive { "idmap" } else { "ridmap" }.into());
+        }
+        user.push(one);
     }
     for (destination, options) in &host.tmpfs {
         user.push(tmpfs(destination, options)?);

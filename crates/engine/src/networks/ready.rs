@@ -35,6 +35,13 @@ impl Ready {
         taken
     }
 
+    /// Lets go of all: one was no good, and others have lain as long.
+    pub(super) fn forget(&self) {
+        let made = std::mem::take(&mut self.state.lock().expect("no holder panics").made);
+        // Closing them takes a moment, without the lock.
+        drop(made);
+    }
+
     fn fill(&self) {
         std::thread::sleep(PAUSE);
         loop {

@@ -2,6 +2,8 @@
 
 use crate::error::{During, Error, IoDuring};
 use crate::record::MountPoint;
+use oci::IdMap;
+use oci::id_map::OVERFLOW_ID;
 use rootdir::RootDir;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -10,7 +12,9 @@ use std::path::Path;
 const FILLING: &str = "filling";
 
 /// Copies what the image has at the volume's place into the volume, once.
-pub(crate) fn copy_up(root: &RootDir, point: &MountPoint) -> Result<(), Error> {
+///
+/// The ids of the image's files show as `ids` maps them; those of the volume's do not.
+pub(crate) fn copy_up(root: &RootDir, point: &MountPoint, ids: Option<&IdMap>) -> Result<(), Error> {
     let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
     let target = Path::new(&point.source);
     let marker = target.with_file_name(FILLING);
@@ -29,11 +33,11 @@ pub(crate) fn copy_up(root: &RootDir, point: &MountPoint) -> Result<(), Error> {
         return Ok(());
     }
     // A copy that was cut off is done again over what it left.
-    fill(root, point, target)?;
+    fill(root, point, target, ids)?;
     std::fs::remove_file(&marker).io_during(doing)
 }
 
-fn fill(root: &RootDir, point: &MountPoint, target: &Path) -> Result<(), Error> {
+fn fill(root: &RootDir, point: &MountPoint, target: &Path, ids: Option<&IdMap>) -> Result<(), Error> {
     let doing = || format!("copy image content of {} into volume {}", point.destination, point.name);
     let source = match root.subroot(Path::new(&point.destination)) {
         Ok(source) => source,
@@ -41,21 +45,30 @@ fn fill(root: &RootDir, point: &MountPoint, target: &Path) -> Result<(), Error> 
         Err(e) => return Err(e).during(doing),
     };
     let handle = RootDir::open(target).during(doing)?;
-    copy_tree(&source, &handle).during(doing)?;
+    copy_tree(&source, &handle, ids).during(doing)?;
     let stat = rustix::fs::fstat(&source).io_during(doing)?;
     let own = std::fs::metadata(target).io_during(doing)?;
-    if own.uid() != stat.st_uid || own.gid() != stat.st_gid {
-        std::os::unix::fs::chown(target, Some(stat.st_uid), Some(stat.st_gid)).io_during(doing)?;
+    let (uid, gid) = match ids {
+        Some(ids) => (
+            ids.inside_uid(stat.st_uid).unwrap_or(OVERFLOW_ID),
+            ids.inside_gid(stat.st_gid).unwrap_or(OVERFLOW_ID),
+        ),
+        None => (stat.st_uid, stat.st_gid),
+    };
+    if own.uid() != uid || own.gid() != gid {
+        std::os::unix::fs::chown(target, Some(uid), Some(gid)).io_during(doing)?;
     }
     std::fs::set_permissions(target, std::fs::Permissions::from_mode(stat.st_mode & 0o7777)).io_during(doing)
 }
 
 /// Copies all below `source` into `target`, owners, modes, times and links kept: packed on one thread, applied on another.
-fn copy_tree(source: &RootDir, target: &RootDir) -> Result<(), archive::Error> {
+fn copy_tree(source: &RootDir, target: &RootDir, ids: Option<&IdMap>) -> Result<(), archive::Error> {
     let (reader, writer) = std::io::pipe().map_err(|source| archive::Error::Read { source })?;
     std::thread::scope(|scope| {
-        let packer = scope
-            .spawn(move || archive::pack(writer, source, Path::new("."), &archive::PackOptions::default()));
+        let packer = scope.spawn(move || {
+            let options = archive::PackOptions { ids: ids.cloned(), ..archive::PackOptions::default() };
+            archive::pack(writer, source, Path::new("."), &options)
+        });
         let options =
             archive::Options { whiteouts: archive::Whiteouts::Remove, ..archive::Options::default() };
         let applied = archive::apply(reader, target, &options);

@@ -5,6 +5,7 @@
 
 use crate::error::{During, Error, IoDuring};
 use crate::record::{ContainerId, MountKind, MountPoint, Record};
+use crate::userns::Users;
 use crate::{Config, Engine};
 use rootdir::RootDir;
 use rustix::fs::{Mode, OFlags};
@@ -62,7 +63,7 @@ impl Engine {
     }
 
     /// Mounts all that must be there before the container's own mounts are made. Blocking.
-    pub(crate) fn stage_mounts(&self, record: &Record) -> Result<(), Error> {
+    pub(crate) fn stage_mounts(&self, record: &Record, users: Option<&Users>) -> Result<(), Error> {
         self.mount_volumes(record)?;
         for (at, point) in record.mounts.iter().enumerate() {
             let target = self.config.staged(record.id.as_str(), at);
@@ -78,7 +79,7 @@ impl Engine {
                     let options = snapshot::MountOptions { read_only: true, ..Default::default() };
                     let key = snapshot_key(&record.id, at);
                     if !mount::is_mounted(&whole).during(doing)? {
-                        self.snapshots.mount(&key, &whole, &options).during(doing)?;
+                        self.mount_for(&key, &whole, &options, users).during(doing)?;
                     }
                     if part {
                         bind_part(&whole, &point.subpath, &target).during(doing)?;

@@ -51,6 +51,14 @@ fn sandbox_that_fails_leaves_nothing() {
     });
 }
 
+/// Of this thread's namespace: how often the beginning of a connection was sent again.
+fn retransmitted() -> u32 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut rows = text.lines().filter(|l| l.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
+    names.zip(values).find(|(name, _)| *name == "TCPSynRetrans").unwrap().1.parse().unwrap()
+}
+
 #[test]
 fn two_containers_talk() {
     on_host(|host| {
@@ -59,13 +67,8 @@ fn two_containers_talk() {
         let a = host.container("a", &endpoint(&net, 2));
         let b = host.container("b", &endpoint(&net, 3));
         b.serve(80);
-        let start = Instant::now();
         assert_eq!(a.asks((b.address, 80)), Some(a.address));
-        assert!(
-            start.elapsed() < Duration::from_millis(500),
-            "the first packet was lost: {:?}",
-            start.elapsed()
-        );
+        assert_eq!(inside(&a.path, retransmitted), 0, "the first packet was lost");
         assert_eq!(host_asks((b.address, 80)), Some(gateway(&net)));
         let routes = inside(&a.path, || run("ip", "route"));
         assert!(routes.contains("default via 172.31.0.1 dev eth0"), "{routes}");
@@ -245,12 +248,11 @@ fn a_deleted_table_is_noticed() {
             ensure_bridge(&bridge("brig0", &format!("172.31.{n}.0/24"))).unwrap();
         }
         let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| sender.send(watch.wait_for_loss().is_ok()).unwrap());
-            assert!(receiver.recv_timeout(Duration::from_millis(300)).is_err(), "nothing was deleted");
-            network::firewall::remove_all().unwrap();
-            assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(true));
-        });
+        // Nobody waits for it: one that hears nothing must not keep the test from failing.
+        std::thread::spawn(move || sender.send(watch.wait_for_loss().is_ok()));
+        assert!(receiver.recv_timeout(Duration::from_millis(300)).is_err(), "nothing was deleted");
+        network::firewall::remove_all().unwrap();
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(true));
     });
 }
 

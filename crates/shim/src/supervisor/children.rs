@@ -56,6 +56,9 @@ impl Shim {
             return Ok((Process::new(exec_id, Stdio::default(), Some(console)), None));
         }
         let (ours, theirs) = stdio::pipes(wanted)?;
+        if let Some(owner) = self.config.stdio_owner {
+            theirs.give(owner)?;
+        }
         Ok((Process::new(exec_id, ours, None), Some(theirs)))
     }
 
