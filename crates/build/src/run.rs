@@ -218,7 +218,7 @@ impl StepRequest {
         let (code, ()) = tokio::join!(workspace.run(step, &network.network, sender), forward);
         network.give_back().await;
         drop(prepared);
-        let code = code.during(String::new)?;
+        let code = code.during(|| format!("run {command:?}"))?;
         if code != 0 {
             return Err(Error::Command { command, code });
         }

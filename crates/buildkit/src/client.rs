@@ -127,12 +127,16 @@ pub(crate) async fn load(
 
 /// Credentials for a registry host.
 pub(crate) async fn credentials(session: &Session, host: &str) -> Reply<Auth> {
-    if !session.serves(CREDENTIALS) {
-        return Ok(Auth::Anonymous);
+    // A client that announces no method at all may yet serve this one.
+    if !session.serves(CREDENTIALS) && (session.is_absent || !session.info.methods.is_empty()) {
+        return Ok(session.auth.get(host).cloned().unwrap_or(Auth::Anonymous));
     }
-    let host = if host == "docker.io" { HUB } else { host };
-    let asked = CredentialsRequest { host: host.into() };
-    let CredentialsResponse { username, secret } = session.caller.unary(CREDENTIALS, asked).await?;
+    let asked = CredentialsRequest { host: if host == "docker.io" { HUB } else { host }.into() };
+    let answer = session.caller.unary::<_, CredentialsResponse>(CREDENTIALS, asked).await;
+    let CredentialsResponse { username, secret } = match answer {
+        Err(status) if status.code() == Code::Unimplemented => return Ok(Auth::Anonymous),
+        other => other?,
+    };
     Ok(match (username.is_empty(), secret.is_empty()) {
         (_, true) => Auth::Anonymous,
         (true, false) => Auth::IdentityToken(secret),

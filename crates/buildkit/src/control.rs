@@ -7,8 +7,10 @@ use crate::export::{self, Exported, Wanted};
 use crate::frontend;
 use crate::job::{Job, Output};
 use crate::options::CacheEntry;
+use crate::posted::Sent;
 use crate::rpc::{Outgoing, Reply};
 use crate::server::Server;
+use crate::session::Session;
 use crate::wire::{
     CacheOptionsEntry, FrontendResult, ReturnRequest, SolveRequest, SolveResponse, StatusRequest,
     StatusResponse,
@@ -33,6 +35,16 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
         ));
     }
     let session = server.sessions.get(&asked.session).await?;
+    begun(server, asked, session, None).await
+}
+
+/// The same, with the session that was found and a context that is here.
+pub(crate) async fn begun(
+    server: Arc<Server>,
+    asked: SolveRequest,
+    session: Arc<Session>,
+    sent: Option<Sent>,
+) -> Reply<SolveResponse> {
     let wanted = Wanted::of(&asked)?;
     let cache = asked.cache.clone().unwrap_or_default();
     let entries = |list: Vec<CacheOptionsEntry>| {
@@ -41,7 +53,7 @@ pub(crate) async fn solve(server: Arc<Server>, asked: SolveRequest) -> Reply<Sol
     let exports = caches::exports(&session, &entries(cache.exports))?;
     let (entitlements, imports) = (asked.entitlements.clone(), entries(cache.imports));
     let (registered, returned) =
-        server.jobs.begin(asked.reference.clone(), session, entitlements, imports, exports)?;
+        server.jobs.begin(asked.reference.clone(), session, entitlements, imports, exports, sent)?;
     let job = registered.job.clone();
     let account = Account::open(&server, &job, &asked);
     let came = build(&server, &job, &asked, &wanted, returned).await;

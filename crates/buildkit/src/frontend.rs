@@ -4,6 +4,7 @@ use crate::board::Task;
 use crate::client::{BuildClient, Local, fresh, load};
 use crate::job::{Job, Origin, Output, named_by};
 use crate::options::{CacheEntry, Options};
+use crate::posted::Sent;
 use crate::progress::{Drawing, Source};
 use crate::rpc::Reply;
 use crate::server::Server;
@@ -388,6 +389,10 @@ async fn remote_context(
     let url = &asked.context_url;
     let task = Task::begin(&job.board, fresh(), format!("[internal] load remote build context {url}"));
     let loaded = match crate::upload::host_and_path(url) {
+        _ if url == crate::posted::URL => {
+            let missing = || Status::invalid_argument("no context came with the request");
+            job.take_sent().map(|Sent { context, text }| (context, text)).ok_or_else(missing)
+        }
         Some((host, path)) => crate::upload::pull(&server.engine, &job.session, &host, &path).await,
         None => {
             let access = git_access(server, job, asked, url).await?;

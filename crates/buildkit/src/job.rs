@@ -1,6 +1,7 @@
 //! Builds that go on: what they are told by, what they have made, what their client returns.
 
 use crate::board::Board;
+use crate::posted::Sent;
 use crate::rpc::Reply;
 use crate::session::Session;
 use crate::wire::{Definition, Op, OpMetadata, Ref, ReturnRequest, SourceOp};
@@ -50,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) cache_exports: Vec<build::CacheTo>,
     refs: Mutex<HashMap<String, Arc<Output>>>,
     next: AtomicU64,
+    /// The context, where it came with the request.
+    sent: Mutex<Option<Sent>>,
     /// The frontend that was asked first, and its options.
     frontend: Mutex<Option<(String, BTreeMap<String, String>)>>,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
@@ -73,6 +76,11 @@ impl Job {
     /// The frontend that was asked first.
     pub(crate) fn frontend(&self) -> Option<(String, BTreeMap<String, String>)> {
         self.frontend.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The context that came with the request, once.
+    pub(crate) fn take_sent(&self) -> Option<Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What is known by `id`.
@@ -165,6 +173,7 @@ impl Jobs {
         entitlements: Vec<String>,
         cache_imports: Vec<crate::options::CacheEntry>,
         cache_exports: Vec<build::CacheTo>,
+        sent: Option<Sent>,
     ) -> Reply<(Registered<'_>, oneshot::Receiver<ReturnRequest>)> {
         let (sender, receiver) = oneshot::channel();
         let job = Arc::new(Job {
@@ -176,6 +185,7 @@ impl Jobs {
             cache_exports,
             refs: Mutex::default(),
             next: AtomicU64::new(0),
+            sent: Mutex::new(sent),
             frontend: Mutex::default(),
             returned: Mutex::new(Some(sender)),
         });
@@ -220,6 +230,11 @@ impl Jobs {
     /// The news of the build `reference`, which may have ended.
     pub(crate) async fn board(&self, reference: &str) -> Reply<Arc<Board>> {
         self.wait_for(reference, |state| state.board(reference)).await
+    }
+
+    /// The news of the build `reference`, if there is or was one.
+    pub(crate) fn known_board(&self, reference: &str) -> Option<Arc<Board>> {
+        self.lock().board(reference)
     }
 
     /// A result of any build that goes on.

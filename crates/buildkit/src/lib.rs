@@ -9,6 +9,7 @@
 //!     Control.ListenBuildHistory               history: what became of builds, by the account of each
 //!     LLBBridge.Solve (dockerfile.v0)          frontend: options -> build::Request -> build::solve, drawn by progress
 //!     LLBBridge.Return                         the result goes to Solve, which exports it
+//!   POST /build?version=2        ─>          posted: the same as Solve and Status, by one request of older clients
 //! ```
 //!
 //! There is one frontend, `dockerfile.v0`, which is crate `build`; graphs of other frontends are refused. A **reference** is
@@ -28,6 +29,7 @@ mod gateway;
 mod history;
 mod job;
 mod options;
+mod posted;
 mod progress;
 mod receive;
 mod requests;
@@ -40,5 +42,6 @@ mod upload;
 mod usage;
 mod wire;
 
+pub use posted::{Failed, News, Posted, Sent, Upload};
 pub use server::Server;
 pub use session::SessionInfo;

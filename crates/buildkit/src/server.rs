@@ -2,6 +2,7 @@
 
 use crate::history::History;
 use crate::job::Jobs;
+use crate::posted::Posts;
 use crate::rpc::{self, streaming, unary};
 use crate::session::{SessionInfo, Sessions};
 use crate::wire::{
@@ -85,6 +86,7 @@ pub struct Server {
     pub(crate) sessions: Sessions,
     pub(crate) jobs: Jobs,
     pub(crate) history: Arc<History>,
+    pub(crate) posts: Posts,
     version: &'static str,
 }
 
@@ -92,7 +94,8 @@ impl Server {
     /// A server without sessions; `version` is that of the program.
     pub fn new(engine: Arc<Engine>, version: &'static str) -> Arc<Server> {
         let history = Arc::new(History::new(engine.build_cache_dir().with_file_name("build-history")));
-        Arc::new(Server { engine, sessions: Sessions::default(), jobs: Jobs::default(), history, version })
+        let (sessions, jobs, posts) = (Sessions::default(), Jobs::default(), Posts::default());
+        Arc::new(Server { engine, sessions, jobs, history, posts, version })
     }
 
     /// Keeps a client's session open on `stream` until the client closes it.

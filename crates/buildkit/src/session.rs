@@ -1,7 +1,8 @@
 //! Sessions: connections over which the client of a build serves its files, credentials, secrets and agents.
 
 use crate::rpc::Caller;
-use std::collections::HashMap;
+use registry_client::Auth;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -10,6 +11,9 @@ use tonic::Status;
 
 /// How long a call waits for a session that was announced: it comes over a connection of its own.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that a session with nobody takes: more than its greeting.
+const ROOM: usize = 4 << 10;
 
 /// What a client says of its session when it opens it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,9 +30,24 @@ pub struct SessionInfo {
 pub(crate) struct Session {
     pub(crate) info: SessionInfo,
     pub(crate) caller: Caller,
+    /// The client opened none: nothing can be asked of it.
+    pub(crate) is_absent: bool,
+    /// Credentials by registry host that came with the request, of a client without a session.
+    pub(crate) auth: BTreeMap<String, Auth>,
 }
 
 impl Session {
+    /// What stands for the session of a client that has none: calls over it fail.
+    pub(crate) async fn absent(auth: BTreeMap<String, Auth>) -> Result<Arc<Session>, Status> {
+        let (near, far) = tokio::io::duplex(ROOM);
+        let failed = |e: hyper::Error| Status::internal(format!("open a session with nobody: {e}"));
+        let (caller, connection) = Caller::open(near).await.map_err(failed)?;
+        // Ends at once, and every call with it.
+        drop(far);
+        tokio::spawn(connection);
+        Ok(Arc::new(Session { info: SessionInfo::default(), caller, is_absent: true, auth }))
+    }
+
     /// Whether the client serves the method; clients differ in case.
     pub(crate) fn serves(&self, method: &str) -> bool {
         self.info.methods.iter().any(|m| m.eq_ignore_ascii_case(method))
@@ -57,7 +76,7 @@ impl Sessions {
             Err(error) => return tracing::debug!(%error, "open a build session"),
         };
         let id = info.id.clone();
-        let session = Arc::new(Session { info, caller });
+        let session = Arc::new(Session { info, caller, is_absent: false, auth: BTreeMap::new() });
         self.lock().insert(id.clone(), session.clone());
         self.came.notify_waiters();
         connection.await;

@@ -7,6 +7,7 @@
 pub(crate) mod exchange;
 mod lines;
 mod listed;
+pub(crate) mod posted;
 mod request;
 
 use crate::body;
@@ -37,6 +38,9 @@ pub(crate) fn examine(header: &str, mut body: &[u8]) -> bool {
 /// `POST /build`.
 pub(crate) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
     let is_own = call.header("Content-Type") == OWN_TYPE;
+    if posted::is_asked(&call) {
+        return posted::build(api, call).await;
+    }
     let asked = Asked::parse(&call)?;
     let engine = api.engine.clone();
     let (tar_engine, dockerfile) = (engine.clone(), asked.dockerfile.clone());
@@ -135,8 +139,7 @@ fn receive(
         Some(token) => listed::finish(token, &mut reader)?,
         None => Context::from_tar(engine, &mut reader).map_err(failure)?,
     };
-    // What is behind the end of the archive belongs to the request too.
-    drop(std::io::copy(&mut reader.by_ref().take(request::MAX_TAIL), &mut std::io::sink()));
+    read_tail(&mut reader);
     let (name, text) = match &extra.dockerfile {
         Some(text) => {
             context.take_ignore("Dockerfile").map_err(failure)?;
@@ -147,8 +150,17 @@ fn receive(
     Ok(Received { context, contexts, extra, name, text })
 }
 
+/// What is behind the end of the archive belongs to the request too.
+fn read_tail(reader: &mut body::BodyReader) {
+    drop(std::io::copy(&mut reader.by_ref().take(request::MAX_TAIL), &mut std::io::sink()));
+}
+
 fn failure(error: build::Error) -> Failure {
-    let status = match error.kind() {
+    Failure::new(status(error.kind()), error.text())
+}
+
+fn status(kind: errors::Kind) -> StatusCode {
+    match kind {
         errors::Kind::NotFound => StatusCode::NOT_FOUND,
         errors::Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         errors::Kind::InvalidArgument | errors::Kind::Hostile | errors::Kind::DataLoss => {
@@ -162,8 +174,7 @@ fn failure(error: build::Error) -> Failure {
         | errors::Kind::Exhausted
         | errors::Kind::Cancelled
         | errors::Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    Failure::new(status, error.text())
+    }
 }
 
 /// The findings of the build checks, as a document.

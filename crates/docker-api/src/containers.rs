@@ -158,6 +158,9 @@ pub(crate) struct CreateBody {
     host_config: Option<HostConfig>,
     #[serde(rename = "NetworkingConfig")]
     networking: Option<NetworkingConfig>,
+    /// Where docker-py names the runtime; `HostConfig` has the last word.
+    #[serde(rename = "Runtime")]
+    runtime: Option<String>,
 }
 
 /// `POST /containers/create`.
@@ -171,11 +174,15 @@ pub(crate) async fn create(api: &Arc<Api>, call: Call) -> Outcome {
     if body.config.image.is_empty() {
         return Err(Failure::bad_request("config cannot be empty in order to create a container"));
     }
+    let mut host_config = body.host_config.unwrap_or_default();
+    if host_config.runtime.is_empty() {
+        host_config.runtime = body.runtime.unwrap_or_default();
+    }
     let request = CreateRequest {
         name,
         platform,
         config: body.config,
-        host_config: body.host_config.unwrap_or_default(),
+        host_config,
         networking: body.networking.unwrap_or_default(),
     };
     let engine = api.engine.clone();

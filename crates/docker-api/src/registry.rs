@@ -46,7 +46,7 @@ pub(crate) fn failure(error: &registry_client::Error) -> Failure {
 
 /// `POST /auth`.
 pub(crate) async fn auth(api: &Arc<Api>, call: Call) -> Outcome {
-    let body = call.bytes().await?;
+    let (body, _turn) = call.bytes().await?;
     let login = Login::from_json(&body).map_err(|e| Failure::bad_request(errors::chain(&e)))?;
     let host = login.server_address.unwrap_or_else(|| DEFAULT_HOST.to_string());
     match api.engine.registry().check_login(&host, &login.auth).await {
@@ -95,7 +95,7 @@ pub(crate) async fn push_list(api: &Arc<Api>, name: &str, call: Call) -> Outcome
     if target.digest().is_some() || entries.iter().any(|entry| entry.digest().is_none()) {
         return Err(Failure::bad_request("a list has a tag, and its manifests have digests"));
     }
-    let body = call.bytes().await?;
+    let (body, _turn) = call.bytes().await?;
     let digest = Digest::of(&body);
     if !media_type::is_index(&kind) {
         return Err(Failure::bad_request(format!("{kind:?} is not the type of a manifest list")));

@@ -31,6 +31,12 @@ pub(crate) struct Call {
     pub(crate) version: (u32, u32),
 }
 
+/// The turn of a large body, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _permit: Option<SemaphorePermit<'static>>,
+}
+
 impl Call {
     /// Whether the client's API is at least 1.`minor`.
     pub(crate) fn at_least(&self, minor: u32) -> bool {
@@ -51,9 +57,10 @@ impl Call {
         serde_json::from_slice(&bytes).map_err(|e| Failure::bad_request(format!("invalid JSON: {e}")))
     }
 
-    /// The whole body.
-    pub(crate) async fn bytes(self) -> Result<Vec<u8>, Failure> {
-        Ok(self.bounded().await?.0)
+    /// The whole body, and what is to be kept for as long as it is worked on.
+    pub(crate) async fn bytes(self) -> Result<(Vec<u8>, Turn), Failure> {
+        let (bytes, turn) = self.bounded().await?;
+        Ok((bytes, Turn { _permit: turn }))
     }
 
     /// The whole body, and the turn of one that is large, for as long as it is worked on.
@@ -66,10 +73,8 @@ impl Call {
                 None => return Ok((bytes, None)),
             }
         }
-        let busy = || {
-            let text = "too many large requests at once, or one that does not arrive";
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, text)
-        };
+        let busy = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too many large requests at once");
+        let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the request's body does not arrive");
         let turn = tokio::time::timeout(TURN_DEADLINE, LARGE.acquire()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or_else(busy)?;
         let rest = async {
@@ -78,7 +83,7 @@ impl Call {
             }
             Ok::<(), Failure>(())
         };
-        tokio::time::timeout(ARRIVAL_DEADLINE, rest).await.map_err(|_| busy())??;
+        tokio::time::timeout(ARRIVAL_DEADLINE, rest).await.map_err(late)??;
         Ok((bytes, Some(turn)))
     }
 }

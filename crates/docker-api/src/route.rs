@@ -115,6 +115,7 @@ pub(crate) async fn call(api: &Arc<Api>, path: &str, call: Call) -> Outcome {
 
         ["build"] if post => build::build(api, call).await,
         ["brig", "builds", id, "blobs", digest] => exchange::blob(api, id, digest, call).await,
+        ["build", "cancel"] if post => build::posted::cancel(api, &call),
         ["build", "prune"] if post => build::prune(api, &call).await,
         ["session"] if post => buildkit::session(api, call),
         ["grpc"] if post => buildkit::grpc(api, call),

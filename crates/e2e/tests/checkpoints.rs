@@ -114,12 +114,15 @@ fn a_container_goes_on_from_its_checkpoint() {
         run(&["start", "--checkpoint", "three", "--checkpoint-dir", there, "web"]);
         run(&["checkpoint", "rm", "--checkpoint-dir", there, "web", "three"]);
         assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+        // Spans before now are cut to seconds by the docker CLI; points in time are not.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
         let events = run(&[
             "events",
             "--since",
             "1h",
             "--until",
-            "0s",
+            &now,
             "-f",
             "event=checkpoint",
             "-f",

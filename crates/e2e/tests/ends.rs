@@ -4,7 +4,7 @@
 
 use e2e::{BUSYBOX, own};
 use serde_json::{Value, json};
-use testkit::daemon::Daemon;
+use testkit::daemon::{Daemon, Options};
 use testkit::wait_until;
 
 /// How many mount namespaces the daemon has open.
@@ -29,7 +29,11 @@ fn mount_namespaces_are_held_until_the_end() {
     // What others have mounted is free once they hear of the end.
     start(&daemon, "bound", json!({"NetworkMode": "none", "Binds": ["/tmp:/tmp"]}));
     assert_eq!(held(&daemon), 2);
-    for name in ["own", "removed", "bound"] {
+    // And what the container may have mounted by itself.
+    start(&daemon, "privileged", json!({"NetworkMode": "none", "Privileged": true}));
+    start(&daemon, "capable", json!({"NetworkMode": "none", "CapAdd": ["cap_sys_admin"]}));
+    assert_eq!(held(&daemon), 2);
+    for name in ["own", "removed", "bound", "privileged", "capable"] {
         daemon.request("POST", &format!("/containers/{name}/kill"), &Value::Null).expect(204);
     }
     wait_until("they are let go", || held(&daemon) == 0);
@@ -61,5 +65,53 @@ fn a_daemon_without_requests_gives_its_memory_back() {
     daemon.brig(&["rm", "-f", "runs"]).success();
     wait_until("it rests again", || resident() < busy / 2);
     assert_eq!(daemon.brig(&["ps", "-aq"]).success(), "");
+    daemon.assert_empties();
+}
+
+/// The runtime, whose first `delete` waits until there is a file `go` in `dir`.
+fn hesitant(dir: &std::path::Path, runtime: &std::path::Path) -> std::path::PathBuf {
+    let (dir, runtime) = (dir.to_str().unwrap(), runtime.to_str().unwrap());
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *delete*) mkdir {dir}/first 2>/dev/null && while ! [ -e {dir}/go ]; do sleep 0.05; done;; \
+         esac\nexec {runtime} \"$@\"\n"
+    );
+    // By another program: a fork of another thread would hold it open for writing.
+    let mut sh = std::process::Command::new("sh");
+    let path = format!("{dir}/runtime");
+    let made =
+        sh.args(["-c", "printf %s \"$0\" > \"$1\" && chmod 755 \"$1\"", &script, &path]).status().unwrap();
+    assert!(made.success());
+    path.into()
+}
+
+#[test]
+fn an_end_that_was_told_early_is_told_once() {
+    if !testkit::is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = hesitant(dir.path(), &testkit::daemon::program("brig-runtime"));
+    let flags = vec!["--add-runtime".into(), format!("brig={}", runtime.display())];
+    let mut daemon = Daemon::start(Options { flags, ..Options::default() });
+    daemon.load_busybox(BUSYBOX);
+    daemon
+        .brig(&["run", "-d", "--network", "none", "--name", "ended", BUSYBOX, "sh", "-c", "exit 3"])
+        .success();
+    assert_eq!(daemon.brig(&["wait", "ended"]).success(), "3");
+    wait_until("it is being deleted", || dir.path().join("first").exists());
+    assert_eq!(daemon.state("ended")["Status"], "exited");
+    daemon.kill9();
+    daemon.spawn();
+    assert_eq!(daemon.state("ended")["Status"], "exited", "{}", daemon.log());
+    wait_until("what it left is gone", || {
+        assert_eq!(daemon.state("ended")["Status"], "exited");
+        std::fs::read_dir(daemon.exec_root.join("shims")).is_ok_and(|mut d| d.next().is_none())
+    });
+    let args = ["events", "--since", "1h", "--until", "0s", "-f", "event=die", "--format", "{{.Action}}"];
+    assert_eq!(daemon.brig(&args).success(), "die");
+    // And can be started again.
+    daemon.brig(&["start", "ended"]).success();
+    assert_eq!(daemon.brig(&["wait", "ended"]).success(), "3");
+    std::fs::write(dir.path().join("go"), "").unwrap();
     daemon.assert_empties();
 }

@@ -1,4 +1,4 @@
-//! What the daemon answers to mistakes: status and words of `error_texts.txt`, which Debian's dockerd wrote. Clients and scripts
+//! What the daemon answers to mistakes: status and words of `error_texts.txt`, which dockerd 26.1.5 (Debian 13's) wrote. Clients and scripts
 //! match on them.
 //!
 //! `cargo xtask conform api` asks dockerd again (`BRIG_TEST_DOCKERD` names another one than Debian's) and compares; with
@@ -204,7 +204,8 @@ impl Dockerd {
         let program = std::env::var_os("BRIG_TEST_DOCKERD").unwrap_or_else(|| "dockerd".into());
         let process = Command::new(program)
             .args(["--cgroup-parent", "/brig-test-dockerd", "--storage-driver", "overlay2"])
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "-H"])
+            // What it would change of the host's network it would leave so.
+            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "-H"])
             .arg(format!("unix://{}", path("docker.sock").display()))
             .arg("--config-file")
             .arg(path("daemon.json"))

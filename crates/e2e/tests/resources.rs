@@ -118,3 +118,33 @@ fn update_changes_what_runs() {
     run(&["rm", "-f", name]);
     daemon.brig(&["update", "-m", "64m", name]).expect(1);
 }
+
+#[test]
+fn an_update_looks_at_what_it_names() {
+    let Some(shared) = shared() else { return };
+    let daemon = &shared.daemon;
+    let name = "reserved";
+    let flags = ["-m", "64m", "--memory-reservation", "32m"];
+    daemon.brig(&[&["create", "--name", name][..], &flags, &[BUSYBOX]].concat()).success();
+    let update = |body: Value| daemon.request("POST", &format!("/containers/{name}/update"), &body);
+    // The reservation stays above the limit, as the kernel lets it.
+    update(json!({"Memory": 16 << 20})).expect(200);
+    let host = daemon.get(&format!("/containers/{name}/json"))["HostConfig"].clone();
+    assert_eq!((&host["Memory"], &host["MemoryReservation"]), (&json!(16 << 20), &json!(32 << 20)));
+    let both = update(json!({"Memory": 16 << 20, "MemoryReservation": 32 << 20}));
+    assert_eq!(both.status, 400, "{}", both.text());
+    daemon.brig(&["rm", name]).success();
+}
+
+#[test]
+fn a_runtime_is_named_in_two_places() {
+    let Some(shared) = shared() else { return };
+    let create = |body: Value| shared.daemon.request("POST", "/containers/create?name=runtime", &body);
+    let strange = create(json!({"Image": BUSYBOX, "Runtime": "strange"}));
+    assert_eq!(
+        (strange.status, strange.message().as_str()),
+        (400, "unknown or invalid runtime name: strange")
+    );
+    create(json!({"Image": BUSYBOX, "Runtime": "strange", "HostConfig": {"Runtime": "brig"}})).expect(201);
+    shared.daemon.brig(&["rm", "runtime"]).success();
+}

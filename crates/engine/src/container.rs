@@ -120,10 +120,20 @@ impl Container {
         self.life.subscribe()
     }
 
-    /// Holds the mount namespace of the task whose init is `pid`, where nothing but the container is mounted in it: what others
-    /// have is free when they hear of the end.
+    /// Holds the mount namespace of the task whose init is `pid`, where nothing but the container is mounted in it, nor can be:
+    /// what others have is free when they hear of the end.
     pub(crate) fn hold_mount_namespace(&self, pid: i32) {
-        let has_others = self.lock().mounts.iter().any(|m| m.kind != MountKind::Tmpfs);
+        let has_others = self.read(|record| {
+            let host = &record.host_config;
+            let mounts_itself = host.privileged
+                || host.cap_add.iter().any(|cap| {
+                    let cap = cap.to_ascii_uppercase();
+                    matches!(cap.strip_prefix("CAP_").unwrap_or(&cap), "ALL" | "SYS_ADMIN")
+                });
+            // A device may bring mounts, of those who describe it.
+            let may_be_given = host.device_requests.iter().flatten().next().is_some();
+            mounts_itself || may_be_given || record.mounts.iter().any(|m| m.kind != MountKind::Tmpfs)
+        });
         // Without it the end takes its time.
         let namespace =
             if has_others { None } else { std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok() };

@@ -365,6 +365,7 @@ fn validate(
     for entry in &host.extra_hosts {
         crate::networks::parse_extra_host(entry)?;
     }
+    check_reservation(host)?;
     check_resources(host)?;
     check_restart_policy(host)?;
     health::validate(config)?;
@@ -372,6 +373,16 @@ fn validate(
     crate::limits::check(host)?;
     crate::rates::check(host)?;
     unsupported(config, host)
+}
+
+/// Checks the two limits of memory that one request names. What an update leaves alone may be the other way round, as in
+/// Docker: the kernel takes it.
+pub(crate) fn check_reservation(host: &HostConfig) -> Result<(), Error> {
+    if host.memory > 0 && host.memory < host.memory_reservation {
+        let text = "Minimum memory limit can not be less than memory reservation limit, see usage";
+        return Err(Error::invalid(text));
+    }
+    Ok(())
 }
 
 /// Checks what limits say about each other, and their least values.
@@ -383,10 +394,6 @@ pub(crate) fn check_resources(host: &HostConfig) -> Result<(), Error> {
     limit(host.memory_reservation, LEAST_MEMORY, "Minimum memory reservation allowed is 6MB")?;
     limit(host.cpu_shares, 0, "invalid cpu shares: they can not be less than 0")?;
     limit(host.shm_size, 0, "SHM size can not be less than 0")?;
-    if host.memory > 0 && host.memory < host.memory_reservation {
-        let text = "Minimum memory limit can not be less than memory reservation limit, see usage";
-        return Err(Error::invalid(text));
-    }
     if host.memory_swap > 0 && host.memory == 0 {
         return Err(Error::invalid(
             "You should always set the Memory limit when using Memoryswap limit, see usage",

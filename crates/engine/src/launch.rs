@@ -38,6 +38,9 @@ const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_STARTED: i32 = 128;
 
+/// The runtime that comes with the engine. Others may have more to end than init.
+const BUILT_IN_RUNTIME: &str = "brig";
+
 impl Engine {
     /// Starts a container that has no task.
     ///
@@ -448,7 +451,10 @@ impl Engine {
             links::add_environment(&mut process.env, link_environment);
         }
         write_json(&shim_dir.join("config.json"), &spec)?;
-        let tells_early = joined.pid == Choice::New;
+        // Hooks find what the task had as it was.
+        let tells_early = joined.pid == Choice::New
+            && record.host_config.runtime == BUILT_IN_RUNTIME
+            && edits.hooks.poststop.is_empty();
         let stdio_owner = ids.and_then(IdMap::root);
         let shim = shim_api::Config {
             restore: images,

@@ -394,7 +394,13 @@ impl Engine {
             }
             _ => return Err(Error::conflict(format!("container {} is not running", container.id()))),
         }
-        self.tell(&container, request).await?;
+        if let Err(e) = self.tell(&container, request).await {
+            // A runtime that was killed may have frozen it before: nobody was told so, and it goes on.
+            if to == Status::Paused {
+                drop(self.tell(&container, &Request::Resume).await);
+            }
+            return Err(e);
+        }
         {
             let mut record = container.lock();
             // It may have ended while it was told.

@@ -66,6 +66,7 @@ impl Engine {
             && matches!(container.status(), Status::Running | Status::Paused | Status::Restarting);
         tokio::task::spawn_blocking(move || {
             let doing = || format!("read log {}", path.display());
+            let mut piece = Vec::new();
             let mut read = || -> Result<(), Error> {
                 let options_below = Options {
                     since_ns: options.since,
@@ -76,7 +77,6 @@ impl Engine {
                 };
                 let mut reader = Reader::open(&path, options_below).during(doing)?;
                 let mut last_round = !follow;
-                let mut piece = Vec::new();
                 loop {
                     while let Some(entry) = reader.next_ref().during(doing)? {
                         let wanted = match entry.stream {
@@ -107,7 +107,10 @@ impl Engine {
                 }
             };
             if let Err(e) = read() {
-                // Nobody to tell when the client has gone.
+                // Nobody to tell when the client has gone. What was read before comes first.
+                if !piece.is_empty() {
+                    drop(sender.blocking_send(Ok(piece)));
+                }
                 drop(sender.blocking_send(Err(e)));
             }
         });

@@ -101,6 +101,11 @@ impl Engine {
             return;
         }
         match look(&dir).await {
+            // Its exit was told, and written down, while the runtime deletes it still: the record says how it ended.
+            Found::Running(ShimStatus::Stopped, _, connection) if !was_alive => {
+                drop(connection);
+                self.clear_ended(container, &dir).await;
+            }
             Found::Running(status, pid, connection) => {
                 {
                     let mut record = container.lock();
@@ -118,19 +123,22 @@ impl Engine {
                 tracing::warn!(container_id = id, "the shim does not answer");
                 self.adopted(container, None);
             }
-            Found::Silent | Found::Gone => {
+            Found::Silent | Found::Gone if was_alive => {
                 shim_alive::kill(&dir, shim_alive::LEAVE_DEADLINE).await;
                 let exit = task::read_exit(&dir);
-                if was_alive {
-                    self.ended(container, exit, None).await;
-                } else {
-                    self.runtime_delete(container).await;
-                    let remains = container.remains.clone().lock_owned().await;
-                    self.take_down(container).await;
-                    drop(remains);
-                }
+                self.ended(container, exit, None).await;
             }
+            Found::Silent | Found::Gone => self.clear_ended(container, &dir).await,
         }
+    }
+
+    /// Removes what a task left whose end is in its record.
+    async fn clear_ended(self: &Arc<Self>, container: &Arc<Container>, dir: &Path) {
+        shim_alive::kill(dir, shim_alive::LEAVE_DEADLINE).await;
+        self.runtime_delete(container).await;
+        let remains = container.remains.clone().lock_owned().await;
+        self.take_down(container).await;
+        drop(remains);
     }
 
     fn adopted(self: &Arc<Self>, container: &Arc<Container>, connection: Option<ShimConnection>) {

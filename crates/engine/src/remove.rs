@@ -191,14 +191,42 @@ fn remove_tree(id: &str, directory: PathBuf) {
     let Err(error) = removed(&directory) else { return };
     tracing::warn!(container_id = id, directory = %directory.display(), %error, "not removed yet");
     // What it lacked others may soon give back. If not, the next start of the daemon removes it.
-    let _is_tried_again = crate::behind::spawn("remove", move || {
-        for pause in REMOVAL_PAUSES {
-            std::thread::sleep(pause);
-            if removed(&directory).is_ok() {
+    let mut left = LEFT.lock().expect("no holder panics");
+    left.directories.push((directory, 0));
+    if !left.is_tried {
+        left.is_tried = crate::behind::spawn("remove", remove_left);
+    }
+}
+
+/// Directories that could not be removed, and how often that was tried again; one thread sees to them all.
+static LEFT: std::sync::Mutex<Left> =
+    std::sync::Mutex::new(Left { directories: Vec::new(), is_tried: false });
+
+struct Left {
+    directories: Vec<(PathBuf, usize)>,
+    is_tried: bool,
+}
+
+fn remove_left() {
+    loop {
+        // The pause of the one that was tried least often.
+        let pause = {
+            let mut left = LEFT.lock().expect("no holder panics");
+            left.directories.retain(|(_, tries)| *tries < REMOVAL_PAUSES.len());
+            let Some(least) = left.directories.iter().map(|(_, tries)| *tries).min() else {
+                left.is_tried = false;
                 return;
-            }
-        }
-    });
+            };
+            REMOVAL_PAUSES[least]
+        };
+        std::thread::sleep(pause);
+        let all = std::mem::take(&mut LEFT.lock().expect("no holder panics").directories);
+        let still = all.into_iter().filter(|(directory, _)| {
+            std::fs::remove_dir_all(directory).is_err_and(|e| e.kind() != std::io::ErrorKind::NotFound)
+        });
+        let still: Vec<_> = still.map(|(directory, tries)| (directory, tries + 1)).collect();
+        LEFT.lock().expect("no holder panics").directories.extend(still);
+    }
 }
 
 fn empty_trash(snapshots: &dyn snapshot::Snapshotter, content: &content::ContentStore) {

@@ -40,6 +40,7 @@ impl Engine {
         let new = merged(&old, &request).map_err(|message| {
             Error::invalid(format!("Cannot update container {}: {message}", container.id()))
         })?;
+        create::check_reservation(&request.resources)?;
         create::check_resources(&new)?;
         create::check_restart_policy(&new)?;
         limits::check(&new)?;

@@ -149,18 +149,18 @@ pub(crate) struct Asked {
     /// URL of the context.
     pub(crate) remote: String,
     pub(crate) quiet: bool,
-    references: Vec<Reference>,
-    build_args: BTreeMap<String, Option<String>>,
-    labels: BTreeMap<String, String>,
-    no_cache: bool,
-    pull: bool,
-    network_mode: String,
-    target: String,
+    pub(super) references: Vec<Reference>,
+    pub(super) build_args: BTreeMap<String, Option<String>>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) no_cache: bool,
+    pub(super) pull: bool,
+    pub(super) network_mode: String,
+    pub(super) target: String,
     /// Several make an index.
     pub(crate) platforms: Vec<oci::Platform>,
-    host_config: HostConfig,
-    auth: BTreeMap<String, Auth>,
-    cache_from: Vec<String>,
+    pub(super) host_config: HostConfig,
+    pub(super) auth: BTreeMap<String, Auth>,
+    pub(super) cache_from: Vec<String>,
 }
 
 impl Asked {
@@ -284,14 +284,16 @@ fn refuse(call: &Call) -> Result<(), Failure> {
     if query.flag("squash") {
         return Err(Failure::not_here("squashing layers"));
     }
-    if !matches!(query.text("version"), "" | "1") {
-        return Err(Failure::not_here("the BuildKit builder (version=2) on this endpoint"));
+    let is_classic = match query.text("version") {
+        "" | "1" => true,
+        "2" => false,
+        other => return Err(Failure::bad_request(format!("invalid version {other}"))),
+    };
+    if is_classic && matches!(query.text("remote"), "client-session" | "upload-request") {
+        return Err(Failure::bad_request("the context of a session is BuildKit's (version=2)"));
     }
-    if query.text("remote") == "client-session" {
-        return Err(Failure::not_here("the BuildKit builder's session"));
-    }
-    if !matches!(query.text("outputs"), "" | "[]" | "null") {
-        return Err(Failure::not_here("build outputs on this endpoint"));
+    if is_classic && !matches!(query.text("outputs"), "" | "[]" | "null") {
+        return Err(Failure::not_here("build outputs without version=2"));
     }
     if !matches!(query.text("isolation"), "" | "default") {
         return Err(Failure::bad_request(format!("invalid isolation: {:?}", query.text("isolation"))));
@@ -313,7 +315,10 @@ fn tag(text: &str) -> Result<Reference, Failure> {
 }
 
 /// A JSON value of the query; an empty one and `null` are none.
-fn document<T: serde::de::DeserializeOwned>(call: &Call, name: &str) -> Result<Option<T>, Failure> {
+pub(super) fn document<T: serde::de::DeserializeOwned>(
+    call: &Call,
+    name: &str,
+) -> Result<Option<T>, Failure> {
     match call.query.text(name) {
         "" => Ok(None),
         text => serde_json::from_str(text).map_err(|e| Failure::bad_request(format!("invalid {name}: {e}"))),
@@ -339,9 +344,10 @@ pub(crate) fn registry_config(header: &str) -> Result<BTreeMap<String, Auth>, Fa
     }
     let wrong = || Failure::bad_request("X-Registry-Config is not base64 of a JSON map");
     let bytes = crate::request::from_base64(header).ok_or_else(wrong)?;
-    let map: BTreeMap<String, Value> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    // Clients without credentials send `null`.
+    let map: Option<BTreeMap<String, Value>> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
     let mut out = BTreeMap::new();
-    for (server, value) in map {
+    for (server, value) in map.unwrap_or_default() {
         let login = registry_client::Login::from_json(value.to_string().as_bytes()).map_err(|e| {
             Failure::bad_request(format!("X-Registry-Config for {server}: {}", errors::chain(&e)))
         })?;

@@ -234,7 +234,8 @@ impl Networks {
         for id in sandboxes.iter().filter(|id| !alive.iter().any(|r| r.id.as_str() == *id)) {
             self.names.write("sandboxes", id, None)?;
         }
-        let mut wanted = !sandboxes.is_empty();
+        // A daemon that was killed before it told of the last one's end left no file of it, and a server that waits.
+        let mut wanted = !sandboxes.is_empty() || self.names.directory.join(::dns::CONTROL_SOCKET).exists();
         for record in alive {
             self.write_networks(&record.networks)?;
             if let Some(table) = self.sandbox_table(config, record, &record.networks)? {
