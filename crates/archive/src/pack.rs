@@ -29,6 +29,9 @@ pub struct PackOptions {
     pub cross_mounts: bool,
     /// Seconds since 1970: times after it are told as it.
     pub latest_s: Option<i64>,
+    /// Somebody may be writing to the tree, and that is no reason to fail: what has become shorter since its length was written
+    /// is filled up with zeros, as tar(1) does, and what was replaced is written as it is now. [`Packed::cut`] tells.
+    pub is_live: bool,
     /// How ids of the files are mapped: they are told as those inside.
     pub ids: Option<IdMap>,
 }
@@ -43,6 +46,8 @@ pub struct Packed {
     pub tar_bytes: u64,
     /// Sockets, which tar cannot hold, left out.
     pub sockets: u64,
+    /// Files that became shorter while they were read, filled up with zeros.
+    pub cut: u64,
 }
 
 /// Whether a name (relative, and whether it is a directory) goes in.
@@ -61,12 +66,14 @@ const BUFFER: usize = 256 * 1024;
 ///
 /// # Errors
 ///
-/// [`Error::Root`] when there is nothing at `path`, [`Error::Entry`] when a file changed while it was read,
+/// [`Error::Root`] when there is nothing at `path`, [`Error::Entry`] when a file changed while it was read (unless the tree
+/// [is live](PackOptions::is_live)),
 /// [`Error::Write`] when `out` refuses bytes.
 pub fn pack<W: Write>(out: W, root: &RootDir, path: &Path, options: &PackOptions) -> Result<Packed, Error> {
     let fail = |source| Error::Root { path: path.into(), source };
     let mut packer = Packer::new(out, Form::Tree, options.cross_mounts);
     packer.latest_s = options.latest_s;
+    packer.is_live = options.is_live;
     packer.ids.clone_from(&options.ids);
     let is_root = !path.components().any(|part| matches!(part, std::path::Component::Normal(_)));
     let rebase = options.rebase.as_deref().map(|name| name.as_os_str().as_bytes().to_vec());
@@ -164,6 +171,7 @@ struct Packer<'k, W> {
     form: Form,
     cross_mounts: bool,
     latest_s: Option<i64>,
+    is_live: bool,
     ids: Option<IdMap>,
     /// First name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -183,7 +191,17 @@ impl<'k, W: Write> Packer<'k, W> {
     fn new(out: W, form: Form, cross_mounts: bool) -> Packer<'k, W> {
         let writer = Writer::new(out);
         let (links, packed) = (HashMap::new(), Packed::default());
-        Packer { keep: None, writer, form, cross_mounts, latest_s: None, ids: None, links, packed }
+        Packer {
+            keep: None,
+            writer,
+            form,
+            cross_mounts,
+            latest_s: None,
+            is_live: false,
+            ids: None,
+            links,
+            packed,
+        }
     }
 
     fn finish(mut self) -> Result<Packed, Error> {
@@ -341,7 +359,15 @@ impl<'k, W: Write> Packer<'k, W> {
         };
         let opened = rustix::fs::fstat(&file).map_err(|e| at("fstat", &path, e))?;
         if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
-            return Err(changed(&path));
+            if !self.is_live {
+                return Err(changed(&path));
+            }
+            // Another name of the one that was here would lead to this one.
+            self.links.remove(&(stat.st_dev, stat.st_ino));
+            if !FileType::from_raw_mode(opened.st_mode).is_file() {
+                return Ok(());
+            }
+            entry = Entry { path: entry.path, ..self::entry(&[], &opened) };
         }
         let found = xattrs(file.as_fd(), &path)?;
         if self.form == Form::Layer {
@@ -349,18 +375,22 @@ impl<'k, W: Write> Packer<'k, W> {
         }
         entry.xattrs = kept(found);
         entry.size = u64::try_from(opened.st_size).unwrap_or(0);
-        let mut left = entry.size;
+        let (mut left, mut is_cut) = (entry.size, false);
         self.put(&entry)?;
         let mut buffer = vec![0; usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER))];
         while left > 0 {
-            let n = file.read(&mut buffer).map_err(|source| Error::Entry {
-                operation: "read",
-                path: path.clone(),
-                source,
-            })?;
-            if n == 0 {
-                return Err(changed(&path));
-            }
+            let read = if is_cut { Ok(0) } else { file.read(&mut buffer) };
+            let n = read.map_err(|source| Error::Entry { operation: "read", path: path.clone(), source })?;
+            let n = match n {
+                0 if !self.is_live => return Err(changed(&path)),
+                0 => {
+                    self.packed.cut += u64::from(!is_cut);
+                    is_cut = true;
+                    buffer.fill(0);
+                    buffer.len()
+                }
+                n => n,
+            };
             // What was appended since is not in the header.
             let n = usize::try_from(left).map_or(n, |left| left.min(n));
             self.writer.content(&buffer[..n])?;

@@ -229,3 +229,88 @@ fn deep_trees() {
     copy.root().remove_all("d".as_ref()).unwrap();
     arena.root().remove_all("d".as_ref()).unwrap();
 }
+
+/// Cuts a file short once so much of the archive has been written.
+struct Cutting<'a> {
+    archive: Vec<u8>,
+    file: &'a Path,
+    after: usize,
+}
+
+impl std::io::Write for Cutting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.archive.extend_from_slice(bytes);
+        if self.archive.len() >= self.after {
+            std::fs::File::options().write(true).open(self.file)?.set_len(10)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that becomes shorter while it is read is an error where nobody should be writing, and else filled up.
+#[test]
+fn what_becomes_shorter_is_filled_up() {
+    let arena = Arena::new();
+    let big = vec![b'x'; 1 << 20];
+    arena.apply(&tar(&[file("big", &big), file("last", b"whole")]), &Options::default()).unwrap();
+    let path = arena.path().join("big");
+    for is_live in [true, false] {
+        std::fs::write(&path, &big).unwrap();
+        let mut out = Cutting { archive: Vec::new(), file: &path, after: 300 << 10 };
+        let options = PackOptions { is_live, ..PackOptions::default() };
+        let done = pack(&mut out, &arena.root(), Path::new("."), &options);
+        if !is_live {
+            let error = errors::chain(&done.unwrap_err());
+            assert!(error.contains("it changed while it was read"), "{error}");
+            continue;
+        }
+        assert_eq!((done.as_ref().unwrap().cut, done.unwrap().entries), (1, 2));
+        let back = Arena::new();
+        back.apply(&out.archive, &Options::default()).unwrap();
+        let filled = std::fs::read(back.path().join("big")).unwrap();
+        let begin = filled.iter().take_while(|b| **b == b'x').count();
+        assert!(filled.len() == 1 << 20 && begin >= 200 << 10 && filled[begin..].iter().all(|b| *b == 0));
+        assert_eq!(std::fs::read(back.path().join("last")).unwrap(), b"whole");
+    }
+}
+
+/// Files that others replace all the time are written as one or the other.
+#[test]
+fn what_is_replaced_is_written_as_it_is_now() {
+    let arena = Arena::new();
+    arena.apply(&tar(&[file("r", &[b'a'; 700])]), &Options::default()).unwrap();
+    let dir = arena.path().to_path_buf();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0u16..).take_while(|_| !stop.load(relaxed)) {
+                // Outside of what is packed until it is in place.
+                let new = dir.with_extension("new");
+                std::fs::write(&new, vec![b'b'; usize::from(n % 900)]).unwrap();
+                std::fs::rename(&new, dir.join("r")).unwrap();
+            }
+        });
+        let options = PackOptions { is_live: true, ..PackOptions::default() };
+        for _ in 0..100 {
+            let mut bytes = Vec::new();
+            let done = pack(&mut bytes, &arena.root(), Path::new("."), &options);
+            if done.as_ref().is_ok_and(|done| done.cut == 0) {
+                assert!(listed_whole(&bytes));
+            } else {
+                stop.store(true, relaxed);
+                panic!("{done:?}");
+            }
+        }
+        stop.store(true, relaxed);
+    });
+}
+
+/// Whether an archive can be read to its end.
+fn listed_whole(bytes: &[u8]) -> bool {
+    Arena::new().apply(bytes, &Options::default()).is_ok()
+}

@@ -421,6 +421,71 @@ fn mappings_change_with_the_daemon_and_running_containers_keep_theirs() {
     b.daemon.assert_no_leaks();
 }
 
+/// What each kind of mount shows, and whose what the step makes is; the last line of each is an owner on disk or none.
+const DOCKERFILE: &str = "\
+FROM busybox:latest AS below
+RUN touch /b && chown 11:12 /b && echo err > /dev/stderr
+FROM busybox:latest
+COPY --chown=3:4 file /copied
+RUN cat /proc/self/uid_map && touch /made && chown 5:6 /made && mkdir /dir && chmod 4755 /made
+RUN --mount=type=bind,from=below,target=/below --mount=type=bind,target=/context \\
+    --mount=type=cache,target=/cache,uid=21,gid=22 --mount=type=secret,id=s,target=/secret,uid=31 \\
+    --mount=type=tmpfs,target=/t \\
+    stat -c '%n %u:%g' /below/b /context/file /cache /secret /copied /made /etc/hosts /t && \\
+    touch /cache/kept && cat /secret && cp -a /below/b /from-below
+RUN --mount=type=cache,target=/cache,uid=21,gid=22 stat -c '%n %u:%g' /cache/kept
+USER 1000:1000
+RUN --network=none id -u > /tmp/of-user; echo x > /dev/stderr; true
+";
+
+#[test]
+fn builds_have_the_same_namespaces_and_make_the_same_images() {
+    let Some(b) = bench(&[]) else { return };
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("Dockerfile"), DOCKERFILE).unwrap();
+    std::fs::write(context.path().join("file"), "x").unwrap();
+    std::fs::write(context.path().join("secret"), "hush\n").unwrap();
+    let secret = format!("id=s,src={}", context.path().join("secret").display());
+    let directory = context.path().to_str().unwrap();
+    let done =
+        b.daemon.brig(&["build", "--progress", "plain", "--secret", &secret, "-t", "built", directory]);
+    assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
+    let said = words(&format!("{}{}", done.stdout, done.stderr));
+    for want in [
+        format!("0 {BASE} 65536"),
+        "/below/b 11:12".into(),
+        "/context/file 0:0".into(),
+        "/cache 21:22".into(),
+        "/secret 31:0".into(),
+        "/copied 3:4".into(),
+        "/made 5:6".into(),
+        "/etc/hosts 0:0".into(),
+        "/t 0:0".into(),
+        "/cache/kept 0:0".into(),
+        "hush".into(),
+    ] {
+        assert!(said.contains(&want), "{want:?} is not in {said}");
+    }
+    // On a host of its own in everything that an image is.
+    let look =
+        "stat -c '%n %u:%g %a' /b /made /copied /dir /from-below /tmp/of-user 2>/dev/null; cat /tmp/of-user";
+    for users in ["", "host"] {
+        let seen = b.ok(&["run", "--rm", "-u", "0", "--userns", users, "built", "sh", "-c", look]);
+        let want = "/made 5:6 4755 /copied 3:4 644 /dir 0:0 755 /from-below 11:12 644 /tmp/of-user 1000:1000 644 1000";
+        assert_eq!(words(&seen), want);
+    }
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM busybox\nRUN --network=host cat /proc/self/uid_map; id -u\n",
+    )
+    .unwrap();
+    let done = b.daemon.brig(&["build", "--progress", "plain", "--allow", "network.host", directory]);
+    let said = words(&format!("{}{}", done.stdout, done.stderr));
+    assert!(done.code == Some(0) && said.contains(&format!("0 {BASE} 65536")), "{said}");
+    let leftover = b.daemon.leaks();
+    assert!(leftover.is_empty(), "{leftover:?}");
+}
+
 #[test]
 fn every_storage_driver_maps() {
     for driver in ["overlay", "vfs"] {

@@ -68,8 +68,13 @@ impl Packing {
     /// Writes the archive. Blocks.
     pub fn write(self, out: impl Write) -> Result<(), Error> {
         let ids = self.view.ids().map(|ids| IdMap::clone(ids));
-        let options =
-            PackOptions { cross_mounts: true, latest_s: self.latest_s, ids, ..PackOptions::default() };
+        let options = PackOptions {
+            cross_mounts: true,
+            latest_s: self.latest_s,
+            is_live: true,
+            ids,
+            ..PackOptions::default()
+        };
         let packed = match &self.what {
             What::Directory(dir, name) => {
                 let rebase = Some(name.clone()).filter(|n| !n.as_os_str().is_empty());
@@ -77,7 +82,15 @@ impl Packing {
             }
             What::Other(path) => archive::pack(out, self.view.root(), path, &options),
         };
-        packed.map(drop).during(|| format!("pack files of container {}", self.name))
+        let packed = packed.during(|| format!("pack files of container {}", self.name))?;
+        if packed.cut > 0 {
+            tracing::warn!(
+                container = self.name,
+                files = packed.cut,
+                "became shorter while they were copied"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -241,8 +241,15 @@ impl Engine {
             let doing = || format!("export volume {name}");
             engine.with_volume(&name, |root| {
                 let mut out = out;
-                archive::pack(&mut out, root, Path::new("."), &archive::PackOptions::default())
-                    .during(doing)?;
+                let options = archive::PackOptions { is_live: true, ..archive::PackOptions::default() };
+                let packed = archive::pack(&mut out, root, Path::new("."), &options).during(doing)?;
+                if packed.cut > 0 {
+                    tracing::warn!(
+                        volume = name,
+                        files = packed.cut,
+                        "became shorter while they were exported"
+                    );
+                }
                 Ok(out)
             })
         })

@@ -4,6 +4,8 @@
 //! The programs that send are not in the containers but in their network namespaces (`nsenter`), so that the image does
 //! not matter. It runs in namespaces of its own, as the bench of engines does.
 
+mod connections;
+
 use super::args::{Args, number};
 use super::engines::{self, Engine};
 use super::report::machine;
@@ -32,6 +34,8 @@ const SECONDS: u64 = 5;
 const IPERF: u16 = 5201;
 /// Published ports of the engines begin here, one after the other.
 const PUBLISHED: u16 = 5300;
+/// The same of those that answer a question a connection.
+const PUBLISHED_ANSWERS: u16 = 5400;
 /// Address of the bench's host for the client in another namespace.
 const HOST: &str = "192.0.2.1";
 const MANY_PORTS: u16 = 500;
@@ -53,6 +57,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         (Some("init"), Some(work)) => stages::init(&words("inside", work)?),
         (Some("inside"), Some(work)) => inside(work, &args, seconds),
         (Some("ask"), _) => ask(Duration::from_secs(seconds)),
+        (Some("answer"), _) => connections::answer(),
         _ => stages::outside("bn", &[packages::BENCH_NETWORK], args.no_build, image::make, |work| {
             words("init", work)
         }),
@@ -236,10 +241,13 @@ impl Bench<'_> {
         let pids = ends.each_ref().map(|e| e.0.id().to_string());
         let mut servers = vec![serve(&pids[1])?];
         let mut sides = Vec::new();
+        // They answer until all is measured.
+        let mut answering = vec![connections::Answering::at(&std::process::id().to_string())?];
         for (n, engine) in (0u16..).zip(self.engines) {
             engine.check(&["network", "create", "bench"])?;
             let published = format!("{}:{IPERF}", PUBLISHED + n);
-            for (name, flags) in [("one", &[][..]), ("two", &["-p", &published][..])] {
+            let answered = format!("{}:{}", PUBLISHED_ANSWERS + n, connections::PORT);
+            for (name, flags) in [("one", &[][..]), ("two", &["-p", &published, "-p", &answered][..])] {
                 let mut words = vec!["run", "-d", "--name", name, "--network", "bench"];
                 words.extend(flags);
                 words.extend([image::NAME, "sleep", "1000000"]);
@@ -248,6 +256,7 @@ impl Bench<'_> {
             let (one, two) = (self.pid(engine, "one")?, self.pid(engine, "two")?);
             servers.push(serve(&two)?);
             sides.push((one, self.address(&two)?, PUBLISHED + n));
+            answering.push(connections::Answering::at(&two)?);
         }
         let measured = self.in_turn("container to container", |n| match n {
             Some(n) => self.transfer(Some(&sides[n].0), &sides[n].1, IPERF).map(Some),
@@ -270,6 +279,13 @@ impl Bench<'_> {
             None => self.transfer(None, "127.0.0.1", IPERF).map(Some),
         })?;
         self.row("published port over loopback (floor: loopback itself)", "Gbit/s", measured);
+        let measured = self.in_turn("connections over loopback", |n| {
+            let port = (0..).zip(&sides).find(|(at, _)| Some(*at) == n).map(|(_, side)| side.2);
+            let port = port.map_or(connections::PORT, |port| port - PUBLISHED + PUBLISHED_ANSWERS);
+            connections::rate(port, Duration::from_secs(self.seconds)).map(Some)
+        })?;
+        self.row("connections to a published port over loopback, a question each", "1/s", measured);
+        drop(answering);
         drop(servers);
         Ok(())
     }
