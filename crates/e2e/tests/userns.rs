@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
 use e2e::BUSYBOX;
+use e2e::random::Random;
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 use testkit::daemon::{Daemon, Options};
 use testkit::wait_until;
 
@@ -484,6 +487,40 @@ fn builds_have_the_same_namespaces_and_make_the_same_images() {
     assert!(done.code == Some(0) && said.contains(&format!("0 {BASE} 65536")), "{said}");
     let leftover = b.daemon.leaks();
     assert!(leftover.is_empty(), "{leftover:?}");
+}
+
+#[test]
+fn a_daemon_killed_while_containers_start_leaves_nothing() {
+    let Some(mut b) = bench(&[]) else { return };
+    let mut random = Random::new();
+    for round in 0..4 {
+        let names: Vec<String> = (0..3).map(|n| format!("k{round}{n}")).collect();
+        let mut clients: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let args =
+                    ["run", "-d", "--name", name, "-v", "vol:/data", "-w", "/made", BUSYBOX, "sleep", "1000"];
+                b.daemon.docker_command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            })
+            .collect();
+        // Anywhere in it: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(random.below(150)));
+        b.daemon.kill9();
+        for client in &mut clients {
+            client.wait().unwrap();
+        }
+        b.daemon.spawn();
+        // Each is there and works, or was never made.
+        for id in b.daemon.container_ids() {
+            b.daemon.docker(&["start", &id]).success();
+            assert_eq!(
+                b.ok(&["exec", &id, "sh", "-c", "id -u; touch /new /data/new && stat -c %u /new"]),
+                "0\n0"
+            );
+            b.ok(&["rm", "-f", &id]);
+        }
+        b.daemon.assert_no_leaks();
+    }
 }
 
 #[test]
