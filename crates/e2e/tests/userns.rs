@@ -315,6 +315,31 @@ fn files_are_whose_they_are_wherever_one_looks() {
 }
 
 #[test]
+fn volumes_that_others_have_are_theirs() {
+    let Some(b) = bench(&[]) else { return };
+    let host = tempfile::tempdir().unwrap();
+    let dir = host.path().join("dir");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("of-root"), "x").unwrap();
+    let device = format!("device={}", dir.display());
+    b.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "bound"]);
+    b.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory"]);
+    let look =
+        "stat -c %u /v/of-root; touch /v/new 2>/dev/null || echo refused; touch /m/new && stat -c %u /m/new";
+    let seen = b.sh(&["-v", "bound:/v", "-v", "memory:/m"], look);
+    assert_eq!(words(&seen), "65534 refused 0");
+    // What an image has at its place comes into it as who it is outside.
+    std::fs::remove_file(dir.join("of-root")).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    b.ok(&["run", "--name", "made", BUSYBOX, "sh", "-c", "mkdir /d && touch /d/f && chown 5:6 /d/f"]);
+    b.ok(&["commit", "made", "made:latest"]);
+    assert_eq!(b.ok(&["run", "--rm", "-v", "bound:/d", "made", "stat", "-c", "%u:%g", "/d/f"]), "5:6");
+    assert_eq!(owner(&dir.join("f")), (BASE + 5, BASE + 6));
+    b.ok(&["rm", "made"]);
+    b.daemon.assert_no_leaks();
+}
+
+#[test]
 fn everyday_options_work_as_without() {
     let Some(b) = bench(&[]) else { return };
     // Streams that belong to the user can be opened again by name, of the container and of what runs in it besides.
