@@ -105,7 +105,7 @@ fn connect_and_disconnect() {
     daemon.docker(&["network", "disconnect", "b", "cc"]).success();
     assert!(!route().contains("default"), "an internal network leads nowhere: {}", route());
     let not = daemon.docker(&["network", "disconnect", "b", "cc"]).expect(1);
-    assert!(not.stderr.contains("is not connected to network b"), "{}", not.stderr);
+    assert!(not.stderr.contains("is not connected to the network b"), "{}", not.stderr);
 
     daemon.brig(&["stop", "-t", "0", "cc"]).success();
     daemon.docker(&["network", "connect", "--gw-priority", "1", "b", "cc"]).success();

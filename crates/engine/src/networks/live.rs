@@ -209,7 +209,7 @@ impl Engine {
         };
         let name = entry.as_ref().map_or(network, |e| e.record.name.as_str()).to_string();
         if !record.networks.contains_key(&name) {
-            let message = format!("container {} is not connected to network {name}", record.id);
+            let message = format!("container {} is not connected to the network {name}", record.id);
             return Err(Error::Internal { message });
         }
         if name == "host" && record.state.status.is_alive() {
