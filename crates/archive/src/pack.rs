@@ -368,6 +368,7 @@ impl<'k, W: Write> Packer<'k, W> {
                 return Ok(());
             }
             entry = Entry { path: entry.path, ..self::entry(&[], &opened) };
+            self.show_inside(&mut entry);
         }
         let found = xattrs(file.as_fd(), &path)?;
         if self.form == Form::Layer {
