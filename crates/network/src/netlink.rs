@@ -31,7 +31,7 @@ const BUFFER_LEN: usize = 64 * 1024;
 const LARGE_REQUEST: usize = 100 * 1024;
 
 /// How often a dump starts again because the kernel says that what it lists changed meanwhile.
-const MAX_DUMP_TRIES: u32 = 16;
+const MAX_DUMP_TRIES: u32 = 8;
 /// The pause after the second attempt; later ones are longer.
 const DUMP_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
