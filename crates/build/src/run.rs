@@ -197,7 +197,12 @@ impl StepRequest {
         if let Some((path, content)) = &script {
             let source =
                 workspace.put_file(content.as_bytes(), 0o755, 0, 0).during(|| "write a script".into())?;
-            step.mounts.push(engine::StepMount::Bind { source, target: path.clone(), read_write: false });
+            step.mounts.push(engine::StepMount::Bind {
+                source,
+                target: path.clone(),
+                read_write: false,
+                is_plain: false,
+            });
         }
         let prepared = Prepared::make(&place, &mounts, &mut workspace, &mut step).await?;
         let network = take_network(&shared, &network).await?;
@@ -213,7 +218,7 @@ impl StepRequest {
         let (code, ()) = tokio::join!(workspace.run(step, &network.network, sender), forward);
         network.give_back().await;
         drop(prepared);
-        let code = code.during(String::new)?;
+        let code = code.during(|| format!("run {command:?}"))?;
         if code != 0 {
             return Err(Error::Command { command, code });
         }

@@ -10,8 +10,10 @@ use crate::wire::{
     Timestamp, UpdateHistoryRequest,
 };
 use build::Attests;
+use engine::Engine;
 use futures_util::StreamExt;
 use oci::Descriptor;
+use oci::image::MAX_MANIFEST;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
@@ -23,6 +25,7 @@ const PIECE: usize = 1 << 20;
 /// The account of a build that goes on; one that is dropped was broken off.
 #[derive(Debug)]
 pub(crate) struct Account {
+    engine: Arc<Engine>,
     history: Arc<History>,
     job: Arc<Job>,
     record: Option<HistoryRecord>,
@@ -40,7 +43,8 @@ pub(crate) struct Came {
 impl Account {
     /// Opens it. Nothing is kept of builds that clients do for themselves.
     pub(crate) fn open(server: &Server, job: &Arc<Job>, asked: &SolveRequest) -> Account {
-        let mut account = Account { history: server.history.clone(), job: job.clone(), record: None };
+        let (engine, history) = (server.engine.clone(), server.history.clone());
+        let mut account = Account { engine, history, job: job.clone(), record: None };
         if asked.internal {
             return account;
         }
@@ -67,7 +71,7 @@ impl Account {
     pub(crate) async fn close(mut self, outcome: Result<&Came, &Status>) {
         let Some(record) = self.record.take() else { return };
         let (history, job) = (self.history.clone(), self.job.clone());
-        let reference = record.reference.clone();
+        let (engine, reference) = (self.engine.clone(), record.reference.clone());
         let (outputs, made, response, error) = match outcome {
             Ok(came) => (came.outputs.clone(), came.made.clone(), came.response.clone(), None),
             Err(status) => (Vec::new(), BTreeMap::new(), BTreeMap::new(), Some(rpc_status(status))),
@@ -87,7 +91,10 @@ impl Account {
                     record.result = Some(result);
                 }
             }
-            finish(&history, &job, record, said);
+            let read =
+                |made: &Descriptor| engine.content().read_bounded(&made.digest, MAX_MANIFEST as u64).ok();
+            let documents = made.values().filter_map(read).collect();
+            finish(&history, &job, record, Remains { said, documents, ..Remains::default() });
         };
         if let Err(error) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(%error, "a build is not in the history");
@@ -107,13 +114,13 @@ impl Drop for Account {
         });
         // Without a runtime the daemon ends, and forgets it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn_blocking(move || finish(&history, &job, record, Vec::new())));
+            drop(runtime.spawn_blocking(move || finish(&history, &job, record, Remains::default())));
         }
     }
 }
 
 /// Blocking.
-fn finish(history: &History, job: &Job, mut record: HistoryRecord, said: Vec<Said>) {
+fn finish(history: &History, job: &Job, mut record: HistoryRecord, remains: Remains) {
     let told = job.board.take_recording();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     record.completed_at = Some(Timestamp::now());
@@ -127,7 +134,7 @@ fn finish(history: &History, job: &Job, mut record: HistoryRecord, said: Vec<Sai
         record.frontend = frontend;
         record.frontend_attrs = redacted(&attrs);
     }
-    history.complete(record, &Remains { news: told.bytes, said });
+    history.complete(record, &Remains { news: told.bytes, ..remains });
 }
 
 /// How a result was made, as far as that can be told.

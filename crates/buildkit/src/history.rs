@@ -68,6 +68,8 @@ impl Said {
 pub(crate) struct Remains {
     pub(crate) news: Vec<u8>,
     pub(crate) said: Vec<Said>,
+    /// Manifests and indexes of results: the images may go.
+    pub(crate) documents: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -201,8 +203,8 @@ impl History {
                 return Err(std::io::Error::other(format!("its record is longer than {MAX_RECORD} bytes")));
             }
             std::fs::write(new.join(NEWS), &remains.news)?;
-            for said in &remains.said {
-                std::fs::write(new.join(Digest::of(&said.bytes).hex()), &said.bytes)?;
+            for bytes in remains.said.iter().map(|said| &said.bytes).chain(&remains.documents) {
+                std::fs::write(new.join(Digest::of(bytes).hex()), bytes)?;
             }
             std::fs::write(new.join(RECORD), bytes)?;
             remove(&home);
@@ -294,12 +296,14 @@ impl History {
         let state = self.state();
         state.done.values().find_map(|record| {
             let results = record.result.iter().chain(record.results.values());
-            let mut said = results.flat_map(|result| &result.attestations);
+            let mut parts =
+                results.flat_map(|result| result.attestations.iter().chain(result.results.values()));
             let home = self.home(&record.reference);
             if record.logs.as_ref().is_some_and(|logs| logs.digest == digest) {
                 return Some((home.join(NEWS), record.completed_at));
             }
-            said.any(|said| said.digest == digest).then(|| (home.join(parsed.hex()), record.completed_at))
+            let (is_part, path) = (parts.any(|part| part.digest == digest), home.join(parsed.hex()));
+            (is_part && path.exists()).then_some((path, record.completed_at))
         })
     }
 

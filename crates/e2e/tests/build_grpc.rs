@@ -89,6 +89,14 @@ fn the_history_of_builds() {
     let bytes_read: Vec<u8> = read.iter().flat_map(|piece| all(piece, 2).concat()).collect();
     assert_eq!(u64::try_from(bytes_read.len()).unwrap(), size);
     assert!(String::from_utf8(bytes_read).unwrap().contains("buildDefinition"));
+    // The result's own manifest stays with the record, as `buildx history export` wants it.
+    let manifest = text(&all(&all(&result, 3)[0], 2)[0], 2);
+    daemon.brig(&["rmi", "app"]).success();
+    daemon.brig(&["builder", "prune", "-af"]).success();
+    assert_eq!(other.call(&format!("{CONTENT}/Info"), &bytes(1, &manifest)).len(), 1, "{}", other.trailers());
+    let read = other.call(&format!("{CONTENT}/Read"), &bytes(1, &manifest));
+    let read: Vec<u8> = read.iter().flat_map(|piece| all(piece, 2).concat()).collect();
+    assert_eq!(oci::Digest::of(&read).to_string(), manifest);
     let strange = format!("sha256:{}", "0".repeat(64));
     assert!(other.call(&format!("{CONTENT}/Info"), &bytes(1, strange)).is_empty());
 

@@ -6,8 +6,9 @@
 //!
 //! Kernel: [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html), fs/binfmt_elf.c, fs/binfmt_script.c.
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, DirEntry, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use sys::spent::spend;
@@ -38,8 +39,30 @@ pub(crate) struct Refusal {
 }
 
 /// Whether the kernel may know formats besides its own. To be asked where the host's procfs is in its place.
+///
+/// It knows them also where nobody has mounted the list of them, as in a container that runs this: then that is looked at
+/// without a place.
 pub(crate) fn has_other_formats() -> bool {
-    rustix::fs::access("/proc/sys/fs/binfmt_misc/status", Access::EXISTS).is_ok()
+    rustix::fs::access("/proc/sys/fs/binfmt_misc/status", Access::EXISTS).is_ok() || lists_formats()
+}
+
+#[cold]
+fn lists_formats() -> bool {
+    // Asking for a file system that is not there would load its module.
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.lines().any(|line| line.ends_with("\tbinfmt_misc")) {
+        return false;
+    }
+    let list = || {
+        let context = fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Dir::new(rustix::fs::openat(&mount, ".", flags, Mode::empty())?)
+    };
+    let is_format =
+        |entry: DirEntry| ![&b"."[..], b"..", b"register", b"status"].contains(&entry.file_name().to_bytes());
+    list().is_ok_and(|entries| entries.flatten().any(is_format))
 }
 
 /// Opens a program to read what it is. `None` for one that may be executed and not read, or is no file.
@@ -124,9 +147,11 @@ fn elf(file: &OwnedFd, head: &[u8]) -> Option<Refusal> {
         _ => half(18)?,
     };
     if !is_little || !OWN.contains(&machine) {
-        let why =
-            format!("it is a program for {}, and this machine is {}", name_of(machine), name_of(OWN[0]));
-        return unknown(why);
+        return unknown(format!(
+            "it is a program for {}, and this machine is {}; binfmt_misc has no interpreter for it (qemu-user-static brings some)",
+            name_of(machine),
+            name_of(OWN[0])
+        ));
     }
     // The loader of 32-bit programs is at another place of another header; the kernel tells of it as ever.
     if head.get(4) != Some(&2) || machine != OWN[0] {

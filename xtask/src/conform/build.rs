@@ -24,7 +24,7 @@ pub(super) fn command(args: &[String]) -> Result<()> {
         None if fetches => Some(crate::trixie::fetch(&[PACKAGE])?.join(IN_PACKAGE)),
         None => None,
     };
-    let tests = ["--test", "build", "--test", "buildx", "--test", "build_same"];
+    let tests = ["--test", "build", "--test", "buildx", "--test", "build_same", "--test", "build_foreign"];
     let line: Vec<String> = [&["-p", "e2e"], &tests[..], &["--", "--include-ignored"]]
         .concat()
         .into_iter()

@@ -26,7 +26,7 @@ fn records_survive_and_what_is_pinned_stays() {
         Some(crate::wire::HistoryResult { attestations: vec![descriptor.clone()], results: BTreeMap::new() });
     history.begin(first.clone());
     assert_eq!(all(&history), [(HistoryEvent::STARTED, "first/..".to_string())]);
-    history.complete(first, &Remains { news: b"news".to_vec(), said: vec![said] });
+    history.complete(first, &Remains { news: b"news".to_vec(), said: vec![said], ..Remains::default() });
     assert_eq!(all(&history), [(HistoryEvent::COMPLETE, "first/..".to_string())]);
     history.pin("first/..", true).expect("pinned");
 
