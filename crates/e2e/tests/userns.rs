@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
 use e2e::BUSYBOX;
+use e2e::random::Random;
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 use testkit::daemon::{Daemon, Options};
 use testkit::wait_until;
 
@@ -312,6 +315,31 @@ fn files_are_whose_they_are_wherever_one_looks() {
 }
 
 #[test]
+fn volumes_that_others_have_are_theirs() {
+    let Some(b) = bench(&[]) else { return };
+    let host = tempfile::tempdir().unwrap();
+    let dir = host.path().join("dir");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("of-root"), "x").unwrap();
+    let device = format!("device={}", dir.display());
+    b.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "bound"]);
+    b.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory"]);
+    let look =
+        "stat -c %u /v/of-root; touch /v/new 2>/dev/null || echo refused; touch /m/new && stat -c %u /m/new";
+    let seen = b.sh(&["-v", "bound:/v", "-v", "memory:/m"], look);
+    assert_eq!(words(&seen), "65534 refused 0");
+    // What an image has at its place comes into it as who it is outside.
+    std::fs::remove_file(dir.join("of-root")).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    b.ok(&["run", "--name", "made", BUSYBOX, "sh", "-c", "mkdir /d && touch /d/f && chown 5:6 /d/f"]);
+    b.ok(&["commit", "made", "made:latest"]);
+    assert_eq!(b.ok(&["run", "--rm", "-v", "bound:/d", "made", "stat", "-c", "%u:%g", "/d/f"]), "5:6");
+    assert_eq!(owner(&dir.join("f")), (BASE + 5, BASE + 6));
+    b.ok(&["rm", "made"]);
+    b.daemon.assert_no_leaks();
+}
+
+#[test]
 fn everyday_options_work_as_without() {
     let Some(b) = bench(&[]) else { return };
     // Streams that belong to the user can be opened again by name, of the container and of what runs in it besides.
@@ -484,6 +512,40 @@ fn builds_have_the_same_namespaces_and_make_the_same_images() {
     assert!(done.code == Some(0) && said.contains(&format!("0 {BASE} 65536")), "{said}");
     let leftover = b.daemon.leaks();
     assert!(leftover.is_empty(), "{leftover:?}");
+}
+
+#[test]
+fn a_daemon_killed_while_containers_start_leaves_nothing() {
+    let Some(mut b) = bench(&[]) else { return };
+    let mut random = Random::new();
+    for round in 0..4 {
+        let names: Vec<String> = (0..3).map(|n| format!("k{round}{n}")).collect();
+        let mut clients: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let args =
+                    ["run", "-d", "--name", name, "-v", "vol:/data", "-w", "/made", BUSYBOX, "sleep", "1000"];
+                b.daemon.docker_command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            })
+            .collect();
+        // Anywhere in it: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(random.below(150)));
+        b.daemon.kill9();
+        for client in &mut clients {
+            client.wait().unwrap();
+        }
+        b.daemon.spawn();
+        // Each is there and works, or was never made.
+        for id in b.daemon.container_ids() {
+            b.daemon.docker(&["start", &id]).success();
+            assert_eq!(
+                b.ok(&["exec", &id, "sh", "-c", "id -u; touch /new /data/new && stat -c %u /new"]),
+                "0\n0"
+            );
+            b.ok(&["rm", "-f", &id]);
+        }
+        b.daemon.assert_no_leaks();
+    }
 }
 
 #[test]

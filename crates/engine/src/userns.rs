@@ -7,6 +7,7 @@
 //! and `commit` are the same with and without. Which mapping a running container has the kernel tells.
 
 mod ranges;
+mod ready;
 
 use crate::container::Container;
 use crate::error::{During, Error, IoDuring};
@@ -16,6 +17,7 @@ use crate::{Config, Engine, user};
 use errors::{Kind, Report};
 use oci::IdMap;
 use ranges::Files;
+use ready::Ready;
 use rustix::fs::{Mode, OFlags};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -37,6 +39,7 @@ pub(crate) struct Remap {
     pub(crate) map: Arc<IdMap>,
     /// Nobody is in it: it maps the ids of mounts.
     namespace: OwnedFd,
+    ready: Arc<Ready>,
 }
 
 /// The user namespace that a container is started in.
@@ -67,7 +70,7 @@ impl Remap {
         };
         let map = ranges::resolve(text, &Files::read(&config.subid_dir))?;
         let namespace = make(&config.shim, Some(&map), None, false)?.0;
-        let remap = Remap { map: Arc::new(map), namespace };
+        let remap = Remap { map: Arc::new(map), namespace, ready: Arc::default() };
         let dir = config.data_root.join("tmp");
         remap.mapping(&remap.map)?.try_on(&dir, on_overlay).map_err(|e| Error::Failed {
             doing: "--userns-remap needs Linux 5.19 or newer, and a data root whose file system has id-mapped mounts \
@@ -210,7 +213,11 @@ impl Engine {
         let shim = &self.config.shim;
         Ok(match donor {
             None => {
-                let (namespace, network) = make(shim, Some(&remap.map), None, wants_network)?;
+                let ready = if wants_network { remap.ready.take(shim, &remap.map) } else { None };
+                let (namespace, network) = match ready {
+                    Some(ready) => ready,
+                    None => make(shim, Some(&remap.map), None, wants_network)?,
+                };
                 Users { map: remap.map.clone(), namespace, network }
             }
             Some((map, namespace)) => {
