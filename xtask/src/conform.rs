@@ -72,7 +72,8 @@ fn api(args: &[String]) -> Result<()> {
 /// `crates/e2e/tests`). Names of tests choose among them.
 fn stress(args: &[String]) -> Result<()> {
     const PROGRAMS: &[&str] =
-        &["stress", "fuzzed_api", "crash_steps", "exhaustion", "little_memory", "stuck"];
+        &["stress", "fuzzed_api", "crash_steps", "exhaustion", "little_memory", "clock_jumps", "stuck"];
+    crate::packages::ensure(crate::packages::CONFORM_STRESS)?;
     let (programs, filters): (Vec<&String>, Vec<&String>) =
         args.iter().partition(|a| PROGRAMS.contains(&a.as_str()));
     let mut line: Vec<String> = ["-p", "e2e"].map(str::to_string).to_vec();
