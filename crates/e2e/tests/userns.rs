@@ -525,8 +525,7 @@ fn builds_have_the_same_namespaces_and_make_the_same_images() {
     let done = b.daemon.brig(&["build", "--progress", "plain", "--allow", "network.host", directory]);
     let said = words(&format!("{}{}", done.stdout, done.stderr));
     assert!(done.code == Some(0) && said.contains(&format!("0 {BASE} 65536")), "{said}");
-    let leftover = b.daemon.leaks();
-    assert!(leftover.is_empty(), "{leftover:?}");
+    b.daemon.assert_no_leaks();
 }
 
 #[test]
