@@ -27,6 +27,8 @@ pub struct Built {
     pub image_id: ImageId,
     pub manifest: Descriptor,
     pub warnings: Vec<dockerfile::Warning>,
+    /// The image of each platform, where several were asked for.
+    pub images: Vec<(Platform, ImageId)>,
 }
 
 /// An image that something starts from.
@@ -119,7 +121,7 @@ impl Solved {
             Ok::<_, Error>((documents.keep(&outcomes, &references)?, documents.target))
         })
         .await?;
-        Ok(Built { image_id: image.id, manifest, warnings: self.warnings.clone() })
+        Ok(Built { image_id: image.id, manifest, warnings: self.warnings.clone(), images: Vec::new() })
     }
 
     /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
@@ -196,6 +198,7 @@ pub async fn solve(
     mut file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Solved, Error> {
+    crate::syntax::check(&request, &file)?;
     if let Some(text) = request.build_arg("BUILDKIT_DOCKERFILE_CHECK") {
         let checks = dockerfile::Checks::parse(text).map_err(|m| {
             Error::invalid(format!("failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {m}"))
