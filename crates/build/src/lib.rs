@@ -42,6 +42,7 @@ mod several;
 mod share;
 mod solve;
 mod stage;
+mod syntax;
 
 pub use annotations::Annotations;
 pub use attest::{Attests, Predicate, Subject, attest_files};
@@ -62,3 +63,4 @@ pub use share::{
     receive_blob,
 };
 pub use solve::{Built, Solved, build, solve};
+pub use syntax::is_own_frontend;
