@@ -71,7 +71,9 @@ fn api(args: &[String]) -> Result<()> {
 /// -9 before every step of every verb; nothing left to have of descriptors, processes, memory, disk (the tests named below, in
 /// `crates/e2e/tests`). Names of tests choose among them.
 fn stress(args: &[String]) -> Result<()> {
-    const PROGRAMS: &[&str] = &["stress", "fuzzed_api", "crash_steps", "exhaustion", "stuck"];
+    const PROGRAMS: &[&str] =
+        &["stress", "fuzzed_api", "crash_steps", "exhaustion", "little_memory", "clock_jumps", "stuck"];
+    crate::packages::ensure(crate::packages::CONFORM_STRESS)?;
     let (programs, filters): (Vec<&String>, Vec<&String>) =
         args.iter().partition(|a| PROGRAMS.contains(&a.as_str()));
     let mut line: Vec<String> = ["-p", "e2e"].map(str::to_string).to_vec();

@@ -83,6 +83,12 @@ pub(crate) const CONFORM_VM: &[Package] = &[
     program("util-linux", "unshare"),
 ];
 
+/// What sets the clock for a daemon.
+pub(crate) const CONFORM_STRESS: &[Package] = &[Package {
+    name: "libfaketime",
+    provides: Provides::File("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+}];
+
 /// What the suites of others need.
 pub(crate) const CONFORM: &[Package] = &[
     Package { name: "busybox-static", provides: Provides::File("/usr/share/doc/busybox-static") },

@@ -197,7 +197,12 @@ impl StepRequest {
         if let Some((path, content)) = &script {
             let source =
                 workspace.put_file(content.as_bytes(), 0o755, 0, 0).during(|| "write a script".into())?;
-            step.mounts.push(engine::StepMount::Bind { source, target: path.clone(), read_write: false });
+            step.mounts.push(engine::StepMount::Bind {
+                source,
+                target: path.clone(),
+                read_write: false,
+                is_plain: false,
+            });
         }
         let prepared = Prepared::make(&place, &mounts, &mut workspace, &mut step).await?;
         let network = take_network(&shared, &network).await?;

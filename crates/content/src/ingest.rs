@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use sys::writeback::Writeback;
 
-/// Bytes read at a time when hashing.
+/// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 
 /// A blob being written. Dropping it without [`Ingest::commit`] removes what was written, but for one that
@@ -131,6 +131,19 @@ impl Ingest {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Writes all that `from` has, in pieces that are worth a system call and waking those who follow. Returns how much.
+    pub fn fill(&mut self, mut from: impl Read) -> io::Result<u64> {
+        let (mut buffer, before) = (vec![0; BUFFER], self.written);
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(self.written - before),
+                Ok(count) => self.write_all(&buffer[..count])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// A reader of what has been and will be written. Only for a blob whose size was promised.

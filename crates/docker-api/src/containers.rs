@@ -3,7 +3,7 @@
 use crate::filters::Filters;
 use crate::hijack::{Refusal, Style, detach_keys, hijack, multiplexed, take};
 use crate::render::{self, Sizes};
-use crate::reply::{Failure, Outcome, json, no_content, ok, stream, to_the_end, with_body};
+use crate::reply::{Failure, Outcome, bulk_stream, json, no_content, ok, stream, to_the_end, with_body};
 use crate::request::Call;
 use crate::serve::Api;
 use crate::units::parse_time;
@@ -403,7 +403,7 @@ pub(crate) fn logs(api: &Arc<Api>, id: &str, call: &Call) -> Outcome {
     };
     let receiver =
         log_stream(api, id, options, tty, call.query.flag("timestamps"), call.query.flag("details"))?;
-    let (sender, reply) = stream(kind);
+    let (sender, reply) = bulk_stream(kind);
     tokio::spawn(pump(receiver, sender));
     Ok(reply)
 }

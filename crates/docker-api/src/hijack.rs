@@ -6,7 +6,7 @@
 
 use crate::detach::DetachKeys;
 use crate::peer::hung_up;
-use crate::reply::{Failure, Outcome, empty, stream};
+use crate::reply::{Failure, Outcome, bulk_stream, empty};
 use crate::wire::Wire;
 use bytes::Bytes;
 use engine::{Attachment, Output};
@@ -76,7 +76,7 @@ where
 {
     let kind = if style.tty || !multiplexed_name { RAW } else { MULTIPLEXED };
     let Some(upgrade) = upgrade else {
-        let (sender, reply) = stream(kind);
+        let (sender, reply) = bulk_stream(kind);
         tokio::spawn(async move {
             let mut style = style;
             if let Some(mut prologue) = style.prologue.take() {

@@ -208,9 +208,18 @@ pub(crate) fn with_body(status: StatusCode, content_type: Option<&'static str>, 
 /// Pieces read ahead of a slow client.
 const PIECES: usize = 32;
 
-/// A body that is written while it is sent. The sender fails once the client has gone.
+/// A body that is written while it is sent, of short lines. The sender fails once the client has gone.
 pub(crate) fn stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    stream_ahead(content_type, PIECES)
+}
+
+/// The same of long pieces, of which as few as may be are kept for each of many slow clients.
+pub(crate) fn bulk_stream(content_type: &'static str) -> (mpsc::Sender<Bytes>, Reply) {
+    stream_ahead(content_type, 1)
+}
+
+fn stream_ahead(content_type: &'static str, pieces: usize) -> (mpsc::Sender<Bytes>, Reply) {
+    let (sender, receiver) = mpsc::channel(pieces);
     (sender, of_body(content_type, ChannelBody(receiver)))
 }
 

@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "for tests only, where a panic is the report")]
 
 use e2e::BUSYBOX;
+use e2e::random::Random;
 use serde_json::json;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 use testkit::daemon::{Daemon, Options};
 use testkit::wait_until;
 
@@ -312,6 +315,31 @@ fn files_are_whose_they_are_wherever_one_looks() {
 }
 
 #[test]
+fn volumes_that_others_have_are_theirs() {
+    let Some(b) = bench(&[]) else { return };
+    let host = tempfile::tempdir().unwrap();
+    let dir = host.path().join("dir");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("of-root"), "x").unwrap();
+    let device = format!("device={}", dir.display());
+    b.ok(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "bound"]);
+    b.ok(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory"]);
+    let look =
+        "stat -c %u /v/of-root; touch /v/new 2>/dev/null || echo refused; touch /m/new && stat -c %u /m/new";
+    let seen = b.sh(&["-v", "bound:/v", "-v", "memory:/m"], look);
+    assert_eq!(words(&seen), "65534 refused 0");
+    // What an image has at its place comes into it as who it is outside.
+    std::fs::remove_file(dir.join("of-root")).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    b.ok(&["run", "--name", "made", BUSYBOX, "sh", "-c", "mkdir /d && touch /d/f && chown 5:6 /d/f"]);
+    b.ok(&["commit", "made", "made:latest"]);
+    assert_eq!(b.ok(&["run", "--rm", "-v", "bound:/d", "made", "stat", "-c", "%u:%g", "/d/f"]), "5:6");
+    assert_eq!(owner(&dir.join("f")), (BASE + 5, BASE + 6));
+    b.ok(&["rm", "made"]);
+    b.daemon.assert_no_leaks();
+}
+
+#[test]
 fn everyday_options_work_as_without() {
     let Some(b) = bench(&[]) else { return };
     // Streams that belong to the user can be opened again by name, of the container and of what runs in it besides.
@@ -419,6 +447,105 @@ fn mappings_change_with_the_daemon_and_running_containers_keep_theirs() {
     assert_eq!(docker(&b, &["exec", "runs", "stat", "-c", "%u:%g", "/copied", "/mine"]), "0:0\n0:0");
     docker(&b, &["rm", "-f", "runs", "rests"]);
     b.daemon.assert_no_leaks();
+}
+
+/// What each kind of mount shows, and whose what the step makes is; the last line of each is an owner on disk or none.
+const DOCKERFILE: &str = "\
+FROM busybox:latest AS below
+RUN touch /b && chown 11:12 /b && echo err > /dev/stderr
+FROM busybox:latest
+COPY --chown=3:4 file /copied
+RUN cat /proc/self/uid_map && touch /made && chown 5:6 /made && mkdir /dir && chmod 4755 /made
+RUN --mount=type=bind,from=below,target=/below --mount=type=bind,target=/context \\
+    --mount=type=cache,target=/cache,uid=21,gid=22 --mount=type=secret,id=s,target=/secret,uid=31 \\
+    --mount=type=tmpfs,target=/t \\
+    stat -c '%n %u:%g' /below/b /context/file /cache /secret /copied /made /etc/hosts /t && \\
+    touch /cache/kept && cat /secret && cp -a /below/b /from-below
+RUN --mount=type=cache,target=/cache,uid=21,gid=22 stat -c '%n %u:%g' /cache/kept
+USER 1000:1000
+RUN --network=none id -u > /tmp/of-user; echo x > /dev/stderr; true
+";
+
+#[test]
+fn builds_have_the_same_namespaces_and_make_the_same_images() {
+    let Some(b) = bench(&[]) else { return };
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("Dockerfile"), DOCKERFILE).unwrap();
+    std::fs::write(context.path().join("file"), "x").unwrap();
+    std::fs::write(context.path().join("secret"), "hush\n").unwrap();
+    let secret = format!("id=s,src={}", context.path().join("secret").display());
+    let directory = context.path().to_str().unwrap();
+    let done =
+        b.daemon.brig(&["build", "--progress", "plain", "--secret", &secret, "-t", "built", directory]);
+    assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
+    let said = words(&format!("{}{}", done.stdout, done.stderr));
+    for want in [
+        format!("0 {BASE} 65536"),
+        "/below/b 11:12".into(),
+        "/context/file 0:0".into(),
+        "/cache 21:22".into(),
+        "/secret 31:0".into(),
+        "/copied 3:4".into(),
+        "/made 5:6".into(),
+        "/etc/hosts 0:0".into(),
+        "/t 0:0".into(),
+        "/cache/kept 0:0".into(),
+        "hush".into(),
+    ] {
+        assert!(said.contains(&want), "{want:?} is not in {said}");
+    }
+    // On a host of its own in everything that an image is.
+    let look =
+        "stat -c '%n %u:%g %a' /b /made /copied /dir /from-below /tmp/of-user 2>/dev/null; cat /tmp/of-user";
+    for users in ["", "host"] {
+        let seen = b.ok(&["run", "--rm", "-u", "0", "--userns", users, "built", "sh", "-c", look]);
+        let want = "/made 5:6 4755 /copied 3:4 644 /dir 0:0 755 /from-below 11:12 644 /tmp/of-user 1000:1000 644 1000";
+        assert_eq!(words(&seen), want);
+    }
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM busybox\nRUN --network=host cat /proc/self/uid_map; id -u\n",
+    )
+    .unwrap();
+    let done = b.daemon.brig(&["build", "--progress", "plain", "--allow", "network.host", directory]);
+    let said = words(&format!("{}{}", done.stdout, done.stderr));
+    assert!(done.code == Some(0) && said.contains(&format!("0 {BASE} 65536")), "{said}");
+    let leftover = b.daemon.leaks();
+    assert!(leftover.is_empty(), "{leftover:?}");
+}
+
+#[test]
+fn a_daemon_killed_while_containers_start_leaves_nothing() {
+    let Some(mut b) = bench(&[]) else { return };
+    let mut random = Random::new();
+    for round in 0..4 {
+        let names: Vec<String> = (0..3).map(|n| format!("k{round}{n}")).collect();
+        let mut clients: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let args =
+                    ["run", "-d", "--name", name, "-v", "vol:/data", "-w", "/made", BUSYBOX, "sleep", "1000"];
+                b.daemon.docker_command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            })
+            .collect();
+        // Anywhere in it: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(random.below(150)));
+        b.daemon.kill9();
+        for client in &mut clients {
+            client.wait().unwrap();
+        }
+        b.daemon.spawn();
+        // Each is there and works, or was never made.
+        for id in b.daemon.container_ids() {
+            b.daemon.docker(&["start", &id]).success();
+            assert_eq!(
+                b.ok(&["exec", &id, "sh", "-c", "id -u; touch /new /data/new && stat -c %u /new"]),
+                "0\n0"
+            );
+            b.ok(&["rm", "-f", &id]);
+        }
+        b.daemon.assert_no_leaks();
+    }
 }
 
 #[test]

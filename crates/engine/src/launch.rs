@@ -12,7 +12,7 @@
 use crate::bundle::{self, Choice};
 use crate::container::Container;
 use crate::error::{During, Error, IoDuring, blocking};
-use crate::record::{MountKind, Record, Status, now};
+use crate::record::{MountKind, MountPoint, Record, Status, now};
 use crate::shim_client::{ShimConnection, unexpected};
 use crate::userns::{self, Users};
 use crate::{Engine, cdi, devices, links, log_drivers, shim_alive, shm, user};
@@ -414,6 +414,12 @@ impl Engine {
             let _as_root = userns::as_root(ids)?;
             make_places(record, &root, &etc_files);
         }
+        let mut shown = std::borrow::Cow::Borrowed(record);
+        let foreign = |m: &MountPoint| m.kind == MountKind::Volume && !self.maps_owners(m);
+        if users.is_some() && record.mounts.iter().any(foreign) {
+            let mounts = &mut shown.to_mut().mounts;
+            mounts.iter_mut().filter(|m| foreign(m)).for_each(|m| m.kind = MountKind::Bind);
+        }
         let mut edits = cdi::resolve(&record.host_config, &self.config.cdi_spec_dirs)?;
         let mut devices = devices::collect(&record.host_config)?;
         devices.extend(edits.devices.iter().cloned());
@@ -427,7 +433,7 @@ impl Engine {
         let rootfs_text = rootfs.to_string_lossy();
         let cgroups_path = self.cgroups_path(record);
         let mut spec = bundle::spec(&bundle::Input {
-            record,
+            record: &shown,
             credentials: &credentials,
             rootfs: &rootfs_text,
             hostname: &record.config.hostname,
@@ -526,7 +532,7 @@ impl Engine {
     /// Fills volumes that are new with what the image has at their place.
     fn copy_up(&self, record: &Record, root: &RootDir, ids: Option<&IdMap>) -> Result<(), Error> {
         for point in record.mounts.iter().filter(|m| m.kind == MountKind::Volume && m.copy_up) {
-            crate::volumes::copy_up(root, point, ids)?;
+            crate::volumes::copy_up(root, point, ids.filter(|_| self.maps_owners(point)))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Pieces read ahead of a slow client, and about how long one is.
-const READ_AHEAD: usize = 4;
+const READ_AHEAD: usize = 1;
 const PIECE: usize = 64 << 10;
 
 /// What a client wants to read.

@@ -7,6 +7,7 @@
 //! and `commit` are the same with and without. Which mapping a running container has the kernel tells.
 
 mod ranges;
+mod ready;
 
 use crate::container::Container;
 use crate::error::{During, Error, IoDuring};
@@ -16,6 +17,7 @@ use crate::{Config, Engine, user};
 use errors::{Kind, Report};
 use oci::IdMap;
 use ranges::Files;
+use ready::Ready;
 use rustix::fs::{Mode, OFlags};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -37,6 +39,7 @@ pub(crate) struct Remap {
     pub(crate) map: Arc<IdMap>,
     /// Nobody is in it: it maps the ids of mounts.
     namespace: OwnedFd,
+    ready: Arc<Ready>,
 }
 
 /// The user namespace that a container is started in.
@@ -67,7 +70,7 @@ impl Remap {
         };
         let map = ranges::resolve(text, &Files::read(&config.subid_dir))?;
         let namespace = make(&config.shim, Some(&map), None, false)?.0;
-        let remap = Remap { map: Arc::new(map), namespace };
+        let remap = Remap { map: Arc::new(map), namespace, ready: Arc::default() };
         let dir = config.data_root.join("tmp");
         remap.mapping(&remap.map)?.try_on(&dir, on_overlay).map_err(|e| Error::Failed {
             doing: "--userns-remap needs Linux 5.19 or newer, and a data root whose file system has id-mapped mounts \
@@ -162,9 +165,28 @@ impl Engine {
     /// the host's. Blocking.
     pub(crate) fn users_for(&self, record: &Record) -> Result<Option<Users>, Error> {
         let host = &record.host_config;
-        let Some(remap) = self.remap.as_ref().filter(|_| is_private(host)) else { return Ok(None) };
-        check(host, true)?;
-        let wants_network = !host.network_mode.starts_with("container:");
+        check(host, self.is_remapped())?;
+        match self.remap.as_ref().filter(|_| is_private(host)) {
+            Some(remap) => self.users_with(remap, host).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The same for steps of builds on a network; they may be on the host's, over which they have no power. Blocking.
+    pub(crate) fn users_for_steps(&self, network: &HostConfig) -> Result<Option<Arc<Users>>, Error> {
+        let Some(remap) = &self.remap else { return Ok(None) };
+        let users = self.users_with(remap, network)?;
+        if users.map != remap.map {
+            return Err(Error::conflict(format!(
+                "steps on network {} would have other ids than those of this daemon",
+                network.network_mode
+            )));
+        }
+        Ok(Some(Arc::new(users)))
+    }
+
+    fn users_with(&self, remap: &Remap, host: &HostConfig) -> Result<Users, Error> {
+        let wants_network = !host.network_mode.starts_with("container:") && host.network_mode != "host";
         let mut donor: Option<(Arc<IdMap>, OwnedFd)> = None;
         for (mode, what) in
             [(&host.network_mode, "network"), (&host.ipc_mode, "IPC"), (&host.pid_mode, "PID")]
@@ -189,9 +211,13 @@ impl Engine {
             donor = Some((map, namespace));
         }
         let shim = &self.config.shim;
-        Ok(Some(match donor {
+        Ok(match donor {
             None => {
-                let (namespace, network) = make(shim, Some(&remap.map), None, true)?;
+                let ready = if wants_network { remap.ready.take(shim, &remap.map) } else { None };
+                let (namespace, network) = match ready {
+                    Some(ready) => ready,
+                    None => make(shim, Some(&remap.map), None, wants_network)?,
+                };
                 Users { map: remap.map.clone(), namespace, network }
             }
             Some((map, namespace)) => {
@@ -199,7 +225,7 @@ impl Engine {
                     if wants_network { make(shim, None, Some(namespace.as_fd()), true)?.1 } else { None };
                 Users { map, namespace, network }
             }
-        }))
+        })
     }
 
     /// Mounts the container's root with the ids of `users` mapped, or with its own. One that is mounted already stays, where it
@@ -272,6 +298,28 @@ impl Engine {
             }
         }
         .during(|| format!("mount snapshot {key}"))
+    }
+
+    /// Mounts the snapshot `key` as containers of this daemon are to see it, whether one is about to run or not.
+    pub(crate) fn mount_for_all(
+        &self,
+        key: &str,
+        target: &Path,
+        options: &snapshot::MountOptions,
+    ) -> Result<(), Error> {
+        match &self.remap {
+            None => self.snapshots.mount(key, target, options),
+            Some(remap) => self.snapshots.mount_mapped(key, target, options, remap.mapping(&remap.map)?),
+        }
+        .during(|| format!("mount snapshot {key}"))
+    }
+
+    /// Who `uid` and `gid` of a container are outside.
+    pub(crate) fn outside(&self, uid: u32, gid: u32) -> Result<(u32, u32), Error> {
+        let Some(remap) = &self.remap else { return Ok((uid, gid)) };
+        let outside = remap.map.outside_uid(uid).zip(remap.map.outside_gid(gid));
+        outside
+            .ok_or_else(|| Error::invalid(format!("{uid}:{gid} is not mapped in the step's user namespace")))
     }
 
     /// A namespace that maps the ids of mounts as `container`'s root is mounted. Blocking.

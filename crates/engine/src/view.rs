@@ -143,7 +143,7 @@ impl Engine {
                 false => m.source.clone().into(),
             },
             destination: m.destination.clone(),
-            is_ours: m.kind == MountKind::Volume,
+            is_ours: self.maps_owners(m),
             how: mount::Attach {
                 recursive: !m.non_recursive,
                 read_only: !m.read_write,

@@ -75,6 +75,12 @@ impl Volume {
     fn is_mounted_when_used(&self) -> bool {
         self.options.keys().any(|key| key != quota::SIZE) || !is_local(&self.driver)
     }
+
+    /// Whether nobody else has what is in it: no directory of the host's, no other machine, no plugin.
+    fn is_own(&self) -> bool {
+        !self.is_mounted_when_used()
+            || is_local(&self.driver) && self.options.get("type").is_some_and(|t| t == "tmpfs")
+    }
 }
 
 /// A volume that a client wants.
@@ -298,6 +304,12 @@ impl Engine {
     fn volume_records(&self) -> Result<Vec<Volume>, Error> {
         let rows = self.db.list_records(RecordKind::Volume).during(|| "list volumes".into())?;
         Ok(rows.iter().filter_map(|r| serde_json::from_str(&r.body).ok()).collect())
+    }
+
+    /// Whether owners of what `point` shows are shown to a container with a user namespace as they are inside. Those of what
+    /// others have are not, as in Docker: root of the container would be root to them.
+    pub(crate) fn maps_owners(&self, point: &MountPoint) -> bool {
+        point.kind == MountKind::Volume && self.volume_record(&point.name).is_ok_and(|v| v.is_own())
     }
 
     fn volume_record(&self, name: &str) -> Result<Volume, Error> {

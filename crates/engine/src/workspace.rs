@@ -13,6 +13,7 @@ use crate::error::{During, Error, IoDuring, blocking};
 use crate::launch::credentials;
 use crate::model::{Config, HostConfig, NetworkingConfig};
 use crate::record::{ContainerId, MountKind, MountPoint, RECORD_VERSION, Record, State, now};
+use crate::userns::{self, Users};
 use crate::{Engine, launch, task};
 use archive::Compression;
 use errors::{Kind, Report};
@@ -29,6 +30,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 
 /// How long a runtime that was killed may take to be gone.
@@ -48,6 +50,9 @@ const PLACES: &[(&str, bool)] = &[
     ("etc/hostname", false),
     ("etc/resolv.conf", false),
 ];
+
+/// What a step has written is either made a layer, and synced as one, or thrown away.
+const AS_STEP: snapshot::MountOptions = snapshot::MountOptions { volatile: true, read_only: false };
 
 /// Longest error text that a runtime may leave in its log.
 const MAX_LOG: u64 = 64 << 10;
@@ -82,12 +87,11 @@ pub enum StepMount {
         source: PathBuf,
         target: String,
         read_write: bool,
+        /// Where steps have user namespaces: owners of the source are as on disk, not yet as the step is to see them.
+        is_plain: bool,
     },
     /// Bytes, 0 for no limit.
-    Tmpfs {
-        target: String,
-        size: u64,
-    },
+    Tmpfs { target: String, size: u64 },
 }
 
 impl StepMount {
@@ -111,6 +115,8 @@ pub struct StepNetwork {
     engine: Arc<Engine>,
     record: Record,
     choice: Choice,
+    /// The user namespace that it belongs to, and its steps with it.
+    users: Option<Arc<Users>>,
 }
 
 /// A writable root, mounted.
@@ -133,6 +139,21 @@ pub struct Workspace {
 impl Engine {
     /// Mounts a new writable root on the layer `parent` and those below, or on nothing. Blocking.
     pub fn open_workspace(self: &Arc<Self>, parent: Option<&Digest>) -> Result<Workspace, Error> {
+        self.open_workspace_by(parent, |key, rootfs, options| {
+            self.snapshots.mount(key, rootfs, options).during(|| "mount the root of a build step".into())
+        })
+    }
+
+    /// The same, with owners as steps are to see them: for what they are to see of other layers. Blocking.
+    pub fn open_shown_workspace(self: &Arc<Self>, parent: Option<&Digest>) -> Result<Workspace, Error> {
+        self.open_workspace_by(parent, |key, rootfs, options| self.mount_for_all(key, rootfs, options))
+    }
+
+    fn open_workspace_by(
+        self: &Arc<Self>,
+        parent: Option<&Digest>,
+        mount: impl FnOnce(&str, &Path, &snapshot::MountOptions) -> Result<(), Error>,
+    ) -> Result<Workspace, Error> {
         let id = ContainerId::random();
         let rootfs = self.config.rootfs(id.as_str());
         let mut workspace = Workspace {
@@ -152,11 +173,7 @@ impl Engine {
             .during(|| "prepare a snapshot for a build step".into())?;
         workspace.has_snapshot = true;
         std::fs::create_dir_all(&rootfs).io_during(|| format!("create {}", rootfs.display()))?;
-        // What a step has written is either made a layer, and synced as one, or thrown away.
-        let options = snapshot::MountOptions { volatile: true, ..snapshot::MountOptions::default() };
-        self.snapshots
-            .mount(workspace.id.as_str(), &rootfs, &options)
-            .during(|| "mount the root of a build step".into())?;
+        mount(workspace.id.as_str(), &rootfs, &AS_STEP)?;
         workspace.root = Some(RootDir::open(&rootfs).during(|| "open the root of a build step".into())?);
         Ok(workspace)
     }
@@ -182,9 +199,11 @@ impl Engine {
             _ => Choice::Join(self.config.netns(record.id.as_str()).to_string_lossy().into_owned()),
         };
         record.networks = self.networks.allocate(&record)?;
-        let network = StepNetwork { engine: self.clone(), record, choice };
+        let users = self.users_for_steps(&record.host_config)?;
+        let network = StepNetwork { engine: self.clone(), record, choice, users };
+        let namespace = network.users.as_ref().and_then(|users| users.network.as_ref());
         // Dropping it takes back whatever was set up when this fails.
-        self.networks.connect(&self.config, &network.record, &network.record.networks, None)?;
+        self.networks.connect(&self.config, &network.record, &network.record.networks, namespace)?;
         Ok(network)
     }
 
@@ -302,7 +321,7 @@ impl Workspace {
         Ok(place)
     }
 
-    /// Writes a file beside the root, for a mount of the step alone, and returns its path.
+    /// Writes a file beside the root, for a mount of the step alone, and returns its path. The owner is one of the step's.
     pub fn put_file(&mut self, bytes: &[u8], mode: u32, uid: u32, gid: u32) -> Result<PathBuf, Error> {
         let dir = self.engine.config.shim_dir(self.id.as_str());
         let path = dir.join(format!("file-{}", self.files));
@@ -313,6 +332,7 @@ impl Workspace {
         let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).io_during(doing)?;
         let mut file = std::fs::File::from(fd);
         std::io::Write::write_all(&mut file, bytes).io_during(doing)?;
+        let (uid, gid) = self.engine.outside(uid, gid)?;
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         rustix::fs::fchown(&file, Some(uid), Some(gid)).io_during(doing)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).io_during(doing)?;
@@ -327,6 +347,10 @@ impl Workspace {
         output: mpsc::Sender<StepOutput>,
     ) -> Result<i32, Error> {
         let engine = self.engine.clone();
+        let users = network.users.clone();
+        if users.is_some() && step.is_privileged {
+            return Err(Error::invalid("privileged mode is incompatible with user namespaces"));
+        }
         let mut record = blank_record(
             Config {
                 hostname: step.hostname.clone(),
@@ -346,18 +370,49 @@ impl Workspace {
         record.args.clone_from(&step.args);
         record.networks.clone_from(&network.record.networks);
         record.mounts = step.mounts.iter().map(mount_point).collect();
+        let owner = users.as_ref().and_then(|users| users.map.root());
         self.runs = true;
         let (root, choice) = (self.root().try_clone().during(|| "open root".into())?, network.choice.clone());
         let (engine_, record_) = (engine.clone(), record.clone());
-        let made = blocking(move || engine_.prepare_step(&record_, choice, &root)).await?;
-        let code = self.run_bundle(&record, output).await;
+        let users_ = users.clone();
+        let made = blocking(move || engine_.prepare_step(&record_, choice, &root, users_.as_deref())).await?;
+        if users.is_some() {
+            self.mount_again(users.clone()).await?;
+        }
+        let code = self.run_bundle(&record, owner, output).await;
+        if users.is_some() {
+            self.mount_again(None).await?;
+        }
         let root = self.root().try_clone().during(|| "open root".into())?;
         blocking(move || made.take_away(&root)).await;
         self.runs = false;
         code
     }
 
-    async fn run_bundle(&self, record: &Record, output: mpsc::Sender<StepOutput>) -> Result<i32, Error> {
+    /// Mounts the root anew: as a step in `users` is to see it, which nobody else may look at meanwhile, or as it was.
+    async fn mount_again(&mut self, users: Option<Arc<Users>>) -> Result<(), Error> {
+        self.root = None;
+        let (engine, id, rootfs) = (self.engine.clone(), self.id.clone(), self.rootfs.clone());
+        self.root = blocking(move || {
+            let doing = || "mount the root of a build step".to_string();
+            engine.snapshots.unmount(&rootfs).during(doing)?;
+            engine.mount_for(id.as_str(), &rootfs, &AS_STEP, users.as_deref())?;
+            match users {
+                Some(_) => Ok(None),
+                None => RootDir::open(&rootfs).map(Some).during(doing),
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// `owner`, where there is one, is whom its output's pipes belong to.
+    async fn run_bundle(
+        &self,
+        record: &Record,
+        owner: Option<(u32, u32)>,
+        output: mpsc::Sender<StepOutput>,
+    ) -> Result<i32, Error> {
         let config = &self.engine.config;
         let dir = config.shim_dir(self.id.as_str());
         let log = dir.join("runtime.log");
@@ -365,6 +420,7 @@ impl Workspace {
             Error::invalid(format!("unknown or invalid runtime name: {}", record.host_config.runtime))
         })?;
         let doing = || format!("run {}", runtime.display());
+        let ((stdout, out), (stderr, err)) = (output_pipe(owner)?, output_pipe(owner)?);
         let mut child = tokio::process::Command::new(runtime)
             .arg("--root")
             .arg(config.runtime_root())
@@ -377,8 +433,8 @@ impl Workspace {
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(out)
+            .stderr(err)
             .kill_on_drop(true)
             .spawn()
             .io_during(doing)?;
@@ -386,8 +442,6 @@ impl Workspace {
         // Not waited for yet, so the number is still its own.
         *self.runtime.lock().expect("no holder panics") =
             pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        let stdout = child.stdout.take().expect("stdout was asked to be piped");
-        let stderr = child.stderr.take().expect("stderr was asked to be piped");
         let log_ = log.clone();
         let errors = output.clone();
         let (status, (), ()) = tokio::join!(
@@ -554,13 +608,20 @@ impl Drop for Workspace {
 
 impl Engine {
     /// Writes everything that the runtime reads. Blocking.
-    fn prepare_step(&self, record: &Record, network: Choice, root: &RootDir) -> Result<Made, Error> {
+    fn prepare_step(
+        &self,
+        record: &Record,
+        network: Choice,
+        root: &RootDir,
+        users: Option<&Users>,
+    ) -> Result<Made, Error> {
         let id = record.id.as_str();
         let dir = self.config.shim_dir(id);
         std::fs::create_dir_all(&dir).io_during(|| format!("create {}", dir.display()))?;
         let etc = self.config.container_dir(id);
         std::fs::create_dir_all(&etc).io_during(|| format!("create {}", etc.display()))?;
         let credentials = credentials(root, &record.config.user, &[])?;
+        userns::check_credentials(users.map(|users| &*users.map), &credentials)?;
         let mut etc_files = Vec::new();
         for (name, text) in self.networks.etc_files(record)? {
             let path = etc.join(name);
@@ -585,7 +646,7 @@ impl Engine {
             pid: Choice::New,
             ipc: Choice::New,
             uts: Choice::New,
-            users: None,
+            users: users.map(|users| (users.path(), &*users.map)),
             shared_shm: None,
             etc_files: &etc_files,
             devices: &devices,
@@ -684,8 +745,10 @@ fn etc_place(name: &str) -> &'static str {
 
 fn mount_point(mount: &StepMount) -> MountPoint {
     let (kind, source, read_write, mode) = match mount {
-        StepMount::Bind { source, read_write, .. } => {
-            (MountKind::Bind, source.to_string_lossy().into_owned(), *read_write, String::new())
+        StepMount::Bind { source, read_write, is_plain, .. } => {
+            // Of volumes the owners are shown as they are inside.
+            let kind = if *is_plain { MountKind::Volume } else { MountKind::Bind };
+            (kind, source.to_string_lossy().into_owned(), *read_write, String::new())
         }
         StepMount::Tmpfs { size: 0, .. } => (MountKind::Tmpfs, String::new(), true, "exec".into()),
         StepMount::Tmpfs { size, .. } => (MountKind::Tmpfs, String::new(), true, format!("exec,size={size}")),
@@ -725,6 +788,18 @@ fn blank_record(config: Config, host_config: HostConfig) -> Record {
         ports: Vec::new(),
         state: State::default(),
     }
+}
+
+/// A pipe for output, of `owner`, who could not open it anew otherwise.
+fn output_pipe(owner: Option<(u32, u32)>) -> Result<(Receiver, Stdio), Error> {
+    let doing = || "make a pipe for a step's output".to_string();
+    let (reader, writer) = std::io::pipe().io_during(doing)?;
+    if let Some((uid, gid)) = owner {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::fchown(&writer, Some(uid), Some(gid)).io_during(doing)?;
+    }
+    let reader = Receiver::from_owned_fd(OwnedFd::from(reader)).io_during(doing)?;
+    Ok((reader, Stdio::from(OwnedFd::from(writer))))
 }
 
 /// Passes a stream on. With `log`, nothing is passed once the runtime has noted a failure of its own there.

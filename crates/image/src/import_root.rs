@@ -24,6 +24,9 @@ pub struct ImportRoot<'a> {
     pub progress: OnProgress<'a>,
 }
 
+/// Bytes written to a blob at a time.
+const PIECE: usize = 256 << 10;
+
 impl Images {
     /// Makes an image whose one layer is the root file system that `tar` brings, plain or compressed; the bytes are kept as
     /// they come.
@@ -59,12 +62,12 @@ impl Images {
             // No registry's clients read these in a layer: it is kept as a plain one.
             Compression::Xz | Compression::Bzip2 => {
                 let mut hashing = Hashing::new(archive::decompress(tar).map_err(read)?);
-                io::copy(&mut hashing, &mut ingest).map_err(io)?;
+                ingest.fill(&mut hashing).map_err(io)?;
                 let (diff_id, tar_bytes) = hashing.finish();
                 (Compression::None, diff_id, tar_bytes)
             }
             compression => {
-                let copying = Copying { from: tar, to: &mut ingest };
+                let copying = io::BufReader::with_capacity(PIECE, Copying { from: tar, to: &mut ingest });
                 let mut plain = archive::decompress(copying).map_err(read)?;
                 let mut hashing = Hashing::new(&mut plain);
                 io::copy(&mut hashing, &mut io::sink()).map_err(io)?;

@@ -180,9 +180,14 @@ impl Reader {
                 if self.options.since_ns.is_some_and(|since| time_ns < since) {
                     continue;
                 }
-                if self.options.until_ns.is_some_and(|until| time_ns > until) {
-                    self.ended = true;
-                    return Ok(false);
+                // Not the end of what is there: a clock that was set back writes earlier times behind later ones.
+                if let Some(until) = self.options.until_ns.filter(|until| time_ns > *until) {
+                    // But of what may come: somebody may write as fast as this reads.
+                    if self.options.follow && until < now_ns() {
+                        self.ended = true;
+                        return Ok(false);
+                    }
+                    continue;
                 }
                 return Ok(true);
             }
@@ -539,6 +544,24 @@ mod tests {
         }
         let between = Options { since_ns: Some(times[3]), until_ns: Some(times[6]), ..Options::default() };
         assert_eq!(rest(&mut Reader::open(&path, between).unwrap()), [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_hides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let line = |number: u32, day: u32| {
+            format!(
+                "{{\"log\":\"{number}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-0{day}T00:00:00Z\"}}\n"
+            )
+        };
+        // A day ahead by mistake, then right again.
+        std::fs::write(&path, [line(0, 1), line(1, 3), line(2, 2), line(3, 4)].concat()).unwrap();
+        let second = 1_767_312_000_000_000_000;
+        let until = Options { until_ns: Some(second), ..Options::default() };
+        assert_eq!(rest(&mut Reader::open(&path, until).unwrap()), [0, 2]);
+        let since = Options { since_ns: Some(second), ..Options::default() };
+        assert_eq!(rest(&mut Reader::open(&path, since).unwrap()), [1, 2, 3]);
     }
 
     #[test]

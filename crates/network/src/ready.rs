@@ -8,7 +8,7 @@ use crate::link::{self, failed, ifinfomsg, ifinfomsg_up};
 use crate::netlink::{NLM_F_ACK, Request, Socket};
 use crate::sandbox::{self, Sandbox};
 use crate::{Result, name};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What the container's end is called until somebody wants another name.
@@ -35,20 +35,7 @@ impl ReadySandbox {
     /// [`Error::InvalidInterface`](crate::Error::InvalidInterface).
     pub fn make(host_interface: &str) -> Result<ReadySandbox> {
         name::check_interface(host_interface)?;
-        ReadySandbox::with_pair(sandbox::make_unnamed()?, host_interface)
-    }
-
-    /// As [`ReadySandbox::make`], of a new network namespace that somebody else made.
-    ///
-    /// # Errors
-    ///
-    /// As of `make`.
-    pub fn make_of(host_interface: &str, namespace: OwnedFd) -> Result<ReadySandbox> {
-        name::check_interface(host_interface)?;
-        ReadySandbox::with_pair(sandbox::make_unnamed_of(namespace)?, host_interface)
-    }
-
-    fn with_pair(sandbox: Sandbox, host_interface: &str) -> Result<ReadySandbox> {
+        let sandbox = sandbox::make_unnamed()?;
         let host = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
         let request = endpoint::pair(host_interface, |_| {}, INSIDE, |_| {}, sandbox.namespace.as_fd());
         let operation = || format!("create interface {host_interface}");

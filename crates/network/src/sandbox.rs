@@ -68,13 +68,6 @@ pub(crate) fn make_unnamed() -> Result<Sandbox> {
     })
 }
 
-/// As [`make_unnamed`], of a new namespace that somebody else made.
-pub(crate) fn make_unnamed_of(namespace: OwnedFd) -> Result<Sandbox> {
-    let path = Path::new(OWN);
-    let route = enter(path, namespace.as_fd(), || fill_namespace(path))?;
-    Ok(Sandbox { namespace, route })
-}
-
 /// Binds an open namespace at `path`, as [`create_sandbox`] does a new one.
 pub(crate) fn bind(path: &Path, namespace: BorrowedFd<'_>) -> Result<()> {
     create_file(path)?;

@@ -367,7 +367,7 @@ impl Client {
     }
 
     /// Where to ask for `reference`, in order; never empty. All but the last are mirrors.
-    async fn endpoints(&self, reference: &Reference, need: Need) -> Result<Vec<Endpoint>, Error> {
+    pub(crate) async fn endpoints(&self, reference: &Reference, need: Need) -> Result<Vec<Endpoint>, Error> {
         let mut own = registry_endpoint(reference.host())?;
         let mut places = Vec::new();
         if !self.config().certs_dirs.is_empty() {
@@ -396,7 +396,7 @@ impl Client {
         Ok(places)
     }
 
-    fn passed_over(&self, endpoint: &Endpoint, failure: &mut Option<Error>, error: Error) {
+    pub(crate) fn passed_over(&self, endpoint: &Endpoint, failure: &mut Option<Error>, error: Error) {
         let host = &endpoint.authority;
         tracing::debug!(%host, error = errors::chain(&error), "registry operation failed");
         if endpoint.mirror && matches!(error, Error::Connect { .. } | Error::Timeout { .. }) {
@@ -408,7 +408,7 @@ impl Client {
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(crate) enum Need {
     Manifest,
     Blob,
 }
@@ -463,14 +463,14 @@ fn login_endpoint(host: &str) -> Result<Endpoint, Error> {
 }
 
 /// Every endpoint with what may prove who asks there: credentials are for the registry, not for its mirrors.
-fn with_auth<'a>(
+pub(crate) fn with_auth<'a>(
     endpoints: &'a [Endpoint],
     auth: &'a Auth,
 ) -> impl Iterator<Item = (&'a Endpoint, &'a Auth)> {
     endpoints.iter().map(move |endpoint| (endpoint, if endpoint.mirror { &Auth::Anonymous } else { auth }))
 }
 
-fn last(failure: Option<Error>) -> Error {
+pub(crate) fn last(failure: Option<Error>) -> Error {
     failure.expect("there is at least one endpoint, and each one that is passed over leaves its failure")
 }
 

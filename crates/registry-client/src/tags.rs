@@ -1,9 +1,9 @@
 //! The tags of a repository.
 
 use crate::answer::{collect, header};
-use crate::client::{pull_scope, refusal};
+use crate::client::{Need, last, pull_scope, refusal, with_auth};
 use crate::send::Payload;
-use crate::transport::Request;
+use crate::transport::{Endpoint, Request};
 use crate::{Auth, Client, Error};
 use http::header::LINK;
 use http::{HeaderMap, Method};
@@ -18,8 +18,8 @@ const MAX_PAGES: usize = 1000;
 const MAX_BODY: u64 = 4 << 20;
 
 impl Client {
-    /// The tags of the repository of `reference`, in the order in which the registry tells them. What could not be a tag is
-    /// left out.
+    /// The tags of the repository of `reference`, in the order in which the registry tells them: the first mirror that tells
+    /// any, else the registry itself. What could not be a tag is left out.
     ///
     /// # Errors
     ///
@@ -27,9 +27,29 @@ impl Client {
     ///
     /// Spec: distribution-spec, "Listing Tags".
     pub async fn tags(&self, reference: &Reference, auth: &Auth) -> Result<Vec<String>, Error> {
+        // A mirror that has none may not have been asked for any of them yet.
+        let tells = |tags: &Vec<String>, endpoint: &Endpoint| !endpoint.mirror || !tags.is_empty();
+        let endpoints = self.endpoints(reference, Need::Manifest).await?;
+        let mut failure = None;
+        for (endpoint, auth) in with_auth(&endpoints, auth) {
+            match self.tags_at(endpoint, reference, auth).await {
+                Ok(tags) if tells(&tags, endpoint) => return Ok(tags),
+                Ok(_) => {}
+                Err(error) => self.passed_over(endpoint, &mut failure, error),
+            }
+        }
+        Err(last(failure))
+    }
+
+    /// As [`Client::tags`], at one place.
+    async fn tags_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        auth: &Auth,
+    ) -> Result<Vec<String>, Error> {
         let what = format!("tags of {}", reference.familiar_name());
         let malformed = |reason: String| Error::Malformed { what: what.clone(), reason };
-        let endpoint = self.own_endpoint(reference).await?;
         let transport = self.transport();
         let request = Request {
             method: Method::GET,
@@ -39,7 +59,7 @@ impl Client {
             scope: pull_scope(reference),
             payload: Payload::Empty,
         };
-        let first = transport.url(&endpoint, &request.path).await?;
+        let first = transport.url(endpoint, &request.path).await?;
         let mut url = first.clone();
         url.push_query("n", PAGE);
         let mut tags = Vec::new();

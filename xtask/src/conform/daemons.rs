@@ -62,7 +62,7 @@ impl Daemon {
     pub(super) fn brig(work: &Path, registry: &Registry) -> Result<Daemon> {
         let programs = build(Profile::Debug)?;
         let home = work.join("brig");
-        let mut command = Command::new(programs.join("brigd"));
+        let mut command = shared_mounts(&programs.join("brigd"));
         command.args([
             "--cgroup-parent",
             "/brig-conform",
@@ -77,7 +77,7 @@ impl Daemon {
     /// Debian's dockerd, with these flags besides.
     pub(super) fn dockerd(work: &Path, registry: &Registry, flags: &[&str]) -> Result<Daemon> {
         let home = work.join("dockerd");
-        let mut command = Command::new("dockerd");
+        let mut command = shared_mounts(Path::new("dockerd"));
         command.args(flags);
         command.args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlay2"]);
         std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
@@ -109,6 +109,13 @@ impl Daemon {
         wait("the engine", ready)?;
         Ok(daemon)
     }
+}
+
+/// The program among mounts of its own that are shared, as systemd makes them, whatever this machine's are.
+fn shared_mounts(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "shared", "--"]).arg(program);
+    command
 }
 
 impl Drop for Daemon {

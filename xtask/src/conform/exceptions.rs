@@ -29,6 +29,41 @@ pub(super) fn judge(
     Err(Error::new(format!("failed and not listed: {surprises:#?}\nlisted and passed: {mended:#?}")))
 }
 
+/// What a reason says where the test is to blame, or what both engines lack here.
+const EVERYWHERE: &str = "fails against dockerd as well";
+
+/// Compares what the list says of another engine with what that did. An exception whose reason blames the test must fail there
+/// too.
+pub(super) fn is_fair(
+    engine: &str,
+    passed: &BTreeSet<&str>,
+    failed: &BTreeSet<&str>,
+    list: &str,
+) -> Result<()> {
+    println!("\nthe exceptions of brig, by {engine}:");
+    let mut unfair = Vec::new();
+    for (test, reason) in of(list) {
+        let name = test.trim_start_matches('~');
+        let did = match (passed.contains(name), failed.contains(name)) {
+            (true, _) => "passes",
+            (_, true) => "fails",
+            _ => "is left out",
+        };
+        println!("  {did}: {test}: {reason}");
+        if did == "passes" && reason.contains(EVERYWHERE) && name == test {
+            unfair.push(test);
+        }
+    }
+    let listed: BTreeSet<&str> = of(list).map(|(test, _)| test.trim_start_matches('~')).collect();
+    for test in failed.difference(&listed) {
+        println!("  fails, and passes by brig: {test}");
+    }
+    if unfair.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(format!("said to fail against {engine} as well, and passed: {unfair:#?}")))
+}
+
 /// Tests that may fail, with the reason; none for a line without one.
 fn of(list: &str) -> impl Iterator<Item = (&str, &str)> {
     lines(list).filter_map(|line| line.split_once(": "))
@@ -53,6 +88,17 @@ mod tests {
                 assert!(test.contains(mark) && reason.len() > 10, "{line}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_said_of_others_is_compared() {
+        let list = "a: fails against dockerd as well\nb: ours\n~c: fails against dockerd as well\n";
+        let is_fair = |passed: &[&'static str], failed: &[&'static str]| {
+            let set = |tests: &[&'static str]| tests.iter().copied().collect::<BTreeSet<&str>>();
+            super::is_fair("dockerd", &set(passed), &set(failed), list)
+        };
+        assert!(is_fair(&["b", "c"], &["a", "x"]).is_ok());
+        assert!(is_fair(&["a"], &["b"]).is_err());
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Prepared {
                 // Of its own: what is written to it goes with the step.
                 let chain_id = *chain_id;
                 let opened =
-                    blocking(move || engine.open_workspace(chain_id.as_ref())).await.during(doing)?;
+                    blocking(move || engine.open_shown_workspace(chain_id.as_ref())).await.during(doing)?;
                 let one = pick_one(opened.root(), &Ignore::default(), &path)?;
                 self.workspaces.push(opened);
                 one.fd
@@ -207,7 +207,12 @@ impl Prepared {
             From::Nothing => return Err(Error::invalid("a bind mount needs a source")),
         };
         let source = workspace.pin(&fd).during(doing)?;
-        step.mounts.push(StepMount::Bind { source, target: planned.target.clone(), read_write: writable });
+        step.mounts.push(StepMount::Bind {
+            source,
+            target: planned.target.clone(),
+            read_write: writable,
+            is_plain: !matches!(planned.source, From::Layers(_)),
+        });
         Ok(())
     }
 
@@ -249,6 +254,7 @@ impl Prepared {
             source: socket,
             target: planned.target.clone(),
             read_write: true,
+            is_plain: true,
         });
         Ok(())
     }
@@ -291,7 +297,12 @@ impl Prepared {
         let fd = rustix::fs::open(&dir, flags, Mode::empty()).io_during(doing)?;
         let source = workspace.pin(&fd).during(doing)?;
         let read_write = planned.mount.writable.unwrap_or(true);
-        step.mounts.push(StepMount::Bind { source, target: planned.target.clone(), read_write });
+        step.mounts.push(StepMount::Bind {
+            source,
+            target: planned.target.clone(),
+            read_write,
+            is_plain: true,
+        });
         Ok(())
     }
 
@@ -388,7 +399,12 @@ async fn secret(
     if mount.env.is_none() || mount.target.is_some() {
         let (mode, uid, gid) = (mount.mode.unwrap_or(0o400), mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
         let source = workspace.put_file(&secret.0, mode, uid, gid).during(|| format!("mount secret {id}"))?;
-        step.mounts.push(StepMount::Bind { source, target: planned.target.clone(), read_write: false });
+        step.mounts.push(StepMount::Bind {
+            source,
+            target: planned.target.clone(),
+            read_write: false,
+            is_plain: false,
+        });
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub fn receive_blob(
 ) -> Result<(), String> {
     let failed = |e: content::Error| errors::chain(&e);
     let mut ingest = engine.content().ingest(Some(digest), size).map_err(failed)?;
-    let read = std::io::copy(&mut reader.by_ref().take(max.saturating_add(1)), &mut ingest);
+    let read = ingest.fill(reader.by_ref().take(max.saturating_add(1)));
     if read.map_err(|e| format!("receive blob {digest}: {e}"))? > max {
         return Err(format!("blob {digest} is larger than {max} bytes"));
     }
@@ -183,7 +183,7 @@ impl Origin {
             let mut plain = archive::decompress(file).during(doing)?;
             let mut ingest = engine.content().ingest(Some(own.digest), Some(own.size)).during(doing)?;
             // More than was promised is refused by the ingest.
-            std::io::copy(&mut plain, &mut ingest).io_during(doing)?;
+            ingest.fill(&mut plain).io_during(doing)?;
             ingest.commit().map(drop).during(doing)
         })
         .await

@@ -124,7 +124,7 @@ impl Source<'_> {
         let compression =
             Compression::of(&head).map_err(|source| Error::Unpack { layer: Digest::of(&head), source })?;
         let mut ingest = images.content.ingest(expected.map(|(d, _)| d), expected.map(|(_, size)| size))?;
-        io::copy(&mut io::Cursor::new(head).chain(from), &mut ingest).map_err(failed)?;
+        ingest.fill(io::Cursor::new(head).chain(from)).map_err(failed)?;
         let (digest, size) = ingest.commit_kept(|digest| lease.keep_blob(digest))?;
         Ok((digest, size, compression))
     }
@@ -260,7 +260,7 @@ fn receive_plain(
                             Some(Unpacked { dir, diff_id, size_bytes })
                         }));
                     }
-                    io::copy(content, &mut ingest).map_err(broken)?;
+                    ingest.fill(content).map_err(broken)?;
                     let number = next;
                     next += 1;
                     // When it fails, the committer has, and says why.

@@ -240,3 +240,21 @@ async fn mirrors_are_asked_first_and_without_credentials() {
         assert_eq!(request.header("authorization"), None);
     }
 }
+
+#[tokio::test]
+async fn the_tags_that_a_mirror_tells_are_those_of_the_registry() {
+    let silent = Server::start(|_| Response::ok(r#"{"name":"library/busybox","tags":null}"#)).await;
+    let mirror = Server::start(|request| match request.path.split('?').next() {
+        Some("/v2/library/busybox/tags/list") => Response::ok(r#"{"tags":["1","2"]}"#),
+        _ => Response::new(404),
+    })
+    .await;
+    let mirrors = vec![format!("http://{}", silent.address), format!("http://{}", mirror.address)];
+    let client = Client::new(Config { mirrors, max_retries: 0, ..Config::default() }).unwrap();
+    let tags = client.tags(&"busybox".parse().unwrap(), &user()).await.unwrap();
+    assert_eq!(tags, ["1", "2"]);
+    assert_eq!(silent.count("/tags/list"), 1);
+    for request in mirror.seen().iter().chain(&silent.seen()) {
+        assert_eq!(request.header("authorization"), None, "credentials are the registry's");
+    }
+}
