@@ -62,5 +62,5 @@ pub use share::{
     Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
     receive_blob,
 };
-pub use solve::{Built, Solved, build, solve};
+pub use solve::{Built, INLINE_CACHE, Solved, build, inline_cache, solve};
 pub use syntax::is_own_frontend;

@@ -357,10 +357,24 @@ async fn beside(shared: &Shared) -> Result<Vec<Beside>, Error> {
 
 /// Whether the image's config is to have the cache.
 fn wants_inline(request: &Request) -> Result<bool, Error> {
-    match request.build_arg("BUILDKIT_INLINE_CACHE") {
-        None | Some("" | "0" | "false") => Ok(request.inline_cache),
-        Some("1" | "true") => Ok(true),
-        Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
+    Ok(inline_cache(request.build_arg(INLINE_CACHE))?.unwrap_or(request.inline_cache))
+}
+
+/// The build argument that puts the cache into the config of the image.
+pub const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+
+/// What the value of [`INLINE_CACHE`] says, if there is one: the words are those of Go's `ParseBool`.
+///
+/// # Errors
+///
+/// InvalidArgument for other words.
+pub fn inline_cache(value: Option<&str>) -> Result<Option<bool>, Error> {
+    match value {
+        None | Some("") => Ok(None),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+        // As if it were not said: what else asks for it counts.
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(None),
+        Some(other) => Err(Error::invalid(format!("invalid {INLINE_CACHE}: {other:?}"))),
     }
 }
 
