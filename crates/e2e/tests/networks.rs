@@ -28,6 +28,9 @@ fn a_network_from_create_to_rm() {
         .success();
     let network = daemon.get("/networks/n1");
     assert_eq!(network["Id"], id.as_str());
+    // An empty object where the client sent one, as docker's does.
+    assert_eq!(network["IPAM"]["Options"], json!({}));
+    assert_eq!(daemon.get("/networks/bridge")["IPAM"]["Options"], json!(null));
     assert_eq!(network["IPAM"]["Config"][0]["Gateway"], "10.209.0.9");
     assert_eq!(network["IPAM"]["Config"][0]["AuxiliaryAddresses"]["router"], "10.209.0.128");
     assert_eq!(network["Labels"]["a"], "b");

@@ -312,7 +312,7 @@ impl Networks {
         let interface = interface_name(entry, settings, &taken)?;
         self.attach(&engine.config, after, entry, settings, (&interface, None), &Gateways::default())?;
         if self.gateways(&before.networks) == Gateways::default() && after.ports.is_empty() {
-            after.ports = crate::ports::reserve(container, self.families(&after.networks))?;
+            after.ports = crate::ports::reserve(engine, container, self.families(&after.networks))?;
         }
         self.redirect(engine, before, after).during(doing)?;
         self.serve_names(&engine.config, after, &after.networks)?;
