@@ -48,7 +48,8 @@ fn run(mut settings: Settings) -> Result<(), errors::Report> {
     sys::spawn::cloexec_inherited(settings.first_free_descriptor()).map_err(|e| errors::Report::of(&e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.workers)
-        .max_blocking_threads(128)
+        // Slow clients keep some, so that there are more than ever work at once.
+        .max_blocking_threads(512)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()

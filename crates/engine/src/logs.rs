@@ -64,7 +64,8 @@ impl Engine {
         }
         let follow = options.follow
             && matches!(container.status(), Status::Running | Status::Paused | Status::Restarting);
-        tokio::task::spawn_blocking(move || {
+        // A thread of its own: one that follows stays for as long as its client, and many would leave none for others.
+        let is_read = crate::behind::spawn("logs", move || {
             let doing = || format!("read log {}", path.display());
             let mut piece = Vec::new();
             let mut read = || -> Result<(), Error> {
@@ -114,6 +115,9 @@ impl Engine {
                 drop(sender.blocking_send(Err(e)));
             }
         });
+        if !is_read {
+            return Err(Error::Exhausted { message: "no thread to be had that reads the log".into() });
+        }
         Ok(receiver)
     }
 }
