@@ -354,7 +354,11 @@ impl<'k, W: Write> Packer<'k, W> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mut file = match rustix::fs::openat(dir, leaf, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => {
+                // It is not in the archive: other names of it cannot lead to it.
+                self.links.remove(&(stat.st_dev, stat.st_ino));
+                return Ok(());
+            }
             Err(e) => return Err(at("openat", &path, e)),
         };
         let opened = rustix::fs::fstat(&file).map_err(|e| at("fstat", &path, e))?;
@@ -368,6 +372,7 @@ impl<'k, W: Write> Packer<'k, W> {
                 return Ok(());
             }
             entry = Entry { path: entry.path, ..self::entry(&[], &opened) };
+            self.show_inside(&mut entry);
         }
         let found = xattrs(file.as_fd(), &path)?;
         if self.form == Form::Layer {
