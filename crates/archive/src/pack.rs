@@ -212,7 +212,7 @@ impl<'k, W: Write> Packer<'k, W> {
     /// Writes the children of the directory `path` of `base`. One descriptor is open at a time, whatever the depth.
     fn tree(&mut self, base: BorrowedFd<'_>, path: PathBuf, name: Vec<u8>) -> Result<(), Error> {
         let Some(mut here) = self.open_directory(base, &path)? else { return Ok(()) };
-        let children = sorted(here.as_fd(), &path)?.into_iter();
+        let children = self.children(here.as_fd(), &path)?;
         let mut frames = vec![Frame { path, name, children }];
         while let Some(frame) = frames.last_mut() {
             let Some(child) = frame.children.next() else {
@@ -241,12 +241,24 @@ impl<'k, W: Write> Packer<'k, W> {
                 continue;
             }
             if let Some(fd) = self.open_directory(base, &path)? {
-                let children = sorted(fd.as_fd(), &path)?.into_iter();
+                let children = self.children(fd.as_fd(), &path)?;
                 here = fd;
                 frames.push(Frame { path, name, children });
             }
         }
         Ok(())
+    }
+
+    fn children(&self, dir: BorrowedFd<'_>, path: &Path) -> Result<std::vec::IntoIter<OsString>, Error> {
+        match sorted(dir, path) {
+            // Removed since it was opened.
+            Err(Error::Entry { source, .. })
+                if self.is_live && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(Vec::new().into_iter())
+            }
+            children => children.map(Vec::into_iter),
+        }
     }
 
     /// Opens a directory on the way; `None` when it is a mount point that is not entered, or is gone.
@@ -292,8 +304,12 @@ impl<'k, W: Write> Packer<'k, W> {
             FileType::Directory => return self.directory(dir, leaf, entry),
             FileType::RegularFile => {}
             FileType::Symlink => {
-                let text =
-                    rustix::fs::readlinkat(dir, leaf, Vec::new()).map_err(|e| at("readlinkat", path, e))?;
+                let text = match rustix::fs::readlinkat(dir, leaf, Vec::new()) {
+                    Ok(text) => text,
+                    // Gone, or something else by now.
+                    Err(Errno::NOENT | Errno::INVAL) if self.is_live => return Ok(false),
+                    Err(e) => return Err(at("readlinkat", path, e)),
+                };
                 (entry.kind, entry.link) = (EntryKind::Symlink, text.into_bytes());
             }
             FileType::CharacterDevice => entry.kind = EntryKind::CharDevice,
@@ -354,8 +370,8 @@ impl<'k, W: Write> Packer<'k, W> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mut file = match rustix::fs::openat(dir, leaf, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => {
-                // It is not in the archive: other names of it cannot lead to it.
+            // Gone, or replaced by a link or a socket: it is not in the archive, and other names of it cannot lead to it.
+            Err(e) if e == Errno::NOENT || self.is_live && matches!(e, Errno::LOOP | Errno::NXIO) => {
                 self.links.remove(&(stat.st_dev, stat.st_ino));
                 return Ok(());
             }

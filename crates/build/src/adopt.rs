@@ -12,7 +12,8 @@
 //! A second name cannot go through the mount, and under it no directory may be written to that is merged with others; the
 //! directories that the copy itself has made lie on nothing.
 //!
-//! A container sees that such a file has more than one link. Programs that mind (cron, of its tables) mind it of small
+//! A container sees that such a file has more than one link, and another time of the inode's own change (`ctime`) whenever a
+//! build or a prune gives it a name or takes one. Programs that mind (cron, of its tables) mind it of small
 //! files, which are copied. Modes, owners and times belong to the file: where the layer's are to be others it is copied.
 
 mod names;

@@ -42,6 +42,7 @@ mod several;
 mod share;
 mod solve;
 mod stage;
+mod syntax;
 
 pub use annotations::Annotations;
 pub use attest::{Attests, Predicate, Subject, attest_files};
@@ -61,4 +62,5 @@ pub use share::{
     Arriving, BlobStore, CacheFrom, CachePlace, CacheSettings, CacheTarget, CacheTo, Exported, export_cache,
     receive_blob,
 };
-pub use solve::{Built, Solved, build, solve};
+pub use solve::{Built, INLINE_CACHE, Solved, build, inline_cache, solve};
+pub use syntax::is_own_frontend;

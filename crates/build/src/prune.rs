@@ -5,6 +5,7 @@ use crate::kept;
 use engine::Engine;
 use metadata::BuildCacheRow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// One thing that builds remember.
@@ -60,8 +61,9 @@ pub fn list_cache(engine: &Engine) -> Result<Vec<CacheEntry>, Error> {
     rows.into_iter()
         .map(|row| {
             let size_bytes = match (row.key.strip_prefix("mount:"), row.key.strip_prefix(kept::PREFIX)) {
-                (Some(name), _) => size_of(&home.join(name)),
-                (None, Some(_)) => size_of(&home.join(kept::directory(&row.key))),
+                (Some(name), _) => size_of(&home.join(name), |_| true),
+                // A file that layers have too is not freed with the context.
+                (None, Some(_)) => size_of(&home.join(kept::directory(&row.key)), |m| m.nlink() == 1),
                 (None, None) => row.size_bytes,
             };
             let is_shared = row.blob.is_some_and(|blob| of_images.contains(&blob));
@@ -88,16 +90,16 @@ fn entry(row: BuildCacheRow, is_shared: bool, size_bytes: u64) -> CacheEntry {
     }
 }
 
-/// Sizes of the files below a directory of ours.
-fn size_of(dir: &std::path::Path) -> u64 {
+/// Sizes of those files below a directory of ours that count.
+fn size_of(dir: &std::path::Path, counts: impl Fn(&std::fs::Metadata) -> bool) -> u64 {
     let mut total = 0;
     let mut pending = vec![dir.to_path_buf()];
     while let Some(dir) = pending.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             match entry.metadata() {
                 Ok(m) if m.is_dir() => pending.push(entry.path()),
-                Ok(m) => total += m.len(),
-                Err(_) => {}
+                Ok(m) if counts(&m) => total += m.len(),
+                _ => {}
             }
         }
     }

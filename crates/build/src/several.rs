@@ -143,15 +143,19 @@ pub async fn build_for(
     let outcomes = futures_util::future::try_join_all(solving).await?;
     let (annotations, references) = (request.annotations.clone(), request.references.clone());
     let made = outcomes.clone();
-    let (image, target) = blocking(move || {
+    let (image, target, images) = blocking(move || {
         let documents = Documents::make(&made, &annotations, &references, true)?;
-        Ok::<_, Error>((documents.keep(&made, &references)?, documents.target))
+        let image = documents.keep(&made, &references)?;
+        let all = made.iter().zip(&documents.composed);
+        let images =
+            all.map(|(one, composed)| (one.platform.clone(), image::ImageId(composed.config))).collect();
+        Ok::<_, Error>((image, documents.target, images))
     })
     .await?;
     let solved: Vec<&Solved> = outcomes.iter().map(|outcome| &outcome.solved).collect();
     crate::share::give_all(&solved, &request, &events).await?;
     let warnings = outcomes.first().map(|outcome| outcome.solved.warnings.clone()).unwrap_or_default();
-    Ok(Built { image_id: image.id, manifest: target, warnings })
+    Ok(Built { image_id: image.id, manifest: target, warnings, images })
 }
 
 /// Solves for one platform; its steps are told with numbers and stages of their own.

@@ -27,6 +27,8 @@ pub struct Built {
     pub image_id: ImageId,
     pub manifest: Descriptor,
     pub warnings: Vec<dockerfile::Warning>,
+    /// The image of each platform, where several were asked for.
+    pub images: Vec<(Platform, ImageId)>,
 }
 
 /// An image that something starts from.
@@ -119,7 +121,7 @@ impl Solved {
             Ok::<_, Error>((documents.keep(&outcomes, &references)?, documents.target))
         })
         .await?;
-        Ok(Built { image_id: image.id, manifest, warnings: self.warnings.clone() })
+        Ok(Built { image_id: image.id, manifest, warnings: self.warnings.clone(), images: Vec::new() })
     }
 
     /// Puts its config and manifest into the content store, and makes no image of them. Blocking.
@@ -196,6 +198,7 @@ pub async fn solve(
     mut file: Dockerfile,
     events: mpsc::Sender<Event>,
 ) -> Result<Solved, Error> {
+    crate::syntax::check(&request, &file)?;
     if let Some(text) = request.build_arg("BUILDKIT_DOCKERFILE_CHECK") {
         let checks = dockerfile::Checks::parse(text).map_err(|m| {
             Error::invalid(format!("failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: {m}"))
@@ -354,10 +357,24 @@ async fn beside(shared: &Shared) -> Result<Vec<Beside>, Error> {
 
 /// Whether the image's config is to have the cache.
 fn wants_inline(request: &Request) -> Result<bool, Error> {
-    match request.build_arg("BUILDKIT_INLINE_CACHE") {
-        None | Some("" | "0" | "false") => Ok(request.inline_cache),
-        Some("1" | "true") => Ok(true),
-        Some(other) => Err(Error::invalid(format!("invalid BUILDKIT_INLINE_CACHE: {other:?}"))),
+    Ok(inline_cache(request.build_arg(INLINE_CACHE))?.unwrap_or(request.inline_cache))
+}
+
+/// The build argument that puts the cache into the config of the image.
+pub const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+
+/// What the value of [`INLINE_CACHE`] says, if there is one: the words are those of Go's `ParseBool`.
+///
+/// # Errors
+///
+/// InvalidArgument for other words.
+pub fn inline_cache(value: Option<&str>) -> Result<Option<bool>, Error> {
+    match value {
+        None | Some("") => Ok(None),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+        // As if it were not said: what else asks for it counts.
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(None),
+        Some(other) => Err(Error::invalid(format!("invalid {INLINE_CACHE}: {other:?}"))),
     }
 }
 

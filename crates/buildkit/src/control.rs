@@ -106,12 +106,7 @@ async fn build(
 /// Other frontends than the Dockerfile's are images that cannot be run here.
 pub(crate) fn check_frontend(frontend: &str, options: &BTreeMap<String, String>) -> Reply<()> {
     let source = options.get("source").map(String::as_str).unwrap_or_default();
-    let name = source.split(['@']).next().unwrap_or(source);
-    let name = name.trim_start_matches("docker.io/");
-    let is_ours = ["docker/dockerfile", "docker/dockerfile-upstream"]
-        .iter()
-        .any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with(':')));
-    if frontend == "gateway.v0" && !is_ours {
+    if frontend == "gateway.v0" && !build::is_own_frontend(source) {
         return Err(Status::unimplemented(format!(
             "the frontend {source:?} is not supported by this version of brig, only docker/dockerfile is"
         )));

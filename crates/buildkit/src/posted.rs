@@ -234,21 +234,17 @@ impl Server {
         let mut reader: Option<Reader> = None;
         let ended = loop {
             let next = async {
-                match &reader {
-                    Some(reader) => reader.next().await,
-                    None => std::future::pending().await,
-                }
+                let Some(reader) = &reader else { return std::future::pending().await };
+                // Room first: a client that does not read keeps nothing from being ended.
+                let Ok(room) = tell.reserve().await else { return std::future::pending().await };
+                reader.next().await.map(|news| (room, news))
             };
             tokio::select! {
                 biased;
                 ended = &mut solving => break ended,
                 () = tell.closed() => return,
                 () = running.cancelled.notified() => break Err(Status::cancelled("context canceled")),
-                Some(news) = next => {
-                    if tell.send(News::Status(news.encode_to_vec())).await.is_err() {
-                        return;
-                    }
-                }
+                Some((room, news)) = next => room.send(News::Status(news.encode_to_vec())),
                 () = begun(&self.jobs, &reference), if reader.is_none() => {
                     reader = self.jobs.known_board(&reference).map(|board| board.reader());
                 }

@@ -30,7 +30,11 @@ pub(crate) async fn list(api: &Arc<Api>, call: &Call) -> Outcome {
     let filters = Filters::parse(call.query.text("filters"), LIST_FILTERS)?;
     let is_status = |v: &String| STATUSES.contains(&v.as_str());
     filters.check("status", is_status)?;
-    filters.check("health", |v| matches!(v.as_str(), "none" | "starting" | "healthy" | "unhealthy"))?;
+    filters.flag("is-task")?;
+    let is_health = |v: &String| matches!(v.as_str(), "none" | "starting" | "healthy" | "unhealthy");
+    if let Some(bad) = filters.get("health").iter().find(|v| !is_health(v)) {
+        return Err(Failure::bad_request(format!("unrecognized filter value for health: {bad}")));
+    }
     filters.check("publish", |v| port_range(v).is_some())?;
     filters.check("expose", |v| port_range(v).is_some())?;
     filters.check("exited", |v| v.parse::<i32>().is_ok())?;
@@ -112,7 +116,7 @@ fn passes(record: &Record, filters: &Filters) -> bool {
         && filters.any("network", network)
         && filters.any("volume", volume)
         && filters.any("health", |v| v == render::health(record))
-        && filters.any("is-task", |v| v == "false")
+        && filters.any("is-task", |v| matches!(v, "0" | "false" | "False"))
         && filters
             .any("expose", |v| has_port(v, || record.config.exposed_ports.keys().filter_map(|p| port_of(p))))
         && filters.any("publish", |v| {
@@ -313,9 +317,9 @@ pub(crate) async fn remove_link(api: &Arc<Api>, parent: &str, alias: &str, call:
 pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
     let filters = Filters::parse(call.query.text("filters"), &["label", "label!", "until"])?;
     let until = match filters.get("until").first() {
-        Some(text) => {
-            Some(parse_time(text).ok_or_else(|| Failure::bad_request(format!("invalid until: {text}")))?)
-        }
+        Some(text) => Some(parse_time(text).ok_or_else(|| {
+            Failure::bad_request(format!("failed to parse value as time or duration: {text:?}"))
+        })?),
         None => None,
     };
     let (mut deleted, mut reclaimed) = (Vec::new(), 0u64);

@@ -95,7 +95,7 @@ impl Filters {
             [one] => match one.as_str() {
                 "1" | "true" | "True" => Ok(Some(true)),
                 "0" | "false" | "False" => Ok(Some(false)),
-                other => Err(Failure::bad_request(format!("invalid filter '{key}={other}'"))),
+                other => Err(Failure::bad_request(format!("invalid filter '{key}=[{other}]'"))),
             },
             _ => Err(Failure::bad_request(format!("invalid filter '{key}': more than one value"))),
         }

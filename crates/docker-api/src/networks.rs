@@ -74,9 +74,9 @@ pub(crate) async fn prune(api: &Arc<Api>, call: &Call) -> Outcome {
     let filters = Filters::parse(call.query.text("filters"), PRUNE_FILTERS)?;
     let until = match filters.get("until") {
         [] => None,
-        [text] => {
-            Some(parse_time(text).ok_or_else(|| Failure::bad_request(format!("invalid until: {text}")))?)
-        }
+        [text] => Some(parse_time(text).ok_or_else(|| {
+            Failure::bad_request(format!("failed to parse value as time or duration: {text:?}"))
+        })?),
         _ => return Err(Failure::bad_request("more than one until filter specified")),
     };
     let engine = api.engine.clone();

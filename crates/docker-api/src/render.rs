@@ -455,7 +455,7 @@ pub(crate) fn network(engine: &Engine, network: &Network, containers: Option<&[R
         "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": Value::Null,
+            "Options": network.ipam_options,
             "Config": if pools.is_empty() { Value::Null } else { pools.into() },
         },
         "Internal": network.internal,

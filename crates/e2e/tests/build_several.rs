@@ -80,7 +80,8 @@ fn several_platforms_are_one_index() {
     let again = build(&daemon, dir.path(), text, &flags);
     assert_eq!(again.stderr.matches("CACHED").count(), 6, "{again:?}");
 
-    let refused = build(&daemon, dir.path(), text, &["--platform", "linux/amd64,linux/arm64", "-o", "x"]);
+    let refused =
+        build(&daemon, dir.path(), text, &["--platform", "linux/amd64,linux/arm64", "-o", "type=tar,dest=x"]);
     assert!(refused.code != Some(0) && refused.stderr.contains("several platforms"), "{refused:?}");
     let twice = build(&daemon, dir.path(), text, &["--platform", "linux/amd64,linux/amd64"]);
     assert!(twice.code != Some(0) && twice.stderr.contains("named again"), "{twice:?}");
@@ -189,5 +190,54 @@ fn steps_talk_to_an_agent() {
     built.success();
     let keys = daemon.brig(&["run", "--rm", "app", "cat", "/keys"]).success();
     assert!(keys.contains("of the test") && keys.contains("ED25519"), "{keys}");
+    daemon.assert_no_leaks();
+}
+
+#[test]
+fn files_of_several_platforms_have_a_directory_each() {
+    let Some(daemon) = own() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let text = "FROM --platform=$BUILDPLATFORM BASE AS tools\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
+                FROM scratch\nCOPY --from=tools /arch /arch\n";
+    let output = format!("type=local,dest={}", out.display());
+    build(&daemon, dir.path(), text, &["--platform", "linux/amd64,linux/arm64", "-o", &output]).success();
+    for architecture in ["amd64", "arm64"] {
+        let text = std::fs::read_to_string(out.join(format!("linux_{architecture}/arch"))).unwrap();
+        assert_eq!(text.trim(), architecture);
+    }
+    daemon.brig(&["rmi", BUSYBOX]).success();
+    assert_eq!(daemon.get("/images/json?all=1"), json!([]), "no image without a name stays");
+    daemon.assert_no_leaks();
+}
+
+/// What is not there is refused, and said to be what is not there.
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    let Some(daemon) = own() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let plain = "FROM BASE\nLABEL a=b\n";
+    for (text, flags, words) in [
+        (plain, &["--cache-to", "type=gha"][..], "the cache exporter \"gha\" is not supported"),
+        (plain, &["--cache-to", "type=s3,region=x,bucket=y"], "the cache exporter \"s3\" is not supported"),
+        (plain, &["--cache-to", "type=azblob,name=x"], "the cache exporter \"azblob\" is not supported"),
+        (plain, &["--cache-from", "type=s3,region=x"], "the cache importer \"s3\" is not supported"),
+        (plain, &["--sbom=generator=some/scanner"], "some/scanner"),
+        (plain, &["--build-arg", "BUILDKIT_SYNTAX=foo/bar"], "the frontend \"foo/bar\""),
+        ("# syntax=foo/bar:1\nFROM BASE\n", &[], "the frontend \"foo/bar:1\""),
+        (plain, &["-o", "type=registry"], "--output type=registry"),
+    ] {
+        let refused = build(&daemon, dir.path(), text, flags);
+        assert_ne!(refused.code, Some(0), "{flags:?}: {refused:?}");
+        assert!(refused.stderr.contains(words), "{flags:?}: {refused:?}");
+    }
+    // The built-in frontend by its names, and for those who say so.
+    for (text, flags) in [
+        ("# syntax=docker/dockerfile:1.7-labs\nFROM BASE\n", &[][..]),
+        ("# syntax=mirror.example.org/docker/dockerfile:1\nFROM BASE\n", &[]),
+        ("# syntax=foo/bar:1\nFROM BASE\n", &["--build-arg", "BUILDKIT_SYNTAX=docker/dockerfile:1"]),
+    ] {
+        build(&daemon, dir.path(), text, flags).success();
+    }
     daemon.assert_no_leaks();
 }

@@ -126,15 +126,16 @@ fn ports_that_are_taken() {
         start,
         &Value::Null,
         500,
-        "driver failed programming external connectivity on endpoint one (",
+        "failed to set up container networking: driver failed programming external connectivity on endpoint one (",
     );
-    let said = format!("Bind for 127.0.0.1:{port} failed: port is already allocated");
+    let said = format!("failed to bind host port 127.0.0.1:{port}/tcp: address already in use");
     refused(&daemon, start, &Value::Null, 500, &said);
     assert_eq!(daemon.state("one")["Status"], "created");
     drop(taken);
     daemon.docker(&["start", "one"]).success();
     // By another container, of the same network or not, until that ends.
     create("two", port.to_string()).expect(201);
+    let said = format!("Bind for 127.0.0.1:{port} failed: port is already allocated");
     refused(&daemon, ("POST", "/containers/two/start"), &Value::Null, 500, &said);
     daemon.docker(&["rm", "-f", "one"]).success();
     daemon.docker(&["start", "two"]).success();
@@ -189,7 +190,7 @@ fn inspect_has_dockers_fields() {
     }
     assert_eq!(
         network["IPAM"],
-        json!({ "Driver": "default", "Options": null, "Config": [
+        json!({ "Driver": "default", "Options": {}, "Config": [
             { "Subnet": "10.236.0.0/24", "Gateway": "10.236.0.1" },
             { "Subnet": "fd00:236::/64", "Gateway": "fd00:236::1" },
         ] })

@@ -28,6 +28,9 @@ fn a_network_from_create_to_rm() {
         .success();
     let network = daemon.get("/networks/n1");
     assert_eq!(network["Id"], id.as_str());
+    // An empty object where the client sent one, as docker's does.
+    assert_eq!(network["IPAM"]["Options"], json!({}));
+    assert_eq!(daemon.get("/networks/bridge")["IPAM"]["Options"], json!(null));
     assert_eq!(network["IPAM"]["Config"][0]["Gateway"], "10.209.0.9");
     assert_eq!(network["IPAM"]["Config"][0]["AuxiliaryAddresses"]["router"], "10.209.0.128");
     assert_eq!(network["Labels"]["a"], "b");
@@ -105,7 +108,7 @@ fn connect_and_disconnect() {
     daemon.docker(&["network", "disconnect", "b", "cc"]).success();
     assert!(!route().contains("default"), "an internal network leads nowhere: {}", route());
     let not = daemon.docker(&["network", "disconnect", "b", "cc"]).expect(1);
-    assert!(not.stderr.contains("is not connected to network b"), "{}", not.stderr);
+    assert!(not.stderr.contains("is not connected to the network b"), "{}", not.stderr);
 
     daemon.brig(&["stop", "-t", "0", "cc"]).success();
     daemon.docker(&["network", "connect", "--gw-priority", "1", "b", "cc"]).success();

@@ -21,6 +21,9 @@ pub(crate) struct Collection {
 impl Collection {
     /// The container that `name` means: whole id, name, then unique beginning of an id, in Docker's order.
     pub(crate) fn find(&self, name: &str) -> Result<Arc<Container>, Error> {
+        if name.is_empty() {
+            return Err(Error::invalid("invalid name or ID supplied: \"\""));
+        }
         let maps = self.maps.read().expect("no holder panics");
         let bare = name.strip_prefix('/').unwrap_or(name);
         if let Some(found) = ContainerId::parse(bare).and_then(|id| maps.by_id.get(&id)) {

@@ -80,6 +80,9 @@ impl Engine {
         let mut warnings = modes::discard(&mut host_config, self.cgroup_mode == cgroup::Mode::V2);
         warnings.extend(foreign(&image_config.platform(), platform.is_some()));
         modes::check(&config, &host_config)?;
+        if let Some(name) = host_config.pid_mode.strip_prefix("container:") {
+            self.container(name).map_err(|e| Error::invalid(e.to_string()))?;
+        }
         userns::check(&host_config, self.is_remapped())?;
         crate::rates::from_labels(&config.labels, &mut host_config)?;
         self.tie_links(&mut host_config)?;

@@ -153,7 +153,7 @@ impl Engine {
             self.networks.allocate(&record)?
         };
         container.lock().networks.clone_from(&endpoints);
-        let ports = crate::ports::reserve(container, self.networks.families(&endpoints))?;
+        let ports = crate::ports::reserve(self, container, self.networks.families(&endpoints))?;
         container.lock().ports.clone_from(&ports);
         if !ports.is_empty() {
             // Rules in the kernel outlive us; whoever comes next must know of them.

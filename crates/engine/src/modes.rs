@@ -13,6 +13,10 @@ pub(crate) fn check(config: &Config, host: &HostConfig) -> Result<(), Error> {
     };
     one_of("IPC", &host.ipc_mode, &["", "none", "private", "shareable", "host"])?;
     one_of("PID", &host.pid_mode, &["", "host"])?;
+    if host.network_mode == "container:" {
+        let text = "Invalid network mode: invalid container format container:<name|id>";
+        return Err(Error::invalid(text));
+    }
     if !matches!(host.uts_mode.as_str(), "" | "host") {
         return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
     }

@@ -3,12 +3,13 @@
 //! A reservation is a socket that is bound and never listens; it keeps other programs off the port while the container
 //! runs. Reservations die with the daemon and are taken again by the next one; the rules stay throughout.
 
+use crate::Engine;
 use crate::container::Container;
 use crate::error::Error;
 use crate::model::{Config, HostConfig};
 use network::ports::{PortMapping, Protocol, Reservation};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One published port of a running container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,16 @@ pub struct PublishedPort {
     pub container_port: u16,
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
+}
+
+impl PublishedPort {
+    /// Whether nobody else can have this port of the host.
+    fn keeps(&self, at: SocketAddr, protocol: Protocol) -> bool {
+        let is_any = self.host_ip.is_unspecified() || at.ip().is_unspecified();
+        self.host_port == at.port()
+            && self.protocol == protocol.name()
+            && (self.host_ip == at.ip() || (is_any && self.host_ip.is_ipv4() == at.ip().is_ipv4()))
+    }
 }
 
 /// A wish: where on the host, `first..=last` (0 for any free port), and which port of the container.
@@ -122,7 +133,16 @@ pub(crate) struct Target {
 }
 
 /// Reserves all ports that the container wants, or none. Blocking.
-pub(crate) fn reserve(container: &Container, families: Families) -> Result<Vec<PublishedPort>, Error> {
+pub(crate) fn reserve(
+    engine: &Engine,
+    container: &Container,
+    families: Families,
+) -> Result<Vec<PublishedPort>, Error> {
+    // Asked when a port could not be had: whether another container has it.
+    let is_published = |at: SocketAddr, protocol: Protocol| {
+        let others = engine.list_containers().into_iter().filter(|c| c.id() != container.id());
+        others.into_iter().any(|other| other.lock().ports.iter().any(|port| port.keeps(at, protocol)))
+    };
     let (host, config) = {
         let record = container.lock();
         (record.host_config.clone(), record.config.clone())
@@ -142,7 +162,8 @@ pub(crate) fn reserve(container: &Container, families: Families) -> Result<Vec<P
         let (direct, ours): (Vec<IpAddr>, Vec<IpAddr>) =
             addresses(&wish, families)?.into_iter().partition(|a| families.routed[usize::from(a.is_ipv6())]);
         if !ours.is_empty() {
-            for reservation in first_free(&wish, &ours).map_err(|e| endpoint_error(container, e))? {
+            let reserved = first_free(&wish, &ours, &is_published);
+            for reservation in reserved.map_err(|e| endpoint_error(container, e))? {
                 let address = reservation.address();
                 out.push(published(address.ip(), address.port()));
                 held.push(reservation);
@@ -186,7 +207,7 @@ fn endpoint_error(container: &Container, error: Error) -> Error {
     match error {
         Error::Internal { .. } => Error::Internal {
             message: format!(
-                "driver failed programming external connectivity on endpoint {name} ({id}): {why}"
+                "failed to set up container networking: driver failed programming external connectivity on endpoint {name} ({id}): {why}"
             ),
         },
         other => other,
@@ -196,8 +217,13 @@ fn endpoint_error(container: &Container, error: Error) -> Error {
 /// How often another random port is tried that must be free on two addresses.
 const RANDOM_TRIES: usize = 32;
 
-/// The first port of the range that is free on every address.
-fn first_free(wish: &Wish, addresses: &[IpAddr]) -> Result<Vec<Reservation>, Error> {
+/// The first port of the range that is free on every address. `is_published` says whether one that is not is a container's:
+/// Docker has other words for those.
+fn first_free(
+    wish: &Wish,
+    addresses: &[IpAddr],
+    is_published: &dyn Fn(SocketAddr, Protocol) -> bool,
+) -> Result<Vec<Reservation>, Error> {
     let reserve_all = |port: u16| {
         let mut port = port;
         let mut out = Vec::with_capacity(addresses.len());
@@ -217,11 +243,16 @@ fn first_free(wish: &Wish, addresses: &[IpAddr]) -> Result<Vec<Reservation>, Err
             Err(e) => last = Some(e),
         }
     }
-    let at = addresses
-        .first()
-        .map_or_else(String::new, |ip| std::net::SocketAddr::new(*ip, wish.first).to_string());
+    let at = addresses.first().map_or_else(String::new, |ip| SocketAddr::new(*ip, wish.first).to_string());
     let message = match last {
-        Some(network::Error::PortTaken { .. }) => format!("Bind for {at} failed: port is already allocated"),
+        Some(network::Error::PortTaken { address, port, .. })
+            if is_published(SocketAddr::new(address, port), wish.protocol) =>
+        {
+            format!("Bind for {at} failed: port is already allocated")
+        }
+        Some(network::Error::PortTaken { .. }) => {
+            format!("failed to bind host port {at}/{}: address already in use", wish.protocol.name())
+        }
         Some(e) => format!("failed to bind host port for {at}: {}", errors::chain(&e)),
         None => return Err(Error::invalid("an empty port range")),
     };

@@ -107,16 +107,18 @@ impl Engine {
                 return Ok(());
             }
             let root = RootDir::from_fd(root.try_clone().map_err(|e| Failure(e.into_error(doing)))?);
-            let users = if ids.is_some() { userns::as_root(ids.as_deref()).map_err(Failure)? } else { None };
-            let attached = self.attach_mounts(record, &root, namespace.as_ref()).map_err(Failure);
-            drop(users);
-            attached
+            self.attach_mounts(record, &root, namespace.as_ref().zip(ids.as_deref())).map_err(Failure)
         };
         let tree = mount::private_view(&rootfs, read_only, attach).map_err(|Failure(e)| e)?;
         Ok(RootDir::from_fd(tree))
     }
 
-    fn attach_mounts(&self, record: &Record, root: &RootDir, ids: Option<&OwnedFd>) -> Result<(), Error> {
+    fn attach_mounts(
+        &self,
+        record: &Record,
+        root: &RootDir,
+        ids: Option<(&OwnedFd, &IdMap)>,
+    ) -> Result<(), Error> {
         let dir = match record.host_config.network_mode.split_once(':') {
             Some(("container", other)) => match self.container(other) {
                 Ok(other) => self.config.container_dir(other.id().as_str()),
@@ -159,10 +161,12 @@ impl Engine {
             // A bind whose source has gone: nothing to show.
             let Ok(found) = std::fs::metadata(&one.source) else { continue };
             let doing = || format!("show {} in the container", one.destination);
-            let target =
-                root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?;
-            mount::attach_at(&one.source, &target, one.how, ids.filter(|_| one.is_ours).map(AsFd::as_fd))
-                .during(doing)?;
+            let target = {
+                let _as_root = userns::as_root(ids.map(|(_, map)| map))?;
+                root.mkdirs_for_mountpoint(Path::new(&one.destination), found.is_dir()).during(doing)?
+            };
+            let ids = ids.filter(|_| one.is_ours).map(|(namespace, _)| namespace.as_fd());
+            mount::attach_at(&one.source, &target, one.how, ids).during(doing)?;
         }
         Ok(())
     }

@@ -90,10 +90,9 @@ pub fn ensure_bridge(config: &BridgeConfig) -> Result<()> {
         }
     }
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
-    let links = link::list(&socket)?;
-    let existing = links.iter().find(|l| l.name == config.name);
-    if let Some(link) = existing {
-        check_owner(config, link, &links)?;
+    let existing = link::named(&socket, &config.name)?;
+    if let Some(link) = &existing {
+        check_owner(&socket, config, link)?;
     }
     firewall::ensure_network(config)?;
     if existing.is_none() {
@@ -126,8 +125,8 @@ pub fn remove_bridge(name: &str) -> Result<()> {
 pub fn delete_bridge(name: &str) -> Result<()> {
     name::check_interface(name)?;
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
-    if let Some(link) = link::list(&socket)?.iter().find(|l| l.name == name) {
-        owner_of(link)?;
+    if let Some(link) = link::named(&socket, name)? {
+        owner_of(&link)?;
         endpoint::delete(&socket, name)?;
     }
     Ok(())
@@ -209,9 +208,9 @@ fn owner_of(link: &Link) -> Result<&str> {
     owner.ok_or_else(|| Error::InterfaceTaken { name: link.name.clone(), owner: "someone else".into() })
 }
 
-fn check_owner(config: &BridgeConfig, link: &Link, links: &[Link]) -> Result<()> {
+fn check_owner(socket: &Socket, config: &BridgeConfig, link: &Link) -> Result<()> {
     let owner = owner_of(link)?;
-    if owner != config.owner && links.iter().any(|l| l.master == Some(link.index)) {
+    if owner != config.owner && link::list(socket)?.iter().any(|l| l.master == Some(link.index)) {
         return Err(Error::InterfaceTaken { name: link.name.clone(), owner: format!("network {owner}") });
     }
     Ok(())

@@ -126,6 +126,15 @@ pub(crate) fn get(socket: &Socket, index: u32) -> Result<Option<Link>> {
     Ok(parse_link(&body))
 }
 
+/// The interface of this name, if there is one: what [`list`] says of it, without reading what may be thousands.
+pub(crate) fn named(socket: &Socket, name: &str) -> Result<Option<Link>> {
+    match index_of(socket, name) {
+        Ok(index) => get(socket, index),
+        Err(Error::InterfaceNotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether the interface is up for traffic, `IF_OPER_UP`, not merely switched on.
 ///
 /// Since Linux 6.8 the question itself makes the kernel act on a carrier that came; before, a work queue does.

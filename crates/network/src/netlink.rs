@@ -31,7 +31,9 @@ const BUFFER_LEN: usize = 64 * 1024;
 const LARGE_REQUEST: usize = 100 * 1024;
 
 /// How often a dump starts again because the kernel says that what it lists changed meanwhile.
-const MAX_DUMP_TRIES: u32 = 16;
+const MAX_DUMP_TRIES: u32 = 8;
+/// The pause after the second attempt; later ones are longer.
+const DUMP_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// One or more messages, ready to send.
 #[derive(Debug, Default)]
@@ -206,19 +208,27 @@ impl Socket {
     }
 
     /// Sends one dump request and returns type and body of each message of the answer.
+    ///
+    /// On a host where so much begins and ends that no list of hundreds can be read in between, the longest of many attempts is
+    /// as good as any: what was there throughout is in it, but for rare slips of older kernels, and what was not may be gone
+    /// at any time.
     pub(crate) fn dump(&self, request: &Request) -> io::Result<Dump> {
-        let mut tries = 0;
-        loop {
-            match self.try_dump(request)? {
-                Some(all) => return Ok(all),
-                None if tries < MAX_DUMP_TRIES => tries += 1,
-                None => return Err(io::Error::other("what the kernel lists keeps changing")),
+        let mut longest = Dump::new();
+        for tries in 0..=MAX_DUMP_TRIES {
+            let (all, is_whole) = self.try_dump(request)?;
+            if is_whole {
+                return Ok(all);
             }
+            if all.len() >= longest.len() {
+                longest = all;
+            }
+            std::thread::sleep(DUMP_PAUSE * tries.min(10));
         }
+        Ok(longest)
     }
 
-    /// `None` if the list changed while it was read.
-    fn try_dump(&self, request: &Request) -> io::Result<Option<Dump>> {
+    /// With whether the list stayed as it was while it was read.
+    fn try_dump(&self, request: &Request) -> io::Result<(Dump, bool)> {
         self.send(request)?;
         let mut buffer = vec![0; BUFFER_LEN];
         let mut all = Vec::new();
@@ -232,7 +242,7 @@ impl Socket {
             for answer in Messages(&buffer[..length]) {
                 interrupted |= answer.flags & NLM_F_DUMP_INTR != 0;
                 match answer.kind {
-                    NLMSG_DONE => return Ok((!interrupted).then_some(all)),
+                    NLMSG_DONE => return Ok((all, !interrupted)),
                     NLMSG_ERROR => {
                         return Err(
                             error_code(answer.body).unwrap_or_else(|| io::ErrorKind::InvalidData.into())

@@ -84,7 +84,7 @@ pub fn ensure_overlay(config: &OverlayConfig, neighbours: Option<&[Neighbour]>) 
     name::check_owner(&config.owner)?;
     let socket = Socket::route().map_err(|source| failed("open a netlink socket", source))?;
     let bridge = link::index_of(&socket, &config.bridge)?;
-    match link::list(&socket)?.into_iter().find(|l| l.name == config.name) {
+    match link::named(&socket, &config.name)? {
         Some(link) if link.kind != "vxlan" || !link.alias.starts_with(ALIAS) => {
             return Err(Error::InterfaceTaken { name: link.name, owner: "someone else".into() });
         }

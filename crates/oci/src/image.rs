@@ -52,7 +52,7 @@ pub mod media_type {
             "application/vnd.docker.image.rootfs.foreign.diff.tar",
         ];
         let suffix = KINDS.iter().find_map(|kind| text.strip_prefix(kind));
-        matches!(suffix, Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd"))
+        matches!(suffix, Some("" | "+gzip" | "+zstd" | "+xz" | "+bzip2" | ".gzip" | ".zstd"))
     }
 
     /// Whether this is a layer of a container image, also one that we cannot unpack.

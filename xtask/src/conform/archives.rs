@@ -1,5 +1,5 @@
-//! `conform archives`: what one engine saves, pushes and exports, the others load, pull and import: brig, Debian's dockerd, podman
-//! and skopeo, in every form that two of them know. The same image has the same id everywhere, and its files are there.
+//! `conform archives`: what one engine saves, pushes and exports, the others load, pull and import: brig, Debian's dockerd (with
+//! its own store, and a newer one with containerd's), podman and skopeo, in every form that two of them know. The same image has the same id everywhere, and its files are there.
 
 use super::daemons::{Daemon, Registry};
 use super::images;
@@ -19,36 +19,98 @@ pub(super) fn command(args: &[String]) -> Result<()> {
     for list in [packages::BUILD, packages::TEST, packages::CONFORM, packages::CONFORM_ENGINES] {
         packages::ensure(list)?;
     }
+    let trixie = crate::trixie::fetch(&["docker.io", "containerd"])?;
     // Short: sockets are below.
     let work = std::env::temp_dir().join(format!("brig-archives-{}", std::process::id()));
     std::fs::create_dir_all(&work).doing(|| format!("create {}", work.display()))?;
-    let registry = Registry::start(&work)?;
-    let brig = Daemon::brig(&work, &registry)?;
-    let dockerd = Daemon::dockerd(&work, &registry, NO_NETWORKS)?;
-    let mut suite = Suite {
-        registry: format!("127.0.0.1:{}", registry.port),
-        brig: brig.host.clone(),
-        dockerd: dockerd.host.clone(),
-        work: work.clone(),
-        passed: 0,
-        failed: Vec::new(),
-    };
-    let done = suite.all();
-    drop((brig, dockerd, registry));
+    let checked = check_in(&work, &trixie);
+    // The daemons are gone by now, and what they mounted.
     drop(std::fs::remove_dir_all(&work));
-    done?;
-    eprintln!("{} passed, {} failed", suite.passed, suite.failed.len());
-    match suite.failed.as_slice() {
+    let (passed, failed) = checked?;
+    eprintln!("{passed} passed, {} failed", failed.len());
+    match failed.as_slice() {
         [] => Ok(()),
         failed => Err(Error::new(format!("failed: {}", failed.join("; ")))),
     }
 }
 
+/// How many checks passed, and which did not.
+fn check_in(work: &Path, trixie: &Path) -> Result<(usize, Vec<String>)> {
+    let registry = Registry::start(work)?;
+    let brig = Daemon::brig(work, &registry)?;
+    let dockerd = Daemon::dockerd(work, &registry, NO_NETWORKS)?;
+    let containerd = Daemon::dockerd_on_containerd(work, &registry, NO_NETWORKS, trixie)?;
+    let peer = |name, daemon: &Daemon, ids| Peer { name, host: daemon.host.clone(), ids };
+    let mut suite = Suite {
+        registry: format!("127.0.0.1:{}", registry.port),
+        brig: peer("brig", &brig, Ids::Configs),
+        peers: vec![
+            peer("dockerd", &dockerd, Ids::Configs),
+            peer("dockerd on containerd", &containerd, Ids::Manifests),
+        ],
+        work: work.to_owned(),
+        passed: 0,
+        failed: Vec::new(),
+    };
+    suite.all()?;
+    Ok((suite.passed, suite.failed))
+}
+
+/// An engine.
+#[derive(Debug, Clone)]
+struct Peer {
+    name: &'static str,
+    host: String,
+    ids: Ids,
+}
+
+/// What an engine calls an image by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    Configs,
+    Manifests,
+}
+
+impl Peer {
+    fn docker(&self, args: &[&str]) -> Result<String> {
+        output(Command::new("docker").env("DOCKER_HOST", &self.host).args(args))
+    }
+
+    /// The name of what it made.
+    fn made(&self) -> String {
+        format!("{}made:1", self.name.replace(' ', ""))
+    }
+
+    /// What tells an image from every other one, for both engines.
+    fn identity(&self, other: &Peer, name: &str) -> Result<String> {
+        let format = if self.ids == other.ids {
+            "{{.Id}}"
+        } else {
+            "{{json .RootFS.Layers}} {{json .Config.Cmd}} {{json .Config.Env}} {{.Os}}/{{.Architecture}}"
+        };
+        self.docker(&["image", "inspect", "--format", format, name])
+    }
+
+    /// Removes an image, if it is there, and sees to it that it is gone.
+    fn forget(&self, name: &str) -> Result<()> {
+        // Not there is as good.
+        drop(self.docker(&["rmi", "-f", name]));
+        match self.docker(&["image", "inspect", name]) {
+            Err(_) => Ok(()),
+            Ok(_) => Err(Error::new(format!("{}: {name} cannot be removed", self.name))),
+        }
+    }
+
+    /// The image says what it was made to say.
+    fn runs(&self, name: &str) -> Result<()> {
+        same(MARK, self.docker(&["run", "--rm", "--network", "none", name])?.trim())
+    }
+}
+
 struct Suite {
     registry: String,
-    /// Addresses of the daemons.
-    brig: String,
-    dockerd: String,
+    brig: Peer,
+    peers: Vec<Peer>,
     work: PathBuf,
     passed: usize,
     failed: Vec<String>,
@@ -58,19 +120,25 @@ impl Suite {
     fn all(&mut self) -> Result<()> {
         let first = images::make(&self.work)?;
         let first = first.display().to_string();
-        for host in [self.brig.clone(), self.dockerd.clone()] {
-            docker(&host, &["load", "-i", &first])?;
+        for peer in self.peers.iter().chain([&self.brig]) {
+            peer.docker(&["load", "-i", &first])?;
             let script =
                 format!("echo {MARK} > /made; rm /etc/hostname; mkdir -m 700 /own; ln /made /own/linked");
-            docker(&host, &["run", "--name", "maker", "--network", "none", "busybox", "sh", "-c", &script])?;
-            docker(&host, &["commit", "-c", "CMD [\"cat\", \"/own/linked\"]", "maker", "made:1"])?;
-            docker(&host, &["tag", "made:1", "made:2"])?;
+            peer.docker(&["run", "--name", "maker", "--network", "none", "busybox", "sh", "-c", &script])?;
+            // The base cannot be taken for what was made.
+            peer.docker(&["commit", "-c", "CMD [\"cat\", \"/own/linked\"]", "maker", &peer.made()])?;
         }
         self.saved();
         self.pushed();
         self.exported();
         self.podman();
         Ok(())
+    }
+
+    /// From brig to each of the others, and back.
+    fn ways(&self) -> Vec<(Peer, Peer)> {
+        let both = |peer: &Peer| [(self.brig.clone(), peer.clone()), (peer.clone(), self.brig.clone())];
+        self.peers.iter().flat_map(both).collect()
     }
 
     /// One check.
@@ -91,27 +159,25 @@ impl Suite {
         self.work.join(name).display().to_string()
     }
 
-    /// Archives between the two daemons, plain and compressed, with one image and with several.
+    /// Archives between two daemons, plain and compressed, with one image and with several.
     fn saved(&mut self) {
-        let (brig, dockerd) = (self.brig.clone(), self.dockerd.clone());
-        for (from, to, who) in [(&brig, &dockerd, "brig to dockerd"), (&dockerd, &brig, "dockerd to brig")] {
+        for (from, to) in self.ways() {
+            let made = from.made();
+            let second = made.replace(":1", ":2");
             for (form, program) in
                 [("plain", None), ("gzip", Some("gzip")), ("xz", Some("xz")), ("bzip2", Some("bzip2"))]
             {
-                self.check(&format!("{who}: save and load, {form}"), |suite| {
+                self.check(&format!("{} to {}: save and load, {form}", from.name, to.name), |suite| {
                     let file = suite.path("saved.tar");
-                    docker(from, &["save", "-o", &file, "made:1", "made:2", "busybox"])?;
+                    from.docker(&["tag", &made, &second])?;
+                    from.docker(&["save", "-o", &file, &made, &second])?;
                     let file = packed(program, &file)?;
-                    let ids = ["made:1", "busybox"].map(|name| id(from, name));
-                    for name in ["made:1", "made:2"] {
-                        docker(to, &["rmi", "-f", name])?;
-                    }
-                    docker(to, &["load", "-i", &file])?;
-                    for (name, wanted) in ["made:1", "busybox"].iter().zip(ids) {
-                        same(&wanted?, &id(to, name)?)?;
-                    }
-                    same(&id(to, "made:1")?, &id(to, "made:2")?)?;
-                    runs(to, "made:2")
+                    to.forget(&made)?;
+                    to.forget(&second)?;
+                    to.docker(&["load", "-i", &file])?;
+                    same(&from.identity(&to, &made)?, &to.identity(&from, &made)?)?;
+                    same(&to.identity(&to, &made)?, &to.identity(&to, &second)?)?;
+                    to.runs(&second)
                 });
             }
         }
@@ -119,69 +185,72 @@ impl Suite {
 
     /// Images by way of a registry, their layers by every codec that skopeo writes.
     fn pushed(&mut self) {
-        let (brig, dockerd) = (self.brig.clone(), self.dockerd.clone());
-        for (from, to, who) in [(&brig, &dockerd, "brig to dockerd"), (&dockerd, &brig, "dockerd to brig")] {
-            self.check(&format!("{who}: push and pull"), |suite| {
-                let name = format!("{}/{}:1", suite.registry, who.replace(' ', "-"));
-                docker(from, &["tag", "made:1", &name])?;
-                docker(from, &["push", &name])?;
-                docker(to, &["pull", &name])?;
-                same(&id(from, &name)?, &id(to, &name)?)?;
-                runs(to, &name)
+        for (from, to) in self.ways() {
+            self.check(&format!("{} to {}: push and pull", from.name, to.name), |suite| {
+                let way = format!("{}-{}", from.name, to.name).replace(' ', "-");
+                let name = format!("{}/{way}:1", suite.registry);
+                from.docker(&["tag", &from.made(), &name])?;
+                from.docker(&["push", &name])?;
+                to.forget(&name)?;
+                to.docker(&["pull", &name])?;
+                same(&from.identity(&to, &name)?, &to.identity(&from, &name)?)?;
+                to.runs(&name)
             });
         }
-        for codec in ["gzip", "zstd"] {
-            self.check(
-                &format!("skopeo to brig to dockerd: {codec} layers pulled, saved and loaded"),
-                |suite| {
-                    let name = format!("{}/{codec}:1", suite.registry);
-                    let file = suite.path("skopeo.tar");
-                    docker(&brig, &["save", "-o", &file, "made:1"])?;
-                    output(Command::new("skopeo").args([
-                        "--insecure-policy",
-                        "copy",
-                        "--quiet",
-                        "--dest-tls-verify=false",
-                        "--dest-compress-format",
-                        codec,
-                        "--format=oci",
-                        &format!("docker-archive:{file}:docker.io/library/made:1"),
-                        &format!("docker://{name}"),
-                    ]))?;
-                    docker(&brig, &["pull", &name])?;
-                    runs(&brig, &name)?;
-                    docker(&brig, &["save", "-o", &file, &name])?;
-                    let wanted = id(&brig, &name)?;
-                    docker(&dockerd, &["load", "-i", &file])?;
-                    same(&wanted, &id(&dockerd, &name)?)?;
-                    runs(&dockerd, &name)?;
-                    // And back, as dockerd writes it.
-                    docker(&dockerd, &["save", "-o", &file, &name])?;
-                    docker(&brig, &["rmi", "-f", &name])?;
-                    docker(&brig, &["load", "-i", &file])?;
-                    same(&wanted, &id(&brig, &name)?)?;
-                    runs(&brig, &name)
-                },
-            );
+        let brig = self.brig.clone();
+        let peers = self.peers.clone();
+        let codecs = ["gzip", "zstd", "zstd:chunked"];
+        for (codec, peer) in codecs.into_iter().flat_map(|codec| peers.iter().map(move |peer| (codec, peer)))
+        {
+            let what = format!("skopeo to brig to {}: {codec} layers pulled, saved and loaded", peer.name);
+            self.check(&what, |suite| {
+                let name = format!("{}/{}:1", suite.registry, codec.replace(':', "-"));
+                let (file, made) = (suite.path("skopeo.tar"), brig.made());
+                brig.docker(&["save", "-o", &file, &made])?;
+                output(Command::new("skopeo").args([
+                    "--insecure-policy",
+                    "copy",
+                    "--quiet",
+                    "--dest-tls-verify=false",
+                    "--dest-compress-format",
+                    codec,
+                    "--format=oci",
+                    &format!("docker-archive:{file}:docker.io/library/{made}"),
+                    &format!("docker://{name}"),
+                ]))?;
+                brig.forget(&name)?;
+                peer.forget(&name)?;
+                brig.docker(&["pull", &name])?;
+                brig.runs(&name)?;
+                brig.docker(&["save", "-o", &file, &name])?;
+                let wanted = brig.identity(peer, &name)?;
+                peer.docker(&["load", "-i", &file])?;
+                same(&wanted, &peer.identity(&brig, &name)?)?;
+                peer.runs(&name)?;
+                // And back, as the other writes it.
+                peer.docker(&["save", "-o", &file, &name])?;
+                brig.forget(&name)?;
+                brig.docker(&["load", "-i", &file])?;
+                same(&wanted, &brig.identity(peer, &name)?)?;
+                brig.runs(&name)
+            });
         }
     }
 
     /// Root file systems.
     fn exported(&mut self) {
-        let (brig, dockerd) = (self.brig.clone(), self.dockerd.clone());
-        for (from, to, who) in [(&brig, &dockerd, "brig to dockerd"), (&dockerd, &brig, "dockerd to brig")] {
-            self.check(&format!("{who}: export and import"), |suite| {
+        for (from, to) in self.ways() {
+            self.check(&format!("{} to {}: export and import", from.name, to.name), |suite| {
                 let file = suite.path("exported.tar");
-                docker(from, &["export", "-o", &file, "maker"])?;
-                docker(to, &["import", "-c", "CMD [\"cat\", \"/own/linked\"]", &file, "imported:1"])?;
-                runs(to, "imported:1")?;
+                from.docker(&["export", "-o", &file, "maker"])?;
+                to.forget("imported:1")?;
+                to.docker(&["import", "-c", "CMD [\"cat\", \"/own/linked\"]", &file, "imported:1"])?;
+                to.runs("imported:1")?;
                 let show = "stat -c '%a %h' /own /made; ls /etc/hostname 2>&1 | tail -n 1; ls /bin | wc -l";
-                let look = |host: &str| {
-                    docker(host, &["run", "--rm", "--network", "none", "imported:1", "sh", "-c", show])
+                let look = |peer: &Peer, image: &str| {
+                    peer.docker(&["run", "--rm", "--network", "none", image, "sh", "-c", show])
                 };
-                let original =
-                    docker(from, &["run", "--rm", "--network", "none", "made:1", "sh", "-c", show])?;
-                same(&original, &look(to)?)
+                same(&look(&from, &from.made())?, &look(&to, "imported:1")?)
             });
         }
     }
@@ -199,35 +268,29 @@ impl Suite {
                     }
                     output(command.args(["--storage-driver", "vfs"]).args(args))
                 };
-                docker(&brig, &["save", "-o", &file, "made:1"])?;
+                let name = "passed:1";
+                brig.docker(&["tag", &brig.made(), name])?;
+                brig.docker(&["save", "-o", &file, name])?;
                 podman(&["load", "-q", "-i", &file])?;
-                let theirs = podman(&["image", "inspect", "--format", "{{.Id}}", "made:1"])?;
-                let ours = id(&brig, "made:1")?;
-                same(ours.trim_start_matches("sha256:"), theirs.trim())?;
-                podman(&["save", "-q", "--format", format, "-o", &back, "made:1"])?;
-                podman(&["rmi", "-f", "made:1"])?;
-                docker(&brig, &["load", "-i", &back])?;
+                let theirs = podman(&["image", "inspect", "--format", "{{.Id}}", name])?;
+                let ours = brig.identity(&brig, name)?;
+                same(ours.trim().trim_start_matches("sha256:"), theirs.trim())?;
+                podman(&["save", "-q", "--format", format, "-o", &back, name])?;
+                podman(&["rmi", "-f", name])?;
+                for name in [name, &brig.made(), &format!("localhost/{name}")] {
+                    brig.forget(name)?;
+                }
                 // podman calls it what it calls it.
-                let listed =
-                    docker(&brig, &["images", "--format", "{{.Repository}}:{{.Tag}}", "localhost/made"])?;
-                let name = listed.lines().next().unwrap_or("made:1").to_owned();
-                runs(&brig, &name)
+                let loaded = brig.docker(&["load", "-i", &back])?;
+                let found =
+                    loaded.lines().find_map(|line| line.split_once(": ").map(|(_, name)| name.trim()));
+                let found = found.ok_or_else(|| Error::new(format!("load told no image: {loaded:?}")))?;
+                same(&ours, &brig.identity(&brig, found)?)?;
+                brig.runs(found)?;
+                brig.docker(&["tag", found, &brig.made()]).map(drop)
             });
         }
     }
-}
-
-fn docker(host: &str, args: &[&str]) -> Result<String> {
-    output(Command::new("docker").env("DOCKER_HOST", host).args(args))
-}
-
-fn id(host: &str, name: &str) -> Result<String> {
-    docker(host, &["image", "inspect", "--format", "{{.Id}}", name])
-}
-
-/// The image says what it was made to say.
-fn runs(host: &str, name: &str) -> Result<()> {
-    same(MARK, docker(host, &["run", "--rm", "--network", "none", name])?.trim())
 }
 
 fn same(wanted: &str, found: &str) -> Result<()> {

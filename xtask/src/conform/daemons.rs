@@ -87,6 +87,31 @@ impl Daemon {
         Daemon::start(command, home, registry)
     }
 
+    /// dockerd of Debian trixie, whose files are below `trixie`, with containerd's store in place of its own.
+    pub(super) fn dockerd_on_containerd(
+        work: &Path,
+        registry: &Registry,
+        flags: &[&str],
+        trixie: &Path,
+    ) -> Result<Daemon> {
+        let home = work.join("dockerd26");
+        let mut command = Command::new(trixie.join("usr/sbin/dockerd"));
+        command.args(flags).args(["--cgroup-parent", "/dockerd-conform", "--storage-driver", "overlayfs"]);
+        // It starts a containerd of its own, of its age. A runc of that age would want newer libraries.
+        let (path, bin) = (std::env::var("PATH").unwrap_or_default(), home.join("bin"));
+        std::fs::create_dir_all(&bin).doing(|| format!("create {}", bin.display()))?;
+        for program in ["containerd", "containerd-shim-runc-v2"] {
+            std::os::unix::fs::symlink(trixie.join("usr/bin").join(program), bin.join(program))
+                .doing(|| format!("link {program}"))?;
+        }
+        command.env("PATH", format!("{}:{path}", bin.display()));
+        let config = home.join("daemon.json");
+        std::fs::write(&config, "{\"features\": {\"containerd-snapshotter\": true}}")
+            .doing(|| format!("write {}", config.display()))?;
+        command.arg("--config-file").arg(config).arg("--pidfile").arg(home.join("pid"));
+        Daemon::start(command, home, registry)
+    }
+
     fn start(mut command: Command, home: PathBuf, registry: &Registry) -> Result<Daemon> {
         std::fs::create_dir_all(&home).doing(|| format!("create {}", home.display()))?;
         let socket = home.join("docker.sock");

@@ -142,6 +142,9 @@ impl CacheTo {
         store: CacheSettings<'_>,
     ) -> Result<CacheTo, Error> {
         let what = "cache export";
+        if !matches!(kind, "registry" | "local" | "inline") {
+            return Err(Error::unsupported(format!("the cache exporter {kind:?}")));
+        }
         let mut out = CacheTo {
             place: None,
             is_max: false,

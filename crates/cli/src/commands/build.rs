@@ -171,8 +171,8 @@ pub(crate) async fn build(context: &Context, flags: &Build) -> Result<u8> {
 
 async fn build_with(context: &Context, flags: &Build, lent: &mut Vec<layout::Lent>) -> Result<u8> {
     let outputs = flags.output.iter().map(|o| Output::parse(o)).collect::<Result<Vec<_>>>()?;
-    if flags.platform.contains(',') && outputs.iter().any(Output::is_files) {
-        return Err(Error::Unsupported("--output of files for several platforms is not supported".into()));
+    if flags.platform.contains(',') && outputs.iter().any(|output| matches!(output, Output::Tar(_))) {
+        return Err(Error::Unsupported("--output type=tar for several platforms is not supported".into()));
     }
     let caches = Caches::read(&flags.cache_from, &flags.cache_to)?;
     let mut document = document(flags, &caches)?;

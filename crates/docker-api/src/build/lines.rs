@@ -201,8 +201,14 @@ impl Lines {
         if self.mode == Mode::Events {
             let (digest, size) = (built.manifest.digest.to_string(), built.manifest.size);
             let kind = &built.manifest.media_type;
+            let images: Vec<Value> = built
+                .images
+                .iter()
+                .map(|(platform, id)| json!({ "platform": platform.to_string(), "image": id.to_string() }))
+                .collect();
             out.push(json!({ "brig": {
                 "event": "built", "image": id, "digest": digest, "size": size, "mediaType": kind, "tags": tags,
+                "images": images,
             } }));
         }
         out

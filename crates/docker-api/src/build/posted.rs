@@ -62,8 +62,8 @@ pub(super) async fn build(api: &Arc<Api>, call: Call) -> Outcome {
         network_host: asked.network_mode == "host",
         auth: asked.auth.clone(),
     };
-    let inline = asked.build_args.get("BUILDKIT_INLINE_CACHE").and_then(Option::as_deref);
-    posted.inline_cache = inline.is_some_and(|v| matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True"));
+    let inline = asked.build_args.get(build::INLINE_CACHE).and_then(Option::as_deref);
+    posted.inline_cache = build::inline_cache(inline).map_err(super::failure)?.unwrap_or(false);
     if posted.remote.is_empty() {
         posted.sent = Some(received(&api.engine, call).await?);
     }

@@ -209,7 +209,7 @@ impl Engine {
         };
         let name = entry.as_ref().map_or(network, |e| e.record.name.as_str()).to_string();
         if !record.networks.contains_key(&name) {
-            let message = format!("container {} is not connected to network {name}", record.id);
+            let message = format!("container {} is not connected to the network {name}", record.id);
             return Err(Error::Internal { message });
         }
         if name == "host" && record.state.status.is_alive() {
@@ -312,7 +312,7 @@ impl Networks {
         let interface = interface_name(entry, settings, &taken)?;
         self.attach(&engine.config, after, entry, settings, (&interface, None), &Gateways::default())?;
         if self.gateways(&before.networks) == Gateways::default() && after.ports.is_empty() {
-            after.ports = crate::ports::reserve(container, self.families(&after.networks))?;
+            after.ports = crate::ports::reserve(engine, container, self.families(&after.networks))?;
         }
         self.redirect(engine, before, after).during(doing)?;
         self.serve_names(&engine.config, after, &after.networks)?;

@@ -41,8 +41,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Always empty; clients are shown whether there was one.
     #[serde(default)]
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// The number of a network that hosts share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
@@ -257,10 +258,10 @@ impl NetworkRequest {
             config_only: said(self.config_only),
             labels: self.labels.unwrap_or_default(),
             options,
-            ipam_options: ipam.options.unwrap_or_default(),
+            ipam_options: ipam.options,
             ..Network::default()
         };
-        if !network.ipam_options.is_empty() {
+        if network.ipam_options.as_ref().is_some_and(|options| !options.is_empty()) {
             return Err(Error::unsupported("an option of the address management"));
         }
         match network.driver.as_str() {

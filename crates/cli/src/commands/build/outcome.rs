@@ -23,11 +23,6 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Not an image, but what is in it.
-    pub(crate) fn is_files(&self) -> bool {
-        matches!(self, Output::Local(_) | Output::Tar(_))
-    }
-
     pub(crate) fn parse(text: &str) -> Result<Output> {
         if !text.contains('=') {
             return Ok(if text == "-" { Output::Tar("-".into()) } else { Output::Local(text.into()) });
@@ -67,6 +62,8 @@ pub(crate) async fn finish(
     latest: &str,
 ) -> Result<()> {
     let id = built["image"].as_str().unwrap_or_default();
+    // Of several platforms.
+    let images = built["images"].as_array().map(Vec::as_slice).unwrap_or_default();
     for output in outputs {
         match output {
             Output::Store => {}
@@ -81,6 +78,13 @@ pub(crate) async fn finish(
                 }
                 export::download(context, &path, file(dest)).await?;
             }
+            Output::Local(dir) if !images.is_empty() => {
+                for image in images {
+                    let text = |key: &str| image[key].as_str().unwrap_or_default();
+                    let below = dir.join(text("platform").replace('/', "_"));
+                    of_files(context, text("image"), Files::Directory(&below), latest).await?;
+                }
+            }
             Output::Local(dir) => of_files(context, id, Files::Directory(dir), latest).await?,
             Output::Tar(dest) => of_files(context, id, Files::Tar(file(dest)), latest).await?,
         }
@@ -89,9 +93,12 @@ pub(crate) async fn finish(
     let is_wanted = outputs.is_empty() || outputs.contains(&Output::Store);
     let is_named = built["tags"].as_array().is_some_and(|t| !t.is_empty());
     if !is_wanted && !is_named {
-        let image: Value = context.client.get(&Path::new(&["images", id, "json"])).await?;
-        if image["RepoTags"].as_array().is_none_or(Vec::is_empty) {
-            drop(context.client.delete(&Path::new(&["images", id])).await);
+        let all = images.iter().filter_map(|image| image["image"].as_str()).filter(|other| *other != id);
+        for id in all.chain([id]) {
+            let image: Value = context.client.get(&Path::new(&["images", id, "json"])).await?;
+            if image["RepoTags"].as_array().is_none_or(Vec::is_empty) {
+                drop(context.client.delete(&Path::new(&["images", id])).await);
+            }
         }
     }
     if let Some(path) = iidfile {
