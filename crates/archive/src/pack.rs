@@ -370,9 +370,11 @@ impl<'k, W: Write> Packer<'k, W> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mut file = match rustix::fs::openat(dir, leaf, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(()),
-            // Replaced by a link or a socket.
-            Err(Errno::LOOP | Errno::NXIO) if self.is_live => return Ok(()),
+            // Gone, or replaced by a link or a socket: it is not in the archive, and other names of it cannot lead to it.
+            Err(e) if e == Errno::NOENT || self.is_live && matches!(e, Errno::LOOP | Errno::NXIO) => {
+                self.links.remove(&(stat.st_dev, stat.st_ino));
+                return Ok(());
+            }
             Err(e) => return Err(at("openat", &path, e)),
         };
         let opened = rustix::fs::fstat(&file).map_err(|e| at("fstat", &path, e))?;

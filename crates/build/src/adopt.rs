@@ -16,10 +16,13 @@
 //! build or a prune gives it a name or takes one. Programs that mind (cron, of its tables) mind it of small
 //! files, which are copied. Modes, owners and times belong to the file: where the layer's are to be others it is copied.
 
+mod names;
+
 use crate::copy::{Target, open_below, times_of};
 use crate::error::{Error, IoDuring};
 use crate::kept::{Known, Stamp};
 use crate::select::{Entry, Filter, Pick, walk};
+use names::Below;
 use rootdir::RootDir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -96,19 +99,21 @@ impl Later {
         self.files == 0
     }
 
-    /// Puts what was left of `pick` into the layer, whose root is that of `target`. Blocking.
+    /// Puts what was left of `pick` into the layer, whose root is that of `target`, on the directories `below`. Blocking.
     pub(crate) fn finish(
         &self,
         target: &Target<'_>,
         pick: &Pick,
         filter: Filter<'_>,
         known: Option<&Known>,
+        below: &[PathBuf],
     ) -> Result<(), Error> {
         let place = self.top.as_deref().unwrap_or(Path::new(""));
         let top = open_below(target.root.as_fd(), place)?;
         let mut times: Vec<(PathBuf, Stat)> = Vec::new();
         let mut last: (PathBuf, Option<OwnedFd>) = (PathBuf::new(), None);
-        let mut giver = Giver { target, known, given: HashSet::new(), way: Way::Reference };
+        let below = Below::new(below);
+        let mut giver = Giver { target, known, given: HashSet::new(), below, way: Way::Reference };
         walk(pick, filter, &mut |entry| {
             if entry.kind().is_dir() && self.is_ours(entry.relative) {
                 times.push((entry.relative.to_path_buf(), *entry.stat));
@@ -148,6 +153,7 @@ struct Giver<'a> {
     known: Option<&'a Known>,
     /// Files that the layer has under one name: under a second they would be one file there, which a copy is not.
     given: HashSet<(u64, u64)>,
+    below: Below<'a>,
     way: Way,
 }
 
@@ -172,6 +178,9 @@ impl Giver<'_> {
         let is_it =
             id == (entry.stat.st_dev, entry.stat.st_ino) && FileType::from_raw_mode(stat.st_mode).is_file();
         if !is_it || self.given.len() >= MAX_FILES || self.given.contains(&id) || !is_plain(source)? {
+            return Ok(false);
+        }
+        if self.below.may_have(stat.st_dev, stat.st_ino, stat.st_nlink) {
             return Ok(false);
         }
         match rustix::fs::linkat(entry.dir, entry.name, dir, entry.name, AtFlags::empty()) {

@@ -21,6 +21,8 @@ COPY . .
 COPY --chown=7:8 dir /owned
 COPY --chmod=600 dir /modes
 COPY dir more /link/both/
+COPY dir /again
+RUN cp /app/dir/0/large3 /again/0/large3 && test $(stat -c %i /app/dir/1/large4) != $(stat -c %i /again/1/large4)
 ";
 
 fn write(dir: &Path, name: &str, text: &str) {

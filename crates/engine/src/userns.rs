@@ -94,7 +94,9 @@ fn mapping<'a>(map: &IdMap, namespace: BorrowedFd<'a>) -> Result<mount::Mapping<
 
 /// Makes files as root of the container does, as long as it is held; None for one that has no user namespace.
 pub(crate) fn as_root(map: Option<&IdMap>) -> Result<Option<FsIds>, Error> {
-    let Some((uid, gid)) = map.and_then(IdMap::root) else { return Ok(None) };
+    let Some(map) = map else { return Ok(None) };
+    // Without one its files would be the host's root's.
+    let (uid, gid) = map.root().ok_or_else(|| Error::invalid("a user namespace without a root"))?;
     FsIds::become_ids(uid, gid).map(Some).io_during(|| "become root of the container's user namespace".into())
 }
 

@@ -67,7 +67,7 @@ impl Images {
                 Ok(false) => {}
                 Ok(true) => done.repaired.push(id),
                 // It may be whole tomorrow, or under the driver that it came from.
-                Err(e) if !is_loss(&e) => {
+                Err(e) if !is_loss(&e) || self.is_elsewhere(&row)? => {
                     tracing::warn!(image_id = %id, error = errors::chain(&e), "image stays without its layers");
                 }
                 Err(e) => {
@@ -79,6 +79,13 @@ impl Images {
         }
         done.collected = self.collect_garbage()?;
         Ok(done)
+    }
+
+    /// Whether another driver has the image, and its documents are here.
+    fn is_elsewhere(&self, row: &ImageRow) -> Result<bool, Error> {
+        let Some(chain_id) = &row.chain_id else { return Ok(false) };
+        let has_documents = [&row.id, &row.manifest.digest].into_iter().all(|d| self.content.contains(d));
+        Ok(has_documents && self.others.find(chain_id)?.is_some())
     }
 
     /// Unpacks the layers of an image that are gone. Says whether there were any.

@@ -125,15 +125,18 @@ impl Images {
         let fits = |files: &Files| -> Result<bool, Error> {
             Ok(packs(files, false)? || (files.is_apart() && packs(files, true)?))
         };
-        if self.snapshotter.layer(chain_id)?.is_some() && fits(&self.own_files(chain_id)?)? {
-            return Ok(true);
+        let own = match self.snapshotter.layer(chain_id)? {
+            Some(_) => self.own_files(chain_id).and_then(|files| fits(&files)),
+            None => Ok(false),
+        };
+        if matches!(own, Ok(true)) {
+            return own;
         }
-        let Some(driver) = self.others.find(chain_id)? else { return Ok(false) };
-        let read = || fits(&Files::of_other(self.others.open(driver, chain_id)?));
-        read().map_err(|e| match e {
-            // That is not about the files.
-            Error::Content(_) => e,
-            e => Error::OtherDriver { layer: *blob, driver, source: Box::new(e) },
-        })
+        // What cannot be read here may be whole there.
+        let Some(driver) = self.others.find(chain_id)? else { return own };
+        match self.others.open(driver, chain_id) {
+            Ok(form) => Ok(fits(&Files::of_other(form))? || own?),
+            Err(e) => Err(Error::OtherDriver { layer: *blob, driver, source: Box::new(e.into()) }),
+        }
     }
 }

@@ -358,7 +358,9 @@ fn perform(
         Some(text) => Some(owner(&workspace, text)?),
     };
     let copied = match &job.from {
-        From::Context(context) => copy_context(shared, job, brought, context, &mut workspace, owner),
+        From::Context(context) => {
+            copy_context(shared, job, brought, context, &mut workspace, owner, below.as_ref())
+        }
         From::Layers(chain_id) => {
             let source = shared.engine.open_workspace(chain_id.as_ref()).during(doing)?;
             let nothing = Ignore::default();
@@ -392,17 +394,24 @@ fn copy_context(
     context: &Context,
     workspace: &mut Workspace,
     owner: Option<(u32, u32)>,
+    below: Option<&Digest>,
 ) -> Result<(), Error> {
     let exclude = excludes(job)?;
     let filter = (&context.ignore, &exclude);
-    // Layers that are whole trees are on file systems that copy by reference, or have to be copied.
-    let mut later = shared.engine.snapshots().is_overlay_form().then(|| Later::new(shared.epoch));
+    let snapshots = shared.engine.snapshots();
+    // Layers that are whole trees are on file systems that copy by reference, or have to be copied. What an independent
+    // layer is put on, now and later, is not known here.
+    let is_shared = snapshots.is_overlay_form() && !job.link;
+    let mut later = is_shared.then(|| Later::new(shared.epoch));
     let to = target(job, workspace.root(), owner);
     let last = put_all(shared, job, brought, &context.root, filter, &to, later.as_mut())?;
     let (Some(later), Some(pick)) = (later.filter(|later| !later.is_empty()), last) else { return Ok(()) };
     let changes = workspace.open_changes().during(|| "put files into a layer".into())?;
     let filter = Filter { ignore: &context.ignore, exclude: &exclude };
-    later.finish(&target(job, &changes, owner), &pick, filter, context.known.as_deref())
+    let layers = below.map(|chain_id| snapshots.layers(chain_id)).transpose();
+    let layers = layers.during(|| "look into the layers below".into())?;
+    let below = layers.as_ref().map_or(&[][..], |layers| &layers.paths);
+    later.finish(&target(job, &changes, owner), &pick, filter, context.known.as_deref(), below)
 }
 
 /// Copies all; of the last pick, if nothing comes after it, not what `later` wants to be left. That pick.

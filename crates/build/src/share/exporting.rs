@@ -150,7 +150,9 @@ fn has_blob(
     let Some(chain_id) = chains.get(&own.digest) else { return Ok(false) };
     match engine.images().make_blob(chain_id, own, lease) {
         Ok(()) => Ok(true),
-        Err(image::Error::Content(content::Error::NotFound { .. })) => Ok(false),
+        Err(image::Error::Content(content::Error::NotFound { .. }) | image::Error::OtherDriver { .. }) => {
+            Ok(false)
+        }
         Err(e) => Err(e).during(doing),
     }
 }

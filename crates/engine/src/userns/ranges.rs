@@ -7,8 +7,9 @@ use std::path::Path;
 
 /// Whose ranges `default` means, as in Docker.
 const DEFAULT_USER: &str = "dockremap";
-/// The kernel takes 340 lines (`UID_GID_MAP_MAX_EXTENTS`).
+/// The kernel takes 340 lines (`UID_GID_MAP_MAX_EXTENTS`) in less than a page, see user_namespaces(7).
 const MAX_RANGES: usize = 340;
+const MAX_TEXT: usize = 4095;
 /// What is proposed to who has no range: as many ids as useradd(8) gives, from where it begins.
 const USUAL_SIZE: u32 = 65_536;
 const USUAL_START: u32 = 100_000;
@@ -49,9 +50,24 @@ pub(super) fn resolve(text: &str, files: &Files) -> Result<IdMap, Error> {
         // Ranges of groups are listed by users.
         None => owner.clone(),
     };
-    Ok(IdMap {
+    let map = IdMap {
         uids: ranges("/etc/subuid", &owner, &files.subuid)?,
         gids: ranges("/etc/subgid", &group_owner, &files.subgid)?,
+    };
+    for (what, file, mapped) in [("user", &files.passwd, &map.uids), ("group", &files.group, &map.gids)] {
+        if let Some(name) = somebody(file, mapped) {
+            tracing::warn!("--userns-remap {text}: containers have the id of {what} {name} of this machine");
+        }
+    }
+    Ok(map)
+}
+
+/// A user or group of the machine whose id is mapped.
+fn somebody<'a>(file: &'a str, mapped: &[IdMapping]) -> Option<&'a str> {
+    file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?.parse::<u32>().ok()?);
+        mapped.iter().any(|m| id.checked_sub(m.host_id).is_some_and(|n| n < m.size)).then_some(name)
     })
 }
 
@@ -113,6 +129,10 @@ fn ranges(file: &str, owner: &[String], text: &str) -> Result<Vec<IdMapping>, Er
     for (host_id, size) in found {
         out.push(IdMapping { container_id: inside, host_id, size });
         inside = inside.saturating_add(size);
+    }
+    let text = |m: &IdMapping| format!("{} {} {}\n", m.container_id, m.host_id, m.size).len();
+    if out.iter().map(text).sum::<usize>() > MAX_TEXT {
+        return Err(Error::invalid(format!("{file}: more ranges for {name} than the kernel takes")));
     }
     Ok(out)
 }
@@ -177,5 +197,19 @@ mod tests {
         check("ann:x:10\n", "malformed line");
         check("ann:10\n", "malformed line");
         check("ann:10:0\n", "no range");
+        let many =
+            |count: u32| (0..count).map(|n| format!("ann:{}:1\n", 1_000_000_000 + n)).collect::<String>();
+        check(&many(341), "more than 340");
+        check(&many(300), "more ranges for ann than the kernel takes");
+    }
+
+    #[test]
+    fn ids_of_the_machine_in_a_range() {
+        let mapped = |host_id, size| [IdMapping { container_id: 0, host_id, size }];
+        let passwd = files().passwd;
+        assert_eq!(somebody(&passwd, &mapped(1001, 1)), Some("bob"));
+        assert_eq!(somebody(&passwd, &mapped(1, 65_536)), Some("ann"));
+        assert_eq!(somebody(&passwd, &mapped(1002, 65_536)), None);
+        assert_eq!(somebody("odd\nodd:x\nodd:x:y\n", &mapped(1, 10)), None);
     }
 }
