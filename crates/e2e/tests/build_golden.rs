@@ -104,7 +104,7 @@ fn settle(path: &Path) {
         std::fs::read_dir(path).unwrap().for_each(|entry| settle(&entry.unwrap().path()));
     }
     let name = path.file_name().unwrap().to_str().unwrap();
-    let seconds = if name.len() % 2 == 0 { EARLY + name.len() as u64 } else { LATE };
+    let seconds = if name.len().is_multiple_of(2) { EARLY + name.len() as u64 } else { LATE };
     if meta.is_symlink() {
         let time = rustix::fs::Timespec { tv_sec: i64::try_from(seconds).unwrap(), tv_nsec: 0 };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };

@@ -90,7 +90,7 @@ fn what_could_not_be_read_again_is_not_written() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let history = History::new(dir.path().to_path_buf());
     let mut long = record("long", 1);
-    long.frontend_attrs.insert("build-arg:long".into(), "x".repeat(MAX_RECORD as usize));
+    long.frontend_attrs.insert("build-arg:long".into(), "x".repeat(usize::try_from(MAX_RECORD).unwrap()));
     history.begin(long.clone());
     history.complete(long, &Remains::default());
     assert_eq!(all(&history), []);

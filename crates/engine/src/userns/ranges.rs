@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn ranges_of_users_and_groups() {
-        let check = |text: &str, want: Result<(&[(u32, u32, u32)], &[(u32, u32, u32)]), &str>| {
+        type Ranges<'a> = &'a [(u32, u32, u32)];
+        let check = |text: &str, want: Result<(Ranges<'_>, Ranges<'_>), &str>| {
             let got = resolve(text, &files());
             match (got, want) {
                 (Ok(map), Ok((uids, gids))) => {
