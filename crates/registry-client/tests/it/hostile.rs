@@ -363,7 +363,8 @@ async fn a_dropped_pull_leaves_nothing_behind() {
     while store.open() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(store.discarded(), 1);
+    // The layer, and the config beside it where that was not whole yet.
+    assert!((1..=2).contains(&store.discarded()), "{}", store.discarded());
     // The connection's task ends too; what is left is the server's.
     let handle = tokio::runtime::Handle::current();
     let start = Instant::now();
