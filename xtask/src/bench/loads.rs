@@ -175,7 +175,7 @@ fn copy(engines: &[Engine], mib: usize, work: &Path, report: &mut Report) -> Res
             std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
             let plain = timed(|| run(Command::new("cp").args(["--reflink=never", &from_text, &to_text])))?;
             std::fs::remove_file(&to).doing(|| format!("remove {to_text}"))?;
-            engine.check(&["exec", "copied", "rm", "/big"])?;
+            engine.check(&["exec", "copied", "busybox", "rm", "/big"])?;
             for (times, time) in times.iter_mut().zip([into, out, plain]) {
                 times[n].push(time);
             }
