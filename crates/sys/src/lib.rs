@@ -2,7 +2,7 @@
 //! descriptors or errors out. A raw integer never leaves this crate. It is the only crate with `unsafe` code; other
 //! crates use `rustix` for what it has.
 //!
-//! `brig`, `brig-shim` and `brig-runtime` are built with musl too, whose structures are not all glibc's: modules that they do not
+//! `brig` and `brig-runtime` are built with musl too, whose structures are not all glibc's: modules that they do not
 //! use may be for glibc only.
 
 pub mod bpf;
