@@ -8,6 +8,7 @@
 //! The engine keeps nothing that it cannot rebuild from the database and from the shims.
 
 mod age;
+mod ahead;
 mod attach;
 mod behind;
 mod bundle;

@@ -23,10 +23,10 @@ mod etc;
 mod live;
 mod manage;
 mod options;
-mod ready;
 mod record;
 mod retired;
 
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::error::{During, Error, IoDuring};
 use crate::model::{self, EndpointSettings, HostConfig, NetworkingConfig};
@@ -42,7 +42,6 @@ use network::{
     ReadySandbox,
 };
 use options::{BridgeOptions, SharedMode};
-use ready::Ready;
 pub use record::{ConfigReference, IpamRequest, Network, NetworkPool, NetworkRequest, PoolRequest};
 use retired::Retired;
 use std::collections::{BTreeMap, HashSet};
@@ -71,7 +70,7 @@ pub(crate) struct Networks {
     /// The other hosts, if there are any.
     cluster: Option<Arc<Cluster>>,
     retired: Arc<Retired>,
-    ready: Arc<Ready>,
+    ready: Arc<Ahead<network::ReadySandbox>>,
 }
 
 impl Networks {
@@ -264,8 +263,9 @@ impl Networks {
         let mut order: Vec<_> = endpoints.iter().collect();
         order.sort_by_key(|(name, _)| name.as_str() != mode);
         let first = order.first().and_then(|(name, _)| self.find(name).ok());
-        let mut ready =
-            first.filter(|e| namespace.is_none() && e.record.has_bridge()).and_then(|_| self.ready.take());
+        let mut ready = first
+            .filter(|e| namespace.is_none() && e.record.has_bridge())
+            .and_then(|_| self.ready.take("sandboxes", make_ready));
         match namespace {
             Some(namespace) => network::create_sandbox_of(&path, namespace.as_fd()).during(doing)?,
             None if ready.is_none() => network::create_sandbox(&path).during(doing)?,
@@ -731,6 +731,11 @@ fn interface_name(
     let prefix = entry.record.bridge_options()?.interface_prefix;
     let free = (0..).map(|n| format!("{prefix}{n}")).find(|name| !taken.contains(name));
     Ok(free.expect("there are more numbers than interfaces"))
+}
+
+/// A sandbox for whoever comes: its pair is named anew when it is used. The kernel takes 15 characters.
+fn make_ready() -> Result<network::ReadySandbox, network::Error> {
+    network::ReadySandbox::make(&format!("veth{}", &crate::record::random_hex()[..7]))
 }
 
 /// Whether the container has `CAP_NET_ADMIN` over its network namespace.

@@ -7,8 +7,8 @@
 //! and `commit` are the same with and without. Which mapping a running container has the kernel tells.
 
 mod ranges;
-mod ready;
 
+use crate::ahead::Ahead;
 use crate::container::Container;
 use crate::error::{During, Error, IoDuring};
 use crate::model::HostConfig;
@@ -17,7 +17,6 @@ use crate::{Config, Engine, user};
 use errors::{Kind, Report};
 use oci::IdMap;
 use ranges::Files;
-use ready::Ready;
 use rustix::fs::{Mode, OFlags};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -39,7 +38,7 @@ pub(crate) struct Remap {
     pub(crate) map: Arc<IdMap>,
     /// Nobody is in it: it maps the ids of mounts.
     namespace: OwnedFd,
-    ready: Arc<Ready>,
+    ready: Arc<Ahead<(OwnedFd, Option<OwnedFd>)>>,
 }
 
 /// The user namespace that a container is started in.
@@ -215,7 +214,9 @@ impl Engine {
         let shim = &self.config.shim;
         Ok(match donor {
             None => {
-                let ready = if wants_network { remap.ready.take(shim, &remap.map) } else { None };
+                let (program, map) = (shim.to_path_buf(), remap.map.clone());
+                let make_one = move || make(&program, Some(&map), None, true);
+                let ready = if wants_network { remap.ready.take("user-namespaces", make_one) } else { None };
                 let (namespace, network) = match ready {
                     Some(ready) => ready,
                     None => make(shim, Some(&remap.map), None, wants_network)?,
